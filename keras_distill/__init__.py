@@ -1,6 +1,46 @@
-"""Knowledge distillation for Keras: distillers, teachers, terms."""
-from keras_distill import callbacks, losses, taps, teachers
-from keras_distill.batch import Batch, Supervision
-from keras_distill.distiller import Distiller
-from keras_distill.teachers import CachedTeacher, ModelTeacher, SelfTeacher, Teacher
-from keras_distill.term import Term
+"""Knowledge distillation for Keras: a `Distiller` is trained with `fit`, a `Teacher` is a source
+of targets, a `Term` says what is compared, where, and with which loss.
+
+Names are imported when they are first used, so that losses and projectors work on every Keras
+backend; what trains (`Distiller`, `Term`, `taps`, teachers, callbacks) needs the TensorFlow one.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "callbacks",
+    "experiment",
+    "export",
+    "losses",
+    "projectors",
+    "report",
+    "schedules",
+    "taps",
+    "teachers",
+)
+_NAMES = {
+    "Batch": "batch",
+    "Supervision": "batch",
+    "Distiller": "distiller",
+    "Experiment": "experiment",
+    "CachedTeacher": "teachers",
+    "ModelTeacher": "teachers",
+    "Teacher": "teachers",
+    "Term": "term",
+}
+
+__all__ = ["__version__", *_MODULES, *_NAMES]
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"keras_distill.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"keras_distill.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'keras_distill' has no attribute '{name}'")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,24 @@
+PYTHON := $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+.PHONY: quickstart test lint bench clean
+
+quickstart: .venv/examples
+	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --overwrite
+
+test: .venv/dev
+	$(BIN)/python -m pytest -n 2 tests
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+
+bench: .venv/dev
+	$(BIN)/python benchmarks/step_overhead.py
+
+# Each set of extras is installed once, and again when setup.py changes.
+.venv/%: setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,98 @@
+"""Small grey images for the examples, from scikit-learn, idx files or TensorFlow Datasets."""
+
+import gzip
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+FILES = {"train": "train", "test": "t10k"}
+
+
+def digits():
+    """Scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which ship in its wheel.
+
+    The split is fixed: 797 images for training, 400 for validation and 600 for the test, each
+    with every digit in its proportion.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8, 1).astype("float32") / 16
+    images, test_x, labels, test_y = train_test_split(
+        images, labels, test_size=600, stratify=labels, random_state=0
+    )
+    train_x, valid_x, train_y, valid_y = train_test_split(
+        images, labels, test_size=400, stratify=labels, random_state=0
+    )
+    return {"train": (train_x, train_y), "valid": (valid_x, valid_y), "test": (test_x, test_y)}
+
+
+def from_idx(folder, valid=5000):
+    """MNIST or Fashion-MNIST from the idx `.gz` files in `folder`."""
+    folder = pathlib.Path(folder)
+    read = {}
+    for split, prefix in FILES.items():
+        images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
+        read[split] = images, read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz")
+    return _three_splits(read["train"], read["test"], valid)
+
+
+def read_idx(path):
+    """The array in one gzipped idx file of bytes: a magic number, the sizes, the values."""
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path}. --data is the folder of the idx files.")
+    content = gzip.decompress(path.read_bytes())
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} is not an idx file of bytes.")
+    rank = content[3]
+    shape = np.frombuffer(content, ">u4", count=rank, offset=4)
+    return np.frombuffer(content, "uint8", offset=4 + 4 * rank).reshape(shape)
+
+
+def from_tfds(name, valid=5000):
+    """The same from TensorFlow Datasets, which fetches it on first use."""
+    import tensorflow_datasets as tfds
+
+    def arrays(split):
+        both = tfds.load(name, split=split, as_supervised=True, batch_size=-1)
+        images, labels = tfds.as_numpy(both)
+        return np.squeeze(images, -1), labels
+
+    return _three_splits(arrays("train"), arrays("test"), valid)
+
+
+def _three_splits(train, test, valid):
+    """The last `valid` training images are the validation split; pixels go to [0, 1]."""
+    splits = {
+        "train": [part[:-valid] for part in train],
+        "valid": [part[-valid:] for part in train],
+        "test": test,
+    }
+    return {
+        split: (images[..., None].astype("float32") / 255, labels.astype("int64"))
+        for split, (images, labels) in splits.items()
+    }
+
+
+def load(data=None, tfds=None, limit=None):
+    """`{split: (images, labels)}` from idx files, TensorFlow Datasets or scikit-learn.
+
+    `limit` keeps only the first examples of each split, to try things out.
+    """
+    splits = from_idx(data) if data else from_tfds(tfds) if tfds else digits()
+    return {split: (x[:limit], y[:limit]) for split, (x, y) in splits.items()}
+
+
+def batched(splits, batch_size):
+    """A function from a split's name to its batches; the training split is shuffled each epoch."""
+
+    def data(split):
+        images, labels = splits[split]
+        dataset = tf.data.Dataset.from_tensor_slices((images, labels))
+        if split == "train":
+            dataset = dataset.shuffle(len(images))  # the seed is set by the experiment
+        return dataset.batch(batch_size).prefetch(2)
+
+    return data

@@ -1,0 +1,32 @@
+"""`evaluate`: measures a saved student."""
+
+from keras_distill.cli import program
+from keras_distill.cli.main import VERBS
+
+EXAMPLE = (
+    "python -m keras_distill evaluate --model=runs/quickstart/student.keras "
+    "--teacher=runs/quickstart/teacher.keras --experiment=examples/quickstart.py"
+)
+
+
+def parser():
+    """The verb's arguments."""
+    parser = program.Parser("evaluate", VERBS["evaluate"], EXAMPLE)
+    parser.add_argument("--model", required=True, metavar="FILE", help="the student, a .keras file")
+    parser.add_argument("--teacher", metavar="FILE", help="its teacher, a .keras file")
+    parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
+    program.add_experiment(parser)
+    return parser
+
+
+def act(arguments):
+    """Prints the table of measures."""
+    from keras_distill import report
+
+    model = program.model_of(arguments.model)
+    teacher = program.model_of(arguments.teacher) if arguments.teacher else None
+    data = program.experiment_of(arguments).data(arguments.split)
+    measured = {} if teacher is None else {"teacher": report.measure(teacher, data)}
+    measured["student"] = report.measure(model, data, teacher)
+    print(report.table({arm: report.summarize([values]) for arm, values in measured.items()}))
+    return 0

@@ -1,0 +1,34 @@
+"""Finds the verb and hands it the rest of the command line."""
+
+import importlib
+import sys
+
+VERBS = {
+    "train": "train a teacher and a student, alone and distilled, and compare them",
+    "evaluate": "measure a saved student on an experiment's data",
+    "export": "write a saved student as a SavedModel for TF Serving",
+    "layers": "print every layer of a saved model, as a term taps it",
+}
+
+
+def main(argv=None):
+    """Runs one command line (by default the process's); returns the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    verb = argv[0]
+    if verb not in VERBS:
+        print(f"keras_distill: no verb `{verb}`. There are: {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    from keras_distill.cli import program
+
+    module = importlib.import_module(f"keras_distill.cli.{verb}")
+    return program.run(module.parser(), module.act, argv)
+
+
+def usage():
+    """The verbs, one a line."""
+    lines = [f"  {verb:10}{what}" for verb, what in VERBS.items()]
+    head = "usage: python -m keras_distill VERB [--help] ...\n\nverbs:\n"
+    return head + "\n".join(lines)

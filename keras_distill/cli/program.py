@@ -1,0 +1,93 @@
+"""What all verbs share: parsing, and how errors end."""
+
+import argparse
+import ast
+import os
+import sys
+import traceback
+
+from absl import app, flags, logging
+from absl.flags import argparse_flags
+
+MISTAKES = (ValueError, TypeError, OSError, ImportError)
+
+
+class Parser(argparse_flags.ArgumentParser):
+    """An argument parser that says an error in one line."""
+
+    def __init__(self, verb, what, example):
+        super().__init__(
+            prog=f"keras_distill {verb}",
+            description=f"{what[0].upper()}{what[1:]}.",
+            epilog=f"example:\n  {example}\n\n--verbosity=1 shows the traceback of an error.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def run(parser, act, argv):
+    """Runs `act(arguments)` as an absl program; returns the exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        app.run(
+            lambda arguments: _guarded(parser.prog, act, arguments),
+            argv=argv,
+            flags_parser=lambda argv: parser.parse_args(argv[1:]),
+        )
+    except SystemExit as end:
+        return end.code or 0
+
+
+def _guarded(name, act, arguments):
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        return act(arguments)
+    except MISTAKES as error:
+        if flags.FLAGS.verbosity >= 1:
+            traceback.print_exc()
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def add_experiment(parser):
+    """The arguments that choose an experiment and its options."""
+    parser.add_argument("--experiment", required=True, metavar="FILE",
+                        help="a Python file that defines `experiment(**options)`")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="an option of the experiment; may be repeated")  # fmt: skip
+    for name, what in (("data", "a folder of data"), ("tfds", "a TensorFlow Datasets name"),
+                       ("tsv", "a file of tab-separated values")):  # fmt: skip
+        parser.add_argument(f"--{name}", help=f"{what}: the experiment's option `{name}`")
+
+
+def experiment_of(arguments):
+    """The experiment that the arguments choose."""
+    from keras_distill.experiment import load_experiment
+
+    options = {n: v for n in ("data", "tfds", "tsv") if (v := getattr(arguments, n)) is not None}
+    for pair in arguments.set:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"--set takes KEY=VALUE. Received: {pair}")
+        options[key] = _value(value)
+    return load_experiment(arguments.experiment, options)
+
+
+def model_of(path):
+    """The saved Keras model at `path`."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"No such model file: {path}")
+    import keras
+
+    return keras.saving.load_model(path, compile=False)
+
+
+def _value(text):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,53 @@
+"""`train`: runs an experiment."""
+
+import os
+import shlex
+import sys
+
+from keras_distill.cli import program
+from keras_distill.cli.main import VERBS
+
+EXAMPLE = "python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart"
+
+
+def parser():
+    """The verb's arguments."""
+    parser = program.Parser("train", VERBS["train"], EXAMPLE)
+    program.add_experiment(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the run is written")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
+    what.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    return parser
+
+
+def act(arguments):
+    """Runs the experiment; an interruption leaves a run that can be resumed."""
+    from keras_distill.experiment import RUN
+
+    held = os.path.exists(os.path.join(arguments.out, RUN))
+    if held and not (arguments.overwrite or arguments.resume):
+        raise FileExistsError(f"{arguments.out} already holds a run: give --overwrite or --resume.")
+    experiment = program.experiment_of(arguments)
+    try:
+        experiment.run(
+            arguments.out,
+            overwrite=arguments.overwrite,
+            resume=arguments.resume,
+            command=command(arguments),
+        )
+    except KeyboardInterrupt:
+        again = f"{command(arguments)} --resume"
+        print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def command(arguments):
+    """The command line that makes the run in an empty folder."""
+    words = ["python", "-m", "keras_distill", "train", f"--experiment={arguments.experiment}"]
+    for name in ("data", "tfds", "tsv"):
+        if getattr(arguments, name) is not None:
+            words.append(f"--{name}={getattr(arguments, name)}")
+    words += [word for pair in arguments.set for word in ("--set", pair)]
+    return shlex.join([*words, f"--out={arguments.out}"])

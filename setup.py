@@ -1,0 +1,39 @@
+"""Installs keras_distill."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_distill/__init__.py").read_text())[1]
+README = ROOT / "README.md"
+
+NLP = ["keras-nlp>=0.32"]
+TFDS = ["tensorflow-datasets>=4.9.10", "importlib_resources"]
+EXAMPLES = ["scikit-learn>=1.5", "matplotlib>=3.9"]
+
+setup(
+    name="keras-distill",
+    version=VERSION,
+    description="Knowledge distillation for Keras 3 on TensorFlow",
+    long_description=README.read_text() if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["keras_distill", "keras_distill.*"]),
+    install_requires=["tensorflow>=2.21", "keras>=3.15", "numpy>=2.0", "absl-py>=2.0"],
+    extras_require={
+        "nlp": NLP,
+        "tfds": TFDS,
+        "examples": EXAMPLES,
+        "export": [],
+        "dev": ["pytest>=8", "pytest-xdist", "ruff", *EXAMPLES, *NLP],
+    },
+    entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

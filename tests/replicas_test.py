@@ -1,0 +1,57 @@
+"""The update on two replicas is the update on one, for every term and whatever the batch."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+CHILD = pathlib.Path(__file__).with_name("replicas_child.py")
+CASES = ["uneven", "uneven weighted", "last batch of one", "steps_per_execution"]
+
+
+@pytest.fixture(scope="module")
+def report():
+    path = os.pathsep.join([str(CHILD.parent.parent), os.environ.get("PYTHONPATH", "")])
+    child = subprocess.run(
+        [sys.executable, str(CHILD)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"},
+        timeout=600,
+    )
+    assert child.returncode == 0, child.stderr[-6000:]
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def apart(differences, tolerance):
+    return {name: value for name, value in differences.items() if not value <= tolerance}
+
+
+def test_every_loss_takes_part(report):
+    assert {"KLDivergence_1", "KLDivergence_2"} <= {*report["heads"]}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_replicas_train_as_one(report, case):
+    assert report[case]["finite"]
+    assert not apart(report[case]["variables"], 1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_head_and_the_projector_are_trained(report, case):
+    assert report[case]["untrained"] <= 2  # the head for labels: a kernel and a bias
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_replicas_log_what_one_logs(report, case):
+    assert report[case]["same_logs"]
+    assert not apart(report[case]["logs"], 1e-5)
+
+
+def test_two_replicas_evaluate_as_one(report):
+    one, two = report["evaluate"]
+    assert {*one} == {*two} and {"loss"} <= {*one}
+    assert not apart({name: abs(value - two[name]) for name, value in one.items()}, 1e-6)
