@@ -1,1 +1,5 @@
-"""Callbacks for `fit`."""
+"""Callbacks for a distiller's `fit`."""
+
+from keras_distill.callbacks.teacher_agreement import TeacherAgreement
+
+__all__ = ["TeacherAgreement"]

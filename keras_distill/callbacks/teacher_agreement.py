@@ -1,0 +1,63 @@
+"""How near the student is to its teacher, at each epoch's end."""
+
+import warnings
+
+import keras
+import numpy as np
+
+from keras_distill import taps
+from keras_distill.batch import Batch
+from keras_distill.term import logits_of
+
+
+class TeacherAgreement(keras.callbacks.Callback):
+    """Logs the student's agreement with a teacher and its KL divergence to it.
+
+    `evaluate` runs no teacher; this callback does, on data of its own:
+    `teacher_agreement = mean(argmax teacher == argmax student)` and
+    `teacher_kl = mean(sum_c p_teacher (log p_teacher - log p_student))` at temperature 1.
+
+    Args:
+        data: a batched `tf.data.Dataset` of `x` or `(x, y)`, `y` being class ids; it should not
+            be shuffled between epochs. With labels it warns when the teacher is no better.
+        source: the teacher's name. Defaults to `"teacher"`.
+        student: the student's path to logits. Defaults to `"output"`.
+        teacher: the teacher's path to logits. Defaults to `"output"`.
+    """
+
+    def __init__(self, data, *, source="teacher", student="output", teacher="output"):
+        super().__init__()
+        self.data, self.source = data, source
+        self.paths = student, teacher
+
+    def on_epoch_end(self, epoch, logs=None):
+        rows = [self._compare(Batch.unpack(batch)) for batch in self.data]
+        agreement, divergence, *correct = (np.concatenate(parts).mean() for parts in zip(*rows))
+        if logs is not None:
+            logs["teacher_agreement"] = float(agreement)
+            logs["teacher_kl"] = float(divergence)
+        if correct and correct[0] <= correct[1]:
+            warnings.warn(
+                f"The teacher is no better than the student: accuracy {correct[0]:.4f} against "
+                f"{correct[1]:.4f} on the data of `TeacherAgreement`.",
+                stacklevel=2,
+            )
+
+    def _compare(self, batch):
+        student, teacher = self.paths
+        distiller = self.model
+        features = taps.run(distiller.student, batch.x, ["output", student])
+        targets = distiller.teachers[self.source].targets(batch, features, [teacher])
+        log_s, log_t = (_log_softmax(t) for t in (features[student], targets[teacher]))
+        agree = log_t.argmax(-1) == log_s.argmax(-1)
+        divergence = (np.exp(log_t) * (log_t - log_s)).sum(-1)
+        rows = [agree.ravel(), divergence.ravel()]
+        labels = None if batch.labels is None else np.asarray(batch.labels)
+        if labels is not None and labels.shape == agree.shape:
+            rows += [(log_t.argmax(-1) == labels).ravel(), (log_s.argmax(-1) == labels).ravel()]
+        return rows
+
+
+def _log_softmax(tensor):
+    logits = keras.ops.cast(logits_of(tensor), "float32")
+    return np.maximum(keras.ops.convert_to_numpy(keras.ops.log_softmax(logits, axis=-1)), -1e30)
