@@ -1,8 +1,8 @@
 """
 # Quickstart: distill a digit classifier
 
-A convolutional teacher of 60,000 parameters learns scikit-learn's handwritten digits, images of
-8 x 8 pixels. Then one student of 1,300 parameters is trained twice for each of three seeds, with
+A convolutional teacher of 56,394 parameters learns scikit-learn's handwritten digits, images of
+8 x 8 pixels. Then one student of 1,086 parameters is trained twice for each of three seeds, with
 the same initial weights, the same order of the data and the same epochs: alone on the labels, and
 distilled from the teacher.
 
@@ -10,7 +10,8 @@ distilled from the teacher.
 
 `--data=DIR` takes the idx `.gz` files of Fashion-MNIST instead, `--tfds=fashion_mnist` fetches it.
 The split of the digits is fixed: 797 images for training, 400 for validation, 600 for the test.
-Everything below was chosen on the validation split.
+Epochs, learning rate, temperature and alpha were chosen on the validation split, where T = 2 and
+alpha = 0.5 came out a little above the labels alone, and T = 4 or 8 clearly below them.
 """
 
 import keras
@@ -68,7 +69,7 @@ the temperature.
 
 
 def experiment(
-    data=None, tfds=None, seeds=3, epochs=30, teacher_epochs=20, temperature=2.0, alpha=0.5,
+    data=None, tfds=None, seeds=3, epochs=60, teacher_epochs=20, temperature=2.0, alpha=0.5,
     batch_size=32, limit=None,
 ):  # fmt: skip
     splits = load(data, tfds, limit)
@@ -80,7 +81,8 @@ def experiment(
         data=batched(splits, batch_size),
         terms=lambda student, teacher: [Term(losses.KLDivergence(temperature=temperature))],
         alpha=alpha,
-        optimizer=lambda: keras.optimizers.Adam(3e-3),
+        optimizer=lambda: keras.optimizers.Adam(5e-3),
+        teacher_optimizer=lambda: keras.optimizers.Adam(3e-3),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         epochs=epochs,

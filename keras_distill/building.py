@@ -2,11 +2,12 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_distill import schedules, taps
 from keras_distill.batch import Batch
 from keras_distill.term import logits_of
+
+import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 
 RESERVED = ("loss", "label_loss")
 CATEGORICAL = ("sparse_categorical_crossentropy", "categorical_crossentropy")
@@ -37,8 +38,8 @@ def check_term(distiller, term):
     new = term.projector is not None and term.name not in distiller.projectors
     if new and optimizer is not None and optimizer.built:
         raise ValueError(
-            f"`{term.name}` has a projector, and the optimizer is built for other variables: attach "
-            "the term before the first `fit`, or `compile` again."
+            f"`{term.name}` has a projector, and the optimizer is built for other variables: "
+            "attach the term before the first `fit`, or `compile` again."
         )
     for path in student_paths([term]):
         if not taps.is_edge(path):
@@ -54,8 +55,8 @@ def check_ready(distiller, arguments):
     idle = set(distiller.teachers) - {"self"} - {term.source for term in distiller.terms}
     if idle:
         raise ValueError(
-            f"No term uses the teacher `{', '.join(sorted(idle))}`: give a `Term` with that `source`, "
-            f"or leave the teacher out. Terms: {distiller.terms}"
+            f"No term uses the teacher `{', '.join(sorted(idle))}`: give a `Term` with that "
+            f"`source`, or leave the teacher out. Terms: {distiller.terms}"
         )
     if not distiller.compiled:
         return
@@ -91,7 +92,8 @@ def teacher_paths(terms):
 
 def unbuilt(distiller):
     """The terms whose projector waits for a batch."""
-    return [t for t in distiller.terms if t.projector is not None and t.name not in distiller.projectors]
+    waiting = [term for term in distiller.terms if term.projector is not None]
+    return [term for term in waiting if term.name not in distiller.projectors]
 
 
 def build(distiller, iterator, data_batch, training):
@@ -117,7 +119,7 @@ def look(distiller, batch):
 
     Runs eagerly and in inference mode, and leaves the student's state as it was.
     """
-    batch = keras.tree.map_structure(lambda v: None if v is None else tf.convert_to_tensor(v), batch)
+    batch = keras.tree.map_structure(_tensor, batch)
     student = distiller.student
     state = [(v, v.numpy()) for v in student.non_trainable_variables]
     with schedules.at(0):
@@ -168,12 +170,15 @@ def metrics_of_outputs(student, metrics):
 
 def described(distiller):
     """Teachers and terms, a line each."""
-    lines = [f"Distiller: {distiller.student.name}, {distiller.student.count_params():,} parameters"]
+    student = distiller.student
+    lines = [f"Distiller: {student.name}, {student.count_params():,} parameters"]
     for key, teacher in distiller.teachers.items():
         if key != "self":
             model = getattr(teacher, "model", None)
-            size = f", {model.count_params():,} parameters" if getattr(model, "built", False) else ""
-            lines.append(f"  teacher `{key}`: {getattr(model, 'name', type(teacher).__name__)}{size}")
+            built = getattr(model, "built", False)
+            size = f", {model.count_params():,} parameters" if built else ""
+            name = getattr(model, "name", type(teacher).__name__)
+            lines.append(f"  teacher `{key}`: {name}{size}")
     for term in distiller.terms:
         weight = term.weight if schedules.is_number(term.weight) else type(term.weight).__name__
         lines.append(
@@ -181,6 +186,10 @@ def described(distiller):
             f"{term.teacher}, weight {weight}, projector {term.projector or 'none'}"
         )
     return "\n".join(lines)
+
+
+def _tensor(value):
+    return value if value is None or tf.is_tensor(value) else tf.convert_to_tensor(value)
 
 
 def _first(distiller, iterator):
@@ -214,12 +223,12 @@ def _check_logits(term, features, targets):
         for path in keras.tree.flatten(getattr(term, side)):
             value = values[path]
             if logits_of(value) is not value:
-                print(f"`{term.name}`: the {side}'s `{path}` ends in a softmax: its logits are used.")
+                print(f"`{term.name}`: the {side}'s `{path}` ends in a softmax; its logits count.")
             elif _are_probabilities(value):
                 raise ValueError(
-                    f"`{term.name}` takes logits, but the {side}'s `{path}` gives probabilities: the "
-                    "first batch is non-negative and sums to one. Take the softmax out of the model, "
-                    "or give `tf.math.log` of its output."
+                    f"`{term.name}` takes logits, but the {side}'s `{path}` gives probabilities: "
+                    "the first batch is non-negative and sums to one. Take the softmax out of the "
+                    "model, or give `tf.math.log` of its output."
                 )
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+import keras
 import tensorflow as tf
 
 
@@ -25,34 +26,41 @@ class Guard:
             for _ in range(2)
         )
 
-    def apply(self, update, undo, *, step, total, gradients, suspects):
-        """Runs `update()` if all is finite, else `undo()`, and notes which suspects are not.
+    def update(self, optimizer, gradients, variables, restored, total, suspects):
+        """Applies the gradients if all is finite; else restores the state, and notes the culprits.
 
         Args:
-            update, undo: functions without arguments, called in replica context.
-            step: the optimizer's step.
+            optimizer: one that scales the loss judges the gradients itself.
+            gradients, variables: what `optimizer.apply_gradients` takes.
+            restored: variables that the forward pass has changed, and their values before.
             total: the scalar to minimize.
-            gradients: its gradients; an empty list leaves them to the loss scale.
             suspects: `{name: structure of tensors}`, looked at only after a fault.
         """
-        self.culprits = [*list(suspects)[:61], "the gradients"]
-        fine = tf.logical_and(_finite([total]), _all_finite(gradients))
+        suspects = {name: _floats(value) for name, value in list(suspects.items())[:61]}
+        self.culprits = [*suspects, "the gradients"]
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        fine = tf.logical_and(_finite([total]), scaled or _all_finite(gradients))
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync > 1:
             bad = context.all_reduce("SUM", tf.cast(tf.logical_not(fine), tf.int32))
             fine = tf.equal(bad, 0)
         fine = tf.logical_and(fine, tf.equal(self.fault.read_value(), 0))  # until it is raised
+        step = optimizer.iterations
 
-        def skip():
-            undo()
-            self._note(step, list(suspects.values())[:61])
+        def apply(gradients):
+            optimizer.apply_gradients(zip(gradients, variables))
 
-        _choose(context, fine, update, skip)
+        def skip(state, suspects):
+            for variable, value in zip(restored[0], state):
+                variable.assign(value)
+            self._note(step, suspects)
+
+        _choose(context, fine, apply, (gradients,), skip, (restored[1], list(suspects.values())))
 
     def _note(self, step, suspects):
-        bits = [tf.cast(tf.logical_not(_finite(_floats(s))), tf.int64) * (1 << i)
+        bits = [tf.cast(tf.logical_not(_finite(s)), tf.int64) * (1 << i)
                 for i, s in enumerate(suspects)]  # fmt: skip
-        found = tf.add_n(bits) if bits else tf.constant(0, tf.int64)
+        found = tf.add_n(bits)
         found = tf.where(found > 0, found, tf.constant(1 << len(suspects), tf.int64))
         first = tf.equal(self.fault.read_value(), 0)
         self.step.assign(tf.where(first, tf.cast(step, tf.int64), self.step.read_value()))
@@ -72,38 +80,46 @@ class Guard:
         return watched
 
     def check(self):
-        """Raises what was noted since the last check."""
-        fault = int(self.fault.numpy())
-        if fault:
-            names = [name for i, name in enumerate(self.culprits) if fault >> i & 1]
-            self.fault.assign(0)
-            raise ValueError(
-                f"Not finite (NaN or infinite) at step {int(self.step.numpy())}: {', '.join(names)}. "
-                "The update was skipped: the last good weights remain. Look for bad inputs or labels "
-                "out of range; else lower the learning rate or the term's weight, or set `clipnorm`."
-            )
+        """Raises what was noted since the last check, on any replica."""
+        faults = [int(fault.numpy()) for fault in _components(self.fault)]
+        if not any(faults):
+            return
+        step = int(_components(self.step)[0].numpy())
+        for fault in _components(self.fault):
+            fault.assign(0)
+        names = [name for i, name in enumerate(self.culprits) if any(f >> i & 1 for f in faults)]
+        if len(names) > 1 and names[-1] == self.culprits[-1]:
+            names.pop()  # a replica without a culprit of its own
+        raise ValueError(
+            f"Not finite (NaN or infinite) at step {step}: {', '.join(names)}. The update was "
+            "skipped: the last good weights remain. Look for bad inputs or labels out of range; "
+            "else lower the learning rate or the term's weight, or set `clipnorm`."
+        )
 
 
-def _choose(context, fine, update, skip):
+def _choose(context, fine, update, updated, skip, skipped):
+    """`update(*updated)` or `skip(*skipped)`; a merging optimizer's `cond` goes around replicas."""
     if context.num_replicas_in_sync == 1:
-        tf.cond(fine, _quiet(update), _quiet(skip))
+        tf.cond(fine, lambda: _done(update(*updated)), lambda: _done(skip(*skipped)))
         return
 
-    def across(strategy, fine):  # an optimizer merges its replicas: a `cond` goes around that
-        def each(function):
-            return _quiet(lambda: strategy.extended.call_for_each_replica(function))
+    def across(strategy, fine, updated, skipped):
+        each = strategy.extended.call_for_each_replica
+        tf.cond(
+            strategy.experimental_local_results(fine)[0],
+            lambda: _done(each(update, args=updated)),
+            lambda: _done(each(skip, args=skipped)),
+        )
 
-        tf.cond(strategy.experimental_local_results(fine)[0], each(update), each(skip))
-
-    context.merge_call(across, args=(fine,))
+    context.merge_call(across, args=(fine, updated, skipped))
 
 
-def _quiet(function):
-    def run():
-        function()
-        return tf.constant(0)
+def _done(_):
+    return tf.constant(0)
 
-    return run
+
+def _components(variable):
+    return getattr(variable, "values", None) or (variable,)
 
 
 def _floats(structure):
@@ -124,7 +140,8 @@ def _all_finite(gradients):
 
 
 def _in_words(error):
-    found = re.search(r"label value of (-?\d+) which is outside the valid range of (\[\d+, \d+\))", str(error))
+    pattern = r"label value of (-?\d+) which is outside the valid range of (\[\d+, \d+\))"
+    found = re.search(pattern, str(error))
     if found is None:
         return error
     return ValueError(f"Labels must be class ids in {found[2]}. Received: {found[1]}.")

@@ -215,12 +215,13 @@ def write(folder, results):
     if not results.get("arms"):
         raise ValueError(f"`results` must have 'arms'. Received: {sorted(results)}")
     os.makedirs(folder, exist_ok=True)
-    plain = _plain(results)
-    _replace(os.path.join(folder, "report.json"), json.dumps(plain, indent=1, allow_nan=False))
+    plain = report_page.plain(results)
+    text = json.dumps(plain, indent=1, allow_nan=False)
+    report_page.replace(os.path.join(folder, "report.json"), text)
     arms = summaries(plain)
     heads = ["", *(column[0] for column in _COLUMNS)]
     page = report_page.page(plain, arms, heads, _cells(arms))
-    return _replace(os.path.join(folder, "report.html"), page)
+    return report_page.replace(os.path.join(folder, "report.html"), page)
 
 
 def _predict(models, data):
@@ -286,24 +287,3 @@ def _cell(value, scale, decimals, spread):
     if not spread or value["std"] is None:
         return text
     return f"{text} ± {scale * value['std']:.{decimals}f}"
-
-
-def _plain(value):
-    """What JSON can hold: plain numbers, and `None` for those that are not finite."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
-
-
-def _replace(path, text):
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
-    return path

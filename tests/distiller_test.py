@@ -1,0 +1,227 @@
+"""What a distiller refuses, guards and reports."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_distill import Distiller, ModelTeacher, Term, losses
+from keras_distill.callbacks import TeacherAgreement
+
+X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+Y = np.arange(32) % 3
+CE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def net(width=4, classes=3, activation=None, name=None):
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(width, activation="relu", name="hidden")(inputs)
+    outputs = layers.Dense(classes, activation=activation, name="head")(hidden)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def made(student=None, teacher=None, loss=CE, optimizer="sgd", **arguments):
+    distiller = Distiller(student or net(), teacher=teacher or net(8), **arguments)
+    distiller.compile(optimizer, loss)
+    return distiller
+
+
+def weights(model):
+    return [variable.numpy().copy() for variable in model.variables]
+
+
+def test_default_is_hintons_loss():
+    student, teacher = net(), net(8)
+    logits, soft = student(X).numpy(), teacher(X).numpy() / 2
+    p = np.exp(soft) / np.exp(soft).sum(-1, keepdims=True)
+    q = np.exp(logits / 2) / np.exp(logits / 2).sum(-1, keepdims=True)
+    divergence = 4 * (p * np.log(p / q)).sum(-1).mean()
+    label = -np.log((np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[np.arange(32), Y])
+    logs = made(student, teacher, optimizer=keras.optimizers.SGD(0.0)).train_on_batch(
+        X, Y, return_dict=True
+    )
+    assert logs["kl_divergence"] == pytest.approx(divergence, rel=1e-5)
+    assert logs["label_loss"] == pytest.approx(label.mean(), rel=1e-5)
+    assert logs["loss"] == pytest.approx(0.5 * divergence + 0.5 * label.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"alpha": 1.5}, r"alpha.*\[0, 1\].*1.5"),
+        ({"alpha": float("nan")}, r"alpha"),
+        ({"terms": [Term("mse", student="nowhere")]}, r"nowhere.*hidden"),
+        ({"terms": [Term("mse", student="hidden", teacher="nowhere")]}, r"nowhere.*hidden"),
+        ({"terms": [Term("mse", source="other")]}, r"other.*teacher"),
+        ({"terms": [Term("mse", name="loss")]}, r"`loss` is taken"),
+        ({"terms": [Term("mse"), Term("mse")]}, r"name"),
+    ],
+)
+def test_refused_when_made(arguments, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        Distiller(net(), teacher=net(8), **arguments)
+
+
+def test_a_term_refuses():
+    with pytest.raises(ValueError, match="weight.*non-negative.*-1"):
+        Term("mse", weight=-1)
+    with pytest.raises(ValueError, match="temperature.*positive"):
+        losses.KLDivergence(temperature=0)
+    with pytest.raises(ValueError, match="logits"):
+        Term("kl_divergence")
+    with pytest.raises(TypeError, match="projector"):
+        Term("mse", projector=3)
+
+
+@pytest.mark.parametrize(
+    "case, message",
+    [
+        (dict(teacher=net(8, classes=5)), r"shapes differ.*gather"),
+        (dict(terms=[Term("mse", student="hidden", teacher="hidden")]), r"projector"),
+        (dict(teacher=lambda x: tf.nn.softmax(x[:, :3])), r"probabilities"),
+        (dict(teacher=lambda x: x[:, :3] * np.nan), r"NaN.*teacher.*step 0"),
+        (dict(loss="sparse_categorical_crossentropy"), r"from_logits=True"),
+        (dict(student=net(activation="softmax")), r"from_logits=False"),
+        (dict(terms=[]), r"No term uses"),
+    ],
+)
+def test_refused_before_the_first_update(case, message):
+    distiller = made(**case)
+    before = weights(distiller.student)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        distiller.fit(X, Y, verbose=0)
+    for old, new in zip(before, weights(distiller.student)):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_labels_out_of_range_at_first_and_later():
+    distiller = made()
+    with pytest.raises(ValueError, match=r"\[0, 3\).*7"):
+        distiller.fit(X, np.full(32, 7), verbose=0)
+    distiller.fit(X, Y, verbose=0)
+    late = np.where(np.arange(32) < 30, Y, 7)
+    with pytest.raises(ValueError, match=r"\[0, 3\).*7"):
+        distiller.fit(X, late, batch_size=16, shuffle=False, verbose=0)
+
+
+def test_an_empty_dataset():
+    with pytest.raises(ValueError, match="empty"):
+        made().fit(tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(4), verbose=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"jit_compile": True}, {"steps_per_execution": 4},
+                                      {"run_eagerly": True}])  # fmt: skip
+def test_a_step_that_is_not_finite_keeps_the_last_good_weights(settings):
+    def teacher(x):
+        return tf.where(x[:, :1] > 50, np.nan, x[:, :3])
+
+    inputs = keras.Input((6,))
+    student = keras.Model(inputs, layers.Dense(3)(layers.BatchNormalization()(inputs)))
+    distiller = Distiller(student, teacher=teacher)
+    distiller.compile(keras.optimizers.Adam(), CE, **settings)
+    bad = np.concatenate([X, X + 100, X])
+    good = Distiller(keras.models.clone_model(student), teacher=teacher)
+    good.student.set_weights(student.get_weights())
+    good.compile(keras.optimizers.Adam(), CE)
+    good.fit(X, Y, batch_size=32, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match="(?s)step 1: the output of `teacher`.*kl_divergence"):
+        distiller.fit(bad, np.tile(Y, 3), batch_size=32, shuffle=False, verbose=0)
+    for one, other in zip(student.weights, good.student.weights):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-5)
+    distiller.fit(X, Y, verbose=0)  # and training goes on
+
+
+def test_label_free():
+    distiller = Distiller(net(), teacher=net(8))
+    distiller.compile("adam", metrics=["accuracy"])
+    history = distiller.fit(X, Y, epochs=3, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    with pytest.raises(ValueError, match="alpha"):
+        Distiller(net(), teacher=net(8), alpha=0.3).compile("adam")
+    with pytest.raises(ValueError, match="validate"):
+        made(loss=None).fit(X, validation_data=(X, Y), verbose=0)
+
+
+def test_softmax_heads_are_used_by_their_logits(capsys):
+    student, teacher = net(), net(8)
+    soft_student, soft_teacher = net(activation="softmax"), net(8, activation="softmax")
+    soft_student.set_weights(student.get_weights())
+    soft_teacher.set_weights(teacher.get_weights())
+    plain = made(student, teacher).train_on_batch(X, Y, return_dict=True)
+    soft = made(soft_student, soft_teacher, "sparse_categorical_crossentropy").train_on_batch(
+        X, Y, return_dict=True
+    )
+    assert soft["kl_divergence"] == pytest.approx(plain["kl_divergence"], rel=1e-5)
+    assert "softmax" in capsys.readouterr().out
+
+
+def test_regression_and_multi_label_heads():
+    for head, loss, y in (
+        (net(), "mse", X[:, :3]),
+        (net(), keras.losses.BinaryCrossentropy(from_logits=True), (X[:, :3] > 0).astype("int32")),
+    ):
+        distiller = made(head, net(8), loss, terms=[Term("mse", name="answers")])
+        history = distiller.fit(X, y, epochs=2, verbose=0).history
+        assert np.isfinite(history["loss"]).all() and "answers" in history
+
+
+def test_outputs_by_key_and_metrics_for_each():
+    def two(width):
+        inputs = keras.Input((6,))
+        hidden = layers.Dense(width)(inputs)
+        outputs = {"a": layers.Dense(3)(hidden), "b": layers.Dense(3)(hidden)}
+        return keras.Model(inputs, outputs)
+
+    term = Term(losses.KLDivergence(2.0), student="output:a", teacher="output:b")
+    distiller = Distiller(two(4), teacher=two(8), terms=[term])
+    distiller.compile("sgd", {"a": CE, "b": CE}, metrics=["accuracy"])
+    assert "a_accuracy" in distiller.fit(X, Y, verbose=0).history
+
+
+def test_a_teacher_with_its_own_view_is_left_as_it_was():
+    teacher = net(8)
+    teacher.trainable = False
+    before = weights(teacher)
+    seen = ModelTeacher(teacher, preprocess=lambda x: x * 2)
+    made(teacher=seen).fit(X, Y, verbose=0)
+    assert not teacher.trainable
+    for old, new in zip(before, weights(teacher)):
+        np.testing.assert_array_equal(old, new)
+    with pytest.raises(TypeError, match="serve"):
+        ModelTeacher(3)
+
+
+def test_a_second_fit_does_not_retrace():
+    distiller = made()
+    distiller.fit(X, Y, verbose=0)
+    function = distiller.train_function
+    distiller.fit(X, Y, verbose=0)
+    assert distiller.train_function is function
+
+
+def test_teacher_agreement_equals_numpy():
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
+    distiller = made()
+    history = distiller.fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data)]).history
+    s, t = distiller.student(X).numpy(), distiller.teachers["teacher"].model(X).numpy()
+    assert history["teacher_agreement"][-1] == pytest.approx((s.argmax(-1) == t.argmax(-1)).mean())
+    p, q = (np.exp(v) / np.exp(v).sum(-1, keepdims=True) for v in (t, s))
+    divergence = (p * np.log(p / q)).sum(-1).mean()
+    assert history["teacher_kl"][-1] == pytest.approx(divergence, rel=1e-4)
+
+
+def test_a_teacher_no_better_than_the_student_is_said():
+    same = net()
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
+    distiller = made(same, keras.models.clone_model(same), optimizer=keras.optimizers.SGD(0.0))
+    distiller.teachers["teacher"].model.set_weights(same.get_weights())
+    with pytest.warns(UserWarning, match="no better"):
+        distiller.fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data)])
+
+
+def test_the_summary_tells_where_each_term_is_tapped(capsys):
+    hint = Term("mse", student="hidden", teacher="hidden", projector="auto", name="hint")
+    made(teacher=net(8, name="big"), terms=[hint]).summary()
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("big", "hint", "student hidden <- teacher hidden"))
