@@ -73,7 +73,8 @@ class Guard:
             try:
                 logs = function(iterator)
             except tf.errors.InvalidArgumentError as error:
-                raise _in_words(error) from error
+                _raise_in_words(error)
+                raise
             self.check()
             return logs
 
@@ -127,7 +128,7 @@ def _floats(structure):
 
 
 def _finite(tensors):
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])
+    return tf.reduce_all([True, *(tf.reduce_all(tf.math.is_finite(t)) for t in tensors)])
 
 
 def _all_finite(gradients):
@@ -139,9 +140,10 @@ def _all_finite(gradients):
     return tf.cond(tf.math.is_finite(squares), lambda: tf.constant(True), lambda: _finite(tensors))
 
 
-def _in_words(error):
+def _raise_in_words(error):
+    """Class ids out of range, which TensorFlow finds on a CPU before any update."""
     pattern = r"label value of (-?\d+) which is outside the valid range of (\[\d+, \d+\))"
     found = re.search(pattern, str(error))
-    if found is None:
-        return error
-    return ValueError(f"Labels must be class ids in {found[2]}. Received: {found[1]}.")
+    if found:
+        message = f"Labels must be class ids in {found[2]}. Received: {found[1]}."
+        raise ValueError(message) from error
