@@ -35,11 +35,11 @@ def check_term(distiller, term):
     if term.name in RESERVED or any(term.name == other.name for other in distiller.terms):
         raise ValueError(f"The name `{term.name}` is taken: give the term another `name`.")
     optimizer = getattr(distiller, "optimizer", None)
-    new = term.projector is not None and term.name not in distiller.projectors
+    new = term.trains and term not in distiller.built_terms
     if new and optimizer is not None and optimizer.built:
         raise ValueError(
-            f"`{term.name}` has a projector, and the optimizer is built for other variables: "
-            "attach the term before the first `fit`, or `compile` again."
+            f"`{term.name}` has weights of its own, and the optimizer is built for other "
+            "variables: attach the term before the first `fit`, or `compile` again."
         )
     for path in student_paths([term]):
         if not taps.is_edge(path):
@@ -91,9 +91,14 @@ def teacher_paths(terms):
 
 
 def unbuilt(distiller):
-    """The terms whose projector waits for a batch."""
-    waiting = [term for term in distiller.terms if term.projector is not None]
-    return [term for term in waiting if term.name not in distiller.projectors]
+    """The terms whose projector or loss waits for a batch."""
+    return [term for term in distiller.terms if term.trains and term not in distiller.built_terms]
+
+
+def state(distiller):
+    """What a forward pass may change: batch statistics, seeds, a loss's memory."""
+    layers = [distiller.student, *distiller.projectors.values()]
+    return [variable for layer in layers for variable in layer.non_trainable_variables]
 
 
 def build(distiller, iterator, data_batch, training):
@@ -121,22 +126,23 @@ def look(distiller, batch):
     """
     batch = keras.tree.map_structure(_tensor, batch)
     student = distiller.student
-    state = [(v, v.numpy()) for v in student.non_trainable_variables]
+    before = [(v, v.numpy()) for v in student.non_trainable_variables]
     with schedules.at(0):
         features = distiller._features(batch, training=False)
         targets = distiller._targets(batch, features)
         distiller.built = True
         _check_finite(targets)
         for term in unbuilt(distiller):
-            projector = term.make_projector(student, features, targets[term.source])
-            if projector is not None:
-                distiller.projectors[term.name] = projector
+            distiller.projectors.update(term.build(student, features, targets[term.source]))
+            distiller.built_terms.append(term)
+        own = [v for layer in distiller.projectors.values() for v in layer.non_trainable_variables]
+        before += [(v, v.numpy()) for v in own]
         for term in distiller.terms:
             if getattr(term.loss, "expects_logits", False):
                 _check_logits(term, features, targets[term.source])
         distiller._measure(features, targets, batch)
     _check_labels(distiller, batch, features["output"])
-    for variable, value in state:
+    for variable, value in before:
         variable.assign(value)
 
 

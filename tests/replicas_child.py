@@ -15,52 +15,84 @@ import tensorflow as tf
 CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 
+from families import CLASSES, each, family, leaves  # noqa: E402
+
 from keras_distill import Distiller, Term, losses  # noqa: E402
 
 STRATEGY = tf.distribute.MirroredStrategy(
     ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
 )
-CLASSES, TOKENS = 4, 3
-
-# How a loss is made and the shapes of its inputs, where that is not `(classes,)` and
-# `(tokens, classes)` with no argument but a temperature.
-FAMILIES = {}
 
 
 def exported_losses():
+    """Every exported loss with the shapes, without the batch, of each side."""
     for name in getattr(losses, "__all__", dir(losses)):
         kind = getattr(losses, name)
         base = losses.DistillationLoss
         if inspect.isclass(kind) and issubclass(kind, base) and kind is not base:
-            warm = (
-                {"temperature": 2.0} if "temperature" in inspect.signature(kind).parameters else {}
-            )
-            arguments, shapes = FAMILIES.get(name, (warm, [(CLASSES,), (TOKENS, CLASSES)]))
-            for shape in shapes:
-                yield f"{name}_{len(shape)}", kind(**arguments), shape
+            usual = family(kind)
+            for index, shape in enumerate(usual.shapes):
+                sides = (shape, usual.teacher_of(shape))
+                sides = [each(lambda part: part[1:], side) for side in sides]
+                yield f"{name}_{index}", kind(**usual.arguments), *sides
 
 
-HEADS = {name: (loss, shape) for name, loss, shape in exported_losses()}
+HEADS = {}
+for _name, _loss, *_sides in exported_losses():
+    HEADS[_name] = (_loss, *_sides)
 
 
-def network(width):
+def tokens_of(loss, shape):
+    """How many tokens a head has; 0 where it has none."""
+    if loss.token_axes != (1,):
+        return leaves(shape)[0][loss.token_axes[0] - 1]
+    return leaves(shape)[0][0] if all(len(part) == 2 for part in leaves(shape)) else 0
+
+
+def parts(name, structure):
+    """The name of an output for every leaf of a structure of shapes."""
+    if isinstance(structure, tuple):
+        return name
+    keys = structure if isinstance(structure, dict) else range(len(structure))
+    named = {key: f"{name}_{key}" for key in keys}
+    return named if isinstance(structure, dict) else list(named.values())
+
+
+def network(width, side):
     """A head of its own for every loss, a hidden layer for hints, and one for labels."""
     x = keras.Input((5,), name="x")
-    mask = keras.Input((TOKENS,), name="mask")
+    masks = {tokens: keras.Input((tokens,), name=f"mask{tokens}") for tokens in lengths()}
     hidden = keras.layers.Dense(width, "tanh", name="hint")(x)
     outputs = {"label": keras.layers.Dense(1, name="label")(hidden)}
-    for name, (_, shape) in HEADS.items():
-        head = keras.layers.Dense(int(np.prod(shape)), name=name)(x)
-        outputs[name] = keras.layers.Reshape(shape)(head)
-    return keras.Model({"x": x, "mask": mask}, outputs)
+    for name, head in HEADS.items():
+        names = keras.tree.flatten(parts(name, head[side]))
+        for part, shape in zip(names, in_order(head[side]), strict=True):
+            dense = keras.layers.Dense(int(np.prod(shape)), name=part)(x)
+            outputs[part] = keras.layers.Reshape(shape)(dense)
+    return keras.Model({"x": x, **{f"mask{t}": mask for t, mask in masks.items()}}, outputs)
+
+
+def in_order(structure):
+    """The leaves as `keras.tree.flatten` orders them."""
+    if isinstance(structure, dict):
+        return [structure[key] for key in sorted(structure)]
+    return leaves(structure)
+
+
+def lengths():
+    return sorted({tokens_of(loss, shape) for loss, shape, _ in HEADS.values()} - {0})
+
+
+def paths(name, structure):
+    return keras.tree.map_structure(lambda part: f"output:{part}", parts(name, structure))
 
 
 def terms():
-    yield from (
-        Term(loss, student=f"output:{name}", teacher=f"output:{name}", name=name,
-             mask=("sample_weight", "input:mask") if len(shape) == 2 else "sample_weight")
-        for name, (loss, shape) in HEADS.items()
-    )  # fmt: skip
+    for name, (loss, student, teacher) in HEADS.items():
+        tokens = tokens_of(loss, student)
+        mask = ("sample_weight", f"input:mask{tokens}") if tokens else "sample_weight"
+        yield Term(loss, student=paths(name, student), teacher=paths(name, teacher), name=name,
+                   mask=mask)  # fmt: skip
     yield Term(
         keras.losses.MeanSquaredError(),
         student="hint",
@@ -74,8 +106,10 @@ def data(size, labels):
     random = np.random.default_rng(size)
     x = {
         "x": random.normal(size=(size, 5)).astype("float32"),
-        "mask": (np.arange(TOKENS) <= random.integers(0, TOKENS, (size, 1))).astype("float32"),
     }
+    for tokens in lengths():
+        kept = np.arange(tokens) <= random.integers(0, tokens, (size, 1))
+        x[f"mask{tokens}"] = kept.astype("float32")
     weight = random.uniform(0.1, 3, size).astype("float32")
     return x, labels(random, size), weight
 
@@ -90,7 +124,7 @@ def train(strategy, size, batch_size, weighted, optimizer="sgd", steps_per_execu
     """The weights and the logs after two epochs without labels."""
     x, y, weight = data(size, lambda random, size: random.integers(0, CLASSES, size))
     with strategy.scope() if strategy else contextlib.nullcontext():
-        student, teacher = network(6), network(9)
+        student, teacher = network(6, 1), network(9, 2)
         fill(teacher.trainable_variables, 1)
         distiller = Distiller(student, teacher=teacher, terms=list(terms()), alpha=1.0)
         distiller.compile(

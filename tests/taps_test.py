@@ -364,3 +364,44 @@ def test_shapes_leaves_the_model_as_it_was():
     taps.shapes(model)
     for start, weight in zip(before, model.weights, strict=True):
         assert np.array_equal(start, weight.numpy())
+
+
+class Attending(keras.Model):
+    """Attention with a padding mask and, if asked, a causal one."""
+
+    def __init__(self, causal, dropout=0.0):
+        super().__init__()
+        self.attend = keras.layers.MultiHeadAttention(2, 3, dropout=dropout, name="attend")
+        self.causal = causal
+
+    def call(self, inputs):
+        x, mask = inputs
+        return self.attend(
+            x, x, attention_mask=mask[:, None], use_causal_mask=self.causal,
+            return_attention_scores=self.attend._dropout > 0,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("graph", [False, True])
+def test_attention_scores_are_those_before_the_softmax(causal, graph):
+    x = np.random.default_rng(0).normal(size=(2, 4, 5)).astype("float32")
+    mask = np.array([[True] * 4, [True, True, True, False]])
+    model = Attending(causal, dropout=1e-9)
+    model((x, mask))
+    run = lambda x, mask: taps.run(model, (x, mask), ["attend:scores", "output"])  # noqa: E731
+    features = (tf.function(run) if graph else run)(tf.constant(x), tf.constant(mask))
+    scores = features["attend:scores"]
+    assert scores.shape == (2, 2, 4, 4)
+    np.testing.assert_allclose(tf.nn.softmax(scores), features["output"][1], atol=1e-6)
+    fast = Attending(causal)  # the fused kernel, which returns no scores
+    fast((x, mask))
+    fast.set_weights(model.get_weights())
+    again = taps.run(fast, (tf.constant(x), tf.constant(mask)), ["attend:scores"])
+    np.testing.assert_allclose(again["attend:scores"], scores, atol=1e-6)
+
+
+def test_scores_belong_to_attention():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="head")])
+    with pytest.raises(ValueError, match="`Dense` shows no attention scores"):
+        taps.run(model, tf.ones((1, 3)), ["head:scores"])

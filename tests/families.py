@@ -1,0 +1,86 @@
+"""How each exported loss is made and fed in the contract tests, where it differs from the usual.
+
+The usual loss compares logits of shape (examples, classes), and (examples, tokens, classes) where
+it takes them; it has no argument but perhaps a temperature, and is zero where both sides agree.
+"""
+
+import dataclasses
+import inspect
+from typing import Any
+
+CLASSES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the contract tests must know of a loss.
+
+    Attributes:
+        arguments: for its constructor.
+        shapes: of the student's side, a case each: a tuple with the batch first, or a dict or
+            list of such tuples.
+        teacher: the same for the teacher's side where it differs, in the same order.
+        kind: "logits", or "features" where a constant added to a row counts.
+        minimum: its value where both sides agree; `None` where that is no minimum.
+        scale: the standard deviation of the inputs.
+        by_example: whether an example of weight two counts as the example twice.
+        labels: the shape of one example's label, where it is not one class an example or token.
+        tolerance: of what is compared over batches, graphs and replicas.
+    """
+
+    arguments: Any = None
+    shapes: tuple = ((6, CLASSES), (4, 3, CLASSES))
+    teacher: tuple = ()
+    kind: str = "logits"
+    minimum: float | None = 0.0
+    scale: float = 2.0
+    by_example: bool = True
+    labels: tuple | None = None
+    tolerance: float = 1e-5
+
+    def teacher_of(self, shape):
+        return self.teacher[self.shapes.index(shape)] if self.teacher else shape
+
+
+def features(*shapes, **others):
+    return Family(shapes=shapes, kind="features", **others)
+
+
+FAMILIES = {
+    # response
+    "KLDivergence": Family({"temperature": 2.0}),
+    # features
+    # relations
+    # transformers
+    # dense prediction
+}
+
+
+def family(loss):
+    """The family of a class of losses."""
+    found = FAMILIES.get(loss.__name__, Family())
+    if found.arguments is not None:
+        return found
+    warm = "temperature" in inspect.signature(loss).parameters
+    return dataclasses.replace(found, arguments={"temperature": 2.0} if warm else {})
+
+
+def each(function, structure):
+    """`function` of every leaf; a tuple is a leaf."""
+    if isinstance(structure, dict):
+        return {key: each(function, value) for key, value in structure.items()}
+    if isinstance(structure, list):
+        return [each(function, value) for value in structure]
+    return function(structure)
+
+
+def leaves(structure):
+    """The leaves of a structure, in order."""
+    found = []
+    each(found.append, structure)
+    return found
+
+
+def title(structure):
+    """A shape, or several, as part of a test's name."""
+    return "-".join("x".join(map(str, shape)) for shape in leaves(structure))
