@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_distill import schedules, taps
+from keras_distill import first_batch, schedules, taps
 from keras_distill.batch import Batch
 from keras_distill.term import logits_of
 
@@ -199,6 +199,8 @@ def _tensor(value):
 
 
 def _first(distiller, iterator):
+    """The first batch, of the first replica."""
+
     def local(value):
         if isinstance(value, tf.experimental.Optional):
             return None
@@ -206,12 +208,10 @@ def _first(distiller, iterator):
             return distiller.distribute_strategy.experimental_local_results(value)[0]
         return value
 
-    try:
-        for _, _, steps in iterator:
-            return keras.tree.map_structure(local, next(steps))
-    except StopIteration:
-        pass
-    raise ValueError("The dataset is empty: `fit` needs at least one batch.")
+    batch = first_batch.look(iterator, distiller._distribute_strategy is not None)
+    if batch is None:
+        raise ValueError("The dataset is empty: `fit` needs at least one batch.")
+    return keras.tree.map_structure(local, batch)
 
 
 def _check_finite(targets):

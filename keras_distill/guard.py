@@ -5,6 +5,8 @@ import re
 import keras
 import tensorflow as tf
 
+from keras_distill import first_batch
+
 
 class Guard:
     """Remembers the first step whose total or gradients were not finite.
@@ -66,12 +68,12 @@ class Guard:
         self.step.assign(tf.where(first, tf.cast(step, tf.int64), self.step.read_value()))
         self.fault.assign(tf.where(first, found, self.fault.read_value()))
 
-    def watch(self, function):
-        """`function`, with a fault raised after each call."""
+    def watch(self, function, steps):
+        """A train function of `steps` steps, with a fault raised after each call."""
 
         def watched(iterator):
             try:
-                logs = function(iterator)
+                logs = function(first_batch.resume(iterator, steps))
             except tf.errors.InvalidArgumentError as error:
                 _raise_in_words(error)
                 raise

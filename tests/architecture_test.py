@@ -20,7 +20,7 @@ FLOORS = {
     0: ["batch", "taps", "schedules"],
     1: ["losses", "projectors"],
     2: ["term", "teachers", "models"],
-    3: ["distiller", "building", "guard"],
+    3: ["distiller", "building", "guard", "first_batch"],
     4: ["callbacks", "data", "recipes", "export"],
     5: ["report", "report_page"],
     6: ["experiment"],
@@ -28,7 +28,7 @@ FLOORS = {
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # These may import each other.
-ONE_SUBJECT = [{"distiller", "building", "guard"}, {"report", "report_page"}, {"cli", "__main__"}]
+ONE_SUBJECT = [{"distiller", "building", "guard", "first_batch"}, {"report", "report_page"}, {"cli", "__main__"}]
 WITHOUT_TENSORFLOW = ["batch", "schedules", "losses", "projectors"]
 OPTIONAL = ["keras_hub", "keras_nlp", "tensorflow_datasets", "matplotlib", "sklearn"]
 

@@ -203,6 +203,48 @@ def test_any_source_of_data_is_used_whole(source):
     assert_same(values(both.student.variables), values(alone.variables))
 
 
+def shuffled():
+    tf.random.set_seed(3)
+    return {"x": tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(24).batch(5)}
+
+
+SHUFFLED = {
+    "tf.data": (shuffled, {}),
+    "steps of one call": (shuffled, {"steps_per_execution": 3}),
+    "one call an epoch": (shuffled, {"steps_per_execution": 32}),
+    "steps_per_epoch": (lambda: {**shuffled(), "steps_per_epoch": 2, "epochs": 4}, {}),
+    "NumPy": (lambda: {"x": X, "y": Y, "batch_size": 8, "shuffle": True}, {}),
+    "eager": (shuffled, {"run_eagerly": True}),
+}
+
+
+@pytest.mark.parametrize("source, options", SHUFFLED.values(), ids=SHUFFLED)
+def test_the_order_of_a_shuffle_is_the_students(source, options):
+    """The look at the first batch neither takes it nor advances the shuffle."""
+    alone = compiled(make_student(), **options)
+    both = distiller(alpha=0.0, terms=[kd(), hint()], **options)
+    for model in (alone, both):
+        keras.utils.set_random_seed(7)
+        fitted(model, **{"y": None, "batch_size": None, "epochs": 3, **source()})
+    assert int(both.optimizer.iterations) == int(alone.optimizer.iterations)
+    assert_same(values(both.student.variables), values(alone.variables))
+
+
+def test_a_generator_that_is_read_ahead_loses_nothing():
+    seen = []
+
+    def endless():
+        for index in range(100):
+            seen.append(index)
+            yield X[:4] + index / 100, Y[:4]
+
+    both = distiller(alpha=0.0, terms=[kd(), hint()])
+    alone = compiled(make_student())
+    for model in (alone, both):
+        model.fit(endless(), steps_per_epoch=3, epochs=2, verbose=0)
+    assert_same(values(both.student.variables), values(alone.variables))
+
+
 def test_train_on_batch():
     alone, both = compiled(make_student()), distiller(alpha=0.0)
     for x, y in batches():
