@@ -28,7 +28,11 @@ FLOORS = {
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # These may import each other.
-ONE_SUBJECT = [{"distiller", "building", "guard", "first_batch"}, {"report", "report_page"}, {"cli", "__main__"}]
+ONE_SUBJECT = [
+    {"distiller", "building", "guard", "first_batch"},
+    {"report", "report_page"},
+    {"cli", "__main__"},
+]
 WITHOUT_TENSORFLOW = ["batch", "schedules", "losses", "projectors"]
 OPTIONAL = ["keras_hub", "keras_nlp", "tensorflow_datasets", "matplotlib", "sklearn"]
 
