@@ -143,8 +143,6 @@ class Experiment:
         if arm == "distilled":
             terms = self.terms(student, teacher) if callable(self.terms) else self.terms
             model = Distiller(student, teacher=teacher, terms=terms, alpha=self.alpha)
-        else:  # a distiller looks at a first batch, which moves a seeded shuffle on by one pass
-            next(iter(train))
         model.compile(self.optimizer(), self.loss, metrics=self._new_metrics())
         self._fit(folder, key, model, student, train, self.epochs, callbacks)
 
