@@ -76,6 +76,13 @@ def check_names(distiller):
             raise ValueError(f"A compiled metric is named `{term.name}`: give the term a `name`.")
 
 
+def reducible(distiller, logs):
+    """Under several workers Keras averages logs along an axis, which scalars do not have."""
+    if not isinstance(distiller._distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return logs
+    return keras.tree.map_structure(lambda value: tf.reshape(value, (1,)), logs)
+
+
 def student_paths(terms):
     """What the terms read in the student, each path once."""
     paths = [[t.student, t.teacher] if t.source == "self" else t.student for t in terms]
