@@ -1,0 +1,52 @@
+"""Published methods as lists of terms, and the layers that they compare."""
+
+from keras_distill.recipes.matching import embedding, match_layers, stages
+from keras_distill.recipes.offline import (
+    alignment,
+    attention_transfer,
+    channel_wise,
+    contrastive,
+    correlation,
+    decoupled,
+    dist,
+    fitnets,
+    hinton,
+    masked_generation,
+    multi_level,
+    neuron_selectivity,
+    probabilistic,
+    relational,
+    review,
+    similarity,
+    standardized,
+    variational,
+)
+from keras_distill.recipes.transformers import distilbert, minilm, patient, tinybert
+
+__all__ = [
+    "alignment",
+    "attention_transfer",
+    "channel_wise",
+    "contrastive",
+    "correlation",
+    "decoupled",
+    "dist",
+    "distilbert",
+    "embedding",
+    "fitnets",
+    "hinton",
+    "masked_generation",
+    "match_layers",
+    "minilm",
+    "multi_level",
+    "neuron_selectivity",
+    "patient",
+    "probabilistic",
+    "relational",
+    "review",
+    "similarity",
+    "standardized",
+    "stages",
+    "tinybert",
+    "variational",
+]
