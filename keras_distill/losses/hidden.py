@@ -122,8 +122,6 @@ class SequenceFlow(DistillationLoss):
         - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
     """
 
-    same_shape = False  # of the lengths; the widths are checked here
-
     def __init__(self, name="sequence_flow", **kwargs):
         super().__init__(name=name, **kwargs)
 
