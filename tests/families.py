@@ -25,6 +25,8 @@ class Family:
         scale: the standard deviation of the inputs.
         by_example: whether an example of weight two counts as the example twice.
         labels: the shape of one example's label, where it is not one class an example or token.
+        tokens: whether the axis after the batch runs over tokens that a mask may leave out, though
+            some shapes are not (batch, tokens, width) or a value is an example's.
         tolerance: of what is compared over batches, graphs and replicas.
     """
 
@@ -36,6 +38,7 @@ class Family:
     scale: float = 2.0
     by_example: bool = True
     labels: tuple | None = None
+    tokens: bool = False
     tolerance: float = 1e-5
 
     def teacher_of(self, shape):
@@ -46,12 +49,27 @@ def features(*shapes, **others):
     return Family(shapes=shapes, kind="features", **others)
 
 
+def attention(heads, width):
+    """The shapes of an attention layer's projections."""
+    return {name: (3, 4, heads, width) for name in ("query", "key", "value")}
+
+
 FAMILIES = {
     # response
     "KLDivergence": Family({"temperature": 2.0}),
     # features
     # relations
     # transformers
+    "AttentionCrossEntropy": Family(shapes=((3, 2, 4, 4),), minimum=None),
+    "AttentionDivergence": Family(shapes=((3, 2, 4, 4),)),
+    "AttentionMSE": features((3, 2, 4, 4)),
+    "MiniLMRelations": features(
+        attention(2, 3), teacher=(attention(3, 4),), arguments={"relation_heads": 3}, tokens=True
+    ),
+    "PatientKD": features((6, 5), (4, 3, 5), tokens=True),
+    "SequenceFlow": features([(4, 3, 5), (4, 3, 2)], tokens=True),
+    "TokenCosine": features((6, 5), (4, 3, 5)),
+    "TokenGram": features([(4, 3, 5)] * 2, teacher=([(4, 3, 6)] * 2,)),
     # dense prediction
 }
 

@@ -46,7 +46,9 @@ def tokens_of(loss, shape):
     """How many tokens a head has; 0 where it has none."""
     if loss.token_axes != (1,):
         return leaves(shape)[0][loss.token_axes[0] - 1]
-    return leaves(shape)[0][0] if all(len(part) == 2 for part in leaves(shape)) else 0
+    ranks = {len(part) for part in leaves(shape)}
+    has_tokens = ranks == {2} or (family(type(loss)).tokens and min(ranks) > 1)
+    return leaves(shape)[0][0] if has_tokens else 0
 
 
 def parts(name, structure):
