@@ -8,7 +8,6 @@ from keras import ops
 
 from keras_distill.feature_maps import flat
 from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.schedules import check
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -42,7 +41,9 @@ class ActivationBoundary(DistillationLoss):
 
     def __init__(self, margin=1.0, name="activation_boundary", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.margin = check("margin", margin, low=0)
+        if not margin >= 0:
+            raise ValueError(f"`margin` must be non-negative. Received: margin={margin}")
+        self.margin = margin
 
     def call(self, y_true, y_pred):
         toward = ops.where(y_true > 0, -y_pred, y_pred)

@@ -6,7 +6,6 @@ from keras import ops
 from keras_distill.feature_maps import adaptive_average_pool, flat, length, matched, unit
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.losses.features import check_channels
-from keras_distill.schedules import check
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -206,8 +205,9 @@ class ClassAttentionTransfer(DistillationLoss):
 
     def __init__(self, resolution=2, normalize=True, name="class_attention_transfer", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.resolution = check("resolution", resolution, low=0, strict=True)
-        self.normalize = normalize
+        if not resolution >= 1:
+            raise ValueError(f"`resolution` must be positive. Received: resolution={resolution}")
+        self.resolution, self.normalize = resolution, normalize
 
     def call(self, y_true, y_pred):
         check_channels(self, y_true, y_pred)
@@ -231,4 +231,6 @@ def pairs_of(loss, y_true, y_pred, least=1):
             f"`{loss.name}` takes as many feature maps on both sides, at least {least}. Received: "
             f"{len(y_true)} of the teacher, {len(y_pred)} of the student."
         )
+    for teacher, student in zip(y_true, y_pred):
+        check_channels(loss, teacher, student)
     return y_true, y_pred

@@ -6,7 +6,6 @@ from keras import ops
 from keras_distill.feature_maps import adaptive_average_pool, flat, length, matched, unit
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.losses.maps import pairs_of
-from keras_distill.schedules import check
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -44,8 +43,9 @@ class VariationalInformation(DistillationLoss):
 
     def __init__(self, average=False, epsilon=1e-5, name="variational_information", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.average = average
-        self.epsilon = check("epsilon", epsilon, low=0, strict=True)
+        if not epsilon > 0:
+            raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
+        self.average, self.epsilon = average, epsilon
 
     def call(self, y_true, y_pred):
         mean, scale = y_pred["mean"], y_pred["scale"]
