@@ -236,7 +236,7 @@ def pkd_pearson(arrays, hyper_parameters):
 @adapter
 def distillkit_hidden(arrays, hyper_parameters):
     loss = {"mse": losses.Hint, "cosine": losses.Cosine}[hyper_parameters["kind"]]()
-    count = sum(name.startswith("student_") for name in arrays)
+    count = len({name.split("_")[1] for name in arrays if name.startswith("student_")})
     values = [loss.call(*layer) for layer in layers_of(arrays, count)]
     return sum(mean(value, arrays["mask"]) for value in values) / count
 
