@@ -53,11 +53,34 @@ def attention(heads, width):
     """The shapes of an attention layer's projections."""
     return {name: (3, 4, heads, width) for name in ("query", "key", "value")}
 
+MAPS = ((3, 4, 4, 3), (2, 3, 3, 2))  # of a teacher: other channels, another size
 
 FAMILIES = {
     # response
     "KLDivergence": Family({"temperature": 2.0}),
     # features
+    "ActivationBoundary": features((4, 6), (3, 2, 2, 4), minimum=None),
+    "AttentionTransfer": features((3, 4, 4, 2), (2, 5, 5, 3), teacher=MAPS),
+    "ClassAttentionTransfer": features((3, 4, 4, 2), teacher=((3, 3, 3, 2),)),
+    "Cosine": features((4, 6), (2, 3, 6), (2, 2, 2, 4)),
+    "FactorTransfer": features((2, 3, 3, 2)),
+    "FlowOfSolutionProcedure": features(
+        [(2, 4, 4, 3), (2, 2, 2, 2)], teacher=([(2, 2, 2, 3), (2, 2, 2, 2)],)
+    ),
+    "HierarchicalContext": features((2, 5, 5, 2), [(2, 3, 3, 2), (2, 2, 2, 4)]),
+    "Hint": features((4, 6), (2, 3, 6), (2, 2, 2, 4)),
+    "MaskedGeneration": features((2, 2, 2, 4)),
+    "NeuronSelectivity": features((3, 4, 4, 2), (2, 5, 5, 3), teacher=MAPS),
+    "OverhaulMargin": features((2, 2, 2, 3), arguments={"margin": [-0.5, -1.0, -0.1]}),
+    "PearsonCorrelation": features((6, 4), (3, 4, 5), (3, 3, 3, 2)),
+    "SemanticCalibration": features(
+        [(2, 1, 2), (2, 4, 4, 3), (2, 2, 2, 2)],
+        teacher=([(2, 2, 2, 3), (2, 3, 3, 2)],),
+        minimum=None,
+    ),
+    "VariationalInformation": features(
+        {"mean": (3, 2, 2, 4), "scale": (3, 4)}, teacher=((3, 2, 2, 4),), minimum=None
+    ),
     # relations
     # transformers
     "AttentionCrossEntropy": Family(shapes=((3, 2, 4, 4),), minimum=None),

@@ -7,7 +7,7 @@ hyper-parameters that returns the case's scalar loss, computed by our public cla
 import keras
 from keras import ops
 
-from keras_distill import losses
+from keras_distill import losses, projectors
 
 ADAPTERS = {}
 
@@ -42,6 +42,203 @@ def kd_repdistiller(arrays, hyper_parameters):
 
 
 # Features
+
+
+def maps_of(arrays, side, count=None):
+    """A side's feature maps, channels last: one, or `count` of them."""
+    if count is not None:
+        return [maps_of(arrays, f"{side}_{index}") for index in range(count)]
+    return arrays[f"{side}_nhwc"] if f"{side}_nhwc" in arrays else arrays[side]
+
+
+def layers_of(arrays, count):
+    """The teacher's and the student's feature maps of each of `count` layers."""
+    return zip(maps_of(arrays, "teacher", count), maps_of(arrays, "student", count))
+
+
+def on_maps(loss, arrays):
+    return mean(loss.call(maps_of(arrays, "teacher"), maps_of(arrays, "student")))
+
+
+def on_layers(loss, arrays, hyper_parameters):
+    count = hyper_parameters["n_layers"]
+    return sum(mean(loss.call(*layer)) for layer in layers_of(arrays, count))
+
+
+def with_weights(projector, weights, *inputs):
+    """What a projector makes of its inputs with tensors in the place of its variables."""
+    projector(*inputs)  # builds it
+    with keras.StatelessScope(state_mapping=[*weights(projector)]):
+        return projector(*inputs, training=True)
+
+
+def convolutions(arrays, layers, names):
+    return [(layer.kernel, arrays[f"{name}_hwio"]) for layer, name in zip(layers, names)]
+
+
+def normalizations(arrays, layers, names):
+    for layer, name in zip(layers, names):
+        yield layer.gamma, arrays[f"{name}_gamma"]
+        yield layer.beta, arrays[f"{name}_beta"]
+
+
+@adapter
+def hint_fitnet(arrays, hyper_parameters):
+    return on_maps(losses.Hint(), arrays)
+
+
+@adapter
+def attention_transfer(arrays, hyper_parameters):
+    loss = losses.AttentionTransfer(hyper_parameters["p"], squared=True, signed=True)
+    return on_layers(loss, arrays, hyper_parameters)
+
+
+@adapter
+def nst(arrays, hyper_parameters):
+    return on_layers(losses.NeuronSelectivity(), arrays, hyper_parameters)
+
+
+@adapter
+def fsp(arrays, hyper_parameters):
+    sides = (maps_of(arrays, side, hyper_parameters["n_maps"]) for side in ("teacher", "student"))
+    return mean(losses.FlowOfSolutionProcedure(average=True).call(*sides))
+
+
+@adapter
+def vid(arrays, hyper_parameters):
+    teacher, student = (maps_of(arrays, side) for side in ("teacher", "student"))
+    channels, hidden = arrays["w2_hwio"].shape[-1], arrays["w0_hwio"].shape[-1]
+    projector = projectors.VariationalProjector(channels, hidden, size=teacher.shape[1:3])
+
+    def weights(layer):
+        yield layer.scale, arrays["log_scale"]
+        yield from convolutions(arrays, layer.convolutions, ("w0", "w1", "w2"))
+
+    loss = losses.VariationalInformation(average=True, epsilon=hyper_parameters["eps"])
+    return mean(loss.call(teacher, with_weights(projector, weights, student)))
+
+
+@adapter
+def ab(arrays, hyper_parameters):
+    """With the authors' weights: 3/1000, and half for every layer before the last."""
+    loss = losses.ActivationBoundary(hyper_parameters["margin"])
+    count = hyper_parameters["n_layers"]
+    values = [mean(loss.call(*layer)) for layer in layers_of(arrays, count)]
+    return 3e-3 * sum(value * 2.0 ** (k - count + 1) for k, value in enumerate(values))
+
+
+@adapter
+def factor_transfer(arrays, hyper_parameters):
+    p1, p2 = hyper_parameters["p1"], hyper_parameters["p2"]
+    return on_maps(losses.FactorTransfer(p2, average=True, channel_power=p1), arrays)
+
+
+@adapter
+def ft_mmrazor(arrays, hyper_parameters):
+    return on_maps(losses.FactorTransfer(average=True), arrays)
+
+
+@adapter
+def reviewkd_hcl(arrays, hyper_parameters):
+    sides = (maps_of(arrays, side, hyper_parameters["n_pairs"]) for side in ("teacher", "student"))
+    return mean(losses.HierarchicalContext().call(*sides))
+
+
+@adapter
+def reviewkd_abf(arrays, hyper_parameters):
+    fuse, teacher = bool(hyper_parameters["fuse"]), maps_of(arrays, "teacher")
+    fusion = projectors.AttentionFusion(
+        teacher.shape[-1],
+        arrays["w_conv1_hwio"].shape[-1],
+        size=hyper_parameters["out_shape"],
+        fuse=fuse,
+        epsilon=hyper_parameters["bn_eps"],
+    )
+
+    def weights(layer):
+        yield from convolutions(arrays, (layer.reduce, layer.expand), ("w_conv1", "w_conv2"))
+        yield from normalizations(arrays, (layer.reduced, layer.expanded), ("bn1", "bn2"))
+        if fuse:
+            yield from convolutions(arrays, [layer.attention], ["w_att"])
+            yield layer.attention.bias, arrays["b_att"]
+
+    inputs = [maps_of(arrays, side) for side in ("student", "residual")[: 1 + fuse]]
+    out, _ = with_weights(fusion, weights, *inputs)
+    return mean(losses.HierarchicalContext().call(teacher, out))
+
+
+@adapter
+def ofd_mdistiller(arrays, hyper_parameters):
+    margin = ops.reshape(arrays["margin"], (-1,))
+    return on_maps(losses.OverhaulMargin(margin), arrays)
+
+
+@adapter
+def ofd_clovaai(arrays, hyper_parameters):
+    """A sum over the batch."""
+    return ofd_mdistiller(arrays, hyper_parameters) * maps_of(arrays, "student").shape[0]
+
+
+@adapter
+def ofd_margin(arrays, hyper_parameters):
+    margin = losses.overhaul_margin((arrays["bn_gamma"], arrays["bn_beta"]))
+    return ops.sum(ops.convert_to_tensor(margin, "float32"))
+
+
+@adapter
+def cat_kd(arrays, hyper_parameters):
+    resolution, normalize = hyper_parameters["cam_resolution"], bool(hyper_parameters["normalize"])
+    return on_maps(losses.ClassAttentionTransfer(resolution, normalize), arrays)
+
+
+@adapter
+def simkd(arrays, hyper_parameters):
+    teacher, student = (maps_of(arrays, side) for side in ("teacher", "student"))
+    projector = projectors.ReusedClassifierProjector(
+        teacher.shape[-1],
+        factor=hyper_parameters["factor"],
+        size=teacher.shape[1:3],
+        epsilon=hyper_parameters["bn_eps"],
+    )
+
+    def weights(layer):
+        yield from convolutions(arrays, layer.convolutions, ("w0", "w1", "w2"))
+        yield from normalizations(arrays, layer.normalizations, ("bn0", "bn1", "bn2"))
+
+    return mean(losses.Hint(pool=True).call(teacher, with_weights(projector, weights, student)))
+
+
+@adapter
+def semckd_loss(arrays, hyper_parameters):
+    """Each of the student's layers has targets of its own, of one size with it."""
+    count, targets = hyper_parameters["n_student"], range(hyper_parameters["n_teacher"])
+    total = 0.0
+    for i in range(count):
+        teacher, student = ([maps_of(arrays, f"{side}_{i}{j}") for j in targets]
+                            for side in ("teacher", "student"))  # fmt: skip
+        y_pred = [arrays["weight"][:, i : i + 1], *student]
+        total = total + mean(losses.SemanticCalibration().call(teacher, y_pred))
+    return total / count
+
+
+@adapter
+def mgd_loss(arrays, hyper_parameters):
+    return hyper_parameters["alpha_mgd"] * on_maps(losses.MaskedGeneration(), arrays)
+
+
+@adapter
+def pkd_pearson(arrays, hyper_parameters):
+    resize = "student" if hyper_parameters["resize_stu"] else "teacher"
+    loss = losses.PearsonCorrelation(unbiased=True, resize=resize)
+    return hyper_parameters["loss_weight"] * on_maps(loss, arrays)
+
+
+@adapter
+def distillkit_hidden(arrays, hyper_parameters):
+    loss = {"mse": losses.Hint, "cosine": losses.Cosine}[hyper_parameters["kind"]]()
+    count = len({name.split("_")[1] for name in arrays if name.startswith("student_")})
+    values = [loss.call(*layer) for layer in layers_of(arrays, count)]
+    return sum(mean(value, arrays["mask"]) for value in values) / count
 
 
 # Relations
