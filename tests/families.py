@@ -19,7 +19,8 @@ class Family:
         arguments: for its constructor.
         shapes: of the student's side, a case each: a tuple with the batch first, or a dict or
             list of such tuples.
-        teacher: the same for the teacher's side where it differs, in the same order.
+        teacher: the same for the teacher's side where it differs, in the same order. A part of it
+            with no axis but the batch's holds indices below `CLASSES`.
         kind: "logits", or "features" where a constant added to a row counts.
         minimum: its value where both sides agree; `None` where that is no minimum.
         scale: the standard deviation of the inputs.
@@ -51,8 +52,25 @@ FAMILIES = {
     "KLDivergence": Family({"temperature": 2.0}),
     # features
     # relations
+    "CenteredKernelAlignment": features((6, 5), (4, 3, 2), teacher=((6, 3), (4, 3, 2))),
+    "ContrastiveRepresentation": features(
+        (6, 5),
+        teacher=({"feature": (6, 4), "index": (6,)},),
+        arguments={
+            "examples": CLASSES, "width": 3, "negatives": 4, "temperature": 0.5, "seed": 7,
+        },
+        minimum=None,
+    ),
+    "CorrelationCongruence": features((6, 5), (4, 3, 2)),
+    "ProbabilisticTransfer": features((6, 5), (4, 3, 2)),
+    "RelationalAngle": features((6, 5), (4, 3, 2)),
+    "RelationalDistance": features((6, 5), (4, 3, 2)),
+    "SimilarityPreserving": features((6, 5), (4, 3, 2)),
     # transformers
     # dense prediction
+    "ChannelWise": features((4, 3, 2, 5), (4, 6, 5)),
+    "IntraClassVariation": features((4, 3, 3, 5), arguments={"classes": 3}, labels=(6, 3)),
+    "PixelWise": Family({"temperature": 2.0}, ((4, 3, 2, CLASSES),)),
 }
 
 
