@@ -52,7 +52,7 @@ FAMILIES = {
     "KLDivergence": Family({"temperature": 2.0}),
     # features
     # relations
-    "CenteredKernelAlignment": features((6, 5), (4, 3, 2), teacher=((6, 3), (4, 3, 2))),
+    "CenteredKernelAlignment": features((6, 5), (4, 2, 2, 3)),
     "ContrastiveRepresentation": features(
         (6, 5),
         teacher=({"feature": (6, 4), "index": (6,)},),
@@ -61,15 +61,15 @@ FAMILIES = {
         },
         minimum=None,
     ),
-    "CorrelationCongruence": features((6, 5), (4, 3, 2)),
-    "ProbabilisticTransfer": features((6, 5), (4, 3, 2)),
-    "RelationalAngle": features((6, 5), (4, 3, 2)),
-    "RelationalDistance": features((6, 5), (4, 3, 2)),
-    "SimilarityPreserving": features((6, 5), (4, 3, 2)),
+    "CorrelationCongruence": features((6, 5), (4, 2, 2, 3)),
+    "ProbabilisticTransfer": features((6, 5), (4, 2, 2, 3)),
+    "RelationalAngle": features((6, 5), (4, 2, 2, 3)),
+    "RelationalDistance": features((6, 5), (4, 2, 2, 3)),
+    "SimilarityPreserving": features((6, 5), (4, 2, 2, 3)),
     # transformers
     # dense prediction
-    "ChannelWise": features((4, 3, 2, 5), (4, 6, 5)),
-    "IntraClassVariation": features((4, 3, 3, 5), arguments={"classes": 3}, labels=(6, 3)),
+    "ChannelWise": features((4, 3, 2, 5)),
+    "IntraClassVariation": features((4, 3, 3, 5), arguments={"classes": 3}, labels=(5, 6)),
     "PixelWise": Family({"temperature": 2.0}, ((4, 3, 2, CLASSES),)),
 }
 
