@@ -172,13 +172,13 @@ class IntraClassVariation(DistillationLoss):
         """1.0 for the class of each pixel: (batch, height, width, classes)."""
         if len(labels.shape) == 4:
             labels = ops.squeeze(labels, axis=-1)
-        labels = ops.reshape(labels, (*ops.shape(labels), 1, 1)[:3])
+        labels = ops.cast(ops.reshape(labels, (*ops.shape(labels), 1, 1)[:3]), "int32")
         for axis in (1, 2):
             size = ops.shape(maps)[axis]
             nearest = ops.arange(size) * ops.shape(labels)[axis] // size
             labels = ops.take(labels, nearest, axis=axis)
-        classes = ops.arange(self.classes, dtype=labels.dtype)
-        members = ops.cast(ops.expand_dims(labels, -1) == classes, maps.dtype)
+        members = ops.expand_dims(labels, -1) == ops.arange(self.classes, dtype="int32")
+        members = ops.cast(members, maps.dtype)
         if mask is not None and len(mask.shape) == 3:
             members = members * ops.cast(ops.expand_dims(mask > 0, -1), maps.dtype)
         return members
