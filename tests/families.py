@@ -19,7 +19,8 @@ class Family:
         arguments: for its constructor.
         shapes: of the student's side, a case each: a tuple with the batch first, or a dict or
             list of such tuples.
-        teacher: the same for the teacher's side where it differs, in the same order.
+        teacher: the same for the teacher's side where it differs, in the same order. A part of it
+            with no axis but the batch's holds indices below `CLASSES`.
         kind: "logits", or "features" where a constant added to a row counts.
         minimum: its value where both sides agree; `None` where that is no minimum.
         scale: the standard deviation of the inputs.
@@ -82,6 +83,20 @@ FAMILIES = {
         {"mean": (3, 2, 2, 4), "scale": (3, 4)}, teacher=((3, 2, 2, 4),), minimum=None
     ),
     # relations
+    "CenteredKernelAlignment": features((6, 5), (4, 2, 2, 3)),
+    "ContrastiveRepresentation": features(
+        (6, 5),
+        teacher=({"feature": (6, 4), "index": (6,)},),
+        arguments={
+            "examples": CLASSES, "width": 3, "negatives": 4, "temperature": 0.5, "seed": 7,
+        },
+        minimum=None,
+    ),
+    "CorrelationCongruence": features((6, 5), (4, 2, 2, 3)),
+    "ProbabilisticTransfer": features((6, 5), (4, 2, 2, 3)),
+    "RelationalAngle": features((6, 5), (4, 2, 2, 3)),
+    "RelationalDistance": features((6, 5), (4, 2, 2, 3)),
+    "SimilarityPreserving": features((6, 5), (4, 2, 2, 3)),
     # transformers
     "AttentionCrossEntropy": Family(shapes=((3, 2, 4, 4),), minimum=None),
     "AttentionDivergence": Family(shapes=((3, 2, 4, 4),)),
@@ -94,6 +109,9 @@ FAMILIES = {
     "TokenCosine": features((6, 5), (4, 3, 5)),
     "TokenGram": features([(4, 3, 5)] * 2, teacher=([(4, 3, 6)] * 2,)),
     # dense prediction
+    "ChannelWise": features((4, 3, 2, 5)),
+    "IntraClassVariation": features((4, 3, 3, 5), arguments={"classes": 3}, labels=(5, 6)),
+    "PixelWise": Family({"temperature": 2.0}, ((4, 3, 2, CLASSES),)),
 }
 
 
