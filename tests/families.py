@@ -8,6 +8,8 @@ import dataclasses
 import inspect
 from typing import Any
 
+from keras_distill import losses
+
 CLASSES = 5
 
 
@@ -49,6 +51,27 @@ def features(*shapes, **others):
 FAMILIES = {
     # response
     "KLDivergence": Family({"temperature": 2.0}),
+    "BinaryKLDivergence": features((6, CLASSES), (4, 3, CLASSES)),
+    "ClassSubset": Family(
+        {"loss": losses.KLDivergence(2.0), "teacher_classes": [6, 1, 2, 4, 0]},
+        teacher=((6, 7), (4, 3, 7)),
+    ),
+    "CollaborativeKL": Family(
+        shapes=((6, CLASSES), (4, 3, CLASSES)),
+        teacher=([(6, CLASSES)] * 2, [(4, 3, CLASSES)] * 3),
+        kind="features",
+        minimum=None,
+        by_example=False,
+    ),
+    "DecoupledKD": Family(by_example=False),
+    "LogisticRanking": Family(minimum=None),
+    "LogitsMSE": features((6, CLASSES), (4, 3, CLASSES)),
+    "MultiLevelLogits": Family({"temperatures": [1.0, 2.0]}, shapes=((6, CLASSES),)),
+    "NormalizedKD": Family(minimum=None, by_example=False),
+    "SoftCrossEntropy": Family(minimum=None),
+    "Standardized": Family({"loss": losses.KLDivergence(2.0)}),
+    "TeacherBoundedRegression": features((6, 3), labels=(3,), by_example=False),
+    "WeightedSoftLabels": Family(minimum=None, by_example=False),
     # features
     # relations
     # transformers
