@@ -26,6 +26,7 @@ class Family:
         minimum: its value where both sides agree; `None` where that is no minimum.
         scale: the standard deviation of the inputs.
         by_example: whether an example of weight two counts as the example twice.
+        slope: whether the gradient is the slope of the value; not where a part is held constant.
         labels: the shape of one example's label, where it is not one class an example or token.
         tolerance: of what is compared over batches, graphs and replicas.
     """
@@ -37,6 +38,7 @@ class Family:
     minimum: float | None = 0.0
     scale: float = 2.0
     by_example: bool = True
+    slope: bool = True
     labels: tuple | None = None
     tolerance: float = 1e-5
 
@@ -53,8 +55,11 @@ FAMILIES = {
     "KLDivergence": Family({"temperature": 2.0}),
     "BinaryKLDivergence": features((6, CLASSES), (4, 3, CLASSES)),
     "ClassSubset": Family(
-        {"loss": losses.KLDivergence(2.0), "teacher_classes": [6, 1, 2, 4, 0]},
-        teacher=((6, 7), (4, 3, 7)),
+        {
+            "loss": losses.KLDivergence(2.0),
+            "student_classes": [4, 0, 2],
+            "teacher_classes": [4, 0, 2],
+        },
     ),
     "CollaborativeKL": Family(
         shapes=((6, CLASSES), (4, 3, CLASSES)),
@@ -71,7 +76,7 @@ FAMILIES = {
     "SoftCrossEntropy": Family(minimum=None),
     "Standardized": Family({"loss": losses.KLDivergence(2.0)}),
     "TeacherBoundedRegression": features((6, 3), labels=(3,), by_example=False),
-    "WeightedSoftLabels": Family(minimum=None, by_example=False),
+    "WeightedSoftLabels": Family(minimum=None, by_example=False, slope=False),
     # features
     # relations
     # transformers

@@ -114,6 +114,21 @@ def data(size, labels):
     return x, labels(random, size), weight
 
 
+def labels_of(random, size):
+    """Labels for each head whose loss asks for them, by the output's name."""
+    return {
+        name: random.integers(0, CLASSES, (size, *labels_shape(loss, shape)))
+        for name, (loss, shape, _) in HEADS.items()
+        if "labels" in inspect.signature(loss.call).parameters
+    }
+
+
+def labels_shape(loss, shape):
+    """The shape of one example's label."""
+    own, first = family(type(loss)).labels, leaves(shape)[0]
+    return own if own is not None else first[:-1] if len(first) < 3 else ()
+
+
 def fill(variables, seed):
     random = np.random.default_rng(seed)
     for variable in variables:
@@ -122,7 +137,7 @@ def fill(variables, seed):
 
 def train(strategy, size, batch_size, weighted, optimizer="sgd", steps_per_execution=1):
     """The weights and the logs after two epochs without labels."""
-    x, y, weight = data(size, lambda random, size: random.integers(0, CLASSES, size))
+    x, y, weight = data(size, labels_of)
     with strategy.scope() if strategy else contextlib.nullcontext():
         student, teacher = network(6, 1), network(9, 2)
         fill(teacher.trainable_variables, 1)
