@@ -75,7 +75,7 @@ FAMILIES = {
     "NormalizedKD": Family(minimum=None, by_example=False),
     "SoftCrossEntropy": Family(minimum=None),
     "Standardized": Family({"loss": losses.KLDivergence(2.0)}),
-    "TeacherBoundedRegression": features((6, 3), labels=(3,), by_example=False),
+    "TeacherBoundedRegression": features((6, 1), by_example=False),
     "WeightedSoftLabels": Family(minimum=None, by_example=False, slope=False),
     # features
     # relations
