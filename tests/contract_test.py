@@ -84,7 +84,7 @@ class Case:
         leading = first.shape[:-1] if first.shape.rank < 4 else first.shape[:1]
         if (one := family(type(self.loss)).labels) is not None:
             leading = (first.shape[0], *one)
-        labels = tf.reshape(tf.range(np.prod(leading)) % CLASSES, leading)
+        labels = tf.constant(np.indices(leading).sum(0) % CLASSES)  # the same once padded
         weight = None if self.weight is None else tf.constant(self.weight, "float32")
         batch = Batch(x=None, labels=labels, sample_weight=weight, targets=None)
         term = Term(self.loss, student=self.paths("s", y_pred), teacher=self.paths("t", y_true))
@@ -227,6 +227,8 @@ def test_agreement_is_the_minimum(name, shape):
 
 @every
 def test_the_gradient_is_the_slope(name, shape):
+    if not family(LOSSES[name]).slope:
+        pytest.skip("holds a part constant")
     case = Case(make(name), shape)
     random = np.random.default_rng(1)
     direction = each(lambda shape: random.normal(size=shape), shape)

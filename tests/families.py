@@ -8,6 +8,8 @@ import dataclasses
 import inspect
 from typing import Any
 
+from keras_distill import losses
+
 CLASSES = 5
 
 
@@ -25,6 +27,7 @@ class Family:
         minimum: its value where both sides agree; `None` where that is no minimum.
         scale: the standard deviation of the inputs.
         by_example: whether an example of weight two counts as the example twice.
+        slope: whether the gradient is the slope of the value; not where a part is held constant.
         labels: the shape of one example's label, where it is not one class an example or token.
         tokens: whether the axis after the batch runs over tokens that a mask may leave out, though
             some shapes are not (batch, tokens, width) or a value is an example's.
@@ -38,6 +41,7 @@ class Family:
     minimum: float | None = 0.0
     scale: float = 2.0
     by_example: bool = True
+    slope: bool = True
     labels: tuple | None = None
     tokens: bool = False
     tolerance: float = 1e-5
@@ -59,6 +63,30 @@ MAPS = ((3, 4, 4, 3), (2, 3, 3, 2))  # of a teacher: other channels, another siz
 FAMILIES = {
     # response
     "KLDivergence": Family({"temperature": 2.0}),
+    "BinaryKLDivergence": features((6, CLASSES), (4, 3, CLASSES)),
+    "ClassSubset": Family(
+        {
+            "loss": losses.KLDivergence(2.0),
+            "student_classes": [4, 0, 2],
+            "teacher_classes": [4, 0, 2],
+        },
+    ),
+    "CollaborativeKL": Family(
+        shapes=((6, CLASSES), (4, 3, CLASSES)),
+        teacher=([(6, CLASSES)] * 2, [(4, 3, CLASSES)] * 3),
+        kind="features",
+        minimum=None,
+        by_example=False,
+    ),
+    "DecoupledKD": Family(by_example=False),
+    "LogisticRanking": Family(minimum=None),
+    "LogitsMSE": features((6, CLASSES), (4, 3, CLASSES)),
+    "MultiLevelLogits": Family({"temperatures": [1.0, 2.0]}, shapes=((6, CLASSES),)),
+    "NormalizedKD": Family(minimum=None, by_example=False),
+    "SoftCrossEntropy": Family(minimum=None),
+    "Standardized": Family({"loss": losses.KLDivergence(2.0)}),
+    "TeacherBoundedRegression": features((6, 1), by_example=False),
+    "WeightedSoftLabels": Family(minimum=None, by_example=False, slope=False),
     # features
     "ActivationBoundary": features((4, 6), (3, 2, 2, 4), minimum=None),
     "AttentionTransfer": features((3, 4, 4, 2), (2, 5, 5, 3), teacher=MAPS),
