@@ -134,7 +134,6 @@ FAMILIES = {
     ),
     "PatientKD": features((6, 5), (4, 3, 5), tokens=True),
     "SequenceFlow": features([(4, 3, 5), (4, 3, 2)], tokens=True),
-    "TokenCosine": features((6, 5), (4, 3, 5)),
     "TokenGram": features([(4, 3, 5)] * 2, teacher=([(4, 3, 6)] * 2,)),
     # dense prediction
     "ChannelWise": features((4, 3, 2, 5)),

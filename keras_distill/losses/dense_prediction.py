@@ -5,13 +5,13 @@ from keras import ops
 
 from keras_distill.losses import geometry
 from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.losses.response import KLDivergence
+from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities
 from keras_distill.schedules import value_at
 
 DIVERGENCES = ("kl", "mse")
 
 
-class _Softened(KLDivergence):
+class _Softened(SoftenedLoss):
     """A divergence of softmax distributions along the last axis."""
 
     def __init__(self, temperature, divergence, name, **kwargs):
@@ -24,7 +24,9 @@ class _Softened(KLDivergence):
 
     def _diverge(self, teacher, student):
         if self.divergence == "kl":
-            return KLDivergence.call(self, teacher, student)
+            temperature = self.temperature_now(student)
+            sides = (log_probabilities(side / temperature) for side in (teacher, student))
+            return temperature**2 * forward_kl(*sides)
         apart = ops.softmax(teacher, axis=-1) - ops.softmax(student, axis=-1)
         return ops.sum(ops.square(apart), axis=-1)
 

@@ -14,36 +14,6 @@ def _inverse_norm(vectors):
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
-class TokenCosine(DistillationLoss):
-    """Cosine distance of hidden states, token by token, as DistilBERT's.
-
-    `loss = 1 - <h_teacher, h_student> / (|h_teacher| * |h_student|)`; a vector of zeros has the
-    distance 1 to any.
-
-    Args:
-        name: the loss's name. Defaults to `"token_cosine"`.
-        **kwargs: as in `keras.losses.Loss`.
-
-    Call arguments:
-        y_true: the teacher's hidden states, (batch, ..., width).
-        y_pred: the student's, of the same shape.
-
-    Returns:
-        One value per token: (batch, ...).
-
-    Reference:
-        - [Sanh et al., 2019](https://arxiv.org/abs/1910.01108)
-    """
-
-    def __init__(self, name="token_cosine", **kwargs):
-        super().__init__(name=name, **kwargs)
-
-    def call(self, y_true, y_pred):
-        teacher, student = (each * _inverse_norm(each) for each in (y_true, y_pred))
-        return 1.0 - ops.sum(teacher * student, axis=-1)
-
-
-@keras.saving.register_keras_serializable(package="keras_distill")
 class PatientKD(DistillationLoss):
     """Squared distance of normalised hidden states, BERT-PKD's loss of one layer.
 

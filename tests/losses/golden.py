@@ -486,7 +486,7 @@ def tb_hid_mse(arrays, hyper_parameters):
 
 @adapter
 def tb_cos(arrays, hyper_parameters):
-    values = losses.TokenCosine().call(arrays["teacher"], arrays["student"])
+    values = losses.Cosine().call(arrays["teacher"], arrays["student"])
     return mean(values, mask_of(arrays, hyper_parameters))
 
 
@@ -578,7 +578,7 @@ def distilbert(arrays, hyper_parameters):
     labels, mask = arrays["labels"], arrays["mask"]
     chosen = labels > -1 if hyper_parameters.get("restrict_ce_to_mask") else mask
     divergence = losses.KLDivergence(hyper_parameters["temperature"]).call(teacher, student)
-    cosine = losses.TokenCosine().call(arrays["teacher_hidden"], arrays["student_hidden"])
+    cosine = losses.Cosine().call(arrays["teacher_hidden"], arrays["student_hidden"])
     total = weights["ce"] * masked_mean(divergence, chosen)
     total += weights["cos"] * masked_mean(cosine, mask)
     squares = squared_error(teacher, student) * student.shape[-1]  # summed over the vocabulary

@@ -26,7 +26,7 @@ def given(mask):
 
 
 def test_the_cosine_of_each_token():
-    values = losses.TokenCosine().call(tf.constant(TEACHER), tf.constant(STUDENT))
+    values = losses.Cosine().call(tf.constant(TEACHER), tf.constant(STUDENT))
     for b in range(2):
         for t in range(4):
             one, other = TEACHER[b, t], STUDENT[b, t]
@@ -36,7 +36,7 @@ def test_the_cosine_of_each_token():
 
 @pytest.mark.parametrize("factor, distance", [(3.0, 0.0), (-2.0, 2.0), (0.0, 1.0)])
 def test_the_cosine_knows_only_directions(factor, distance):
-    values = losses.TokenCosine().call(TEACHER, factor * TEACHER)
+    values = losses.Cosine().call(TEACHER, factor * TEACHER)
     close(values, np.full((2, 4), distance))
 
 
@@ -56,7 +56,7 @@ def test_patient_kd_looks_at_the_first_token(mask):
 def test_patient_kd_looks_at_all_tokens():
     """Each distance is twice the cosine's."""
     values = losses.PatientKD("all").call(TEACHER, STUDENT)
-    close(values, 2 * losses.TokenCosine().call(TEACHER, STUDENT))
+    close(values, 2 * losses.Cosine().call(TEACHER, STUDENT))
 
 
 def test_patient_kd_knows_its_tokens():
@@ -105,7 +105,7 @@ def test_the_products_of_tokens(mask):
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.TokenCosine(), losses.PatientKD(), losses.PatientKD("all")],
+    "loss", [losses.Cosine(), losses.PatientKD(), losses.PatientKD("all")],
     ids=["cosine", "first", "all"],
 )  # fmt: skip
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])

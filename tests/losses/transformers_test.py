@@ -22,7 +22,7 @@ TERMS = {
         losses.MiniLMRelations([("query", "key"), ("value", "value")]), taps.attention(ATTENTION),
     ),
     "minilm 2": (losses.MiniLMRelations(relation_heads=4), taps.attention(ATTENTION)),
-    "cosine": (losses.TokenCosine(), LAYERS[1]),
+    "cosine": (losses.Cosine(), LAYERS[1]),
     "patient": (losses.PatientKD(), LAYERS[1]),
     "patient, all": (losses.PatientKD("all"), LAYERS[1]),
     "flow": (losses.SequenceFlow(), LAYERS),
