@@ -43,7 +43,7 @@ class Guard:
         suspects = {name: _floats(value) for name, value in list(suspects.items())[:61]}
         self.culprits = [*suspects, "the gradients"]
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        knobs = [value for name, (value,) in suspects.items() if isinstance(name, Knob)]
+        knobs = [value[0] for name, value in suspects.items() if isinstance(name, Knob)]
         fine = _finite([total, *knobs])
         fine = tf.logical_and(fine, scaled or _all_finite(gradients))
         context = tf.distribute.get_replica_context()
