@@ -87,10 +87,14 @@ class BalanceTerms(keras.callbacks.Callback):
         with distiller.distribute_strategy.scope():
             for name in fixed:
                 terms[name].weight = _variable(terms[name].weight, f"{name}_weight")
-            self._measured = getattr(distiller, "balanced", None) or _variable(0, "balanced")
+            if not hasattr(distiller, "balanced"):
+                distiller.balanced = _variable(0, "balanced")
+        self._measured = distiller.balanced
         self._measured.assign(0)
         self._variables = {name: terms[name].weight for name in self.shares}
-        distiller.balanced, distiller.balanced_weights = self._measured, self._variables
+        for variable in self._variables.values():
+            variable.trainable = False  # Keras's default for a variable that a user made
+        distiller.balanced_weights = self._variables
         if fixed and distiller.train_function is not None:
             distiller.make_train_function(force=True)  # it had the numbers
 
@@ -104,7 +108,7 @@ class BalanceTerms(keras.callbacks.Callback):
             self._variables[name].assign(weight)
         if self.verbose:
             found = ", ".join(f"{name} {float(v):.4g}" for name, v in self._variables.items())
-            keras.utils.io_utils.print_msg(f"Weights by {self.by}: {found}")
+            print(f"Weights by {self.by}: {found}")
 
     def _solved(self, sizes, alpha, weights):
         """The weights that give every named term its share."""
@@ -180,8 +184,8 @@ def _sizes_on(distiller, batch, by):
         features = distiller._features(batch, training=True)
         with tape.stop_recording():
             targets = distiller._targets(batch, features)
-        parts = {name: global_mean(*measured)
-                 for name, measured in distiller._measure(features, targets, batch).items()}  # fmt: skip
+        measured = distiller._measure(features, targets, batch)
+        parts = {name: global_mean(*values) for name, values in measured.items()}
         if distiller._compile_loss is not None:
             replicas = distiller.distribute_strategy.num_replicas_in_sync  # Keras divides by it
             label = distiller._label_loss(batch.labels, features["output"], batch.sample_weight)

@@ -63,6 +63,11 @@ class FeatureHook(keras.callbacks.Callback):
                         projector=projector, name=self.name)  # fmt: skip
             self.terms.append(term)
         self.looks_on = loss is None or probe is not None
+        if self.looks_on and not (isinstance(student, str) and isinstance(teacher, str)):
+            raise ValueError(
+                "A `FeatureHook` that looks on takes one path on each side. Received: "
+                f"student={student}, teacher={teacher}"
+            )
         self.probe = None if probe is None else _batch(probe)
 
     def on_train_begin(self, logs=None):

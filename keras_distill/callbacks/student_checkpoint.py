@@ -62,7 +62,7 @@ class StudentCheckpoint(keras.callbacks.Callback):
         _write(getattr(self.model, "student", self.model), path)
         if self.verbose:
             value = f"{self.monitor} is {logs[self.monitor]:.5g}: " if self.save_best_only else ""
-            keras.utils.io_utils.print_msg(f"\nEpoch {epoch + 1}: {value}saved {path}")
+            print(f"\nEpoch {epoch + 1}: {value}saved {path}")
 
     def _is_better(self, logs):
         if self.monitor not in logs:
