@@ -193,7 +193,9 @@ def described(distiller):
             lines.append(f"  teacher `{key}`: {name}{_size(model)}")
     for term in distiller.terms:
         fixed = schedules.is_number(term.weight) or isinstance(term.weight, keras.Variable)
-        weight = f"{float(term.weight):.6g}" if fixed else type(term.weight).__name__
+        weight = (
+            f"{schedules.number_at(term.weight, 0):.6g}" if fixed else type(term.weight).__name__
+        )
         lines.append(
             f"  term `{term.name}`: {term.loss.name}, student {term.student} <- {term.source} "
             f"{term.teacher}, weight {weight}, projector {term.projector or 'none'}"

@@ -69,14 +69,14 @@ class BalanceTerms(keras.callbacks.Callback):
             self._take_weights(model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not int(self._measured):  # a resumed `fit` has loaded it by now
+        if not int(self._measured.numpy()):  # a resumed `fit` has loaded it by now
             with self.model.distribute_strategy.scope():
                 self._balance()
         self._measured.assign(1)
 
     def on_epoch_end(self, epoch, logs=None):
         for name, variable in self._variables.items():
-            logs[f"{name}_weight"] = float(variable)
+            logs[f"{name}_weight"] = float(variable.numpy())
 
     def _take_weights(self, distiller):
         """Makes each weight a variable that the distiller saves."""
@@ -100,19 +100,21 @@ class BalanceTerms(keras.callbacks.Callback):
 
     def _balance(self):
         sizes = self._sizes()
-        alpha = float(schedules.value_at(self.model._share(), int(self.model.optimizer.iterations)))
-        weights = {
-            term.name: float(schedules.value_at(term.weight, 0)) for term in self.model.terms
-        }
+        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        alpha = schedules.number_at(self.model._share(), step)
+        weights = {t.name: schedules.number_at(t.weight, step) for t in self.model.terms}
         for name, weight in self._solved(sizes, alpha, weights).items():
             self._variables[name].assign(weight)
         if self.verbose:
-            found = ", ".join(f"{name} {float(v):.4g}" for name, v in self._variables.items())
+            found = ", ".join(
+                f"{name} {float(v.numpy()):.4g}" for name, v in self._variables.items()
+            )
             print(f"Weights by {self.by}: {found}")
 
     def _solved(self, sizes, alpha, weights):
         """The weights that give every named term its share."""
-        bad = [name for name in self.shares if not (np.isfinite(sizes[name]) and sizes[name] > 0)]
+        least = 1e-6 * max(sizes.values())  # below it is rounding
+        bad = [name for name in self.shares if not least < sizes[name] < float("inf")]
         if alpha == 0 or bad:
             what = f"the {self.by} of `{bad[0]}` is {sizes[bad[0]]:.4g}" if bad else "`alpha` is 0"
             raise ValueError(f"No weight can give a share: {what} at the start of training.")
@@ -129,13 +131,15 @@ class BalanceTerms(keras.callbacks.Callback):
         distiller = self.model
         data = [distiller.first_batch] if self.data is None else self._taken()
         bar = keras.utils.Progbar(len(data), verbose=self.verbose, unit_name="batch")
-        found = []
+        found, measure = [], _measuring(distiller, self.by)
         kept = [(variable, variable.numpy()) for variable in building.state(distiller)]
-        for number, batch in enumerate(data):
-            found.append(_sizes_on(distiller, batch, self.by))
-            bar.update(number + 1)
-        for variable, value in kept:
-            variable.assign(value)
+        try:
+            for number, batch in enumerate(data):
+                found.append(measure(batch))
+                bar.update(number + 1)
+        finally:
+            for variable, value in kept:
+                variable.assign(value)
         return {name: float(np.mean([sizes[name] for sizes in found])) for name in found[0]}
 
     def _taken(self):
@@ -177,24 +181,41 @@ def _variable(value, name):
     return keras.Variable(float(value), trainable=False, dtype="float32", name=name)
 
 
-def _sizes_on(distiller, batch, by):
+def _measuring(distiller, by):
+    """A function of a batch: what each part contributes at weight 1, `{name: scalar}`."""
+    strategy = distiller.distribute_strategy
+
+    def measure(batch):
+        parts, gradients = _parts(distiller, batch)
+        return parts if by == "loss" else {n: _norm(each) for n, each in gradients.items()}
+
+    @tf.function(reduce_retracing=True)
+    def traced(batch):
+        return strategy.run(measure, args=(batch,))
+
+    def measured(batch):
+        sizes = traced(batch)  # of one replica: its share of the batch on all of them
+        first = {name: strategy.experimental_local_results(v)[0] for name, v in sizes.items()}
+        return {name: abs(float(v)) * strategy.num_replicas_in_sync for name, v in first.items()}
+
+    return measured
+
+
+def _parts(distiller, batch):
+    """The terms and the label loss, and their gradients."""
     variables = distiller.student.trainable_variables
-    step = int(distiller.optimizer.iterations)
-    with tf.GradientTape(persistent=True) as tape, schedules.at(step):
+    with tf.GradientTape(persistent=True) as tape, schedules.at(distiller.optimizer.iterations):
         features = distiller._features(batch, training=True)
         with tape.stop_recording():
             targets = distiller._targets(batch, features)
         measured = distiller._measure(features, targets, batch)
-        parts = {name: global_mean(*values) for name, values in measured.items()}
+        parts = {term.name: global_mean(*values) for term, values in measured.items()}
         if distiller._compile_loss is not None:
-            replicas = distiller.distribute_strategy.num_replicas_in_sync  # Keras divides by it
-            label = distiller._label_loss(batch.labels, features["output"], batch.sample_weight)
-            parts["label_loss"] = label * replicas
-    if by == "loss":
-        return {name: abs(float(part)) for name, part in parts.items()}
-    return {name: _norm(tape.gradient(part, variables)) for name, part in parts.items()}
+            output = features["output"]
+            parts["label_loss"] = distiller._label_loss(batch.labels, output, batch.sample_weight)
+    return parts, {name: tape.gradient(part, variables) for name, part in parts.items()}
 
 
 def _norm(gradients):
     dense = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
-    return float(tf.linalg.global_norm(dense)) if dense else 0.0
+    return tf.linalg.global_norm(dense) if dense else tf.zeros(())

@@ -22,6 +22,6 @@ class ScheduleLogger(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         distiller = self.model
-        step = max(int(distiller.optimizer.iterations) - 1, 0)
+        step = max(int(keras.ops.convert_to_numpy(distiller.optimizer.iterations)) - 1, 0)
         for knob in schedules.knobs(distiller._share(), distiller.terms):
-            logs[knob.name] = float(schedules.value_at(knob.value, step))
+            logs[knob.name] = schedules.number_at(knob.value, step)
