@@ -26,6 +26,7 @@ _NAMES = {
     "Distiller": "distiller",
     "Experiment": "experiment",
     "CachedTeacher": "teachers",
+    "EnsembleTeacher": "teachers",
     "ModelTeacher": "teachers",
     "Teacher": "teachers",
     "Term": "term",

@@ -132,6 +132,7 @@ def look(distiller, batch):
     Runs eagerly and in inference mode, and leaves the student's state as it was.
     """
     batch = keras.tree.map_structure(_tensor, batch)
+    distiller.first_batch = batch  # for callbacks that measure on a batch
     student = distiller.student
     before = [(v, v.numpy()) for v in student.non_trainable_variables]
     with schedules.at(0):
@@ -139,6 +140,7 @@ def look(distiller, batch):
         targets = distiller._targets(batch, features)
         distiller.built = True
         _check_finite(targets)
+        _check_knobs(distiller)
         for term in unbuilt(distiller):
             distiller.projectors.update(term.build(student, features, targets[term.source]))
             distiller.built_terms.append(term)
@@ -153,9 +155,15 @@ def look(distiller, batch):
         variable.assign(value)
 
 
-def suspects(label, measured, targets):
+def suspects(distiller, label, measured, targets):
     """What to look at, by name, when a total is not finite; the causes first."""
+    step = distiller.optimizer.iterations
     found = {
+        knob: knob.within(step)
+        for knob in schedules.knobs(distiller._share(), distiller.terms)
+        if not schedules.is_number(knob.value)
+    }
+    found |= {
         f"the output of `{source}` at `{path}`": value
         for source, values in targets.items()
         for path, value in values.items()
@@ -184,21 +192,28 @@ def metrics_of_outputs(student, metrics):
 def described(distiller):
     """Teachers and terms, a line each."""
     student = distiller.student
-    lines = [f"Distiller: {student.name}, {student.count_params():,} parameters"]
+    lines = [f"Distiller: {student.name}{_size(student)}"]
     for key, teacher in distiller.teachers.items():
         if key != "self":
             model = getattr(teacher, "model", None)
-            built = getattr(model, "built", False)
-            size = f", {model.count_params():,} parameters" if built else ""
             name = getattr(model, "name", type(teacher).__name__)
-            lines.append(f"  teacher `{key}`: {name}{size}")
+            lines.append(f"  teacher `{key}`: {name}{_size(model)}")
     for term in distiller.terms:
-        weight = term.weight if schedules.is_number(term.weight) else type(term.weight).__name__
+        fixed = schedules.is_number(term.weight) or isinstance(term.weight, keras.Variable)
+        weight = (
+            f"{schedules.number_at(term.weight, 0):.6g}" if fixed else type(term.weight).__name__
+        )
         lines.append(
             f"  term `{term.name}`: {term.loss.name}, student {term.student} <- {term.source} "
             f"{term.teacher}, weight {weight}, projector {term.projector or 'none'}"
         )
     return "\n".join(lines)
+
+
+def _size(model):
+    if not isinstance(model, keras.layers.Layer):
+        return ""
+    return f", {model.count_params():,} parameters" if model.built else ", not built"
 
 
 def _tensor(value):
@@ -227,6 +242,12 @@ def _check_finite(targets):
             for tensor in keras.tree.flatten(value):
                 if np.isnan(np.asarray(tensor, "float32")).any() and source != "self":
                     raise ValueError(f"NaN in the output of `{source}` at `{path}`, at step 0.")
+
+
+def _check_knobs(distiller):
+    for knob in schedules.knobs(distiller._share(), distiller.terms):
+        if np.isnan(knob.within(0)):
+            raise knob.error(0)
 
 
 def _check_logits(term, features, targets):
