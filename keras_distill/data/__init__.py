@@ -1,0 +1,6 @@
+"""Targets that are computed once and read many times."""
+
+from keras_distill.data.target_cache import read_targets, write_targets
+from keras_distill.data.targets_on_disk import TargetsOnDisk
+
+__all__ = ["TargetsOnDisk", "read_targets", "write_targets"]
