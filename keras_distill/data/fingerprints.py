@@ -11,7 +11,7 @@ import numpy as np
 from keras_distill.teachers import Teacher
 
 
-def of(value):
+def fingerprints_of(value):
     """A digest, or a dict of them, that changes when `value` would compute something else.
 
     Weights count by their bytes, layers by their config without the numbers that Keras adds to
@@ -20,20 +20,20 @@ def of(value):
     if isinstance(value, keras.layers.Layer):
         return _of_layer(value)
     if isinstance(value, Teacher):
-        parts = {name: of(part) for name, part in vars(value).items()}
+        parts = {name: fingerprints_of(part) for name, part in vars(value).items()}
         return {"class": type(value).__name__, **parts}
     if isinstance(value, types.FunctionType):
-        return _digest(json.dumps(_code(value), default=str))
+        return digest(json.dumps(_code(value), default=str))
     if isinstance(value, (list, tuple)):
-        return [of(part) for part in value]
+        return [fingerprints_of(part) for part in value]
     if isinstance(value, dict):
-        return {str(key): of(part) for key, part in value.items()}
+        return {str(key): fingerprints_of(part) for key, part in value.items()}
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     if isinstance(value, np.ndarray):
-        return _digest(value.tobytes())
+        return digest(value.tobytes())
     config = getattr(value, "get_config", None)
-    return _digest(_plain(config())) if config else type(value).__name__
+    return digest(_plain(config())) if config else type(value).__name__
 
 
 def _of_layer(layer):
@@ -41,7 +41,7 @@ def _of_layer(layer):
     if layer.weights:
         found["weights"] = _weights(layer)
     if hasattr(layer, "get_vocabulary"):
-        found["vocabulary"] = _digest(json.dumps([str(word) for word in layer.get_vocabulary()]))
+        found["vocabulary"] = digest(json.dumps([str(word) for word in layer.get_vocabulary()]))
     return found
 
 
@@ -55,7 +55,7 @@ def _weights(layer):
 
 def _config(layer):
     try:
-        return _digest(_plain(layer.get_config()))
+        return digest(_plain(layer.get_config()))
     except NotImplementedError:  # a subclassed model without a config of its own
         return type(layer).__name__
 
@@ -79,16 +79,18 @@ def _code(function):
         return [code.co_code.hex(), plain, code.co_names, [constants(c) for c in inner]]
 
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    known = [of(c) for c in cells if not isinstance(c, types.FunctionType) or c is not function]
-    return [constants(function.__code__), repr(function.__defaults__), known]
+    known = [
+        fingerprints_of(c)
+        for c in cells
+        if not isinstance(c, types.FunctionType) or c is not function
+    ]
+    return [constants(function.__code__), fingerprints_of(function.__defaults__), known]
 
 
-def _digest(text):
+def digest(text):
+    """16 hexadecimal digits that stand for a text or bytes."""
     data = text if isinstance(text, bytes) else text.encode()
     return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-digest = _digest
 
 
 def differences(before, now, where=""):

@@ -6,13 +6,13 @@ import time
 import keras
 import numpy as np
 
-from keras_distill import __version__, taps  # noqa: F401 (the check of the backend)
+from keras_distill import taps  # noqa: F401 (the check of the backend)
 from keras_distill.batch import Supervision
-from keras_distill.data import fingerprints as prints_of
-from keras_distill.data import records, shards
+from keras_distill.data import header, records, shards
+from keras_distill.data.fingerprints import fingerprints_of
 from keras_distill.data.keys import Keys
 from keras_distill.data.live_targets import LiveTargets
-from keras_distill.data.targets_on_disk import FORMAT, TargetsOnDisk, identity
+from keras_distill.data.targets_on_disk import TargetsOnDisk, identity
 from keras_distill.schedules import check
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
@@ -73,9 +73,9 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
     if first is None:
         raise ValueError("The dataset is empty: there is nothing to write.")
     live.decide(first[:3], top_k, temperature, dtype)
-    header = _header(live, dataset, keys, parts, fingerprints)
-    _refuse_another(path, header)
-    writer = shards.Writer(str(path), identity(header), part, parts, rows_per_shard)
+    described = header.made(live, dataset, keys, parts, fingerprints)
+    header.refuse_another(path, described)
+    writer = shards.Writer(str(path), identity(described), part, parts, rows_per_shard)
     seen = shards.Seen()
     for rows in writer.resume():
         seen.add(rows)
@@ -83,7 +83,7 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
     if verbose:
         print(estimate(live, first, batches, writer, parts), flush=True)
     tf.io.gfile.makedirs(str(path))
-    shards.write_whole(shards.join(path, shards.HEADER), json.dumps(header, indent=1).encode())
+    shards.write_whole(shards.join(path, shards.HEADER), json.dumps(described, indent=1).encode())
     bar = keras.utils.Progbar(batches if batches > 0 else None, verbose=verbose)
     for view in range(views):
         for batch in _keyed(dataset, keys, view):
@@ -130,12 +130,14 @@ def read_targets(dataset, path, *, key=None, augment=None, teacher=None, fingerp
     if key is None and isinstance(cache.header["key"], str):
         key = cache.header["key"]
     keys = Keys(key, cache.header["views"] if augment is not None else 1, augment)
-    expected = _expected(dataset, keys, fingerprints)
+    expected = header.expected(dataset, keys, fingerprints)
     if teacher is not None:
-        expected["fingerprints"]["teacher"] = prints_of.of(LiveTargets(teacher, "output").teacher)
+        expected["fingerprints"]["teacher"] = fingerprints_of(
+            LiveTargets(teacher, "output").teacher
+        )
     known = cache.header["fingerprints"]
     expected["fingerprints"] = {**known, **expected["fingerprints"]}
-    cache.check(_plain(expected))
+    cache.check(header.plain(expected))
 
     def with_targets(data, view=0):
         x, y, sample_weight, found, prints = keys(data, view)
@@ -225,47 +227,6 @@ def _views(data, number, views):
     return tf.random.stateless_uniform(size, [number, 0], maxval=views, dtype=tf.int64)
 
 
-def _expected(dataset, keys, fingerprints):
-    """The part of a header that a dataset and its reader know."""
-    x = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
-    shapes = [[leaf.dtype.name, list(leaf.shape[1:])] for leaf in tf.nest.flatten(x)]
-    key = keys.key if keys.key is None or isinstance(keys.key, str) else prints_of.of(keys.key)
-    return {
-        "inputs": shapes,
-        "key": key if key is None or isinstance(keys.key, str) else {"function": key},
-        "views": keys.views,
-        "augment": prints_of.of(keys.augment),
-        "fingerprints": prints_of.of(dict(fingerprints or {})),
-    }
-
-
-def _header(live, dataset, keys, parts, fingerprints):
-    header = _expected(dataset, keys, fingerprints)
-    header["fingerprints"]["teacher"] = prints_of.of(live.teacher)
-    versions = {
-        "keras_distill": __version__,
-        "keras": keras.version(),
-        "tensorflow": tf.__version__,
-    }
-    return _plain({
-        "format": FORMAT, "parts": parts, **header, "versions": versions,
-        "paths": {path: form.config() for path, form in live.forms.items()},
-    })  # fmt: skip
-
-
-def _plain(header):
-    """As it is read back from a file."""
-    return json.loads(json.dumps(header))
-
-
-def _refuse_another(path, header):
-    there = shards.read_json(shards.join(path, shards.HEADER))
-    if there is not None and (found := prints_of.differences(there, header)):
-        raise ValueError(
-            f"{path} holds another cache: {'; '.join(found)}. Give another folder, or delete it."
-        )
-
-
 def _part(shard):
     try:
         part, parts = (int(number) for number in str(shard).split("/"))
@@ -283,7 +244,8 @@ def _check_arguments(dataset, dtype, top_k, rows_per_shard):
         raise ValueError("`dataset` repeats without end: leave `repeat` to the reading side.")
     if dtype not in DTYPES or (dtype == records.QUANTIZED and top_k is None):
         raise ValueError(
-            f'`dtype` must be "float16" or "float32", or "uint8" with `top_k`. Received: dtype={dtype!r}'
+            '`dtype` must be "float16" or "float32", or "uint8" with `top_k`. '
+            f"Received: dtype={dtype!r}"
         )
     if rows_per_shard < 1:
         raise ValueError(f"`rows_per_shard` must be positive. Received: {rows_per_shard}")

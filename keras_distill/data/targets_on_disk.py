@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.data import fingerprints, records, shards
-
-FORMAT = 1
+from keras_distill.data.header import FORMAT
 
 
 class TargetsOnDisk:
