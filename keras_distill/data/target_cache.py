@@ -30,7 +30,8 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
 
     Args:
         teacher: a Keras model, a `Teacher` or a function of the inputs.
-        dataset: a batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y, sample_weight)`, finite.
+        dataset: a batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y, sample_weight)`, finite;
+            or a function `(i, n)` that returns the batches of a part, `files.shard(n, i)` say.
         path: the folder to write, local or any that `tf.io.gfile` knows.
         paths: what to keep, as a term names it. Defaults to the output.
         top_k: how many classes of an output to keep, with the mass of the rest, as a `TopK`.
@@ -43,7 +44,8 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
         views: how many random views of each example to keep, made by `augment`.
         augment: a function `(example, seed)` of one example and a seed (2,), such as
             `tf.image.stateless_random_crop` takes.
-        shard: "i/n" writes the i-th of n parts, one a process, counted from 0.
+        shard: "i/n" writes the i-th of n parts, one a process, counted from 0. Of a whole dataset
+            each takes the examples whose keys are its own.
         fingerprints: `{name: object}` of what else made the inputs: a tokenizer, preprocessing.
         rows_per_shard: how many examples at most a file holds: what a kill can cost.
         verbose: 1 for a progress bar, 0 for silence.
@@ -65,6 +67,8 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
     ```
     """
     part, parts = _part(shard)
+    own = (0, 1) if callable(dataset) else (part, parts)  # whose keys are written
+    dataset = dataset(part, parts) if callable(dataset) else dataset
     _check_arguments(dataset, dtype, top_k, rows_per_shard)
     temperature = float(check("temperature", temperature, low=0, strict=True))
     keys = Keys(key, views, augment)
@@ -81,13 +85,13 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
         seen.add(rows)
     batches = dataset.cardinality().numpy() * views
     if verbose:
-        print(estimate(live, first, batches, writer, parts), flush=True)
+        print(estimate(live, first, batches, writer, own[1]), flush=True)
     tf.io.gfile.makedirs(str(path))
     shards.write_whole(shards.join(path, shards.HEADER), json.dumps(described, indent=1).encode())
     bar = keras.utils.Progbar(batches if batches > 0 else None, verbose=verbose)
     for view in range(views):
         for batch in _keyed(dataset, keys, view):
-            _write(batch, live, writer, seen)
+            _write(batch, live, writer, seen, own)
             bar.add(1)
     writer.finish()
     whole = all(tf.io.gfile.exists(shards.join(path, f"part-{p}-of-{parts}.json"))
@@ -177,11 +181,11 @@ def estimate(live, first, batches, writer, parts):
     )
 
 
-def _write(batch, live, writer, seen):
+def _write(batch, live, writer, seen, own):
     """Writes the rows of one batch that are this part's and not there yet."""
     x, y, sample_weight, keys, prints = batch
     keys, prints = keys.numpy(), prints.numpy()
-    part, parts = (int(number) for number in writer.name.split("-of-"))
+    part, parts = own
     rows = np.flatnonzero(keys.astype("uint64") % np.uint64(parts) == part)
     fresh = _fresh(keys[rows], prints[rows], seen)
     if not fresh.size:
