@@ -28,6 +28,7 @@ setup(
         "tfds": TFDS,
         "examples": EXAMPLES,
         "export": [],
+        "beam": ["apache-beam>=2.77"],
         "dev": ["pytest>=8", "pytest-xdist", "ruff", "tensorboard", *EXAMPLES, *NLP],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "callbacks",
+    "data",
     "experiment",
     "export",
     "losses",
@@ -23,6 +24,7 @@ _MODULES = (
 _NAMES = {
     "Batch": "batch",
     "Supervision": "batch",
+    "TopK": "batch",
     "Distiller": "distiller",
     "Experiment": "experiment",
     "CachedTeacher": "teachers",

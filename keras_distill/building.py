@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_distill import first_batch, schedules, taps
-from keras_distill.batch import Batch
+from keras_distill.batch import Batch, TopK
 from keras_distill.term import logits_of
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
@@ -256,9 +256,11 @@ def _check_logits(term, features, targets):
     for side, values in sides.items():
         for path in keras.tree.flatten(getattr(term, side)):
             value = values[path]
+            if isinstance(value, TopK):
+                continue
             if logits_of(value) is not value:
                 print(f"`{term.name}`: the {side}'s `{path}` ends in a softmax; its logits count.")
-            elif _are_probabilities(value):
+            elif are_probabilities(value):
                 raise ValueError(
                     f"`{term.name}` takes logits, but the {side}'s `{path}` gives probabilities: "
                     "the first batch is non-negative and sums to one. Take the softmax out of the "
@@ -266,7 +268,8 @@ def _check_logits(term, features, targets):
                 )
 
 
-def _are_probabilities(value):
+def are_probabilities(value):
+    """Whether the values are non-negative and sum to one along the last axis."""
     value = np.asarray(value, "float32")
     if value.ndim < 2 or value.shape[-1] < 2 or (value < 0).any():
         return False
@@ -280,7 +283,7 @@ def _check_labels(distiller, batch, output):
     if name not in CATEGORICAL or not tf.is_tensor(output):
         return
     from_logits = getattr(loss, "from_logits", False)
-    if from_logits == (logits_of(output) is not output or _are_probabilities(output)):
+    if from_logits == (logits_of(output) is not output or are_probabilities(output)):
         gives, needs = ("logits", True) if not from_logits else ("probabilities", False)
         raise ValueError(
             f"The student gives {gives}: `compile` needs a loss with `from_logits={needs}`. "

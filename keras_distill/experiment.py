@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_distill import export, report
+from keras_distill.data import in_experiment
 from keras_distill.distiller import Distiller
 
 ARMS = ("alone", "distilled")
@@ -72,7 +73,8 @@ class Experiment:
         if not self.seeds:
             raise ValueError(f"`seeds` must name at least one seed. Received: seeds={seeds!r}")
 
-    def run(self, folder, *, overwrite=False, resume=False, command=None, callbacks=None):
+    def run(self, folder, *, overwrite=False, resume=False, command=None, callbacks=None,
+            cache=None):  # fmt: skip
         """Trains all arms, compares them on the test split and writes everything to `folder`.
 
         Each trained model is written at once. An interrupted run goes on with `resume=True`:
@@ -85,6 +87,8 @@ class Experiment:
             resume: Whether to go on with the run in `folder`.
             command: The command line, for the report.
             callbacks: A function without arguments that makes callbacks for each `fit`.
+            cache: A folder of the teacher's targets on the training split, from which the students
+                train; where it holds none they are written first. By default the teacher is run.
 
         Returns:
             The results, as `report.json` holds them.
@@ -92,9 +96,11 @@ class Experiment:
         folder = pathlib.Path(folder)
         self._open(folder, overwrite, resume)
         self._train_teacher(folder, callbacks)
+        if cache is not None:
+            in_experiment.prepare(self, _load(folder, "teacher"), cache)
         for seed in self.seeds:
             for arm in ARMS:
-                self._train_student(folder, arm, seed, callbacks)
+                self._train_student(folder, arm, seed, callbacks, cache)
         return self._finish(folder, command)
 
     # The run's folder
@@ -131,7 +137,7 @@ class Experiment:
         teacher.compile(self.teacher_optimizer(), self.loss, metrics=self._new_metrics())
         self._fit(folder, "teacher", teacher, teacher, train, self.teacher_epochs, callbacks)
 
-    def _train_student(self, folder, arm, seed, callbacks):
+    def _train_student(self, folder, arm, seed, callbacks, cache=None):
         key = f"{arm}-{seed}"
         if _is_trained(folder, key):
             return
@@ -142,6 +148,8 @@ class Experiment:
         model = student = self.student()
         if arm == "distilled":
             terms = self.terms(student, teacher) if callable(self.terms) else self.terms
+            if cache is not None:
+                teacher, train = in_experiment.from_cache(train, cache)
             model = Distiller(student, teacher=teacher, terms=terms, alpha=self.alpha)
         model.compile(self.optimizer(), self.loss, metrics=self._new_metrics())
         self._fit(folder, key, model, student, train, self.epochs, callbacks)

@@ -18,6 +18,7 @@ class PairwiseLoss(DistillationLoss):
 
     expects_logits = True
     across_batch = True
+    takes_top_k = True
     floor = 1e-9  # below it, and closer than it, the teacher's probabilities do not count
 
     def call(self, y_true, y_pred, mask=None):

@@ -50,6 +50,8 @@ class Divergence(SoftenedLoss):
         **kwargs: as in `keras.losses.Loss`.
     """
 
+    takes_top_k = True
+
     def __init__(self, temperature=1.0, compensate=True, **kwargs):
         super().__init__(temperature, **kwargs)
         self.compensate = compensate
