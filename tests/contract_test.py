@@ -437,7 +437,9 @@ every_teacher = pytest.mark.parametrize("name", TEACHERS)
 
 
 def teacher_named(name):
-    return MAKERS.get(name, lambda kind: kind())(TEACHERS[name])
+    teacher = MAKERS.get(name, lambda kind: kind())(TEACHERS[name])
+    teacher.begin(model_of())
+    return teacher
 
 
 def targets_of(teacher, paths=("output", "hint")):

@@ -17,7 +17,7 @@ tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfigur
 
 from families import CLASSES, each, family, leaves  # noqa: E402
 
-from keras_distill import Distiller, Term, losses  # noqa: E402
+from keras_distill import Distiller, EMATeacher, Term, losses, models, recipes  # noqa: E402
 
 STRATEGY = tf.distribute.MirroredStrategy(
     ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
@@ -179,6 +179,30 @@ def evaluate(strategy):
     return distiller.evaluate(x["x"], y, batch_size=8, verbose=0, return_dict=True)
 
 
+def online(strategy):
+    """A cohort with rates of its own and a mean teacher: all their weights after two epochs."""
+    x, y, _ = data(11, lambda random, size: random.integers(0, CLASSES, size))
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        members = {
+            name: keras.Sequential([keras.Input((5,)), keras.layers.Dense(CLASSES)])
+            for name in ("teacher", "student")
+        }
+        cohort = models.cohort(**members)
+        fill(cohort.trainable_variables, 4)
+        mean = EMATeacher(lambda step: 0.5 + 0.1 * keras.ops.cast(step, "float32"))
+        term = Term("mse", student="output:student", teacher="output:student", source="mean",
+                    name="consistency")  # fmt: skip
+        distiller = Distiller(
+            cohort, teacher={"mean": mean}, terms=[*recipes.online(back=0.5), term], alpha=1.0
+        )
+        adamw = keras.optimizers.AdamW(0.05, weight_decay=0.1)
+        distiller.compile(
+            models.scale_learning_rates(adamw, {cohort.teacher: 0.25}), jit_compile=False
+        )
+    distiller.fit(x["x"], y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    return [*cohort.get_weights(), *mean.model.get_weights(), mean.step.numpy()]
+
+
 def compare(**arguments):
     one, one_logs = train(None, **arguments)
     two, two_logs = train(STRATEGY, **arguments)
@@ -223,4 +247,7 @@ if __name__ == "__main__":
     report = {name: compare(**arguments) for name, arguments in CASES.items()}
     report["heads"] = list(HEADS)
     report["evaluate"] = [evaluate(None), evaluate(STRATEGY)]
+    report["online"] = [
+        float(np.abs(one - two).max()) for one, two in zip(online(None), online(STRATEGY))
+    ]
     print(json.dumps(report))

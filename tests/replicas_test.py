@@ -55,3 +55,8 @@ def test_two_replicas_evaluate_as_one(report):
     one, two = report["evaluate"]
     assert {*one} == {*two} and {"loss"} <= {*one}
     assert not apart({name: abs(value - two[name]) for name, value in one.items()}, 1e-6)
+
+
+def test_cohorts_their_rates_and_mean_teachers_train_as_one(report):
+    assert len(report["online"]) == 2 * 4 + 1
+    assert max(report["online"]) <= 1e-6

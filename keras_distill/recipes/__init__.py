@@ -21,11 +21,13 @@ from keras_distill.recipes.offline import (
     standardized,
     variational,
 )
+from keras_distill.recipes.schemes import be_your_own_teacher, kdcl, mutual, one, online
 from keras_distill.recipes.transformers import distilbert, minilm, patient, tinybert
 
 __all__ = [
     "alignment",
     "attention_transfer",
+    "be_your_own_teacher",
     "channel_wise",
     "contrastive",
     "correlation",
@@ -35,11 +37,15 @@ __all__ = [
     "embedding",
     "fitnets",
     "hinton",
+    "kdcl",
     "masked_generation",
     "match_layers",
     "minilm",
     "multi_level",
+    "mutual",
     "neuron_selectivity",
+    "one",
+    "online",
     "patient",
     "probabilistic",
     "relational",
