@@ -22,8 +22,8 @@ FLOORS = {
     2: ["term", "teachers", "models"],
     3: ["distiller", "building", "guard", "first_batch"],
     4: ["callbacks", "data", "recipes", "export"],
-    5: ["report", "report_page"],
-    6: ["experiment"],
+    5: ["report", "report_page", "run_folder"],
+    6: ["experiment", "experiment_file", "comparison"],
     7: ["cli", "__main__"],
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
@@ -31,6 +31,7 @@ FLOOR = {module: floor for floor, modules in FLOORS.items() for module in module
 ONE_SUBJECT = [
     {"distiller", "building", "guard", "first_batch"},
     {"report", "report_page"},
+    {"experiment", "experiment_file", "comparison"},
     {"cli", "__main__"},
 ]
 WITHOUT_TENSORFLOW = ["batch", "schedules", "losses", "projectors"]

@@ -17,13 +17,17 @@ def parser():
     parser.add_argument("--out", required=True, metavar="DIR", help="where the run is written")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
-    what.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    what.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in DIR, with its options; more seeds may be added",
+    )
     return parser
 
 
 def act(arguments):
     """Runs the experiment; an interruption leaves a run that can be resumed."""
-    from keras_distill.experiment import RUN
+    from keras_distill.run_folder import RUN
 
     held = os.path.exists(os.path.join(arguments.out, RUN))
     if held and not (arguments.overwrite or arguments.resume):

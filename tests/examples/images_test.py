@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from keras_distill.experiment import load_experiment
+from keras_distill.experiment_file import load_experiment
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
