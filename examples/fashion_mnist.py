@@ -3,8 +3,8 @@
 
 Fashion-MNIST has 60,000 grey images of 28 x 28 pixels in ten classes of clothing, and 10,000
 more for the test. Here a convolutional teacher of 240,000 parameters is trained first. Then one
-student with a forty-eighth of its parameters is trained twice with the same initial weights, the same
-order of the data and the same twenty epochs: alone on the labels, and distilled.
+student with a forty-eighth of its parameters is trained twice with the same initial weights, the
+same order of the data and the same twenty epochs: alone on the labels, and distilled.
 
     python -m keras_distill train --experiment=examples/fashion_mnist.py \
         --data=DIR --out=runs/fashion_mnist --set seeds=1

@@ -1,5 +1,6 @@
 """An experiment: one student trained alone and distilled, over several seeds, and compared."""
 
+import inspect
 import re
 import sys
 import time
@@ -57,7 +58,7 @@ class Experiment:
             raise ValueError(f"`name` must be usable as a folder's name. Received: name={name!r}")
         self.name, self.terms, self.loss, self.metrics = name, terms, loss, metrics
         self.student, self.teacher = _maker("student", student), _maker("teacher", teacher)
-        self.data, self.optimizer = _maker("data", data), _maker("optimizer", optimizer)
+        self.data, self.optimizer = _maker("data", data, "split"), _maker("optimizer", optimizer)
         self.teacher_optimizer = _maker("teacher_optimizer", teacher_optimizer or optimizer)
         self.alpha = check("alpha", alpha, low=0, high=1)
         self.epochs = _count("epochs", epochs, 1)
@@ -120,7 +121,7 @@ class Experiment:
             _check_loads(name, model)
         model = self._distiller(student, teacher)
         self._compile(model, self.optimizer)
-        model.fit(self.data("train"), epochs=0, verbose=0)
+        model.fit(self.data("train"), epochs=0, shuffle=False, verbose=0)
 
     def _train_teacher(self, run, callbacks):
         keras.utils.set_random_seed(self.seeds[0])
@@ -170,12 +171,21 @@ class Experiment:
         return {"history": logs, "seconds": time.time() - started}
 
 
-def _maker(name, function):
+def _maker(name, function, *takes):
     """The function, if it is one: a model or an optimizer can be called too, but makes none."""
     made = isinstance(function, (keras.Model, keras.optimizers.Optimizer))
-    if made or not callable(function):
-        raise TypeError(f"`{name}` must be a function. Received: {name}={function!r}")
+    if made or not callable(function) or not _accepts(function, takes):
+        what = f"of {takes[0]!r}" if takes else "without arguments"
+        raise TypeError(f"`{name}` must be a function {what}. Received: {name}={function!r}")
     return function
+
+
+def _accepts(function, arguments):
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def _count(name, value, least):

@@ -21,7 +21,7 @@ FLOORS = {
     1: ["losses", "projectors"],
     2: ["term", "teachers", "models"],
     3: ["distiller", "building", "guard", "first_batch"],
-    4: ["callbacks", "data", "recipes", "export"],
+    4: ["callbacks", "data", "recipes", "export", "export_check"],
     5: ["report", "report_page", "run_folder"],
     6: ["experiment", "experiment_file", "comparison"],
     7: ["cli", "__main__"],
@@ -30,6 +30,7 @@ FLOOR = {module: floor for floor, modules in FLOORS.items() for module in module
 # These may import each other.
 ONE_SUBJECT = [
     {"distiller", "building", "guard", "first_batch"},
+    {"export", "export_check"},
     {"report", "report_page"},
     {"experiment", "experiment_file", "comparison"},
     {"cli", "__main__"},
