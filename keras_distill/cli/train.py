@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 
-from keras_distill.cli import program
+from keras_distill.cli import program, quiet
 from keras_distill.cli.main import VERBS
 
 EXAMPLE = "python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart"
@@ -27,6 +27,7 @@ def parser():
 
 def act(arguments):
     """Runs the experiment; an interruption leaves a run that can be resumed."""
+    quiet.import_keras(program.verbose())
     from keras_distill.run_folder import RUN
 
     held = os.path.exists(os.path.join(arguments.out, RUN))
