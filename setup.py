@@ -28,7 +28,8 @@ setup(
         "tfds": TFDS,
         "examples": EXAMPLES,
         "export": [],
-        "dev": ["pytest>=8", "pytest-xdist", "ruff", *EXAMPLES, *NLP],
+        "beam": ["apache-beam>=2.77"],
+        "dev": ["pytest>=8", "pytest-xdist", "ruff", "tensorboard", *EXAMPLES, *NLP],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
     classifiers=[

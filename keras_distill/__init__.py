@@ -11,10 +11,13 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "callbacks",
+    "data",
     "experiment",
     "export",
     "losses",
+    "models",
     "projectors",
+    "recipes",
     "report",
     "schedules",
     "taps",
@@ -23,9 +26,12 @@ _MODULES = (
 _NAMES = {
     "Batch": "batch",
     "Supervision": "batch",
+    "TopK": "batch",
     "Distiller": "distiller",
     "Experiment": "experiment",
     "CachedTeacher": "teachers",
+    "EMATeacher": "teachers",
+    "EnsembleTeacher": "teachers",
     "ModelTeacher": "teachers",
     "Teacher": "teachers",
     "Term": "term",

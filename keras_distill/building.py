@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_distill import first_batch, schedules, taps
-from keras_distill.batch import Batch
+from keras_distill.batch import Batch, TopK
 from keras_distill.term import logits_of
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
@@ -76,6 +76,13 @@ def check_names(distiller):
             raise ValueError(f"A compiled metric is named `{term.name}`: give the term a `name`.")
 
 
+def reducible(distiller, logs):
+    """Under several workers Keras averages logs along an axis, which scalars do not have."""
+    if not isinstance(distiller._distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return logs
+    return keras.tree.map_structure(lambda value: tf.reshape(value, (1,)), logs)
+
+
 def student_paths(terms):
     """What the terms read in the student, each path once."""
     paths = [[t.student, t.teacher] if t.source == "self" else t.student for t in terms]
@@ -125,6 +132,7 @@ def look(distiller, batch):
     Runs eagerly and in inference mode, and leaves the student's state as it was.
     """
     batch = keras.tree.map_structure(_tensor, batch)
+    distiller.first_batch = batch  # for callbacks that measure on a batch
     student = distiller.student
     before = [(v, v.numpy()) for v in student.non_trainable_variables]
     with schedules.at(0):
@@ -132,6 +140,7 @@ def look(distiller, batch):
         targets = distiller._targets(batch, features)
         distiller.built = True
         _check_finite(targets)
+        _check_knobs(distiller)
         for term in unbuilt(distiller):
             distiller.projectors.update(term.build(student, features, targets[term.source]))
             distiller.built_terms.append(term)
@@ -146,9 +155,15 @@ def look(distiller, batch):
         variable.assign(value)
 
 
-def suspects(label, measured, targets):
+def suspects(distiller, label, measured, targets):
     """What to look at, by name, when a total is not finite; the causes first."""
+    step = distiller.optimizer.iterations
     found = {
+        knob: knob.within(step)
+        for knob in schedules.knobs(distiller._share(), distiller.terms)
+        if not schedules.is_number(knob.value)
+    }
+    found |= {
         f"the output of `{source}` at `{path}`": value
         for source, values in targets.items()
         for path, value in values.items()
@@ -177,21 +192,28 @@ def metrics_of_outputs(student, metrics):
 def described(distiller):
     """Teachers and terms, a line each."""
     student = distiller.student
-    lines = [f"Distiller: {student.name}, {student.count_params():,} parameters"]
+    lines = [f"Distiller: {student.name}{_size(student)}"]
     for key, teacher in distiller.teachers.items():
         if key != "self":
             model = getattr(teacher, "model", None)
-            built = getattr(model, "built", False)
-            size = f", {model.count_params():,} parameters" if built else ""
             name = getattr(model, "name", type(teacher).__name__)
-            lines.append(f"  teacher `{key}`: {name}{size}")
+            lines.append(f"  teacher `{key}`: {name}{_size(model)}")
     for term in distiller.terms:
-        weight = term.weight if schedules.is_number(term.weight) else type(term.weight).__name__
+        fixed = schedules.is_number(term.weight) or isinstance(term.weight, keras.Variable)
+        weight = (
+            f"{schedules.number_at(term.weight, 0):.6g}" if fixed else type(term.weight).__name__
+        )
         lines.append(
             f"  term `{term.name}`: {term.loss.name}, student {term.student} <- {term.source} "
             f"{term.teacher}, weight {weight}, projector {term.projector or 'none'}"
         )
     return "\n".join(lines)
+
+
+def _size(model):
+    if not isinstance(model, keras.layers.Layer):
+        return ""
+    return f", {model.count_params():,} parameters" if model.built else ", not built"
 
 
 def _tensor(value):
@@ -222,15 +244,23 @@ def _check_finite(targets):
                     raise ValueError(f"NaN in the output of `{source}` at `{path}`, at step 0.")
 
 
+def _check_knobs(distiller):
+    for knob in schedules.knobs(distiller._share(), distiller.terms):
+        if np.isnan(knob.within(0)):
+            raise knob.error(0)
+
+
 def _check_logits(term, features, targets):
     """A softmax must not be softened twice."""
     sides = {"student": features, "teacher": targets}
     for side, values in sides.items():
         for path in keras.tree.flatten(getattr(term, side)):
             value = values[path]
+            if isinstance(value, TopK):
+                continue
             if logits_of(value) is not value:
                 print(f"`{term.name}`: the {side}'s `{path}` ends in a softmax; its logits count.")
-            elif _are_probabilities(value):
+            elif are_probabilities(value):
                 raise ValueError(
                     f"`{term.name}` takes logits, but the {side}'s `{path}` gives probabilities: "
                     "the first batch is non-negative and sums to one. Take the softmax out of the "
@@ -238,7 +268,8 @@ def _check_logits(term, features, targets):
                 )
 
 
-def _are_probabilities(value):
+def are_probabilities(value):
+    """Whether the values are non-negative and sum to one along the last axis."""
     value = np.asarray(value, "float32")
     if value.ndim < 2 or value.shape[-1] < 2 or (value < 0).any():
         return False
@@ -252,7 +283,7 @@ def _check_labels(distiller, batch, output):
     if name not in CATEGORICAL or not tf.is_tensor(output):
         return
     from_logits = getattr(loss, "from_logits", False)
-    if from_logits == (logits_of(output) is not output or _are_probabilities(output)):
+    if from_logits == (logits_of(output) is not output or are_probabilities(output)):
         gives, needs = ("logits", True) if not from_logits else ("probabilities", False)
         raise ValueError(
             f"The student gives {gives}: `compile` needs a loss with `from_logits={needs}`. "

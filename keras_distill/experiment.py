@@ -8,6 +8,7 @@ import time
 import keras
 
 from keras_distill.comparison import ARMS, compare
+from keras_distill.data import in_experiment
 from keras_distill.distiller import Distiller
 from keras_distill.run_folder import RunFolder, described
 from keras_distill.schedules import check
@@ -67,7 +68,8 @@ class Experiment:
         self.seeds = _seeds(seeds)
         self.origin = {}  # the file and the options that it was read with, as `run.json` holds them
 
-    def run(self, folder, *, overwrite=False, resume=False, command=None, callbacks=None):
+    def run(self, folder, *, overwrite=False, resume=False, command=None, callbacks=None,
+            cache=None):  # fmt: skip
         """Trains all arms, compares them on the test split and writes everything to `folder`.
 
         Each trained model is written at once. An interrupted run goes on with `resume=True`:
@@ -81,6 +83,8 @@ class Experiment:
             resume: Whether to go on with the run in `folder`.
             command: The command line, for the report.
             callbacks: A function without arguments that makes callbacks for each `fit`.
+            cache: A folder of the teacher's targets on the training split, from which the students
+                train; where it holds none they are written first. By default the teacher is run.
 
         Returns:
             The results, as `report.json` holds them.
@@ -91,14 +95,17 @@ class Experiment:
             TypeError: `student` or `teacher` returns no model, or one that cannot be loaded again.
         """
         run = RunFolder(folder)
-        run.open(self._settings(), overwrite=overwrite, resume=resume)
+        settings = {**self._settings(), "cached": cache is not None}
+        run.open(settings, overwrite=overwrite, resume=resume)
         if not run.is_trained("teacher"):
             self._rehearse()
             self._train_teacher(run, callbacks)
+        if cache is not None:
+            in_experiment.prepare(self, run.model("teacher"), cache)
         for seed in self.seeds:
             for arm in ARMS:
                 if not run.is_trained(f"{arm}-{seed}"):
-                    self._train_student(run, arm, seed, callbacks)
+                    self._train_student(run, arm, seed, callbacks, cache)
         about = {"name": self.name, "settings": self._described(), "command": command or ""}
         return compare(run, about, self.seeds, self.data)
 
@@ -135,22 +142,25 @@ class Experiment:
         self._compile(teacher, self.teacher_optimizer)
         run.keep("teacher", teacher, self._fit(teacher, train, self.teacher_epochs, callbacks))
 
-    def _train_student(self, run, arm, seed, callbacks):
+    def _train_student(self, run, arm, seed, callbacks, cache):
         teacher = run.model("teacher") if arm == "distilled" else None
         print(f"Training the student, {arm}, seed {seed}, for {self.epochs} epochs.", flush=True)
         keras.utils.set_random_seed(seed)
         train = self.data("train")
         student = _model("student", self.student())
-        model = student if teacher is None else self._distiller(student, teacher)
+        model = student
+        if teacher is not None:
+            cached, train = in_experiment.from_cache(train, cache) if cache else (None, train)
+            model = self._distiller(student, teacher, cached)
         self._compile(model, self.optimizer)
         run.keep(f"{arm}-{seed}", student, self._fit(model, train, self.epochs, callbacks))
 
     def _new_teacher(self):
         return _model("teacher", self.teacher())
 
-    def _distiller(self, student, teacher):
+    def _distiller(self, student, teacher, cached=None):
         terms = self.terms(student, teacher) if callable(self.terms) else self.terms
-        return Distiller(student, teacher=teacher, terms=terms, alpha=self.alpha)
+        return Distiller(student, teacher=cached or teacher, terms=terms, alpha=self.alpha)
 
     def _compile(self, model, optimizer):
         metrics = self.metrics() if callable(self.metrics) else list(self.metrics)

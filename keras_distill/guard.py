@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_distill import first_batch
+from keras_distill.schedules import Knob
 
 
 class Guard:
@@ -36,12 +37,15 @@ class Guard:
             gradients, variables: what `optimizer.apply_gradients` takes.
             restored: variables that the forward pass has changed, and their values before.
             total: the scalar to minimize.
-            suspects: `{name: structure of tensors}`, looked at only after a fault.
+            suspects: `{name: structure of tensors}`, looked at only after a fault; a `Knob` in
+                the place of a name is looked at in every step.
         """
         suspects = {name: _floats(value) for name, value in list(suspects.items())[:61]}
         self.culprits = [*suspects, "the gradients"]
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        fine = tf.logical_and(_finite([total]), scaled or _all_finite(gradients))
+        knobs = [value[0] for name, value in suspects.items() if isinstance(name, Knob)]
+        fine = _finite([total, *knobs])
+        fine = tf.logical_and(fine, scaled or _all_finite(gradients))
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync > 1:
             bad = context.all_reduce("SUM", tf.cast(tf.logical_not(fine), tf.int32))
@@ -91,6 +95,8 @@ class Guard:
         for fault in _components(self.fault):
             fault.assign(0)
         names = [name for i, name in enumerate(self.culprits) if any(f >> i & 1 for f in faults)]
+        if isinstance(names[0], Knob):
+            raise names[0].error(step)
         if len(names) > 1 and names[-1] == self.culprits[-1]:
             names.pop()  # a replica without a culprit of its own
         raise ValueError(

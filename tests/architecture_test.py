@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # A module or folder that is not in this table may not exist: put a new one on its floor here.
 FLOORS = {
-    0: ["batch", "taps", "schedules"],
+    0: ["batch", "feature_maps", "taps", "schedules"],
     1: ["losses", "projectors"],
     2: ["term", "teachers", "models"],
     3: ["distiller", "building", "guard", "first_batch"],
@@ -35,7 +35,7 @@ ONE_SUBJECT = [
     {"experiment", "experiment_file", "comparison"},
     {"cli", "__main__"},
 ]
-WITHOUT_TENSORFLOW = ["batch", "schedules", "losses", "projectors"]
+WITHOUT_TENSORFLOW = ["batch", "feature_maps", "schedules", "losses", "projectors"]
 OPTIONAL = ["keras_hub", "keras_nlp", "tensorflow_datasets", "matplotlib", "sklearn"]
 
 

@@ -132,6 +132,52 @@ def test_a_step_that_is_not_finite_keeps_the_last_good_weights(settings):
     distiller.fit(X, Y, verbose=0)  # and training goes on
 
 
+def grows(start, by):
+    return lambda step: start + by * keras.ops.cast(step, "float32")
+
+
+STRAYED = {
+    "alpha": (lambda: {"alpha": grows(0.5, 0.2)}, r"`alpha` must be in \[0, 1\].*1.1"),
+    "weight": (
+        lambda: {"terms": [Term("mse", weight=grows(1.0, -0.4), name="hint")]},
+        "`hint_weight` must be non-negative.*-0.2",
+    ),
+    "temperature": (
+        lambda: {"terms": [Term(losses.KLDivergence(grows(3.0, -1.0)), name="kd")]},
+        "`kd_temperature` must be positive.*=0",
+    ),
+}
+
+
+@pytest.mark.parametrize("settings", [{}, {"steps_per_execution": 5}, {"jit_compile": True}])
+@pytest.mark.parametrize("case", STRAYED)
+def test_a_schedule_that_leaves_its_range_is_refused_at_its_step(case, settings):
+    arguments, message = STRAYED[case]
+    student = net()
+    inside = made(keras.models.clone_model(student), **arguments())
+    inside.student.set_weights(student.get_weights())
+    inside.fit(X[:24], Y[:24], batch_size=8, shuffle=False, verbose=0)  # steps 0 to 2
+    distiller = Distiller(student, teacher=inside.teachers["teacher"], **arguments())
+    distiller.compile("sgd", CE, **settings)
+    with pytest.raises(ValueError, match=f"{message}.* step 3"):
+        distiller.fit(np.tile(X, (2, 1)), np.tile(Y, 2), batch_size=8, shuffle=False, verbose=0)
+    assert int(distiller.optimizer.iterations) == 3
+    for one, other in zip(weights(student), weights(inside.student)):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_schedule_that_starts_outside_its_range_is_refused_before_the_first_step():
+    distiller = made(alpha=grows(1.2, -0.1))
+    with pytest.raises(ValueError, match=r"alpha.*1.2.*step 0"):
+        distiller.fit(X, Y, verbose=0)
+    assert int(distiller.optimizer.iterations) == 0
+
+
+def test_a_schedule_may_end_at_its_limit():
+    decay = keras.optimizers.schedules.PolynomialDecay(0.3, 3, 1.0)
+    made(alpha=decay).fit(X, Y, batch_size=4, verbose=0)
+
+
 def test_label_free():
     distiller = Distiller(net(), teacher=net(8))
     distiller.compile("adam", metrics=["accuracy"])
@@ -225,3 +271,21 @@ def test_the_summary_tells_where_each_term_is_tapped(capsys):
     made(teacher=net(8, name="big"), terms=[hint]).summary()
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("big", "hint", "student hidden <- teacher hidden"))
+
+
+class Unbuilt(keras.Model):
+    def __init__(self):
+        super().__init__(name="unbuilt")
+        self.head = layers.Dense(3)
+
+    def call(self, x):
+        return self.head(x)
+
+
+def test_the_summary_of_a_student_that_is_not_built(capsys):
+    distiller = made(Unbuilt())
+    distiller.summary()
+    assert "Distiller: unbuilt, not built" in capsys.readouterr().out
+    distiller.fit(X, Y, verbose=0)
+    distiller.summary()
+    assert "Distiller: unbuilt, 21 parameters" in capsys.readouterr().out

@@ -1,5 +1,19 @@
 """Callbacks for a distiller's `fit`."""
 
+from keras_distill.callbacks.balance_terms import BalanceTerms
+from keras_distill.callbacks.cka_heat_map import cka_heat_map
+from keras_distill.callbacks.feature_hook import FeatureHook
+from keras_distill.callbacks.schedule_logger import ScheduleLogger
+from keras_distill.callbacks.self_distillation import SelfDistillation
+from keras_distill.callbacks.student_checkpoint import StudentCheckpoint
 from keras_distill.callbacks.teacher_agreement import TeacherAgreement
 
-__all__ = ["TeacherAgreement"]
+__all__ = [
+    "BalanceTerms",
+    "FeatureHook",
+    "ScheduleLogger",
+    "SelfDistillation",
+    "StudentCheckpoint",
+    "TeacherAgreement",
+    "cka_heat_map",
+]

@@ -5,6 +5,7 @@ import sys
 
 VERBS = {
     "train": "train a teacher and a student, alone and distilled, and compare them",
+    "cache": "write a teacher's targets to disk, verify or describe them",
     "evaluate": "measure a saved student on an experiment's data",
     "export": "write a saved student as a SavedModel for TF Serving",
     "layers": "print every layer of a saved model, as a term taps it",

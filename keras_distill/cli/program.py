@@ -67,9 +67,9 @@ def _users_folder(arguments):
     return None if file is None else os.path.dirname(os.path.abspath(file))
 
 
-def add_experiment(parser):
+def add_experiment(parser, required=True):
     """The arguments that choose an experiment and its options."""
-    parser.add_argument("--experiment", required=True, metavar="FILE",
+    parser.add_argument("--experiment", required=required, metavar="FILE",
                         help="a Python file that defines `experiment(**options)`")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="an option of the experiment; may be repeated")  # fmt: skip

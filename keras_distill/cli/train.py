@@ -15,6 +15,8 @@ def parser():
     parser = program.Parser("train", VERBS["train"], EXAMPLE)
     program.add_experiment(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="where the run is written")
+    parser.add_argument("--cache", metavar="DIR", help="train the students from the teacher's "
+                        "targets in DIR; they are written there first")  # fmt: skip
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
     what.add_argument(
@@ -40,6 +42,7 @@ def act(arguments):
             overwrite=arguments.overwrite,
             resume=arguments.resume,
             command=command(arguments),
+            cache=arguments.cache,
         )
     except KeyboardInterrupt:
         again = f"{command(arguments)} --resume"
@@ -55,4 +58,5 @@ def command(arguments):
         if getattr(arguments, name) is not None:
             words.append(f"--{name}={getattr(arguments, name)}")
     words += [word for pair in arguments.set for word in ("--set", pair)]
+    words += [f"--cache={arguments.cache}"] if arguments.cache else []
     return shlex.join([*words, f"--out={arguments.out}"])

@@ -1,0 +1,64 @@
+"""What the benchmarks share: clocks, the description of the machine, results as JSON."""
+
+import datetime
+import json
+import os
+import platform
+import time
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def now():
+    """CPU seconds of the process, all threads, and wall seconds."""
+    return np.array([time.process_time(), time.perf_counter()])
+
+
+class Clock(keras.callbacks.Callback):
+    """The time between the beginning and the end of an epoch or of an evaluation."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = now()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.taken = now() - self.start
+
+    def on_test_begin(self, logs=None):
+        self.start = now()
+
+    def on_test_end(self, logs=None):
+        self.taken = now() - self.start
+
+
+def timed(method, data):
+    """A function that runs one epoch by `fit` or `evaluate` and returns its time."""
+    clock = Clock()
+
+    def epoch():
+        with warnings.catch_warnings(action="ignore"):  # a dataset is not shuffled by `fit`
+            method(data, verbose=0, callbacks=[clock])
+        return clock.taken
+
+    return epoch
+
+
+def machine():
+    """What the numbers were taken on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpus": len(affinity(0)) if affinity else os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+
+
+def write_json(path, **results):
+    """Results with the machine beside them."""
+    with open(path, "w") as file:
+        json.dump({"machine": machine(), **results}, file, indent=1)

@@ -1,0 +1,109 @@
+"""Which layers of a student show what which layers of its teacher show."""
+
+import keras
+import numpy as np
+
+from keras_distill import taps
+from keras_distill.batch import Batch
+from keras_distill.teachers import ModelTeacher, Teacher
+
+
+def cka_heat_map(student, teacher, x, filepath=None, *, student_paths=None, teacher_paths=None):
+    """Linear CKA of every pair of layers, as a matrix and, given a `filepath`, as a picture.
+
+    `cka(X, Y) = <XX', YY'> / (|XX'| |YY'|)` of features that are flattened to one row an example
+    and centered: in [0, 1], 1 where the features are equal up to rotation and scale. With few
+    examples for the features' width it comes out too high: take some hundred.
+
+    Args:
+        student: a built Keras model.
+        teacher: a built Keras model or a `Teacher`.
+        x: a batch of inputs.
+        filepath: where to write a PNG (or what else the ending says). Defaults to `None`: no
+            picture. It needs matplotlib.
+        student_paths: the layers to show. Defaults to those with weights, normalizations left out.
+        teacher_paths: the same for the teacher; a teacher that is no Keras model needs them.
+
+    Returns:
+        `(cka, student_paths, teacher_paths)`, `cka` of shape (teacher's layers, student's).
+
+    Raises:
+        ValueError: where no layer is found to show.
+
+    Example:
+
+    ```python
+    cka, _, _ = cka_heat_map(student, teacher, x_valid[:512], "cka.png")
+    ```
+
+    Reference:
+        - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)
+    """
+    source = teacher if isinstance(teacher, Teacher) else ModelTeacher(teacher)
+    student_paths = student_paths or _layers(student)
+    teacher_paths = teacher_paths or _layers(getattr(source, "model", None))
+    batch = Batch(keras.tree.map_structure(keras.ops.convert_to_tensor, x), None, None, None)
+    features = taps.run(student, batch.x, student_paths)
+    targets = source.targets(batch, features, teacher_paths)
+    ours = [_gram(features[path]) for path in student_paths]
+    theirs = [_gram(targets[path]) for path in teacher_paths]
+    cka = np.array([[np.sum(one * other) for one in ours] for other in theirs])
+    if filepath is not None:
+        _draw(cka, student_paths, teacher_paths, filepath)
+    return cka, student_paths, teacher_paths
+
+
+def linear_cka(x, y):
+    """Linear CKA of two features of the same examples, (batch, ...) each."""
+    return float(np.sum(_gram(x) * _gram(y)))
+
+
+def _gram(feature):
+    """The products of the centered examples, as a matrix of length one; zero if all are alike."""
+    rows = rows_of(feature)
+    rows = rows - rows.mean(axis=0)
+    gram = rows @ rows.T
+    length = np.linalg.norm(gram)
+    return gram / length if length > 0 else gram
+
+
+def rows_of(feature):
+    """A feature as one row of numbers an example."""
+    array = keras.ops.convert_to_numpy(keras.ops.cast(feature, "float32"))
+    return array.reshape(len(array), -1).astype("float64")
+
+
+def _layers(model):
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError("A teacher that is no Keras model has no layers to find: give paths.")
+    shapes = taps.shapes(model)
+    found = [path for path, shape in shapes.items() if _shows(model, path, shape, shapes)]
+    if not found:
+        raise ValueError(f"`{model.name}` has no layers with weights: give paths.")
+    return found
+
+
+def _shows(model, path, shape, paths):
+    if taps.is_edge(path) or not isinstance(shape, tuple) or len(shape) < 2:
+        return False
+    layer = taps.find_layer(model, path)
+    inner = any(other.startswith(f"{path}/") for other in paths)
+    return bool(layer.weights) and not inner and "Normalization" not in type(layer).__name__
+
+
+def _draw(cka, student_paths, teacher_paths, filepath):
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "A picture needs matplotlib: run `pip install keras_distill[examples]`."
+        ) from error
+    size = [3 + 0.35 * len(paths) for paths in (student_paths, teacher_paths)]
+    figure = Figure(figsize=size, layout="constrained")
+    axis = figure.add_subplot()
+    image = axis.imshow(cka, vmin=0, vmax=1, origin="lower", cmap="magma", aspect="auto")
+    axis.set_xticks(range(len(student_paths)), student_paths, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(teacher_paths)), teacher_paths, fontsize=7)
+    axis.set(xlabel="student", ylabel="teacher", title="linear CKA")
+    figure.colorbar(image)
+    figure.savefig(filepath, dpi=150)

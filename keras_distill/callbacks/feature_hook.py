@@ -1,0 +1,141 @@
+"""Hooks a layer of the student and a layer of its teacher during one `fit`."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_distill import taps
+from keras_distill.batch import Batch
+from keras_distill.callbacks.cka_heat_map import linear_cka, rows_of
+from keras_distill.term import Term
+
+
+class FeatureHook(keras.callbacks.Callback):
+    """Compares a pair of layers: as a term of this `fit`, or only looking on.
+
+    With a `loss` it brings a feature term, which is attached when `fit` starts and detached when
+    it ends. Without one, or with a `probe`, it logs at each epoch's end, of a fixed batch:
+    `{name}_cka` (linear, see `cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
+    (the mean length of an example's feature), and, where both sides have one shape,
+    `{name}_cosine`, after the term's projector if it has one. Callbacks that read the logs
+    (`TensorBoard`, `CSVLogger`, `EarlyStopping`) stand behind it in the list.
+
+    Args:
+        student: the student's path (see `taps`).
+        teacher: the teacher's path.
+        loss: as in `Term`. Defaults to `None`: look on.
+        weight: the term's weight, as in `Term`. Defaults to `1.0`.
+        projector: as in `Term`. Defaults to `"auto"`, which makes none for a loss that takes
+            sides of different widths. A projector has weights, so that the hook must be there
+            at the first `fit` after `compile`.
+        source: the teacher's name. Defaults to `"teacher"`.
+        probe: a batch of inputs, `(x, y)`, or a `tf.data.Dataset`, of which the first batch
+            counts. Defaults to the first batch of the distiller's first `fit`.
+        name: the term's name, and how its logs begin. Defaults to the paths, joined by "_".
+
+    Raises:
+        ValueError: before the first step: for a path that does not exist or holds no single
+            tensor, and as `Term` does.
+
+    Example:
+
+    ```python
+    hint = FeatureHook("block_2", "block_4", loss="mse", name="hint")
+    look = FeatureHook("block_3", "block_6", probe=x_valid[:512])
+    distiller.fit(x, y, callbacks=[hint, look, keras.callbacks.TensorBoard()])
+    ```
+
+    Reference:
+        - [Romero et al., 2015](https://arxiv.org/abs/1412.6550)
+        - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)
+    """
+
+    def __init__(self, student, teacher, *, loss=None, weight=1.0, projector="auto",
+                 source="teacher", probe=None, name=None):  # fmt: skip
+        super().__init__()
+        self.student, self.teacher, self.source = student, teacher, source
+        self.name = name or _name(student, teacher)
+        self.terms = []
+        if projector == "auto" and not getattr(loss, "same_shape", True):
+            projector = None
+        if loss is not None:
+            term = Term(loss, student=student, teacher=teacher, source=source, weight=weight,
+                        projector=projector, name=self.name)  # fmt: skip
+            self.terms.append(term)
+        self.looks_on = loss is None or probe is not None
+        if self.looks_on and not (isinstance(student, str) and isinstance(teacher, str)):
+            raise ValueError(
+                "A `FeatureHook` that looks on takes one path on each side. Received: "
+                f"student={student}, teacher={teacher}"
+            )
+        self.probe = None if probe is None else _batch(probe)
+
+    def on_train_begin(self, logs=None):
+        if not self.looks_on:
+            return
+        if not hasattr(self.model, "teachers"):
+            raise TypeError(f"A `FeatureHook` looks at a `Distiller`. Received: {self.model!r}")
+        if self.source not in self.model.teachers:
+            names = ", ".join(self.model.teachers)
+            raise ValueError(f"`{self.name}`: no source `{self.source}`. There are: {names}.")
+        for side, value in zip(("student", "teacher"), self._pair()):
+            if not tf.is_tensor(value) or value.shape.rank < 2:
+                shapes = keras.tree.map_structure(lambda t: getattr(t, "shape", None), value)
+                raise ValueError(
+                    f"`{self.name}` looks at one tensor of shape (batch, ...) on each side. "
+                    f"Received: {side} {shapes}"
+                )
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.looks_on and logs is not None:
+            logs.update({f"{self.name}_{key}": value for key, value in self._measured().items()})
+
+    def _measured(self):
+        student, teacher = self._pair()
+        ours, theirs = rows_of(student), rows_of(teacher)
+        lengths = [np.linalg.norm(rows, axis=1) for rows in (ours, theirs)]
+        found = {
+            "cka": linear_cka(student, teacher),
+            "student_norm": float(lengths[0].mean()),
+            "teacher_norm": float(lengths[1].mean()),
+        }
+        projector = self.model.projectors.get(self.name) if self.terms else None
+        if projector is not None:
+            ours = rows_of(projector(student))
+        if ours.shape == theirs.shape:
+            found["cosine"] = _cosine(ours, theirs)
+        return found
+
+    def _pair(self):
+        """What both layers show on the probe."""
+        distiller, batch = self.model, self._probe()
+        paths = [self.student, *([self.teacher] if self.source == "self" else [])]
+        features = taps.run(distiller.student, batch.x, list(dict.fromkeys(paths)))
+        targets = distiller.teachers[self.source].targets(batch, features, [self.teacher])
+        return features[self.student], targets[self.teacher]
+
+    def _probe(self):
+        batch = self.probe or getattr(self.model, "first_batch", None)
+        if batch is None:
+            raise ValueError(
+                f"`{self.name}` has no batch to look at, since a distiller without terms keeps "
+                "none: give `probe`."
+            )
+        return batch
+
+
+def _batch(probe):
+    if isinstance(probe, tf.data.Dataset):
+        probe = next(iter(probe))
+    batch = Batch.unpack(probe) if isinstance(probe, tuple) else Batch(probe, None, None, None)
+    return batch._replace(x=keras.tree.map_structure(tf.convert_to_tensor, batch.x))
+
+
+def _name(student, teacher):
+    paths = [student] if student == teacher else [student, teacher]
+    return "_".join(str(path).replace("/", "_").replace(":", "_") for path in paths)
+
+
+def _cosine(ours, theirs):
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return float(np.mean(np.sum(ours * theirs, axis=1) / np.maximum(lengths, 1e-30)))

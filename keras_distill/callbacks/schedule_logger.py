@@ -1,0 +1,27 @@
+"""Alpha, weights and temperatures as they were."""
+
+import keras
+
+from keras_distill import schedules
+
+
+class ScheduleLogger(keras.callbacks.Callback):
+    """Logs alpha, the terms' weights and their temperatures at each epoch's end.
+
+    `alpha`, `{term}_weight` and `{term}_temperature` are the values of the epoch's last step.
+    Callbacks that read the logs (`TensorBoard`, `CSVLogger`) stand behind it in the list.
+
+    Example:
+
+    ```python
+    alpha = keras.optimizers.schedules.CosineDecay(0.9, decay_steps=10_000)
+    distiller = Distiller(student, teacher=teacher, alpha=alpha)
+    distiller.fit(x, y, callbacks=[ScheduleLogger(), keras.callbacks.CSVLogger("log.csv")])
+    ```
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        distiller = self.model
+        step = max(int(keras.ops.convert_to_numpy(distiller.optimizer.iterations)) - 1, 0)
+        for knob in schedules.knobs(distiller._share(), distiller.terms):
+            logs[knob.name] = schedules.number_at(knob.value, step)

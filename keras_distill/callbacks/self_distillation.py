@@ -1,0 +1,166 @@
+"""Terms from a model's deep exit to its shallow ones, for one `fit`."""
+
+import keras
+
+from keras_distill.losses import DistillationLoss, KLDivergence
+from keras_distill.schedules import is_number
+from keras_distill.term import Term
+
+
+class SelfDistillation(keras.callbacks.Callback):
+    """Lets shallow exits learn from the deepest during one `fit`, from some epoch on.
+
+    For each shallow exit `loss(z_deep, z_shallow)`, `z_deep` without its gradient, with a weight
+    of zero until the terms open: at `start_epoch` or, with a `margin`, after the first epoch from
+    `start_epoch - 1` on at whose end the deep exit leads every shallow one by it. They then stay
+    open. Nothing is traced anew. After `fit` the terms are gone.
+
+    Each exit's accuracy on the training data is logged as `"<exit>_accuracy"`, and
+    `"self_distillation"` is the weight of the terms.
+
+    After a restart, terms that a `margin` had opened wait for the end of the next epoch.
+
+    Args:
+        deep: the name of the output that teaches, such as `"final"`.
+        shallow: the names of the outputs that learn.
+        loss: a loss between outputs. Defaults to `KLDivergence(temperature=3)`.
+        hint: `{path of a shallow feature: path of a deep feature}`: they are compared by their
+            mean squared error, with an "auto" projector where widths differ, which needs an
+            optimizer that is not built yet. Defaults to `None`.
+        weight: the terms' weight when open, a non-negative number. Defaults to `1.0`.
+        start_epoch: the first epoch, counted from 0, in which they may be open. Defaults to `0`.
+        margin: by how much `monitor` of the deep exit must lead. Defaults to `None`: the epoch
+            alone decides.
+        monitor: what follows `"<exit>_"` in the logs: `"accuracy"`, or another compiled metric,
+            such as `"val_accuracy"` for `"val_<exit>_accuracy"`. Of a `"loss"` less is better.
+            Defaults to `"accuracy"` with a margin.
+        accuracy: whether to log the exits' accuracies, which needs labels. Defaults to `True`.
+
+    Raises:
+        ValueError: for arguments that do not fit, and after the first epoch if the logs have no
+            `monitor`.
+
+    Example:
+
+    ```python
+    callback = callbacks.SelfDistillation("final", ["exit_1", "exit_2"], start_epoch=5)
+    distiller = Distiller(net)
+    distiller.compile("adam", loss)
+    distiller.fit(x, y, epochs=20, callbacks=[callback])
+    ```
+
+    Reference:
+        - [Zhang et al., 2019](https://arxiv.org/abs/1905.08094)
+    """
+
+    def __init__(self, deep, shallow, *, loss=None, hint=None, weight=1.0, start_epoch=0,
+                 margin=None, monitor=None, accuracy=True):  # fmt: skip
+        super().__init__()
+        self.deep, self.shallow = deep, [shallow] if isinstance(shallow, str) else list(shallow)
+        self.weight, self.start_epoch = weight, start_epoch
+        self.margin, self.monitor = margin, monitor or "accuracy"
+        self.accuracy = accuracy
+        self._check(monitor)
+        self._weight = keras.Variable(0.0, trainable=False, name="self_distillation_weight")
+        self.terms = [*self._responses(loss), *self._hints(hint or {}), *self._accuracies()]
+        self._led = False
+
+    def on_train_begin(self, logs=None):
+        self._led = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        due = epoch >= self.start_epoch and (self.margin is None or self._led)
+        self._weight.assign(self.weight if due else 0.0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = {} if logs is None else logs
+        for term in self._measured:
+            logs[term.exit] = logs.pop(term.name)
+        logs["self_distillation"] = float(self._weight)
+        if self.margin is not None and not self._led and epoch >= self.start_epoch - 1:
+            self._led = self._lead(logs) >= self.margin
+
+    def on_train_end(self, logs=None):
+        self._weight.assign(0.0)
+
+    def _responses(self, loss):
+        loss = KLDivergence(temperature=3.0) if loss is None else loss
+        return [
+            Term(loss, student=f"output:{exit}", teacher=f"output:{self.deep}", source="self",
+                 weight=self._weight, name=f"{exit}_from_{self.deep}")
+            for exit in self.shallow
+        ]  # fmt: skip
+
+    def _hints(self, hint):
+        return [
+            Term("mse", student=shallow, teacher=deep, source="self", weight=self._weight,
+                 projector="auto", name=f"{shallow}_hint".replace("/", "_"))
+            for shallow, deep in hint.items()
+        ]  # fmt: skip
+
+    def _accuracies(self):
+        self._measured = []
+        for exit in [*self.shallow, self.deep] if self.accuracy else []:
+            path = f"output:{exit}"
+            term = Term(_Accuracy(), student=path, teacher=path, source="self", weight=0.0,
+                        mask=None, name=f"accuracy_of_{exit}")  # fmt: skip
+            term.exit = f"{exit}_accuracy"
+            self._measured.append(term)
+        return self._measured
+
+    def _lead(self, logs):
+        """How far the deep exit is ahead of the best shallow one."""
+        split, metric = "", self.monitor
+        if metric.startswith("val_"):
+            split, metric = "val_", metric.removeprefix("val_")
+        names = [f"{split}{exit}_{metric}" for exit in (self.deep, *self.shallow)]
+        missing = [name for name in names if name not in logs]
+        if missing:
+            raise ValueError(
+                f"`monitor` must be in the logs for every exit. Received: "
+                f"monitor={self.monitor}, and no {missing}. There are: {', '.join(logs)}."
+            )
+        deep, *shallow = (logs[name] for name in names)
+        return min(shallow) - deep if metric.endswith("loss") else deep - max(shallow)
+
+    def _check(self, monitor):
+        if not self.shallow or self.deep in self.shallow:
+            raise ValueError(
+                "`shallow` must name at least one exit other than `deep`. Received: "
+                f"deep={self.deep}, shallow={self.shallow}"
+            )
+        if not is_number(self.weight) or not self.weight >= 0:
+            raise ValueError(
+                f"`weight` must be a non-negative number. Received: weight={self.weight}"
+            )
+        if not isinstance(self.start_epoch, int) or self.start_epoch < 0:
+            raise ValueError(
+                "`start_epoch` must be a non-negative integer. Received: "
+                f"start_epoch={self.start_epoch}"
+            )
+        if self.margin is None and monitor is not None:
+            raise ValueError(f"`monitor` needs a `margin`. Received: monitor={monitor}")
+        if self.margin is not None and not is_number(self.margin):
+            raise ValueError(f"`margin` must be a number. Received: margin={self.margin}")
+        if self.margin is not None and self.monitor == "accuracy" and not self.accuracy:
+            raise ValueError('`monitor="accuracy"` needs `accuracy=True`.')
+
+
+class _Accuracy(DistillationLoss):
+    """One where the likeliest class is the label, else zero: measured, never minimized."""
+
+    def __init__(self):
+        super().__init__(name="accuracy")
+
+    def call(self, y_true, y_pred, labels):
+        ops = keras.ops
+        if labels is None:
+            raise ValueError(
+                "`SelfDistillation` logs accuracies, for which `fit` needs labels: give "
+                "`accuracy=False` to go without."
+            )
+        if labels.shape.rank == y_pred.shape.rank:
+            one_hot = labels.shape[-1] == y_pred.shape[-1]
+            labels = ops.argmax(labels, -1) if one_hot else ops.squeeze(labels, -1)
+        right = ops.equal(ops.argmax(y_pred, -1), ops.cast(labels, "int32"))
+        return ops.cast(right, y_pred.dtype)

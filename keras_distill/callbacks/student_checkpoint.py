@@ -1,0 +1,119 @@
+"""The best student so far, in a file of its own."""
+
+import math
+import os
+import warnings
+
+import keras
+import tensorflow as tf
+
+MORE = ("acc", "auc", "agreement", "cka", "precision", "recall", "f1", "iou", "bleu")
+LESS = ("loss", "error", "mse", "mae", "kl", "divergence", "perplexity")
+
+
+class StudentCheckpoint(keras.callbacks.Callback):
+    """Saves the student alone whenever a logged metric is better than before.
+
+    The file loads with `keras.saving.load_model`, without this package. It is written beside its
+    place and renamed when it is whole: an interruption leaves the last good file.
+
+    Args:
+        filepath: ends in `.keras`, or in `.weights.h5` for weights alone; may hold `{epoch:02d}`
+            (counted from 1) and logged names such as `{val_accuracy:.3f}`.
+        monitor: any name in the logs: a compiled metric, a term, `"val_loss"`, or what a callback
+            before this one in the list logs, such as `"teacher_agreement"`. Defaults to
+            `"val_loss"`.
+        mode: `"min"`, `"max"`, or `"auto"`, which tells by the name. Defaults to `"auto"`.
+        save_best_only: `False` to save at every epoch's end. Defaults to `True`.
+        initial_value_threshold: a value to beat from the start, as when a fit is resumed.
+            Defaults to `None`.
+        verbose: 1 says what is saved and why. Defaults to 0.
+
+    Raises:
+        ValueError: for another file type, an unknown mode, or a name that does not tell its mode.
+
+    Example:
+
+    ```python
+    agreement = TeacherAgreement(validation)
+    best = StudentCheckpoint("best.keras", monitor="teacher_agreement")
+    distiller.fit(data, callbacks=[agreement, best])
+    ```
+    """
+
+    def __init__(self, filepath, monitor="val_loss", mode="auto", *, save_best_only=True,
+                 initial_value_threshold=None, verbose=0):  # fmt: skip
+        super().__init__()
+        self.filepath = os.fspath(filepath)
+        if not self.filepath.endswith((".keras", ".weights.h5")):
+            raise ValueError(
+                "`filepath` must end in `.keras` for a model, or in `.weights.h5` for its weights. "
+                f"Received: filepath={self.filepath}"
+            )
+        self.monitor, self.save_best_only, self.verbose = monitor, save_best_only, verbose
+        self.mode = _mode(mode, monitor) if save_best_only else mode
+        self.best = initial_value_threshold
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = logs or {}
+        if self.save_best_only and not self._is_better(logs):
+            return
+        path = self._path(epoch, logs)
+        _write(getattr(self.model, "student", self.model), path)
+        if self.verbose:
+            value = f"{self.monitor} is {logs[self.monitor]:.5g}: " if self.save_best_only else ""
+            print(f"\nEpoch {epoch + 1}: {value}saved {path}")
+
+    def _is_better(self, logs):
+        if self.monitor not in logs:
+            warnings.warn(
+                f"`StudentCheckpoint` saved nothing: no `{self.monitor}` in the logs of this "
+                f"epoch. There are: {', '.join(logs)}.",
+                stacklevel=2,
+            )
+            return False
+        value = float(logs[self.monitor])
+        if math.isnan(value):
+            return False
+        better = self.best is None or (
+            value < self.best if self.mode == "min" else value > self.best
+        )
+        self.best = value if better else self.best
+        return better
+
+    def _path(self, epoch, logs):
+        try:
+            return self.filepath.format(epoch=epoch + 1, **logs)
+        except KeyError as error:
+            raise ValueError(
+                f"`filepath` names {error}, which is not in the logs. There are: epoch, "
+                f"{', '.join(logs)}. Received: filepath={self.filepath}"
+            ) from error
+
+
+def _mode(mode, monitor):
+    if mode in ("min", "max"):
+        return mode
+    if mode != "auto":
+        raise ValueError(f'`mode` must be "auto", "min" or "max". Received: mode={mode!r}')
+    more, less = (any(part in monitor for part in parts) for parts in (MORE, LESS))
+    if more == less:
+        raise ValueError(
+            f"Whether `{monitor}` is better high or low cannot be told by its name: give "
+            '`mode="min"` or `mode="max"`.'
+        )
+    return "max" if more else "min"
+
+
+def _write(student, path):
+    folder, name = os.path.split(path)
+    if folder:
+        tf.io.gfile.makedirs(folder)
+    partial = os.path.join(folder, f".partial-{name}")
+    try:
+        save = student.save_weights if name.endswith(".weights.h5") else student.save
+        save(partial, overwrite=True)
+        tf.io.gfile.rename(partial, path, overwrite=True)
+    finally:
+        if tf.io.gfile.exists(partial):
+            tf.io.gfile.remove(partial)

@@ -1,0 +1,83 @@
+"""`cache`: a teacher's targets on disk."""
+
+import shlex
+import sys
+
+from keras_distill.cli import program, quiet
+from keras_distill.cli.main import VERBS
+
+EXAMPLE = (
+    "python -m keras_distill cache write targets --experiment=examples/quickstart.py "
+    "--teacher=runs/quickstart/teacher.keras"
+)
+
+
+def parser():
+    """The verb's arguments."""
+    parser = program.Parser("cache", VERBS["cache"], EXAMPLE)
+    parser.add_argument("action", choices=("write", "verify", "info"),
+                        help="write the targets; compare a sample with the live teacher and read "
+                        "every record; or describe what is there")  # fmt: skip
+    parser.add_argument("folder", metavar="DIR", help="the cache")
+    program.add_experiment(parser, required=False)
+    parser.add_argument("--teacher", metavar="FILE", help="the trained teacher, a .keras file")
+    parser.add_argument("--split", default="train", choices=("train", "valid", "test"))
+    parser.add_argument("--paths", metavar="PATH,PATH", help="what to keep, by default what the "
+                        "experiment's terms read in the teacher")  # fmt: skip
+    parser.add_argument("--top_k", type=int, help="keep the likeliest classes and the rest's mass")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of --top_k (default: 1)")
+    parser.add_argument("--dtype", default="float32", choices=("float16", "float32", "uint8"))
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="write one of N parts")
+    parser.add_argument("--rows", type=int, default=1000, help="how many rows `verify` compares")
+    return parser
+
+
+def act(arguments):
+    """Writes, verifies or describes; a writing that was interrupted goes on when it is repeated."""
+    quiet.import_keras(program.verbose())
+    from keras_distill import data
+
+    if arguments.action == "info":
+        print(data.TargetsOnDisk(arguments.folder).summary())
+        return 0
+    for name in ("experiment", "teacher"):
+        if getattr(arguments, name) is None:
+            raise ValueError(f"`cache {arguments.action}` needs --{name}.")
+    teacher = program.model_of(arguments.teacher)
+    experiment = program.experiment_of(arguments)
+    dataset = experiment.data(arguments.split)
+    if arguments.action == "verify":
+        return _verify(data.verify_targets(teacher, dataset, arguments.folder, rows=arguments.rows))
+    return _write(arguments, teacher, dataset, _paths(arguments, experiment, teacher))
+
+
+def _write(arguments, teacher, dataset, paths):
+    from keras_distill import data
+
+    try:
+        cache = data.write_targets(
+            teacher, dataset, arguments.folder, paths=paths, top_k=arguments.top_k,
+            temperature=arguments.temperature, dtype=arguments.dtype, shard=arguments.shard,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        again = shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
+        print(f"\nInterrupted. To go on, the same again: {again}", file=sys.stderr)
+        return 130
+    print(cache.summary() if cache else "This part is written; others are not yet.")
+    return 0
+
+
+def _verify(found):
+    print("Every record is as it was written.")
+    for path, measured in found.items():
+        numbers = (f"{name} {value:.3g}" for name, value in measured.items() if name != "rows")
+        print(f"{path}: {measured['rows']} rows against the live teacher: {', '.join(numbers)}")
+    return 0
+
+
+def _paths(arguments, experiment, teacher):
+    if arguments.paths:
+        return arguments.paths.split(",")
+    from keras_distill.data.in_experiment import paths_of
+
+    return paths_of(experiment, teacher)

@@ -1,0 +1,68 @@
+"""Writes a cache by an Apache Beam pipeline: the parts of `write_targets`, on as many workers."""
+
+from keras_distill import taps  # noqa: F401 (the check of the backend)
+
+
+def write_targets_with_beam(teacher, dataset, path, *, parts, options=None, **arguments):
+    """Runs `write_targets` for every part of a cache, each where the pipeline's runner puts it.
+
+    The records are those that `write_targets(..., shard="i/n")` writes. A part that fails and is
+    tried again goes on after its last whole shard.
+
+    Args:
+        teacher: a function without arguments that makes or loads the teacher, on each worker; or
+            the path of a `.keras` file that each worker can read.
+        dataset: a function `(part, parts)` that returns the batches of one part.
+        path: the folder to write: one that all workers reach, such as "gs://bucket/targets".
+        parts: how many parts there are.
+        options: Beam's pipeline options: a list of flags, such as `["--runner=DataflowRunner"]`,
+            or a `PipelineOptions`. Defaults to Beam's `DirectRunner`.
+        **arguments: as in `write_targets`.
+
+    Returns:
+        The open `TargetsOnDisk`.
+
+    Raises:
+        ImportError: where Apache Beam is not installed: `pip install "keras-distill[beam]"`.
+        ValueError: as `write_targets` does.
+
+    Example:
+
+    ```python
+    write_targets_with_beam("gs://bucket/teacher.keras", lambda i, n: files.shard(n, i).batch(64),
+                            "gs://bucket/targets", parts=100, options=["--runner=DataflowRunner"])
+    ```
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ImportError(
+            'Apache Beam is not installed: pip install "keras-distill[beam]".'
+        ) from error
+    from keras_distill.data.targets_on_disk import TargetsOnDisk
+
+    if not callable(dataset):
+        raise TypeError(
+            "`dataset` must be a function `(part, parts)` that returns the batches of a part. "
+            f"Received: dataset={dataset!r}"
+        )
+    options = options if isinstance(options, PipelineOptions) else PipelineOptions(options or [])
+    with beam.Pipeline(options=options) as pipeline:
+        numbers = pipeline | beam.Create(range(parts)) | beam.Reshuffle()
+        numbers | beam.Map(_write_part, parts, teacher, dataset, str(path), arguments)
+    return TargetsOnDisk(path)
+
+
+def _write_part(part, parts, teacher, dataset, path, arguments):
+    """Runs on a worker, which imports what it needs."""
+    import keras
+
+    from keras_distill.data.target_cache import write_targets
+
+    if isinstance(teacher, str):
+        teacher = keras.saving.load_model(teacher, compile=False)
+    else:
+        teacher = teacher()
+    arguments = {"verbose": 0, **arguments, "shard": f"{part}/{parts}"}
+    write_targets(teacher, dataset, path, **arguments)

@@ -1,0 +1,85 @@
+"""What a row is known by: a key column, or a hash of the input."""
+
+import keras
+import tensorflow as tf
+
+
+class Keys:
+    """Takes a batch's keys, in the graph of the input pipeline.
+
+    Args:
+        key: `None` for a hash of the inputs; the name of an entry in a dict of inputs, which is
+            taken out of what models see; or a function of `(x, y)` that returns (batch,) integers
+            or strings.
+        views: the stored views of each example.
+        augment: a function `(example, seed)` that makes a view of one example without the batch
+            axis from a seed (2,), the same for the same seed.
+    """
+
+    def __init__(self, key=None, views=1, augment=None):
+        if not (key is None or isinstance(key, str) or callable(key)):
+            raise TypeError(f"`key` must be a name, a function or `None`. Received: key={key!r}")
+        if not isinstance(views, int) or views < 1 or (views > 1 and augment is None):
+            raise ValueError(
+                "`views` must be a positive integer, and more than one view needs `augment`, a "
+                f"function `(example, seed)`. Received: views={views}, augment={augment}"
+            )
+        self.key, self.views, self.augment = key, views, augment
+
+    def __call__(self, data, view):
+        """`(x, y, sample_weight, keys, prints)` of a batch.
+
+        `view` is the number of the stored view, for all examples or each. A print is the
+        fingerprint of the input as a model sees it.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, keys = self._taken(x, y)
+        if self.augment is not None:
+            view = tf.broadcast_to(tf.cast(view, tf.int64), tf.shape(keys))
+            keys = fingerprint([keys, view])
+            seeds = tf.cast(tf.stack([keys, keys // 2**32], -1) & (2**31 - 1), tf.int32)
+            x = tf.map_fn(lambda one: self.augment(*one), (x, seeds), fn_output_signature=_spec(x))
+        prints = fingerprint(x) if self.key is not None or self.augment is not None else keys
+        return x, y, sample_weight, keys, prints
+
+    def _taken(self, x, y):
+        if self.key is None:
+            return x, fingerprint(x)
+        if callable(self.key):
+            keys = self.key(x, y)
+        elif not isinstance(x, dict) or self.key not in x:
+            there = ", ".join(x) if isinstance(x, dict) else "no names: they are no dict"
+            raise ValueError(f"The inputs have no `{self.key}`. They have: {there}.")
+        else:
+            x = dict(x)
+            keys = x.pop(self.key)
+        return x, _as_int64(keys)
+
+
+def fingerprint(structure):
+    """A 64-bit hash of each row of a structure of tensors, (batch,)."""
+    leaves = [leaf for leaf in tf.nest.flatten(structure) if leaf is not None]
+    for leaf in leaves:
+        if not isinstance(leaf, tf.Tensor) or leaf.shape.rank == 0:
+            raise ValueError(
+                "Examples are known by their inputs: a dataset of dense batches is due, "
+                f"(batch, ...). Received: {leaf}"
+            )
+    hashes = [tf.fingerprint(leaf) for leaf in leaves]
+    whole = hashes[0] if len(hashes) == 1 else tf.fingerprint(tf.concat(hashes, -1))
+    return tf.bitcast(whole, tf.int64)
+
+
+def _as_int64(keys):
+    if keys.shape.rank == 2 and keys.shape[1] == 1:
+        keys = tf.squeeze(keys, 1)
+    if keys.shape.rank != 1 or not (keys.dtype.is_integer or keys.dtype == tf.string):
+        raise ValueError(
+            "Keys must be integers or strings, one an example. Received: "
+            f"{keys.dtype.name} of shape {keys.shape}"
+        )
+    return fingerprint(keys) if keys.dtype == tf.string else tf.cast(keys, tf.int64)
+
+
+def _spec(x):
+    return tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape[1:], t.dtype), x)

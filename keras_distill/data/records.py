@@ -1,0 +1,163 @@
+"""The record of one example: a `tf.train.Example` with the bytes of each path's target."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_distill.batch import TopK
+from keras_distill.data import packing
+
+KEY = "key"  # the features that every record has beside the targets
+VIEW = "input"
+QUANTIZED = "uint8"
+
+
+class Whole:
+    """A tensor as it is, in float16 or float32."""
+
+    kind = "whole"
+
+    def __init__(self, path, shape, dtype):
+        self.path, self.shape, self.dtype = path, tuple(shape), dtype
+
+    @property
+    def bytes_a_row(self):
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def config(self):
+        return {"kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
+
+    def taken(self, value):
+        """What is kept of a teacher's value: runs in the graph of the teacher."""
+        return tf.cast(value, tf.float32)
+
+    def encode(self, value):
+        """`{feature: bytes (rows, size)}` of the values of a batch."""
+        with np.errstate(over="ignore"):
+            cast = value.astype(f"<f{np.dtype(self.dtype).itemsize}")
+        if np.isinf(cast).sum() > np.isinf(value).sum():
+            raise ValueError(
+                f"`{self.path}` holds values of up to {np.abs(value[np.isfinite(value)]).max():g}, "
+                'too large for float16: give `dtype="float32"`.'
+            )
+        return {self.path: cast.reshape(len(value), -1).view("uint8")}
+
+    def decode(self, data):
+        """The tensor (batch, ...), float32, from `{feature: strings (batch,)}`."""
+        flat = tf.io.decode_raw(data[self.path], tf.as_dtype(self.dtype))
+        return tf.cast(tf.reshape(flat, [-1, *self.shape]), tf.float32)
+
+    @property
+    def features(self):
+        return [self.path]
+
+
+class Top:
+    """The `k` likeliest classes and the mass of the rest, as a `TopK`."""
+
+    kind = "top_k"
+
+    def __init__(self, path, shape, dtype, k, classes, temperature):
+        self.path, self.shape, self.dtype = path, tuple(shape), dtype
+        self.k, self.classes, self.temperature = k, classes, temperature
+        self.tokens = int(np.prod(self.shape))  # rows of the last axis in one example
+        self.width = packing.width_of(classes)
+
+    @property
+    def bytes_a_row(self):
+        if self.dtype == QUANTIZED:
+            a_token = packing.gap_layout(self.k, self.classes)[1] + self.k + 12
+        else:
+            a_token = packing.packed_size(self.k, self.width) + 4
+            a_token += self.k * np.dtype(self.dtype).itemsize
+        return self.tokens * a_token
+
+    def config(self):
+        return {
+            "kind": self.kind, "shape": list(self.shape), "dtype": self.dtype, "k": self.k,
+            "classes": self.classes, "temperature": self.temperature,
+        }  # fmt: skip
+
+    def taken(self, value):
+        """`(ids, log_probs, log_tail)` of logits."""
+        log_probs = tf.nn.log_softmax(tf.cast(value, tf.float32) / self.temperature)
+        top, ids = tf.math.top_k(log_probs, self.k)
+        rows = tf.reshape(log_probs, [-1, self.classes])
+        flat = tf.reshape(ids, [-1, self.k])
+        row = tf.broadcast_to(tf.range(tf.shape(flat)[0])[:, None], tf.shape(flat))
+        places = tf.reshape(tf.stack([row, flat], -1), [-1, 2])
+        lowest = tf.fill(tf.shape(places)[:1], -np.inf)
+        tail = tf.reduce_logsumexp(tf.tensor_scatter_nd_update(rows, places, lowest), -1)
+        return ids, top, tf.reshape(tail, tf.shape(ids)[:-1])
+
+    def encode(self, value):
+        rows = len(value[0])
+        ids, log_probs = (part.reshape(-1, self.k) for part in value[:2])
+        tail = value[2].reshape(-1).astype("<f4")
+        if self.dtype != QUANTIZED:
+            kept = log_probs.astype(f"<f{np.dtype(self.dtype).itemsize}")
+            parts = [packing.pack(ids, self.width), kept, tail]
+        else:
+            order = np.argsort(ids, axis=-1)
+            ids, log_probs = (np.take_along_axis(part, order, -1) for part in (ids, log_probs))
+            parts = [packing.pack_gaps(ids, self.classes)]
+            parts += [*packing.quantize(log_probs, tail), tail]
+        parts = [np.ascontiguousarray(part).reshape(rows, -1).view("uint8") for part in parts]
+        return dict(zip(self.features, parts, strict=True))
+
+    def decode(self, data):
+        """A `TopK` of (batch, ..., k); its temperature stands once an example."""
+        parts = [data[feature] for feature in self.features]
+        tail = tf.io.decode_raw(parts[-1], tf.float32)
+        decode = self._decode_quantized if self.dtype == QUANTIZED else self._decode_exact
+        ids, log_probs = (tf.reshape(part, [-1, *self.shape, self.k]) for part in decode(parts))
+        temperature = tf.fill(tf.shape(ids)[:1], self.temperature)
+        return TopK(ids, log_probs, tf.reshape(tail, [-1, *self.shape]), temperature)
+
+    def _decode_exact(self, parts):
+        size = packing.packed_size(self.k, self.width)
+        ids = packing.unpack(self._bytes(parts[0], size), self.k, self.width)
+        return ids, tf.cast(tf.io.decode_raw(parts[1], tf.as_dtype(self.dtype)), tf.float32)
+
+    def _decode_quantized(self, parts):
+        _, size = packing.gap_layout(self.k, self.classes)
+        ids = packing.unpack_gaps(self._bytes(parts[0], size), self.k, self.classes)
+        codes = self._bytes(parts[1], self.k)
+        peak, spread = (tf.reshape(tf.io.decode_raw(p, tf.float32), [-1, 1]) for p in parts[2:4])
+        return ids, packing.dequantize(codes, peak, spread)
+
+    def _bytes(self, data, size):
+        return tf.reshape(tf.io.decode_raw(data, tf.uint8), [-1, size])
+
+    @property
+    def features(self):
+        parts = ["ids", "log_probs", "log_tail"]
+        if self.dtype == QUANTIZED:
+            parts[2:2] = ["peak", "spread"]
+        return [f"{self.path}/{part}" for part in parts]
+
+
+FORMS = {form.kind: form for form in (Whole, Top)}
+
+
+def form(path, config):
+    """The form that a header's entry describes."""
+    return FORMS[config["kind"]](path, **{k: v for k, v in config.items() if k != "kind"})
+
+
+def serialize(key, view, data):
+    """One record, of one row of `{feature: bytes (rows, size)}`."""
+    features = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[row.tobytes()]))
+        for name, row in data.items()
+    }
+    for name, value in ((KEY, key), (VIEW, view)):
+        features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def parse(forms, records):
+    """`{path: target}` of a batch of records."""
+    names = [name for each in forms.values() for name in each.features]
+    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
+    data = tf.io.parse_example(records, spec)
+    return {path: each.decode(data) for path, each in forms.items()}

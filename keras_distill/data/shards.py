@@ -1,0 +1,159 @@
+"""The files of a cache, at any path that `tf.io.gfile` knows.
+
+    header.json                       what the targets are, and what made them
+    targets-PART-of-PARTS-00000.tfrecord
+    targets-PART-of-PARTS-00000.index one line of JSON, then the rows in the order of their keys
+    part-PART-of-PARTS.json           the shards of a part that is whole, with their checksums
+
+A shard counts when its `.tfrecord` has its name: it is renamed last. All else may be cut off at
+any moment, and is written again.
+"""
+
+import itertools
+import json
+import os
+import zlib
+
+import numpy as np
+import tensorflow as tf
+
+HEADER = "header.json"
+UNFINISHED = ".unfinished"
+ROW = np.dtype([("key", "<i8"), ("print", "<i8"), ("offset", "<i8"), ("size", "<i4"),
+                ("crc", "<u4")])  # fmt: skip
+LARGEST = 64 * 2**20  # bytes of a shard that are held in memory before they are written
+BEFORE, AFTER = 12, 4  # bytes of a TFRecord around the data: its length, and checksums
+
+
+class Writer:
+    """Collects records, and writes a shard whenever there are enough."""
+
+    def __init__(self, folder, identity, part, parts, rows_per_shard):
+        self.folder, self.identity, self.rows_per_shard = folder, identity, rows_per_shard
+        self.name = f"{part}-of-{parts}"
+        self.shards = []
+        self._records, self._rows, self._size = [], [], 0
+        self._clear()
+
+    @property
+    def done(self):
+        """The rows of the shards that are written."""
+        return sum(shard["rows"] for shard in self.shards)
+
+    def resume(self):
+        """Yields the index of every shard that an earlier run has finished."""
+        pattern = f"targets-{self.name}-*.tfrecord"
+        for path in sorted(tf.io.gfile.glob(join(self.folder, pattern))):
+            shard, rows = read_index(path.replace(".tfrecord", ".index"))
+            if shard["cache"] != self.identity:
+                raise ValueError(f"{path} is a shard of another cache: delete it.")
+            if tf.io.gfile.stat(path).length == shard["bytes"]:  # else it is written again
+                self.shards.append(shard)
+                yield rows
+
+    def add(self, key, view, record):
+        """Takes one serialized record."""
+        self._rows.append((key, view, self._size + BEFORE, len(record), zlib.crc32(record)))
+        self._records.append(record)
+        self._size += BEFORE + len(record) + AFTER
+        if len(self._rows) >= self.rows_per_shard or self._size >= LARGEST:
+            self.flush()
+
+    def flush(self):
+        """Writes what was collected as one shard: its index, then its records, then the name."""
+        if not self._rows:
+            return
+        rows = np.sort(np.array(self._rows, ROW), order="key")
+        name = self._free()
+        shard = {
+            "name": f"{name}.tfrecord", "rows": len(rows), "bytes": self._size,
+            "checksum": checksum(rows), "cache": self.identity,
+        }  # fmt: skip
+        path = join(self.folder, name)
+        write_whole(f"{path}.index", json.dumps(shard).encode() + b"\n" + rows.tobytes())
+        with tf.io.TFRecordWriter(f"{path}.tfrecord{UNFINISHED}") as writer:
+            for record in self._records:
+                writer.write(record)
+        tf.io.gfile.rename(f"{path}.tfrecord{UNFINISHED}", f"{path}.tfrecord", overwrite=True)
+        self.shards.append(shard)
+        self._records, self._rows, self._size = [], [], 0
+
+    def finish(self):
+        """Writes the last shard, and the list that says the part is whole."""
+        self.flush()
+        text = json.dumps({"cache": self.identity, "shards": self.shards}, indent=1)
+        write_whole(join(self.folder, f"part-{self.name}.json"), text.encode())
+
+    def _free(self):
+        taken = {shard["name"] for shard in self.shards}
+        names = (f"targets-{self.name}-{number:05d}" for number in itertools.count())
+        return next(name for name in names if f"{name}.tfrecord" not in taken)
+
+    def _clear(self):
+        for path in tf.io.gfile.glob(join(self.folder, f"*-{self.name}*{UNFINISHED}")):
+            tf.io.gfile.remove(path)
+
+
+class Seen:
+    """The keys that were written, in sorted runs of growing size; 16 bytes each."""
+
+    def __init__(self):
+        self.runs = []
+
+    def find(self, keys):
+        """`(known, prints)` of keys (n,): whether each was written, and with which print."""
+        known, prints = np.zeros(len(keys), bool), np.zeros(len(keys), "int64")
+        for run in self.runs:
+            at = np.minimum(np.searchsorted(run["key"], keys), len(run) - 1)
+            here = run["key"][at] == keys
+            known |= here
+            prints[here] = run["print"][at[here]]
+        return known, prints
+
+    def add(self, rows):
+        """Takes a structured array with "key" and "print"."""
+        run = np.sort(rows[["key", "print"]].astype([("key", "<i8"), ("print", "<i8")]),
+                      order="key")  # fmt: skip
+        while self.runs and len(self.runs[-1]) <= len(run):
+            run = np.concatenate([self.runs.pop(), run])
+            run = run[np.argsort(run["key"], kind="stable")]
+        if len(run):
+            self.runs.append(run)
+
+
+def checksum(rows):
+    """One number for all rows of an index, and so for the records that they describe."""
+    return zlib.crc32(rows.tobytes())
+
+
+def read_index(path):
+    """`(shard, rows)`: what the index of a shard says of it, and its rows by key."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        head, _, body = file.read().partition(b"\n")
+    try:
+        shard, rows = json.loads(head), np.frombuffer(body, ROW)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: write the cache again.") from error
+    if checksum(rows) != shard["checksum"]:
+        raise ValueError(f"{path} is damaged: its checksum differs. Write the cache again.")
+    return shard, rows
+
+
+def read_json(path):
+    """The content of a JSON file, or `None` where there is none."""
+    if not tf.io.gfile.exists(path):
+        return None
+    with tf.io.gfile.GFile(path, "r") as file:
+        return json.loads(file.read())
+
+
+def write_whole(path, content):
+    """Writes a file under another name, then renames it."""
+    unfinished = f"{path}.{os.getpid()}{UNFINISHED}"  # parts may write one header at once
+    with tf.io.gfile.GFile(unfinished, "wb") as file:
+        file.write(content)
+    tf.io.gfile.rename(unfinished, path, overwrite=True)
+
+
+def join(folder, name):
+    return f"{str(folder).rstrip('/')}/{name}"

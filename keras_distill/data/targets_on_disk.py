@@ -1,0 +1,197 @@
+"""A cache that is open: which rows it holds, and their records by key."""
+
+import json
+import mmap
+import os
+import shutil
+import tempfile
+import weakref
+import zlib
+
+import numpy as np
+import tensorflow as tf
+
+from keras_distill.data import fingerprints, records, shards
+from keras_distill.data.header import FORMAT
+
+
+class TargetsOnDisk:
+    """A cache of targets, opened for reading; its index is held in memory, 32 bytes a row.
+
+    Args:
+        path: the folder that `write_targets` wrote: a local one, whose files are mapped into
+            memory, or any that `tf.io.gfile` knows, whose shards are copied when first needed.
+
+    Raises:
+        FileNotFoundError: where there is no cache, or a shard is missing.
+        ValueError: for a cache that is not whole, or a truncated or foreign shard, by name.
+
+    Example:
+
+    ```python
+    print(TargetsOnDisk("targets").summary())
+    ```
+    """
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+        self.header = shards.read_json(shards.join(self.path, shards.HEADER))
+        if self.header is None:
+            raise FileNotFoundError(f"No cache of targets in {self.path}: no {shards.HEADER}.")
+        if self.header["format"] != FORMAT:
+            raise ValueError(
+                f"{self.path} has format {self.header['format']}, this version reads {FORMAT}. "
+                "Write the cache again."
+            )
+        self.identity = identity(self.header)
+        self.shards = self._listed()
+        self._check_files()
+        self._open()
+        self.forms = {
+            path: records.form(path, config) for path, config in self.header["paths"].items()
+        }
+
+    @property
+    def rows(self):
+        """How many rows there are."""
+        return len(self.keys)
+
+    @property
+    def size(self):
+        """The bytes of all shards."""
+        return sum(shard["bytes"] for shard in self.shards)
+
+    def summary(self):
+        """What the cache holds, several lines."""
+        lines = [
+            f"{self.path}: {self.rows:,} rows in {len(self.shards)} shards, {self.size:,} bytes "
+            f"({self.size / max(1, self.rows):,.1f} a row)"
+        ]
+        for path, form in self.forms.items():
+            details = ", ".join(f"{name} {value}" for name, value in form.config().items())
+            lines.append(f"  {path}: {details}; {form.bytes_a_row:,} bytes a row")
+        for name in ("inputs", "key", "views", "augment", "fingerprints", "versions"):
+            lines.append(f"  {name}: {self.header[name]}")
+        return "\n".join(lines)
+
+    def lookup(self, keys, prints):
+        """The serialized records of keys (n,), whose inputs have the fingerprints `prints`."""
+        at = np.minimum(np.searchsorted(self.keys, keys), self.rows - 1)
+        missing = self.keys[at] != keys
+        if missing.any():
+            raise KeyError(
+                f"{self.path} has no targets for {missing.sum()} of {len(keys)} examples (the "
+                f"first at row {missing.argmax()}). Other inputs than were cached, or other "
+                "preprocessing? A random augmentation before `read_targets` makes new inputs: give "
+                "it as `augment`, with `views`, to `write_targets`."
+            )
+        rows = self.index[self.order[at]]
+        other = rows["print"] != prints
+        if other.any():
+            raise ValueError(
+                f"{self.path}: the input of key {keys[other.argmax()]} is not the one whose "
+                "targets were cached: other preprocessing, or a random augmentation before "
+                "`read_targets` (give it as `augment` instead)."
+            )
+        return np.array([self._record(*row) for row in zip(self.owner[self.order[at]].tolist(),
+                         *(rows[name].tolist() for name in ("offset", "size", "crc")))],
+                        dtype=object)  # fmt: skip
+
+    def verify(self):
+        """Reads every record of every shard.
+
+        Raises:
+            ValueError: naming the first shard whose records are not those that were written.
+        """
+        for number in range(len(self.shards)):
+            for row in self.index[self.owner == number]:
+                self._record(number, *(int(row[name]) for name in ("offset", "size", "crc")))
+
+    def check(self, expected):
+        """Refuses a cache whose header differs from what is `expected` of some of its entries."""
+        found = []
+        for name, value in expected.items():
+            found += fingerprints.differences(self.header[name], value, name)
+        if found:
+            raise ValueError(f"{self.path} was written for something else: {'; '.join(found)}.")
+
+    def _record(self, number, offset, size, crc):
+        data = self._map(number)[offset : offset + size]
+        if zlib.crc32(data) != crc:
+            raise ValueError(
+                f"{self.shards[number]['name']} in {self.path} is damaged or foreign: a record's "
+                "checksum differs. Delete the shard and write the cache again."
+            )
+        return data
+
+    # Opening
+
+    def _listed(self):
+        parts = self.header["parts"]
+        listed = []
+        for part in range(parts):
+            name = f"part-{part}-of-{parts}.json"
+            content = shards.read_json(shards.join(self.path, name))
+            if content is None:
+                raise FileNotFoundError(
+                    f"{self.path} is not whole: part {part} of {parts} was not written to its end "
+                    f"(no {name}). Run the same `write_targets` again: it goes on."
+                )
+            if content["cache"] != self.identity:
+                raise ValueError(f"{name} in {self.path} belongs to another cache.")
+            listed += content["shards"]
+        return listed
+
+    def _check_files(self):
+        there = {name for name in tf.io.gfile.listdir(self.path) if name.endswith(".tfrecord")}
+        names = [shard["name"] for shard in self.shards]
+        if missing := [name for name in names if name not in there]:
+            raise FileNotFoundError(f"{self.path} misses shards: {', '.join(missing)}.")
+        if foreign := sorted(there - {*names}):
+            raise ValueError(f"{self.path} holds foreign shards: {', '.join(foreign)}.")
+        for shard in self.shards:
+            size = tf.io.gfile.stat(shards.join(self.path, shard["name"])).length
+            if size != shard["bytes"]:
+                raise ValueError(
+                    f"{shard['name']} in {self.path} has {size} bytes, not {shard['bytes']}: it "
+                    "is truncated or foreign. Delete it, and write the cache again."
+                )
+
+    def _open(self):
+        indices = []
+        for shard in self.shards:
+            path = shards.join(self.path, shard["name"].replace(".tfrecord", ".index"))
+            described, rows = shards.read_index(path)
+            if described != shard:
+                raise ValueError(f"{path} is foreign: it describes another shard.")
+            indices.append(rows)
+        self.index = np.concatenate(indices) if indices else np.zeros(0, shards.ROW)
+        self.owner = np.repeat(np.arange(len(indices), dtype="int32"), [len(i) for i in indices])
+        self.order = np.argsort(self.index["key"])
+        self.keys = self.index["key"][self.order]
+        if not self.rows:
+            raise ValueError(f"{self.path} holds no rows.")
+        self._maps, self._copies = {}, None
+
+    def _map(self, number):
+        """The bytes of a shard, mapped into memory when first needed."""
+        if number not in self._maps:
+            with open(self._local(self.shards[number]["name"]), "rb") as file:
+                self._maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[number]
+
+    def _local(self, name):
+        path = shards.join(self.path, name)
+        if os.path.exists(path):
+            return path
+        if self._copies is None:
+            self._copies = tempfile.mkdtemp(prefix="targets-")
+            weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
+        copy = os.path.join(self._copies, name)
+        tf.io.gfile.copy(path, copy, overwrite=True)
+        return copy
+
+
+def identity(header):
+    """A short name of a cache, from all that its header says."""
+    return fingerprints.digest(json.dumps(header, sort_keys=True))

@@ -1,0 +1,77 @@
+"""Compares a cache with the live teacher."""
+
+import numpy as np
+
+from keras_distill import taps  # noqa: F401 (the check of the backend)
+from keras_distill.batch import TopK
+from keras_distill.data.live_targets import LiveTargets
+from keras_distill.data.target_cache import read_targets
+from keras_distill.data.targets_on_disk import TargetsOnDisk
+
+import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+
+
+def verify_targets(teacher, dataset, path, *, key=None, augment=None, rows=1000):
+    """Reads every record of a cache, and holds a sample of them against the live teacher.
+
+    Args:
+        teacher: the teacher that wrote it.
+        dataset: the batches of inputs that were cached; the sample is spread over them.
+        path: the folder of the cache.
+        key: the function that gave the keys, where one did.
+        augment: the function that made the views, where there are any.
+        rows: about how many examples to compare. Defaults to `1000`.
+
+    Returns:
+        `{path: {"rows": number, "largest_error": number}}`; for a `TopK` the error is that of
+        the log-probabilities, and "divergence" the mean of the KL divergence from the live
+        teacher's `k` classes and rest to the cached ones, at their temperature.
+
+    Raises:
+        ValueError: for another teacher, or a damaged shard, by name.
+
+    Example:
+
+    ```python
+    print(verify_targets(teacher, dataset, "targets"))
+    ```
+    """
+    cache = TargetsOnDisk(path)
+    cached = read_targets(dataset, cache, key=key, augment=augment, teacher=teacher)
+    cache.verify()
+    live = LiveTargets(teacher, cache.forms)
+    found = {name: [] for name in cache.forms}
+    for x, supervision, sample_weight in _sample(cached, rows):
+        raw = live.raw(x, supervision.labels, sample_weight)
+        for name, form in cache.forms.items():
+            found[name].append(_compared(form, raw[name], supervision.targets[name]))
+    return {name: _joined(each) for name, each in found.items()}
+
+
+def _sample(dataset, rows):
+    batches = dataset.cardinality().numpy()
+    size = tf.shape(tf.nest.flatten(next(iter(dataset)))[0])[0].numpy()
+    every = max(1, batches * size // rows)
+    chosen = dataset.enumerate().filter(lambda number, data: number % every == 0)
+    for _, data in chosen.take(-(-rows // size)):
+        yield (*data, None) if len(data) == 2 else data
+
+
+def _compared(form, raw, cached):
+    if not isinstance(cached, TopK):
+        return len(raw), np.abs(raw - cached).max(), []
+    log_probs = tf.nn.log_softmax(tf.cast(raw, tf.float32) / form.temperature)
+    exact = tf.gather(log_probs, cached.ids, batch_dims=len(form.shape) + 1).numpy()
+    error = np.abs(np.maximum(exact, -1e30) - np.maximum(cached.log_probs, -1e30)).max()
+    tail = form.taken(raw)[2].numpy()
+    divergence = (np.exp(exact) * np.where(np.exp(exact) > 0, exact - cached.log_probs, 0)).sum(-1)
+    divergence += np.exp(tail) * np.where(np.exp(tail) > 0, tail - cached.log_tail, 0)
+    return len(raw), error, divergence.ravel()
+
+
+def _joined(parts):
+    rows, errors, divergences = zip(*parts)
+    joined = {"rows": int(sum(rows)), "largest_error": float(max(errors))}
+    if len(divergences[0]):
+        joined["divergence"] = float(np.concatenate(divergences).mean())
+    return joined

@@ -1,0 +1,81 @@
+"""Arithmetic on features: pooling maps to one size, directions and lengths of vectors."""
+
+from keras import ops
+
+
+def adaptive_average_pool(maps, size):
+    """Averages feature maps down to a size that need not divide theirs.
+
+    Cell `i` of `n` averages the rows from `floor(i * rows / n)` up to, without it,
+    `ceil((i + 1) * rows / n)`; columns alike.
+
+    Args:
+        maps: (batch, height, width, channels).
+        size: the new height and width.
+
+    Returns:
+        The maps, of shape (batch, *size, channels).
+    """
+    rows, columns = (_windows(n, cells, maps.dtype) for n, cells in zip(maps.shape[1:3], size))
+    if rows is not None:
+        maps = ops.einsum("ih,bhwc->biwc", rows, maps)
+    return maps if columns is None else ops.einsum("jw,bhwc->bhjc", columns, maps)
+
+
+def _windows(length, cells, dtype):
+    """The weight of every position in every cell; `None` where a cell is a position."""
+    if length is None:
+        raise ValueError(
+            "Feature maps can be pooled where their height and width are known. Received: None"
+        )
+    if length == cells:
+        return None
+    cell, position = ops.arange(cells)[:, None], ops.arange(length)[None, :]
+    first, end = cell * length // cells, -(-(cell + 1) * length // cells)
+    inside = ops.cast(ops.logical_and(position >= first, position < end), dtype)
+    return inside / ops.sum(inside, axis=1, keepdims=True)
+
+
+def matched(one, other):
+    """Two feature maps, of which the one with more rows is pooled to the size of the other."""
+    if one.shape[1] == other.shape[1]:
+        return one, other
+    if one.shape[1] > other.shape[1]:
+        return adaptive_average_pool(one, other.shape[1:3]), other
+    return one, adaptive_average_pool(other, one.shape[1:3])
+
+
+def nearest(maps, size):
+    """Resizes feature maps: row `i` of `n` is their row `floor(i * rows / n)`."""
+    for axis, (length, cells) in enumerate(zip(maps.shape[1:3], size), 1):
+        if length != cells:
+            maps = ops.take(maps, ops.arange(cells) * length // cells, axis=axis)
+    return maps
+
+
+def flat(features):
+    """One vector for each example."""
+    return ops.reshape(features, (-1, _product(features.shape[1:])))
+
+
+def _product(sizes):
+    product = 1
+    for size in sizes:
+        product *= size
+    return product
+
+
+def unit(vectors, axis=-1):
+    """Vectors of length one; a vector of zeros stays zero, and so does its gradient."""
+    scale = ops.stop_gradient(ops.max(ops.abs(vectors), axis=axis, keepdims=True))
+    vectors = vectors / ops.where(scale < 1e-30, 1.0, scale)  # squares stay in range
+    square = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
+    positive = square > 0.5
+    return vectors * ops.where(positive, ops.rsqrt(ops.where(positive, square, 1.0)), 0.0)
+
+
+def length(vectors, axis=-1):
+    """The Euclidean length of vectors; its gradient is zero for a vector of zeros."""
+    square = ops.sum(ops.square(vectors), axis=axis)
+    positive = square > 0
+    return ops.where(positive, ops.sqrt(ops.where(positive, square, 1.0)), 0.0)

@@ -1,0 +1,139 @@
+"""Losses on features before their ReLU: which neurons are active, and by how much."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_distill.feature_maps import flat
+from keras_distill.losses.distillation_loss import DistillationLoss
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class ActivationBoundary(DistillationLoss):
+    """Squared hinge that makes the student's neurons active where the teacher's are.
+
+    `loss = sum(max(0, margin - student)^2)` over neurons with `teacher > 0`, plus
+    `sum(max(0, margin + student)^2)` over the others. Both sides are taken before the ReLU.
+
+    The authors' code multiplies by 3/1000, and by a half more for every layer that lies before
+    the last one compared: factors for the terms' weights.
+
+    Args:
+        margin: how far on its side a neuron must be, non-negative. Defaults to `1.0`.
+        name: the loss's name. Defaults to `"activation_boundary"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features before their ReLU, (batch, ..., channels).
+        y_pred: the student's, of the same shape.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: if `margin` is negative.
+
+    Reference:
+        - [Heo et al., 2018](https://arxiv.org/abs/1811.03233)
+    """
+
+    def __init__(self, margin=1.0, name="activation_boundary", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if not margin >= 0:
+            raise ValueError(f"`margin` must be non-negative. Received: margin={margin}")
+        self.margin = margin
+
+    def call(self, y_true, y_pred):
+        toward = ops.where(y_true > 0, -y_pred, y_pred)
+        return ops.sum(ops.square(flat(ops.relu(self.margin + toward))), axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "margin": self.margin}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class OverhaulMargin(DistillationLoss):
+    """Partial squared error to the teacher's features before their ReLU, cut at a margin (OFD).
+
+    `loss = sum((student - t)^2)` with `t = max(teacher, margin)`, over neurons where the teacher
+    is positive or the student above `t`: a neuron at rest need only be low, not equal. The
+    margin of a channel is the mean of its negative values: see `overhaul_margin`.
+
+    The authors' code divides by 1000, and halves the weight for every layer that lies before the
+    last one compared: factors for the terms' weights.
+
+    Args:
+        margin: a number, or one for each of the teacher's channels, at most zero.
+        name: the loss's name. Defaults to `"overhaul_margin"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features before their ReLU, (batch, ..., channels).
+        y_pred: the student's, brought to the same shape by a projector: a 1x1 convolution
+            without bias and batch normalization in the paper.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: if a margin is positive.
+
+    Example:
+
+    ```python
+    margin = overhaul_margin(teacher.get_layer("block_4_bn"))
+    Term(OverhaulMargin(margin), student="block_2_bn", teacher="block_4_bn", projector="auto")
+    ```
+
+    Reference:
+        - [Heo et al., 2019](https://arxiv.org/abs/1904.01866)
+    """
+
+    def __init__(self, margin, name="overhaul_margin", **kwargs):
+        super().__init__(name=name, **kwargs)
+        margin = np.asarray(ops.convert_to_numpy(margin), "float32")
+        if margin.ndim > 1 or not np.all(margin <= 0):
+            raise ValueError(
+                "`margin` must be at most zero, one number or one for each channel. "
+                f"Received: margin={margin}"
+            )
+        self.margin = margin.tolist()
+
+    def call(self, y_true, y_pred):
+        target = ops.maximum(y_true, ops.convert_to_tensor(self.margin, y_true.dtype))
+        counts = ops.logical_or(y_pred > target, target > 0)
+        return ops.sum(flat(ops.where(counts, ops.square(y_pred - target), 0.0)), axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "margin": self.margin}
+
+
+def overhaul_margin(batch_normalization):
+    """The mean of each channel's negative values, from the batch normalization before the ReLU.
+
+    `margin = E[x | x < 0]` for a normal `x` with the layer's `beta` as mean and `|gamma|` as
+    standard deviation; `-3 |gamma|` where next to no value is negative.
+
+    Args:
+        batch_normalization: the teacher's `keras.layers.BatchNormalization`, or its
+            `(gamma, beta)`.
+
+    Returns:
+        One margin for each channel: a NumPy array.
+    """
+    layer = batch_normalization
+    gamma, beta = layer if isinstance(layer, (tuple, list)) else (layer.gamma, layer.beta)
+    gamma, beta = (np.asarray(ops.convert_to_numpy(v), "float64") for v in (gamma, beta))
+    return np.array([_mean_below_zero(b, abs(g)) for g, b in zip(gamma, beta)])
+
+
+def _mean_below_zero(mean, deviation):
+    if deviation == 0:
+        return min(mean, 0.0)
+    ratio = mean / deviation
+    below = 0.5 * math.erfc(ratio / math.sqrt(2))
+    if below <= 0.001:
+        return -3 * deviation
+    return mean - deviation * math.exp(-(ratio**2) / 2) / math.sqrt(2 * math.pi) / below

@@ -1,0 +1,197 @@
+"""Losses on attention scores: (batch, heads, queries, keys), before the softmax."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_distill.losses.distillation_loss import DistillationLoss
+
+RULED_OUT = -1e9  # the score of a key that a query may not see
+PADDING = -1e30  # lower still: a padded key counts for no query at all
+
+
+def real_tokens(mask):
+    """1.0 for each token that counts, (batch, tokens), or `None` where the mask has no tokens."""
+    if mask is None or len(mask.shape) < 2:
+        return None
+    return ops.cast(mask > 0, "float32")
+
+
+def mean_over_tokens(values, mask):
+    """The mean of (batch, ..., tokens) over the tokens that count, (batch, ...)."""
+    real = real_tokens(mask)
+    if real is None:
+        return ops.mean(values, axis=-1)
+    for _ in range(len(values.shape) - 2):
+        real = real[:, None]
+    return ops.sum(values * real, axis=-1) / ops.maximum(ops.sum(real, axis=-1), 1.0)
+
+
+def _log_attention(scores, mask):
+    """Log-softmax of scores (batch, heads, queries, keys) over the keys that count."""
+    scores = ops.maximum(scores, RULED_OUT)  # others may have ruled keys out by -inf
+    real = real_tokens(mask)
+    if real is not None:
+        scores = ops.where(real[:, None, None, :] > 0, scores, PADDING)
+    return ops.log_softmax(scores, axis=-1)
+
+
+def attention_divergence(y_true, y_pred, mask):
+    """The divergence of attention, averaged over heads: (batch, queries)."""
+    log_teacher, log_student = (_log_attention(scores, mask) for scores in (y_true, y_pred))
+    teacher = ops.exp(log_teacher)
+    terms = ops.where(teacher == 0, 0.0, teacher * (log_teacher - log_student))
+    return ops.mean(ops.sum(terms, axis=-1), axis=1)
+
+
+class _AttentionLoss(DistillationLoss):
+    """A loss on scores, head by head or on the heads together."""
+
+    token_axes = (2, 3)
+
+    def __init__(self, heads, name, **kwargs):
+        super().__init__(name=name, **kwargs)
+        if heads not in (None, "mean", "sum"):
+            raise ValueError(f'`heads` must be "mean", "sum" or `None`. Received: heads={heads!r}')
+        self.heads = heads
+        self.same_shape = heads is None
+
+    def _merged(self, scores):
+        if self.heads is None:
+            return scores
+        reduce = ops.mean if self.heads == "mean" else ops.sum
+        return reduce(scores, axis=1, keepdims=True)
+
+    def get_config(self):
+        return {**super().get_config(), "heads": self.heads}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class AttentionDivergence(_AttentionLoss):
+    """Kullback-Leibler divergence of attention distributions, averaged over heads.
+
+    `loss(q) = mean_h sum_k a_teacher(h, q, k) * (log a_teacher(h, q, k) - log a_student(h, q, k))`
+    with `a = softmax(scores)` over the keys that the mask counts.
+
+    Args:
+        heads: `None` to compare head by head, `"mean"` or `"sum"` to compare the heads' mean or
+            summed scores, which allows another number of heads. Defaults to `None`.
+        name: the loss's name. Defaults to `"attention_divergence"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's scores before the softmax, (batch, heads, queries, keys).
+        y_pred: the student's scores, of the same shape.
+        mask: weights of the tokens, (batch, tokens), 0 for padding.
+
+    Returns:
+        One value per query: (batch, queries).
+
+    Raises:
+        ValueError: if `heads` is none of these.
+
+    Reference:
+        - [Wang et al., 2020](https://arxiv.org/abs/2002.10957)
+    """
+
+    def __init__(self, heads=None, name="attention_divergence", **kwargs):
+        super().__init__(heads, name, **kwargs)
+
+    def call(self, y_true, y_pred, mask=None):
+        return attention_divergence(self._merged(y_true), self._merged(y_pred), mask)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class AttentionCrossEntropy(_AttentionLoss):
+    """Cross-entropy of the student's attention under the teacher's, averaged over heads.
+
+    `loss(q) = -mean_h sum_k a_teacher(h, q, k) * log a_student(h, q, k)` with `a = softmax(scores)`
+    over the keys that the mask counts: the divergence plus the teacher's entropy.
+
+    Args:
+        heads: `None` to compare head by head, `"mean"` or `"sum"` to compare the heads' mean or
+            summed scores, which allows another number of heads. Defaults to `None`.
+        threshold: keys that the teacher scores at or below it weigh nothing, `None` for no limit.
+            TextBrewer has -1e-3 where it has no mask. Defaults to `None`.
+        name: the loss's name. Defaults to `"attention_cross_entropy"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's scores before the softmax, (batch, heads, queries, keys).
+        y_pred: the student's scores, of the same shape.
+        mask: weights of the tokens, (batch, tokens), 0 for padding.
+
+    Returns:
+        One value per query: (batch, queries).
+
+    Raises:
+        ValueError: if `heads` is none of these.
+
+    Reference:
+        - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
+    """
+
+    def __init__(self, heads=None, threshold=None, name="attention_cross_entropy", **kwargs):
+        super().__init__(heads, name, **kwargs)
+        self.threshold = threshold
+
+    def call(self, y_true, y_pred, mask=None):
+        y_true, y_pred = self._merged(y_true), self._merged(y_pred)
+        teacher = ops.exp(_log_attention(y_true, mask))
+        if self.threshold is not None:
+            teacher = ops.where(y_true > self.threshold, teacher, 0.0)
+        terms = ops.where(teacher == 0, 0.0, teacher * _log_attention(y_pred, mask))
+        return -ops.mean(ops.sum(terms, axis=-1), axis=1)
+
+    def get_config(self):
+        return {**super().get_config(), "threshold": self.threshold}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class AttentionMSE(_AttentionLoss):
+    """Mean squared error of attention scores, TinyBERT's attention loss of one layer.
+
+    `loss(q) = mean_h mean_k (s_teacher(h, q, k) - s_student(h, q, k))^2` over the keys that the
+    mask counts, where scores at or below the threshold are 0 on either side. A batch's loss is the
+    mean over its queries; TextBrewer's is the mean over all scores, in which a query of a sequence
+    of `n` tokens weighs `n`.
+
+    Args:
+        heads: `None` to compare head by head, `"mean"` or `"sum"` to compare the heads' mean or
+            summed scores, which allows another number of heads. Defaults to `None`.
+        threshold: scores at or below it count as 0, `None` for no limit. TextBrewer has -1e-3
+            without a mask and none with one. Defaults to `-1e2`.
+        name: the loss's name. Defaults to `"attention_mse"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's scores before the softmax, (batch, heads, queries, keys).
+        y_pred: the student's scores, of the same shape.
+        mask: weights of the tokens, (batch, tokens), 0 for padding.
+
+    Returns:
+        One value per query: (batch, queries).
+
+    Raises:
+        ValueError: if `heads` is none of these.
+
+    Reference:
+        - [Jiao et al., 2020](https://arxiv.org/abs/1909.10351)
+    """
+
+    def __init__(self, heads=None, threshold=-1e2, name="attention_mse", **kwargs):
+        super().__init__(heads, name, **kwargs)
+        self.threshold = threshold
+
+    def call(self, y_true, y_pred, mask=None):
+        difference = self._clipped(y_true) - self._clipped(y_pred)
+        return mean_over_tokens(ops.mean(ops.square(difference), axis=1), mask)
+
+    def _clipped(self, scores):
+        scores = self._merged(scores)
+        threshold = -math.inf if self.threshold is None else self.threshold
+        return ops.where(scores > threshold, scores, 0.0)
+
+    def get_config(self):
+        return {**super().get_config(), "threshold": self.threshold}

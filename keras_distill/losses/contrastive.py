@@ -1,0 +1,206 @@
+"""Contrastive distillation: an example's two representations against a memory of all others."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_distill.losses import geometry
+from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.schedules import check, value_at
+
+UNKNOWN = -1e30  # a normalizer before the first batch
+EPSILON = 1e-7
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class ContrastiveRepresentation(DistillationLoss):
+    """Tells an example's own embedding from those of other examples (CRD).
+
+    `loss = -log h(i) - sum_{k = 1..negatives} log(1 - h(k))`, once for the student's embedding
+    against a memory of the teacher's and once the other way, with `h = p / (p + c)`,
+    `p(k) = exp(<embedding, memory_k> / T) / Z` and `c = negatives / examples`. Both embeddings are
+    trained; both memories, of one row for every example of the data set, then move towards them:
+    `memory_i = unit(momentum * memory_i + (1 - momentum) * embedding)`.
+
+    The paper has no `Z`; its authors' code takes the first batch's mean of `exp(...)` times
+    `examples` and keeps it, as does `normalize=True`. Negatives are drawn evenly, with
+    replacement, once a step for all examples of the batch, which reads `negatives` rows of memory
+    rather than `batch * negatives`. Every call moves the memories and copies them: they cost
+    `2 * examples * width` numbers.
+
+    Args:
+        examples: how many examples the data set has.
+        width: of the embeddings. Defaults to `128`.
+        negatives: drawn for each step. Defaults to `16384`.
+        temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `0.07`.
+        momentum: how much of itself a memory keeps, in [0, 1]. Defaults to `0.5`.
+        normalize: whether `Z` is taken from the first batch. `False` leaves it 1, the paper's
+            formula to the letter. Defaults to `True`.
+        seed: of embeddings, memories and draws: an integer or `None`. Defaults to `None`.
+        name: the loss's name. Defaults to `"contrastive_representation"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: a dict of `"feature"`, the teacher's, (batch, ...), and `"index"`, each example's
+            row in the memories, in [0, examples), (batch,); and, where they are not to be drawn,
+            `"negatives"`, rows of the memories, (batch, negatives).
+        y_pred: the student's feature, (batch, ...), of any width.
+        mask: the examples' weights, (batch,); those with zero weight are not remembered.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: for a count or a temperature that is not positive, or a momentum outside
+            [0, 1].
+
+    Example:
+
+    ```python
+    loss = ContrastiveRepresentation(examples=50_000)
+    index = {"feature": "avg_pool", "index": "input:index"}
+    term = Term(loss, student="avg_pool", teacher=index, weight=0.8)
+    ```
+
+    Reference:
+        - [Tian et al., 2020](https://arxiv.org/abs/1910.10699)
+    """
+
+    same_shape = False
+    across_batch = True
+
+    def __init__(self, examples, width=128, negatives=16384, temperature=0.07,
+                 momentum=0.5, normalize=True, seed=None, name="contrastive_representation",
+                 **kwargs):  # fmt: skip
+        super().__init__(name=name, **kwargs)
+        for key, count in (("examples", examples), ("width", width), ("negatives", negatives)):
+            if count < 1:
+                raise ValueError(f"`{key}` must be positive. Received: {key}={count}")
+        self.examples, self.width, self.negatives = examples, width, negatives
+        self.temperature = check("temperature", temperature, low=0, strict=True)
+        self.momentum = check("momentum", momentum, low=0, high=1)
+        self.normalize, self.seed = normalize, seed
+
+    def build(self, student_shape, teacher_shape):
+        self.layer = _Memory(self.examples, self.width, self.seed)
+        self.layer.build(student_shape, teacher_shape["feature"])
+
+    def call(self, y_true, y_pred, mask=None):
+        memory, present = self.layer, geometry.counted(mask, y_pred)
+        index = ops.cast(y_true["index"], "int32")
+        negatives = y_true.get("negatives")
+        negatives = memory.draw(self.negatives) if negatives is None else negatives
+        student = geometry.unit(memory.student(geometry.flat(y_pred)))
+        teacher = geometry.unit(memory.teacher(geometry.flat(y_true["feature"])))
+        values = 0.0
+        for embedding, bank, normalizer in (
+            (student, memory.teachers, memory.student_normalizer),
+            (teacher, memory.students, memory.teacher_normalizer),
+        ):
+            scores = self._scores(embedding, bank, index, ops.cast(negatives, "int32"))
+            if self.normalize:
+                scores = scores - _log_normalizer(normalizer, scores, present, self.examples)
+            values = values + _noise_contrast(scores, self.examples)
+        memory.remember(index, student, teacher, present, value_at(self.momentum))
+        return values
+
+    def _scores(self, embedding, bank, index, negatives):
+        """How near an embedding is to its own memory and to others: (batch, 1 + negatives)."""
+        own = ops.sum(embedding * ops.take(bank, index, axis=0), axis=-1, keepdims=True)
+        rows = ops.take(bank, negatives, axis=0)
+        equation = "bd,kd->bk" if len(negatives.shape) == 1 else "bd,bkd->bk"
+        others = ops.einsum(equation, embedding, rows)
+        temperature = ops.cast(value_at(self.temperature), embedding.dtype)
+        return ops.concatenate([own, others], axis=-1) / temperature
+
+    def get_config(self):
+        names = ("examples", "width", "negatives", "normalize", "seed")
+        config = {name: getattr(self, name) for name in names}
+        for name in ("temperature", "momentum"):
+            config[name] = keras.saving.serialize_keras_object(getattr(self, name))
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        names = ("temperature", "momentum")
+        read = {name: keras.saving.deserialize_keras_object(config[name]) for name in names}
+        return cls(**{**config, **read})
+
+
+def _log_normalizer(known, scores, present, examples):
+    """The logarithm of `Z`: the known one, else this batch's, which is then kept."""
+    some = ops.sum(present) > 0
+    counted = ops.where(ops.expand_dims(present, -1) > 0, scores, UNKNOWN)
+    number = geometry.at_least_one(ops.sum(present)) * scores.shape[-1]
+    mean = ops.logsumexp(counted) - ops.log(number)
+    found = ops.stop_gradient(ops.where(some, mean + math.log(examples), 0.0))
+    before = ops.convert_to_tensor(known)
+    value = ops.where(before > UNKNOWN, before, found)
+    known.assign(ops.where(some, value, before))
+    return value
+
+
+def _noise_contrast(scores, examples):
+    """`-log h` of the first column, the example's own, and `-log(1 - h)` of all others."""
+    noise = (scores.shape[-1] - 1) / examples
+    above = scores - math.log(noise + EPSILON)
+    own = ops.softplus(-above[:, 0])
+    others = ops.softplus(above[:, 1:]) + math.log1p(EPSILON / noise)
+    return own + ops.sum(others, axis=-1)
+
+
+class _Memory(keras.layers.Layer):
+    """What contrastive distillation trains and remembers.
+
+    Replicas see the same gathered batch and draw from the same seed, so that each moves its own
+    copy of the memories alike.
+    """
+
+    def __init__(self, examples, width, seed):
+        super().__init__(name="contrast", dtype="float32")
+        self.examples, self.width = examples, width
+        self.student, self.teacher = (self._embedding(seed, side) for side in (0, 1))
+        self.draws = keras.random.SeedGenerator(seed)
+        self._seed = seed
+
+    def _embedding(self, seed, side):
+        seed = None if seed is None else seed + side
+        initializer = keras.initializers.GlorotUniform(seed)
+        return keras.layers.Dense(self.width, kernel_initializer=initializer, dtype="float32")
+
+    def build(self, student_shape, teacher_shape):
+        for embedding, shape in ((self.student, student_shape), (self.teacher, teacher_shape)):
+            embedding.build((None, math.prod(shape[1:])))
+        self.students, self.teachers = (self._bank(side) for side in (2, 3))
+        self.student_normalizer, self.teacher_normalizer = (
+            self._state((), keras.initializers.Constant(UNKNOWN)) for _ in range(2)
+        )
+        self.built = True
+
+    def _bank(self, side):
+        limit = math.sqrt(3 / self.width)
+        seed = None if self._seed is None else self._seed + side
+        initializer = keras.initializers.RandomUniform(-limit, limit, seed)
+        return self._state((self.examples, self.width), initializer)
+
+    def _state(self, shape, initializer):
+        return self.add_weight(
+            shape=shape, initializer=initializer, trainable=False, aggregation="none"
+        )
+
+    def draw(self, number):
+        return keras.random.randint((number,), 0, self.examples, seed=self.draws)
+
+    def remember(self, index, student, teacher, present, momentum):
+        """Moves the rows of the batch; of an example that comes twice, the last counts."""
+        same = ops.expand_dims(index, 0) == ops.expand_dims(index, 1)
+        counts = ops.cast(same, present.dtype) * present
+        later = ops.sum(ops.triu(counts, 1), axis=-1) > 0
+        moved = ops.expand_dims((present > 0) & ~later, -1)
+        for bank, embedding in ((self.students, student), (self.teachers, teacher)):
+            before = ops.take(bank, index, axis=0)
+            after = geometry.unit(momentum * before + (1 - momentum) * embedding)
+            change = ops.stop_gradient(ops.where(moved, after - before, 0.0))
+            rows = ops.expand_dims(index, -1)
+            bank.assign_add(ops.scatter(rows, change, (self.examples, self.width)))

@@ -1,0 +1,198 @@
+"""Losses on maps: one prediction or feature for every position of an image."""
+
+import keras
+from keras import ops
+
+from keras_distill.losses import geometry
+from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities
+from keras_distill.schedules import value_at
+
+DIVERGENCES = ("kl", "mse")
+
+
+class _Softened(SoftenedLoss):
+    """A divergence of softmax distributions along the last axis."""
+
+    def __init__(self, temperature, divergence, name, **kwargs):
+        super().__init__(temperature, name=name, **kwargs)
+        if divergence not in DIVERGENCES:
+            raise ValueError(
+                f"`divergence` must be one of {DIVERGENCES}. Received: divergence={divergence!r}"
+            )
+        self.divergence = divergence
+
+    def _diverge(self, teacher, student):
+        if self.divergence == "kl":
+            temperature = self.temperature_now(student)
+            sides = (log_probabilities(side / temperature) for side in (teacher, student))
+            return temperature**2 * forward_kl(*sides)
+        apart = ops.softmax(teacher, axis=-1) - ops.softmax(student, axis=-1)
+        return ops.sum(ops.square(apart), axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "divergence": self.divergence}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class ChannelWise(_Softened):
+    """Where each channel of a map is active (CWD), compared as distributions over positions.
+
+    `loss = T^2 / channels * sum_c sum_i p_teacher(c, i) * log(p_teacher(c, i) / p_student(c, i))`
+    with `p(c, .) = softmax over positions i of map(i, c) / T`.
+
+    Args:
+        temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `4.0`.
+        divergence: `"kl"`, or `"mse"` for the sum of squared differences at `T = 1`. Defaults to
+            `"kl"`.
+        name: the loss's name. Defaults to `"channel_wise"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's logits or features, (batch, height, width, channels), or
+            (batch, positions, channels).
+        y_pred: the student's, of the same shape.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: if `temperature` is not positive, or for an unknown `divergence`.
+
+    Reference:
+        - [Shu et al., 2021](https://arxiv.org/abs/2011.13256)
+    """
+
+    def __init__(self, temperature=4.0, divergence="kl", name="channel_wise", **kwargs):
+        super().__init__(temperature, divergence, name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        teacher, student = (self._by_channel(maps) for maps in (y_true, y_pred))
+        return ops.mean(self._diverge(teacher, student), axis=-1)
+
+    def _by_channel(self, maps):
+        """(batch, channels, positions), finite."""
+        maps = ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))
+        return ops.swapaxes(ops.maximum(maps, -1e30), 1, 2)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class PixelWise(_Softened):
+    """Classes of each pixel, compared as distributions over classes.
+
+    `loss = T^2 * sum_c p_teacher(c) * log(p_teacher(c) / p_student(c))` for each pixel, with
+    `p = softmax(logits / T)`.
+
+    Args:
+        temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
+        divergence: `"kl"`, or `"mse"` for the sum of squared differences at `T = 1`. Defaults to
+            `"kl"`.
+        reference: `True` for what the authors' code does: the mean over the classes in place of
+            the sum, and no factor `T^2`. Defaults to `False`.
+        name: the loss's name. Defaults to `"pixel_wise"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's logits, (batch, height, width, classes).
+        y_pred: the student's logits, of the same shape.
+
+    Returns:
+        One value per pixel: (batch, height, width).
+
+    Raises:
+        ValueError: if `temperature` is not positive, or for an unknown `divergence`.
+
+    Reference:
+        - [Liu et al., 2019](https://arxiv.org/abs/1903.04197)
+    """
+
+    def __init__(self, temperature=1.0, divergence="kl", reference=False, name="pixel_wise",
+                 **kwargs):  # fmt: skip
+        super().__init__(temperature, divergence, name, **kwargs)
+        self.reference = reference
+
+    def call(self, y_true, y_pred):
+        values = self._diverge(y_true, y_pred)
+        if not self.reference:
+            return values
+        temperature = value_at(self.temperature) if self.divergence == "kl" else 1.0
+        return values / (ops.cast(temperature, values.dtype) ** 2 * y_pred.shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "reference": self.reference}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class IntraClassVariation(DistillationLoss):
+    """How far each pixel's feature points from the center of its class (IFVD).
+
+    `loss = (cos(t_i, T_i) - cos(s_i, S_i))^2` for each pixel `i`, where `T_i` and `S_i` are the
+    means of the teacher's and the student's features over the image's pixels of the same class. A
+    pixel whose label is no class is its own center.
+
+    Args:
+        classes: the number of classes; labels outside `[0, classes)` are no class.
+        name: the loss's name. Defaults to `"intra_class_variation"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, height, width, channels).
+        y_pred: the student's features, of the same height and width.
+        mask: weights, (batch,) or (batch, height, width); a pixel with zero weight enters no
+            center.
+        labels: a class for each pixel, (batch, rows, columns), of any size: the nearest pixel's
+            is taken. Or one for each image, (batch,).
+
+    Returns:
+        One value per pixel: (batch, height, width).
+
+    Raises:
+        ValueError: if `classes` is not positive, or the sides differ in height or width.
+
+    Reference:
+        - [Wang et al., 2020](https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/230_ECCV_2020_paper.php)
+    """
+
+    same_shape = False
+
+    def __init__(self, classes, name="intra_class_variation", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if classes < 1:
+            raise ValueError(f"`classes` must be positive. Received: classes={classes}")
+        self.classes = classes
+
+    def call(self, y_true, y_pred, mask=None, labels=None):
+        if labels is None or y_true.shape[1:3] != y_pred.shape[1:3]:
+            raise ValueError(
+                "`IntraClassVariation` needs labels, and features of one height and width. "
+                f"Received: teacher {y_true.shape}, student {y_pred.shape}, labels={labels}"
+            )
+        members = self._members(labels, y_pred, mask)
+        return ops.square(_cosine(y_true, members) - _cosine(y_pred, members))
+
+    def _members(self, labels, maps, mask):
+        """1.0 for the class of each pixel: (batch, height, width, classes)."""
+        if len(labels.shape) == 4:
+            labels = ops.squeeze(labels, axis=-1)
+        labels = ops.cast(ops.reshape(labels, (*ops.shape(labels), 1, 1)[:3]), "int32")
+        for axis in (1, 2):
+            size = ops.shape(maps)[axis]
+            nearest = ops.arange(size) * ops.shape(labels)[axis] // size
+            labels = ops.take(labels, nearest, axis=axis)
+        members = ops.expand_dims(labels, -1) == ops.arange(self.classes, dtype="int32")
+        members = ops.cast(members, maps.dtype)
+        if mask is not None and len(mask.shape) == 3:
+            members = members * ops.cast(ops.expand_dims(mask > 0, -1), maps.dtype)
+        return members
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes}
+
+
+def _cosine(maps, members):
+    """Of each feature with the center of its class: (batch, height, width)."""
+    count = ops.expand_dims(ops.sum(members, axis=(1, 2)), -1)
+    centers = ops.einsum("bhwk,bhwc->bkc", members, maps) / (count + 1e-6)
+    own = 1.0 - ops.sum(members, axis=-1, keepdims=True)
+    center = ops.einsum("bhwk,bkc->bhwc", members, centers) + own * maps
+    return ops.sum(geometry.unit(maps, 1e-8) * geometry.unit(center, 1e-8), axis=-1)

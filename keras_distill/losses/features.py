@@ -1,0 +1,208 @@
+"""Losses on features of equal width: vectors, sequences or feature maps."""
+
+import keras
+from keras import ops
+
+from keras_distill.feature_maps import flat, matched, unit
+from keras_distill.losses.distillation_loss import DistillationLoss
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Hint(DistillationLoss):
+    """Mean squared error between features, as FitNets takes hints from a hidden layer.
+
+    `loss = mean((student - teacher)^2)`. The paper writes half the sum, which is this times half
+    the number of elements of an example: a factor for the term's weight.
+
+    SimKD is this loss with `pool=True`, on the last feature maps and with
+    `projectors.ReusedClassifierProjector`.
+
+    Args:
+        pool: whether the larger of two feature maps is averaged down to the other's size.
+            Defaults to `False`, where both must have one shape.
+        name: the loss's name. Defaults to `"hint"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, ..., channels).
+        y_pred: the student's features, of the same shape.
+
+    Returns:
+        One value per example, token or position: (batch, ...).
+
+    Raises:
+        ValueError: when called, if the channels differ.
+
+    Reference:
+        - [Romero et al., 2014](https://arxiv.org/abs/1412.6550)
+        - [Chen et al., 2022](https://arxiv.org/abs/2203.14001) (SimKD)
+    """
+
+    def __init__(self, pool=False, name="hint", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.pool = pool
+        self.same_shape = not pool
+
+    def call(self, y_true, y_pred):
+        if self.pool:
+            check_channels(self, y_true, y_pred)
+            y_true, y_pred = matched(y_true, y_pred)
+        return ops.mean(ops.square(y_pred - y_true), axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "pool": self.pool}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Cosine(DistillationLoss):
+    """One minus the cosine of the angle between features.
+
+    `loss = 1 - student . teacher / (|student| |teacher|)` along the last axis; a row of zeros
+    has no direction and counts as at a right angle to all.
+
+    Args:
+        name: the loss's name. Defaults to `"cosine"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, ..., width).
+        y_pred: the student's features, of the same shape.
+
+    Returns:
+        One value per example, token or position: (batch, ...).
+
+    Reference:
+        - [Sanh et al., 2019](https://arxiv.org/abs/1910.01108)
+    """
+
+    def __init__(self, name="cosine", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        return 1.0 - ops.sum(unit(y_true) * unit(y_pred), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class MaskedGeneration(DistillationLoss):
+    """Squared error of features generated from masked ones, summed over an example (MGD).
+
+    `loss = sum((generated - teacher)^2)`. The masks and the generating convolutions are the
+    projector `projectors.MaskedGenerator`. The sum is large: the paper's weights are 2e-5 for
+    detection and segmentation, 7e-5 for classification.
+
+    Args:
+        name: the loss's name. Defaults to `"masked_generation"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, height, width, channels).
+        y_pred: the generated features, of the same shape.
+
+    Returns:
+        One value per example: (batch,).
+
+    Example:
+
+    ```python
+    generator = projectors.MaskedGenerator(channels=256, ratio=0.5)
+    Term(MaskedGeneration(), student="block_4", teacher="block_4", projector=generator,
+         weight=7e-5)
+    ```
+
+    Reference:
+        - [Yang et al., 2022](https://arxiv.org/abs/2205.01529)
+    """
+
+    def __init__(self, name="masked_generation", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        return ops.sum(ops.square(flat(y_pred - y_true)), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class PearsonCorrelation(DistillationLoss):
+    """Squared error of features standardized over the batch: one minus Pearson's correlation.
+
+    `loss = mean((s - t)^2) / 2` with `s` and `t` the features, every channel less its mean and
+    divided by its standard deviation over all examples and positions. It is `1 - r`, averaged
+    over channels: scale and offset of a channel do not matter.
+
+    Args:
+        unbiased: whether the variance is divided by one less than the number of positions, as
+            MMRazor's code does; the loss is then a little less than `1 - r`. Defaults to `False`.
+        resize: the side whose feature maps are resized bilinearly where the sizes differ,
+            `"student"` or `"teacher"`. Defaults to `"student"`.
+        name: the loss's name. Defaults to `"pearson_correlation"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, ..., channels).
+        y_pred: the student's features, with the same channels.
+        mask: weights of the examples or tokens; those above zero enter the statistics.
+
+    Returns:
+        One value per example, token or position: (batch, ...).
+
+    Raises:
+        ValueError: if `resize` is neither side; when called, if the channels differ.
+
+    Reference:
+        - [Cao et al., 2022](https://arxiv.org/abs/2207.02039)
+    """
+
+    same_shape = False
+    across_batch = True
+
+    def __init__(self, unbiased=False, resize="student", name="pearson_correlation", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if resize not in ("student", "teacher"):
+            raise ValueError(f'`resize` must be "student" or "teacher". Received: resize={resize}')
+        self.unbiased, self.resize = unbiased, resize
+
+    def call(self, y_true, y_pred, mask=None):
+        check_channels(self, y_true, y_pred)
+        if len(y_pred.shape) == 4 and tuple(y_pred.shape[1:3]) != tuple(y_true.shape[1:3]):
+            if self.resize == "student":
+                y_pred = _bilinear(y_pred, y_true.shape[1:3])
+            else:
+                y_true = _bilinear(y_true, y_pred.shape[1:3])
+        counted = _counted(mask, y_pred)
+        difference = self._standardized(y_pred, counted) - self._standardized(y_true, counted)
+        return 0.5 * ops.mean(ops.square(difference), axis=-1)
+
+    def _standardized(self, features, counted):
+        axes = tuple(range(len(features.shape) - 1))
+        number = ops.maximum(ops.sum(counted), 1.0)
+        mean = ops.sum(features * counted, axis=axes) / number
+        centred = (features - mean) * counted
+        freedom = ops.maximum(number - 1.0, 1.0) if self.unbiased else number
+        variance = ops.sum(ops.square(centred), axis=axes) / freedom
+        varies = variance > 0
+        deviation = ops.sqrt(ops.where(varies, variance, 1.0))  # a constant channel stays zero
+        return centred / (deviation + 1e-6)
+
+    def get_config(self):
+        return {**super().get_config(), "unbiased": self.unbiased, "resize": self.resize}
+
+
+def _counted(mask, features):
+    """One where a position counts, of shape (batch, ..., 1)."""
+    if mask is None:
+        return ops.ones_like(features[..., :1])
+    rank = len(features.shape)
+    mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (rank - len(mask.shape))))
+    return ops.cast(mask > 0, features.dtype) * ops.ones_like(features[..., :1])
+
+
+def _bilinear(maps, size):
+    return ops.image.resize(maps, size, interpolation="bilinear", data_format="channels_last")
+
+
+def check_channels(loss, y_true, y_pred):
+    """Refuses features of different widths, which would broadcast in silence."""
+    if y_true.shape[-1] != y_pred.shape[-1]:
+        raise ValueError(
+            f"`{loss.name}` compares features of as many channels. Received: teacher "
+            f"{tuple(y_true.shape)}, student {tuple(y_pred.shape)}. Give a projector."
+        )

@@ -1,0 +1,156 @@
+"""Losses on hidden states: (batch, tokens, width)."""
+
+import keras
+from keras import ops
+
+from keras_distill.losses.attention import mean_over_tokens, real_tokens
+from keras_distill.losses.distillation_loss import DistillationLoss
+
+EPSILON = 1e-12  # added to squared norms
+
+
+def _inverse_norm(vectors):
+    return ops.rsqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True) + EPSILON)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class PatientKD(DistillationLoss):
+    """Squared distance of normalised hidden states, BERT-PKD's loss of one layer.
+
+    `loss = sum_d (h_teacher / |h_teacher| - h_student / |h_student|)^2`, for the first token that
+    counts, the [CLS] of BERT, or for each token.
+
+    Args:
+        tokens: `"first"` for the first token alone, `"all"` for each. Defaults to `"first"`.
+        name: the loss's name. Defaults to `"patient_kd"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's hidden states, (batch, tokens, width), or one a row, (batch, width).
+        y_pred: the student's, of the same shape.
+        mask: weights of the tokens, (batch, tokens), 0 for padding.
+
+    Returns:
+        One value per example, (batch,), or per token, (batch, tokens), with `tokens="all"`.
+
+    Raises:
+        ValueError: if `tokens` is none of these.
+
+    Reference:
+        - [Sun et al., 2019](https://arxiv.org/abs/1908.09355)
+    """
+
+    def __init__(self, tokens="first", name="patient_kd", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if tokens not in ("first", "all"):
+            raise ValueError(f'`tokens` must be "first" or "all". Received: tokens={tokens!r}')
+        self.tokens = tokens
+
+    def call(self, y_true, y_pred, mask=None):
+        if self.tokens == "first" and len(y_pred.shape) == 3:
+            y_true, y_pred = _first(y_true, mask), _first(y_pred, mask)
+        teacher, student = (each * _inverse_norm(each) for each in (y_true, y_pred))
+        return ops.sum(ops.square(teacher - student), axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "tokens": self.tokens}
+
+
+def _first(hidden, mask):
+    """The first token that counts; zeros in a row of padding."""
+    real = real_tokens(mask)
+    if real is None:
+        return hidden[:, 0]
+    first = real * ops.cast(ops.cumsum(real, axis=1) == 1, real.dtype)
+    return ops.sum(hidden * first[:, :, None], axis=1)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class SequenceFlow(DistillationLoss):
+    """Mean squared error of the flow between two layers: the FSP matrix of hidden states.
+
+    `loss = mean_ij (G_teacher - G_student)_ij^2` with `G = H_0^T H_1 / n`, (width, width), over
+    the `n` tokens that the mask counts: how two layers' features appear together in a sequence.
+
+    Args:
+        name: the loss's name. Defaults to `"sequence_flow"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's hidden states of two layers, a list of (batch, tokens, width).
+        y_pred: the student's, of the same widths.
+        mask: weights of the tokens, (batch, tokens), 0 for padding.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: for other widths than the teacher's.
+
+    Reference:
+        - [Yim et al., 2017](https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html)
+        - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
+    """
+
+    def __init__(self, name="sequence_flow", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true, y_pred, mask=None):
+        widths = [[layer.shape[-1] for layer in side] for side in (y_true, y_pred)]
+        if widths[0] != widths[1]:
+            raise ValueError(
+                f"`{self.name}` compares layers of equal widths. Received: widths {widths[0]} "
+                f"(teacher), {widths[1]} (student). Give a `projector`."
+            )
+        difference = _flow(y_true, mask) - _flow(y_pred, mask)
+        return ops.mean(ops.square(difference), axis=(1, 2))
+
+
+def _flow(layers, mask):
+    first, second = layers
+    real = real_tokens(mask)
+    if real is None:
+        return ops.einsum("bti,btj->bij", first, second) / ops.cast(ops.shape(first)[1], "float32")
+    real = real[:, :, None]
+    tokens = ops.maximum(ops.sum(real, axis=1, keepdims=True), 1.0)
+    return ops.einsum("bti,btj->bij", first * real, second) / tokens
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class TokenGram(DistillationLoss):
+    """Mean squared error of the products of tokens across two layers, the MMD loss of TextBrewer.
+
+    `loss(q) = mean_k (G_teacher - G_student)_qk^2` with `G = H_0 H_1^T / width`, (tokens, tokens),
+    over the tokens that the mask counts. The same layer twice compares how alike its tokens are.
+    A batch's loss is the mean over its tokens; TextBrewer's is the mean over all products, in
+    which a token of a sequence of `n` tokens weighs `n`.
+
+    Args:
+        name: the loss's name. Defaults to `"token_gram"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's hidden states of two layers, a list of (batch, tokens, width).
+        y_pred: the student's, with the same tokens; its width may differ.
+        mask: weights of the tokens, (batch, tokens), 0 for padding.
+
+    Returns:
+        One value per token: (batch, tokens).
+
+    Reference:
+        - [Huang & Wang, 2017](https://arxiv.org/abs/1707.01219)
+        - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
+    """
+
+    same_shape = False
+
+    def __init__(self, name="token_gram", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true, y_pred, mask=None):
+        return mean_over_tokens(ops.square(_gram(y_true) - _gram(y_pred)), mask)
+
+
+def _gram(layers):
+    first, second = layers
+    return ops.einsum("bqd,bkd->bqk", first, second) / first.shape[-1]

@@ -1,0 +1,236 @@
+"""Losses on feature maps of which channels, or sizes too, may differ."""
+
+import keras
+from keras import ops
+
+from keras_distill.feature_maps import adaptive_average_pool, flat, length, matched, unit
+from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.features import check_channels
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class AttentionTransfer(DistillationLoss):
+    """Distance between spatial attention maps, whatever the channels.
+
+    `loss = |q(student) - q(teacher)|` with `q(maps) = a / |a|`, `a = mean_c |maps_c|^p` as one
+    vector over all positions. The larger map is averaged down to the smaller one's size.
+
+    Args:
+        p: the power, at least 1. Defaults to `2`.
+        squared: whether the mean over positions of the squared difference is taken instead of
+            the distance, as the authors' code does. Defaults to `False`, as in the paper.
+        signed: whether features keep their sign for an odd, whole `p`, as in the authors' code.
+            Defaults to `False`.
+        name: the loss's name. Defaults to `"attention_transfer"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's feature maps, (batch, height, width, channels).
+        y_pred: the student's feature maps; size and channels may differ.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: if `p` is less than 1, or `signed` and not whole.
+
+    Reference:
+        - [Zagoruyko and Komodakis, 2016](https://arxiv.org/abs/1612.03928)
+    """
+
+    same_shape = False
+
+    def __init__(self, p=2, squared=False, signed=False, name="attention_transfer", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if p < 1 or (signed and p != int(p)):
+            raise ValueError(f"`p` must be at least 1, and whole if `signed`. Received: p={p}")
+        self.p, self.squared, self.signed = p, squared, signed
+
+    def call(self, y_true, y_pred):
+        y_true, y_pred = matched(y_true, y_pred)
+        difference = self._attention(y_pred) - self._attention(y_true)
+        return ops.mean(ops.square(difference), -1) if self.squared else length(difference)
+
+    def _attention(self, maps):
+        maps = maps if self.signed else ops.abs(maps)
+        return unit(flat(ops.mean(ops.power(maps, self.p), axis=-1)))
+
+    def get_config(self):
+        own = {"p": self.p, "squared": self.squared, "signed": self.signed}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class NeuronSelectivity(DistillationLoss):
+    """Distance between the distributions of neurons' spatial patterns (NST).
+
+    `loss = mean k(t, t') + mean k(s, s') - 2 mean k(s, t)`, the squared maximum mean discrepancy
+    over all pairs of channels, with `k(a, b) = (a . b)^degree` on channel maps of length one.
+    The larger map is averaged down to the smaller one's size.
+
+    Args:
+        degree: of the polynomial kernel, a whole number. Defaults to `2`, the paper's best.
+        name: the loss's name. Defaults to `"neuron_selectivity"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's feature maps, (batch, height, width, channels).
+        y_pred: the student's feature maps; size and channels may differ.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: if `degree` is not a whole number of at least 1.
+
+    Reference:
+        - [Huang and Wang, 2017](https://arxiv.org/abs/1707.01219)
+    """
+
+    same_shape = False
+
+    def __init__(self, degree=2, name="neuron_selectivity", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if degree < 1 or degree != int(degree):
+            raise ValueError(f"`degree` must be whole and positive. Received: degree={degree}")
+        self.degree = int(degree)
+
+    def call(self, y_true, y_pred):
+        teacher, student = (_patterns(maps) for maps in matched(y_true, y_pred))
+        same = self._kernel(teacher, teacher) + self._kernel(student, student)
+        return same - 2.0 * self._kernel(student, teacher)
+
+    def _kernel(self, one, other):
+        products = ops.matmul(one, ops.transpose(other, (0, 2, 1)))
+        return ops.mean(ops.power(products, self.degree), axis=(1, 2))
+
+    def get_config(self):
+        return {**super().get_config(), "degree": self.degree}
+
+
+def _patterns(maps):
+    """Every channel as a direction: (batch, channels, positions)."""
+    return unit(ops.transpose(_positions(maps), (0, 2, 1)))
+
+
+def _positions(maps):
+    """(batch, positions, channels)."""
+    height, width, channels = maps.shape[1:]
+    return ops.reshape(maps, (-1, height * width, channels))
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class FlowOfSolutionProcedure(DistillationLoss):
+    """Squared distance between the products of two layers' channels (FSP).
+
+    `loss = sum_ij (G_student - G_teacher)_ij^2` with `G_ij = mean_x first_i(x) second_j(x)` over
+    positions `x`; of more than two maps, summed over consecutive pairs. The larger map of a pair
+    is averaged down to the size of the smaller one (the paper takes maxima).
+
+    Args:
+        average: whether the matrix's entries are averaged instead of summed, as RepDistiller's
+            code does. Defaults to `False`, as in the paper.
+        name: the loss's name. Defaults to `"flow_of_solution_procedure"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: a list of two or more of the teacher's feature maps, in order: each (batch,
+            height, width, channels).
+        y_pred: a list of as many of the student's, of the same channels.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: when called, if there are not as many maps, two at least, on both sides.
+
+    Reference:
+        - [Yim et al., 2017](https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html)
+    """
+
+    same_shape = False
+
+    def __init__(self, average=False, name="flow_of_solution_procedure", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.average = average
+
+    def call(self, y_true, y_pred):
+        y_true, y_pred = pairs_of(self, y_true, y_pred, least=2)
+        over = ops.mean if self.average else ops.sum
+        total = 0.0
+        for teacher, student in zip(_flows(y_true), _flows(y_pred)):
+            total = total + over(ops.square(student - teacher), axis=(1, 2))
+        return total
+
+    def get_config(self):
+        return {**super().get_config(), "average": self.average}
+
+
+def _flows(maps):
+    """The products of channels of consecutive maps: (batch, channels, next channels) each."""
+    for first, second in zip(maps, maps[1:]):
+        first, second = (_positions(each) for each in matched(first, second))
+        yield ops.matmul(ops.transpose(first, (0, 2, 1)), second) / first.shape[1]
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class ClassAttentionTransfer(DistillationLoss):
+    """Squared error between class activation maps, pooled and normalized (CAT-KD).
+
+    `loss = mean((student - teacher)^2)` over classes and positions, of maps that are averaged
+    down to `resolution` x `resolution` and, for each class, divided by their length. Tap the
+    1x1 convolution with a channel for each class that stands before the global average pooling.
+
+    Args:
+        resolution: the pooled maps' height and width. Defaults to `2`.
+        normalize: whether every pooled map is divided by its length. Defaults to `True`.
+        name: the loss's name. Defaults to `"class_attention_transfer"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's class activation maps, (batch, height, width, classes).
+        y_pred: the student's; its size may differ.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: if `resolution` is not positive; when called, if the classes differ.
+
+    Reference:
+        - [Guo et al., 2023](https://arxiv.org/abs/2304.12777)
+    """
+
+    same_shape = False
+
+    def __init__(self, resolution=2, normalize=True, name="class_attention_transfer", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if not resolution >= 1:
+            raise ValueError(f"`resolution` must be positive. Received: resolution={resolution}")
+        self.resolution, self.normalize = resolution, normalize
+
+    def call(self, y_true, y_pred):
+        check_channels(self, y_true, y_pred)
+        difference = self._pooled(y_pred) - self._pooled(y_true)
+        return ops.mean(ops.square(difference), axis=(1, 2, 3))
+
+    def _pooled(self, maps):
+        maps = adaptive_average_pool(maps, (self.resolution, self.resolution))
+        return unit(maps, axis=(1, 2)) if self.normalize else maps
+
+    def get_config(self):
+        own = {"resolution": self.resolution, "normalize": self.normalize}
+        return {**super().get_config(), **own}
+
+
+def pairs_of(loss, y_true, y_pred, least=1):
+    """Lists of as many maps on each side; a tensor is a list of one."""
+    y_true, y_pred = (list(s) if isinstance(s, (list, tuple)) else [s] for s in (y_true, y_pred))
+    if len(y_true) != len(y_pred) or len(y_pred) < least:
+        raise ValueError(
+            f"`{loss.name}` takes as many feature maps on both sides, at least {least}. Received: "
+            f"{len(y_true)} of the teacher, {len(y_pred)} of the student."
+        )
+    for teacher, student in zip(y_true, y_pred):
+        check_channels(loss, teacher, student)
+    return y_true, y_pred

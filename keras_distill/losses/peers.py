@@ -1,0 +1,81 @@
+"""Losses of networks that teach each other."""
+
+import keras
+from keras import ops
+
+from keras_distill.losses.label_aware import target_mask, target_or_not
+from keras_distill.losses.softened import LOWEST, SoftenedLoss, forward_kl, log_probabilities
+
+ENSEMBLES = ("mean", "best", "min_logit")
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class CollaborativeKL(SoftenedLoss):
+    """Kullback-Leibler divergence from an ensemble of peers, made anew for each example (KDCL).
+
+    `loss = T^2 * KL(softmax(z / T) || softmax(student / T))`, where `z` is made of the peers'
+    logits: their mean; the `best` peer's, whose cross-entropy with the label is the lowest (the
+    paper's "Naive"); or `min_logit`, the least logit of each class once each peer's logit of the
+    label is 0. Mutual learning and branches with a gated ensemble need `KLDivergence` only.
+
+    Args:
+        ensemble: `"mean"`, `"best"` or `"min_logit"`. Defaults to `"min_logit"`.
+        temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `2.0`.
+        name: the loss's name. Defaults to `"collaborative_kl"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: a list of the peers' logits, each (batch, ..., classes), the student's own among
+            them if it is to count.
+        y_pred: the student's logits, of the same shape.
+        labels: classes, (batch, ...) or (batch, ..., 1), or one-hot, (batch, ..., classes);
+            not needed for the mean.
+
+    Returns:
+        One value per example or token: (batch, ...).
+
+    Raises:
+        ValueError: for an unknown `ensemble`, or a `temperature` that is not positive.
+
+    Example:
+
+    ```python
+    peers = ["output:a", "output:b"]
+    Term(CollaborativeKL(), student="output:a", teacher=peers, source="self", name="a")
+    ```
+
+    Reference:
+        - [Guo et al., 2020](https://openaccess.thecvf.com/content_CVPR_2020/html/Guo_Online_Knowledge_Distillation_via_Collaborative_Learning_CVPR_2020_paper.html)
+    """
+
+    same_shape = False
+
+    def __init__(self, ensemble="min_logit", temperature=2.0, name="collaborative_kl", **kwargs):
+        super().__init__(temperature, name=name, **kwargs)
+        if ensemble not in ENSEMBLES:
+            raise ValueError(f"`ensemble` must be one of {ENSEMBLES}. Received: {ensemble!r}")
+        self.ensemble = ensemble
+
+    def call(self, y_true, y_pred, labels=None):
+        temperature = self.temperature_now(y_pred)
+        teacher = ops.stop_gradient(self._together(ops.stack(y_true), labels))
+        teacher, student = (log_probabilities(side / temperature) for side in (teacher, y_pred))
+        return temperature**2 * forward_kl(teacher, student)
+
+    def _together(self, peers, labels):
+        if self.ensemble == "mean":
+            return ops.mean(peers, axis=0)
+        target = target_mask(self, labels, peers[0])
+        if self.ensemble == "best":
+            fit = ops.stack([target_or_not(peer, target)[..., 0] for peer in _each(peers)])
+            best = ops.expand_dims(ops.expand_dims(ops.argmax(fit, axis=0), 0), -1)
+            return ops.take_along_axis(peers, best, axis=0)[0]
+        own = ops.sum(ops.where(target, peers, 0.0), axis=-1, keepdims=True)
+        return ops.min(peers - ops.maximum(own, LOWEST), axis=0)
+
+    def get_config(self):
+        return {**super().get_config(), "ensemble": self.ensemble}
+
+
+def _each(peers):
+    return [peers[index] for index in range(peers.shape[0])]

@@ -1,0 +1,155 @@
+"""Losses on how predictions relate, over classes and over the batch."""
+
+import keras
+from keras import ops
+
+from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities
+from keras_distill.schedules import check
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class DIST(SoftenedLoss):
+    """Correlation of predictions within each example and within each class (DIST).
+
+    `loss = T^2 * (beta * (1 - r_example) + gamma * (1 - r_class))`: `r` is the Pearson
+    correlation of teacher's and student's `softmax(logits / T)`, over the classes of an example,
+    and over the batch for a class, averaged over classes. Tokens and pixels are examples.
+
+    Args:
+        beta: the weight of the correlation over classes. Defaults to `1.0`.
+        gamma: the weight of the correlation over examples. Defaults to `1.0`.
+        temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
+        name: the loss's name. Defaults to `"dist"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's logits, (batch, ..., classes).
+        y_pred: the student's logits, of the same shape.
+        mask: the weights of examples or tokens; those of 0 leave the correlations.
+
+    Returns:
+        One value per example, token or pixel: (batch, ...).
+
+    Raises:
+        ValueError: for a negative `beta` or `gamma`, or a `temperature` that is not positive.
+
+    Reference:
+        - [Huang et al., 2022](https://arxiv.org/abs/2205.10536)
+    """
+
+    across_batch = True
+
+    def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, name="dist", **kwargs):
+        super().__init__(temperature, name=name, **kwargs)
+        self.beta = float(check("beta", beta, low=0))
+        self.gamma = float(check("gamma", gamma, low=0))
+
+    def call(self, y_true, y_pred, mask=None):
+        temperature = self.temperature_now(y_pred)
+        teacher, student = (_rows(ops.softmax(y / temperature, axis=-1)) for y in (y_true, y_pred))
+        counts = _rows(ops.expand_dims(counted(mask, y_pred), -1))
+        of_example = correlation(teacher, student, ops.ones_like(teacher[:1]), axis=1)
+        of_class = ops.mean(correlation(teacher, student, counts, axis=0))
+        values = self.beta * (1 - of_example) + self.gamma * (1 - of_class)
+        return temperature**2 * ops.reshape(values, ops.shape(y_pred)[:-1])
+
+    def get_config(self):
+        return {**super().get_config(), "beta": self.beta, "gamma": self.gamma}
+
+
+def _rows(values):
+    return ops.reshape(values, (-1, values.shape[-1]))
+
+
+def counted(mask, like):
+    """1 for each row of `like` along the last axis that counts, else 0."""
+    ones = ops.ones_like(like[..., 0])
+    if mask is None:
+        return ones
+    while len(mask.shape) < len(ones.shape):
+        mask = ops.expand_dims(mask, -1)
+    return ones * ops.cast(mask > 0, ones.dtype)
+
+
+def correlation(one, other, counts, axis):
+    """Pearson's along an axis, over the entries whose `counts` are 1; 0 for a constant."""
+    size = ops.maximum(ops.sum(counts, axis=axis, keepdims=True), 1.0)
+    one, other = ((x - ops.sum(x * counts, axis=axis, keepdims=True) / size) * counts
+                  for x in (one, other))  # fmt: skip
+    norms = _norm(one, axis) * _norm(other, axis)
+    return ops.sum(one * other, axis=axis) / (norms + 1e-8)
+
+
+def _norm(x, axis):
+    squared = ops.sum(ops.square(x), axis=axis)
+    return ops.where(squared > 0, ops.sqrt(ops.where(squared > 0, squared, 1.0)), 0.0)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class MultiLevelLogits(DistillationLoss):
+    """Predictions aligned at the levels of example, batch and class, at several temperatures.
+
+    `loss = sum_T (instance * T^2 * KL(P_t || P_s) + batch * |P_t P_t' - P_s P_s'|^2 / examples
+    + classes * |P_t' P_t - P_s' P_s|^2 / num_classes)` with `P = softmax(logits / T)`, a row for
+    each example, and squared Frobenius norms. The paper also views each input twice and drops
+    what the teacher is unsure of: give such a batch, and a mask.
+
+    Args:
+        temperatures: the temperatures, positive numbers. Defaults to `(2, 3, 4, 5, 6)`.
+        instance: the weight of the examples' level. Defaults to `1.0`.
+        batch: the weight of the batch's level. Defaults to `1.0`.
+        classes: the weight of the classes' level. Defaults to `1.0`.
+        name: the loss's name. Defaults to `"multi_level_logits"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's logits, (batch, classes).
+        y_pred: the student's logits, of the same shape.
+        mask: the weights of examples; those of 0 leave the batch and the classes.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: for a negative weight, or a temperature that is not positive.
+
+    Reference:
+        - [Jin et al., 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html)
+    """
+
+    expects_logits = True
+    across_batch = True
+
+    def __init__(self, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), instance=1.0, batch=1.0, classes=1.0,
+                 name="multi_level_logits", **kwargs):  # fmt: skip
+        super().__init__(name=name, **kwargs)
+        self.temperatures = [
+            float(check("temperatures", one, low=0, strict=True)) for one in temperatures
+        ]
+        self.instance = float(check("instance", instance, low=0))
+        self.batch = float(check("batch", batch, low=0))
+        self.classes = float(check("classes", classes, low=0))
+
+    def call(self, y_true, y_pred, mask=None):
+        if len(y_pred.shape) != 2:
+            raise ValueError(
+                f"`{self.name}` takes logits of shape (batch, classes). "
+                f"Received: {tuple(y_pred.shape)}"
+            )
+        counts = counted(mask, y_pred)
+        return sum(self._at(one, y_true, y_pred, counts) for one in self.temperatures)
+
+    def _at(self, temperature, y_true, y_pred, counts):
+        teacher, student = (log_probabilities(y / temperature) for y in (y_true, y_pred))
+        values = self.instance * temperature**2 * forward_kl(teacher, student)
+        teacher, student = (ops.exp(side) * counts[:, None] for side in (teacher, student))
+        rows = teacher @ ops.transpose(teacher) - student @ ops.transpose(student)
+        columns = ops.transpose(teacher) @ teacher - ops.transpose(student) @ student
+        values += self.batch * ops.sum(ops.square(rows), axis=-1)
+        return values + self.classes * ops.sum(ops.square(columns)) / y_pred.shape[-1]
+
+    def get_config(self):
+        own = {"temperatures": self.temperatures, "instance": self.instance,
+               "batch": self.batch, "classes": self.classes}  # fmt: skip
+        return {**super().get_config(), **own}

@@ -1,0 +1,233 @@
+"""Losses on what a projector makes of the student's feature maps: see `projectors`."""
+
+import keras
+from keras import ops
+
+from keras_distill.feature_maps import adaptive_average_pool, flat, length, matched, unit
+from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.maps import pairs_of
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class VariationalInformation(DistillationLoss):
+    """Negative log-likelihood of the teacher's features under a normal distribution (VID).
+
+    `loss = sum(log(variance) + (teacher - mean)^2 / variance) / 2` with
+    `variance = log(1 + exp(scale)) + epsilon`, one for each channel: a bound on the mutual
+    information. The mean, made from the student's features, and the scale come from
+    `projectors.VariationalProjector`.
+
+    Args:
+        average: whether elements are averaged instead of summed, as RepDistiller's code does.
+            Defaults to `False`, as in the paper.
+        epsilon: the least variance, positive. Defaults to `1e-5`.
+        name: the loss's name. Defaults to `"variational_information"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, ..., channels).
+        y_pred: a dict: `"mean"`, of the teacher's shape (the larger of two feature maps is
+            averaged down), and `"scale"`, (channels,) or (batch, channels).
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: if `epsilon` is not positive.
+
+    Reference:
+        - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
+    """
+
+    same_shape = False
+
+    def __init__(self, average=False, epsilon=1e-5, name="variational_information", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if not epsilon > 0:
+            raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
+        self.average, self.epsilon = average, epsilon
+
+    def call(self, y_true, y_pred):
+        mean, scale = y_pred["mean"], y_pred["scale"]
+        if len(mean.shape) == 4:
+            y_true, mean = matched(y_true, mean)
+        between = [1] * (len(mean.shape) - 2)
+        variance = ops.softplus(ops.reshape(scale, (-1, *between, scale.shape[-1]))) + self.epsilon
+        values = 0.5 * (ops.log(variance) + ops.square(y_true - mean) / variance)
+        return (ops.mean if self.average else ops.sum)(flat(values), axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "average": self.average, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class FactorTransfer(DistillationLoss):
+    """Distance between factors of length one: the teacher paraphrased, the student translated.
+
+    `loss = |t / |t|_2 - s / |s|_2|_p`, with the factors of an example as one vector. The
+    teacher's come from a `projectors.Paraphraser`, trained beforehand, the student's from a
+    `projectors.Translator`.
+
+    Args:
+        p: the norm of the difference, at least 1. Defaults to `1`.
+        average: whether `mean |difference|^p` is taken instead of the norm, as the code of
+            MMRazor and RepDistiller does. Defaults to `False`, as in the paper.
+        channel_power: where given, the factors are first averaged over channels, each raised to
+            this power, and the larger map down to the smaller one's size, as in RepDistiller.
+            Defaults to `None`.
+        name: the loss's name. Defaults to `"factor_transfer"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's factors, (batch, height, width, channels).
+        y_pred: the student's factors, of the same shape; with `channel_power` both may differ.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: if `p` is less than 1.
+
+    Example:
+
+    ```python
+    factor = paraphraser.encoder(teacher.get_layer("block_4").output)
+    teacher = keras.Model(teacher.input, {"logits": teacher.output, "factor": factor})
+    Term(FactorTransfer(), student="block_2", teacher="output:factor",
+         projector=projectors.Translator(channels=factor.shape[-1]))
+    ```
+
+    Reference:
+        - [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
+    """
+
+    def __init__(self, p=1, average=False, channel_power=None, name="factor_transfer", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if p < 1:
+            raise ValueError(f"`p` must be at least 1. Received: p={p}")
+        self.p, self.average, self.channel_power = p, average, channel_power
+        self.same_shape = channel_power is None
+
+    def call(self, y_true, y_pred):
+        if self.channel_power is not None:
+            y_true, y_pred = matched(y_true, y_pred)
+        difference = self._factors(y_pred) - self._factors(y_true)
+        if self.p == 2 and not self.average:
+            return length(difference)
+        powers = ops.power(ops.abs(difference), self.p)
+        if self.average:
+            return ops.mean(powers, axis=-1)
+        return _root(ops.sum(powers, axis=-1), self.p)
+
+    def _factors(self, maps):
+        if self.channel_power is not None:
+            maps = ops.mean(ops.power(maps, self.channel_power), axis=-1)
+        return unit(flat(maps))
+
+    def get_config(self):
+        own = {"p": self.p, "average": self.average, "channel_power": self.channel_power}
+        return {**super().get_config(), **own}
+
+
+def _root(values, p):
+    positive = values > 0
+    return ops.where(positive, ops.power(ops.where(positive, values, 1.0), 1.0 / p), 0.0)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class HierarchicalContext(DistillationLoss):
+    """Mean squared error of feature maps at several resolutions (HCL of ReviewKD).
+
+    `loss = sum_l w_l mean((pool_l(student) - pool_l(teacher))^2) / sum_l w_l`, of the maps
+    as they are (`w = 1`) and averaged down to each level `l` x `l` that is smaller than they,
+    with half the weight from one to the next. Of several maps, summed. The student's maps come
+    from `projectors.ReviewMechanism`.
+
+    Args:
+        levels: the sizes to average down to. Defaults to `(4, 2, 1)`.
+        name: the loss's name. Defaults to `"hierarchical_context"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's feature maps, (batch, height, width, channels), one or a list.
+        y_pred: the student's, of the same shapes.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: when called, if there are not as many maps on both sides.
+
+    Reference:
+        - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
+    """
+
+    def __init__(self, levels=(4, 2, 1), name="hierarchical_context", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.levels = tuple(levels)
+
+    def call(self, y_true, y_pred):
+        pairs = zip(*pairs_of(self, y_true, y_pred))
+        return sum(self._pair(student - teacher) for teacher, student in pairs)
+
+    def _pair(self, difference):  # pooling is linear: one of the difference is enough
+        total, weight, weights = _mean_square(difference), 1.0, 1.0
+        for level in self.levels:
+            if level < difference.shape[1]:
+                weight = weight / 2
+                pooled = adaptive_average_pool(difference, (level, level))
+                total, weights = total + weight * _mean_square(pooled), weights + weight
+        return total / weights
+
+    def get_config(self):
+        return {**super().get_config(), "levels": list(self.levels)}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class SemanticCalibration(DistillationLoss):
+    """Mean squared errors between all pairs of layers, weighed by attention (SemCKD).
+
+    `loss = sum_ij attention_ij * mean((student_ij - teacher_j)^2) / layers`, summed over the
+    student's layers `i` and the teacher's layers `j`. The attention, and each of the student's
+    layers brought to the channels of each of the teacher's, come from a projector.
+
+    Args:
+        name: the loss's name. Defaults to `"semantic_calibration"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: a list of the teacher's T feature maps, each (batch, height, width, channels).
+        y_pred: a list: the attention (batch, S, T), then S * T feature maps, those of the
+            student's first layer first; the larger of a pair is averaged down.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: when called, if the number of maps does not fit the attention.
+
+    Reference:
+        - [Chen et al., 2020](https://arxiv.org/abs/2012.03236)
+    """
+
+    same_shape = False
+
+    def __init__(self, name="semantic_calibration", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        attention, *students = y_pred
+        layers, targets = attention.shape[1:]
+        if len(y_true) != targets or len(students) != layers * targets:
+            raise ValueError(
+                f"`{self.name}`: an attention of shape {tuple(attention.shape)} needs {targets} "
+                f"feature maps of the teacher and {layers * targets} of the student. Received: "
+                f"{len(y_true)} and {len(students)}."
+            )
+        pairs = (matched(*pair) for pair in zip(list(y_true) * layers, students))
+        errors = [_mean_square(student - teacher) for teacher, student in pairs]
+        return ops.sum(ops.stack(errors, axis=-1) * flat(attention), axis=-1) / layers
+
+
+def _mean_square(difference):
+    return ops.mean(ops.square(flat(difference)), axis=-1)

@@ -1,0 +1,131 @@
+"""Losses on the distances and angles between the examples of a batch."""
+
+import keras
+from keras import ops
+
+from keras_distill.losses import geometry
+from keras_distill.losses.distillation_loss import DistillationLoss
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class RelationalDistance(DistillationLoss):
+    """Distances between examples, as relational distillation (RKD-D) compares them.
+
+    `loss = mean_{i != j} smooth_l1(d_teacher(i, j) - d_student(i, j))` with
+    `d(i, j) = |x_i - x_j| / mean_{k != l} |x_k - x_l|`. The paper sums over the pairs of a batch;
+    the mean does not depend on the batch size. The paper weighs this loss with 25.
+
+    Args:
+        distinct: whether the mean is over pairs of different examples. `False` divides by all
+            `batch^2` pairs, as the authors' code does. Defaults to `True`.
+        name: the loss's name. Defaults to `"relational_distance"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, ...).
+        y_pred: the student's features, (batch, ...), of any width.
+        mask: the examples' weights, (batch,); those with zero weight enter no distance.
+
+    Returns:
+        One value per example, the mean over its pairs: (batch,).
+
+    Reference:
+        - [Park et al., 2019](https://arxiv.org/abs/1904.05068)
+    """
+
+    same_shape = False
+    across_batch = True
+
+    def __init__(self, distinct=True, name="relational_distance", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.distinct = distinct
+
+    def call(self, y_true, y_pred, mask=None):
+        present = geometry.counted(mask, y_pred)
+        pairs = geometry.pairs(present)
+        teacher, student = (self._relative(y, pairs) for y in (y_true, y_pred))
+        others = ops.sum(present) - (1 if self.distinct else 0)
+        deviation = ops.sum(geometry.smooth_l1(teacher - student) * pairs, axis=-1)
+        return deviation / geometry.at_least_one(others)
+
+    def _relative(self, x, pairs):
+        """Distances in units of their mean."""
+        distances = geometry.root(geometry.squared_distances(geometry.flat(x))) * pairs
+        mean = ops.sum(distances) / geometry.at_least_one(ops.sum(pairs))
+        return distances / ops.where(mean > 0, mean, 1.0)
+
+    def get_config(self):
+        return {**super().get_config(), "distinct": self.distinct}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class RelationalAngle(DistillationLoss):
+    """Angles between triples of examples, as relational distillation (RKD-A) compares them.
+
+    `loss = mean_{i, j, k} smooth_l1(a_teacher(i, j, k) - a_student(i, j, k))` with the cosine of
+    the angle at `i`, `a(i, j, k) = <e(i, j), e(i, k)>`, `e(i, j) = (x_j - x_i) / |x_j - x_i|`. The
+    paper sums over the triples of a batch; the mean does not depend on the batch size. The paper
+    weighs this loss with 50.
+
+    All triples of a batch are too many to hold: past `chunk` examples the angles at `chunk`
+    examples are computed at a time, and again for the gradient, which needs memory for
+    `chunk * batch * (batch + width)` numbers.
+
+    Args:
+        distinct: whether the mean is over triples of different examples. `False` divides by all
+            `batch^3` triples, as the authors' code does. Defaults to `True`.
+        chunk: examples whose angles are computed at a time. Defaults to `64`.
+        name: the loss's name. Defaults to `"relational_angle"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, ...).
+        y_pred: the student's features, (batch, ...), of any width.
+        mask: the examples' weights, (batch,); those with zero weight enter no angle.
+
+    Returns:
+        One value per example, the mean over the angles at it: (batch,).
+
+    Raises:
+        ValueError: if `chunk` is not positive.
+
+    Reference:
+        - [Park et al., 2019](https://arxiv.org/abs/1904.05068)
+    """
+
+    same_shape = False
+    across_batch = True
+
+    def __init__(self, distinct=True, chunk=64, name="relational_angle", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if chunk < 1:
+            raise ValueError(f"`chunk` must be positive. Received: chunk={chunk}")
+        self.distinct, self.chunk = distinct, chunk
+
+    def call(self, y_true, y_pred, mask=None):
+        present = geometry.counted(mask, y_pred)
+        sides = geometry.flat(y_true), geometry.flat(y_pred)
+
+        def deviation(teacher, student, *anchors):
+            return _deviation(present, teacher, student, *anchors)
+
+        total = geometry.over_anchors(deviation, sides, self.chunk)
+        count = ops.sum(present)
+        angles = (count - 1) * (count - 2) if self.distinct else count * count
+        return total / geometry.at_least_one(angles)
+
+    def get_config(self):
+        return {**super().get_config(), "distinct": self.distinct, "chunk": self.chunk}
+
+
+def _deviation(present, teacher, student, teacher_anchors, student_anchors):
+    """How far the angles at each anchor are apart, summed over all pairs of examples."""
+    expected = ops.stop_gradient(_cosines(teacher, teacher_anchors))
+    apart = geometry.smooth_l1(expected - _cosines(student, student_anchors))
+    both = ops.expand_dims(present, 0) * ops.expand_dims(present, 1)
+    return ops.sum(apart * both, axis=(1, 2))
+
+
+def _cosines(x, anchors):
+    edges = geometry.unit(ops.expand_dims(x, 0) - ops.expand_dims(anchors, 1))
+    return ops.matmul(edges, ops.swapaxes(edges, 1, 2))

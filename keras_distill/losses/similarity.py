@@ -1,0 +1,180 @@
+"""Losses on the similarities between the examples of a batch."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_distill.losses import geometry
+from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.schedules import check
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class SimilarityPreserving(DistillationLoss):
+    """Similarities between examples, each example's of unit length.
+
+    `loss = sum_{i, j} (g_teacher(i, j) - g_student(i, j))^2 / batch^2`, where `g` are the rows of
+    `G = F F^T`, the dot products of the flattened features, each divided by its length.
+
+    Args:
+        name: the loss's name. Defaults to `"similarity_preserving"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, ...).
+        y_pred: the student's features, (batch, ...), of any size.
+        mask: the examples' weights, (batch,); those with zero weight enter no similarity.
+
+    Returns:
+        One value per example: (batch,).
+
+    Reference:
+        - [Tung & Mori, 2019](https://arxiv.org/abs/1907.09682)
+    """
+
+    same_shape = False
+    across_batch = True
+
+    def __init__(self, name="similarity_preserving", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true, y_pred, mask=None):
+        present = geometry.counted(mask, y_pred)
+        teacher, student = (
+            geometry.unit(geometry.products(geometry.flat(y)) * present) for y in (y_true, y_pred)
+        )
+        count = geometry.at_least_one(ops.sum(present))
+        return ops.sum(ops.square(teacher - student), axis=-1) / count
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class CorrelationCongruence(DistillationLoss):
+    """Correlations between examples by a Gaussian kernel, expanded as a Taylor series.
+
+    `loss = sum_{i, j} (c_teacher(i, j) - c_student(i, j))^2 / batch^2` with
+    `c(i, j) = exp(-2 gamma) * sum_{p = 0..order} (2 gamma)^p / p! * <x_i, x_j>^p` of features of
+    unit length, which approaches `exp(-gamma |x_i - x_j|^2)`.
+
+    Args:
+        gamma: the kernel's sharpness, positive. Defaults to `0.4`.
+        order: the last power in the series. Defaults to `2`.
+        neighbors: `True` for what the RepDistiller code does in place of the paper's formula: the
+            mean over consecutive examples of `sum_d |t_i - s_i|_d |t_{i+1} - s_{i+1}|_d`, of
+            features of equal width. Defaults to `False`.
+        name: the loss's name. Defaults to `"correlation_congruence"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, ...).
+        y_pred: the student's features, (batch, ...), of any width.
+        mask: the examples' weights, (batch,); those with zero weight enter no correlation.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: if `gamma` is not positive or `order` is less than 1.
+
+    Reference:
+        - [Peng et al., 2019](https://arxiv.org/abs/1904.01802)
+    """
+
+    same_shape = False
+    across_batch = True
+
+    def __init__(self, gamma=0.4, order=2, neighbors=False, name="correlation_congruence",
+                 **kwargs):  # fmt: skip
+        super().__init__(name=name, **kwargs)
+        if order < 1:
+            raise ValueError(f"`order` must be at least 1. Received: order={order}")
+        self.gamma = check("gamma", gamma, low=0, strict=True)
+        self.order, self.neighbors, self.same_shape = order, neighbors, neighbors
+
+    def call(self, y_true, y_pred, mask=None):
+        present = geometry.counted(mask, y_pred)
+        teacher, student = geometry.flat(y_true), geometry.flat(y_pred)
+        if self.neighbors:
+            return _neighbors(ops.abs(teacher - student), present)
+        apart = ops.square(self._correlations(teacher) - self._correlations(student))
+        return ops.sum(apart * present, axis=-1) / geometry.at_least_one(ops.sum(present))
+
+    def _correlations(self, x):
+        cosines = geometry.products(geometry.unit(x))
+        twice = 2 * self.gamma
+        factors = [math.exp(-twice) * twice**p / math.factorial(p) for p in range(self.order + 1)]
+        total = ops.full_like(cosines, factors.pop())
+        while factors:
+            total = total * cosines + factors.pop()
+        return total
+
+    def get_config(self):
+        own = {"gamma": self.gamma, "order": self.order, "neighbors": self.neighbors}
+        return {**super().get_config(), **own}
+
+
+def _neighbors(apart, present):
+    """Each example's deviation times that of the next one that counts."""
+    place = ops.cumsum(present)
+    follows = ops.expand_dims(place, 0) == ops.expand_dims(place + 1, 1)
+    both = ops.expand_dims(present, 0) * ops.expand_dims(present, 1)
+    following = ops.matmul(ops.cast(follows, apart.dtype) * both, apart)
+    count = ops.sum(present)
+    return ops.sum(apart * following, axis=-1) * count / geometry.at_least_one(count - 1)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class ProbabilisticTransfer(DistillationLoss):
+    """Probabilities of being neighbors (PKT), compared by Kullback-Leibler divergence.
+
+    `loss = mean_i sum_{j != i} p_teacher(j | i) * log(p_teacher(j | i) / p_student(j | i))` with
+    `p(j | i) = k(i, j) / sum_{l != i} k(i, l)` and `k = (1 + cosine) / 2`. The paper sums over the
+    examples `i`; the mean does not depend on the batch size.
+
+    Args:
+        reference: `True` for what the authors' code does: each example is its own neighbor too,
+            and the mean is over all `batch^2` pairs. Defaults to `False`.
+        epsilon: added to lengths and probabilities. Defaults to `1e-7`.
+        name: the loss's name. Defaults to `"probabilistic_transfer"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's features, (batch, ...).
+        y_pred: the student's features, (batch, ...), of any width.
+        mask: the examples' weights, (batch,); those with zero weight are no one's neighbors.
+
+    Returns:
+        One value per example: (batch,).
+
+    Raises:
+        ValueError: if `epsilon` is not positive.
+
+    Reference:
+        - [Passalis & Tefas, 2018](https://arxiv.org/abs/1803.10837)
+    """
+
+    same_shape = False
+    across_batch = True
+
+    def __init__(self, reference=False, epsilon=1e-7, name="probabilistic_transfer", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if not epsilon > 0:
+            raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
+        self.reference, self.epsilon = reference, epsilon
+
+    def call(self, y_true, y_pred, mask=None):
+        present = geometry.counted(mask, y_pred)
+        near = ops.expand_dims(present, 0) if self.reference else geometry.pairs(present)
+        teacher, student = (self._probabilities(geometry.flat(y), near) for y in (y_true, y_pred))
+        ratio = ops.log(teacher + self.epsilon) - ops.log(student + self.epsilon)
+        count = ops.sum(present) if self.reference else 1.0
+        return ops.sum(teacher * ratio, axis=-1) / geometry.at_least_one(count)
+
+    def _probabilities(self, x, near):
+        length = geometry.root(ops.sum(ops.square(x), axis=-1, keepdims=True))
+        kernel = (geometry.products(x / (length + self.epsilon)) + 1) / 2 * near
+        kernel = ops.maximum(kernel, 0.0)  # a cosine may round to less than -1
+        return kernel / ops.maximum(ops.sum(kernel, axis=-1, keepdims=True), self.epsilon)
+
+    def get_config(self):
+        return {**super().get_config(), "reference": self.reference, "epsilon": self.epsilon}

@@ -1,0 +1,175 @@
+"""Losses on logits that are changed first: standardized, or cut to some classes."""
+
+import inspect
+
+import keras
+from keras import ops
+
+from keras_distill.batch import TopK
+from keras_distill.losses.distillation_loss import DistillationLoss
+
+
+class WrappedLoss(DistillationLoss):
+    """A loss on logits behind another one, which changes the logits of both sides."""
+
+    expects_logits = True
+
+    def __init__(self, loss, **kwargs):
+        super().__init__(**kwargs)
+        if not getattr(loss, "expects_logits", False):
+            raise ValueError(f"`loss` must be a loss on logits. Received: loss={loss!r}")
+        self.loss = loss
+        self.across_batch = loss.across_batch
+        self._extras = {"mask", "labels"} & set(inspect.signature(loss.call).parameters)
+
+    def call(self, y_true, y_pred, mask=None, labels=None):
+        if isinstance(y_true, TopK):
+            raise ValueError(f"`{self.name}` needs the teacher's logits. Received: a `TopK`")
+        extras = {"mask": mask, "labels": labels}
+        extras = {name: extras[name] for name in self._extras}
+        return self.loss.call(*self.changed(y_true, y_pred), **extras)
+
+    def get_config(self):
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}
+
+    @classmethod
+    def from_config(cls, config):
+        loss = keras.saving.deserialize_keras_object(config["loss"])
+        return cls(**{**config, "loss": loss})
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Standardized(WrappedLoss):
+    """Another loss on logits, each row of which has mean 0 and standard deviation 1.
+
+    `z = (logits - mean) / (std + 1e-7)` over the classes, with the deviation of a sample
+    (divided by `classes - 1`), on both sides; then `loss(z_teacher, z_student)`. The loss's
+    temperature is then the base temperature of the paper. Logits of -inf stay what they are and
+    do not enter the mean.
+
+    Args:
+        loss: a loss on logits, such as `KLDivergence(2.0)` or `DecoupledKD()`.
+        name: the loss's name. Defaults to `"standardized_"` and the name of `loss`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's logits, (batch, ..., classes).
+        y_pred: the student's logits, of the same shape.
+        mask, labels: as `loss` takes them.
+
+    Returns:
+        What `loss` returns.
+
+    Raises:
+        ValueError: if `loss` is not a loss on logits.
+
+    Reference:
+        - [Sun et al., 2024](https://arxiv.org/abs/2403.01427)
+    """
+
+    def __init__(self, loss, name=None, **kwargs):
+        super().__init__(loss, name=name or f"standardized_{loss.name}", **kwargs)
+
+    def changed(self, y_true, y_pred):
+        return standardized(y_true), standardized(y_pred)
+
+
+def standardized(logits):
+    """Logits with mean 0 and standard deviation 1 over the classes that are finite."""
+    finite = ops.isfinite(logits)
+    count = ops.sum(ops.cast(finite, logits.dtype), axis=-1, keepdims=True)
+    kept = ops.where(finite, logits, 0.0)
+    mean = ops.sum(kept, axis=-1, keepdims=True) / ops.maximum(count, 1.0)
+    centred = ops.where(finite, kept - mean, 0.0)
+    squared = ops.sum(ops.square(centred), axis=-1, keepdims=True)
+    variance = squared / ops.maximum(count - 1, 1.0)
+    deviation = ops.where(variance > 0, ops.sqrt(ops.where(variance > 0, variance, 1.0)), 0.0)
+    return ops.where(finite, centred / (deviation + 1e-7), logits)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class ClassSubset(WrappedLoss):
+    """Another loss on logits, between those classes that both sides have.
+
+    Softmax runs over the classes compared only, on both sides. Without a list a side's classes
+    are its first ones, as many as the other side has: so a vocabulary that is padded at its end
+    meets one that is not.
+
+    Args:
+        loss: a loss on logits.
+        student_classes: which of the student's classes are compared, a list of integers; `None`
+            for the first ones.
+        teacher_classes: their counterparts among the teacher's classes, in the same order; `None`
+            for the first ones.
+        name: the loss's name. Defaults to the name of `loss`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's logits, (batch, ..., teacher's classes).
+        y_pred: the student's logits, (batch, ..., student's classes).
+        mask, labels: as `loss` takes them.
+
+    Returns:
+        What `loss` returns.
+
+    Raises:
+        ValueError: if `loss` is not a loss on logits, the lists differ in length or hold negative
+            numbers, or `student_classes` is given for a loss that takes labels, which count the
+            student's classes.
+
+    Example:
+
+    ```python
+    # a student of 3 classes that the teacher knows as 281, 207 and 340
+    ClassSubset(KLDivergence(2.0), teacher_classes=[281, 207, 340])
+    ```
+    """
+
+    same_shape = False
+
+    def __init__(self, loss, student_classes=None, teacher_classes=None, name=None, **kwargs):
+        super().__init__(loss, name=name or loss.name, **kwargs)
+        self.student_classes = _classes("student_classes", student_classes)
+        self.teacher_classes = _classes("teacher_classes", teacher_classes)
+        both = (self.student_classes, self.teacher_classes)
+        if None not in both and len(both[0]) != len(both[1]):
+            raise ValueError(
+                "`student_classes` and `teacher_classes` must be of the same length. "
+                f"Received: {len(both[0])} and {len(both[1])} classes"
+            )
+        if "labels" in self._extras and student_classes is not None:
+            raise ValueError(f"`student_classes` would renumber the labels of `{loss.name}`")
+
+    def changed(self, y_true, y_pred):
+        size = min(
+            y.shape[-1] if classes is None else len(classes)
+            for y, classes in ((y_true, self.teacher_classes), (y_pred, self.student_classes))
+        )
+        return (
+            self._cut("teacher_classes", y_true, size),
+            self._cut("student_classes", y_pred, size),
+        )
+
+    def _cut(self, name, logits, size):
+        classes, width = getattr(self, name), logits.shape[-1]
+        if classes is None:
+            return logits[..., :size]
+        if len(classes) > size or max(classes) >= width:
+            raise ValueError(
+                f"`{self.name}`: `{name}` has {len(classes)} classes, the last {max(classes)}, "
+                f"which do not fit logits of width {width} and {size} classes of the other side."
+            )
+        return ops.take(logits, ops.convert_to_tensor(classes, dtype="int32"), axis=-1)
+
+    def get_config(self):
+        own = {"student_classes": self.student_classes, "teacher_classes": self.teacher_classes}
+        return {**super().get_config(), **own}
+
+
+def _classes(name, classes):
+    if classes is None:
+        return None
+    classes = [int(one) for one in classes]
+    if not classes or min(classes) < 0:
+        raise ValueError(f"`{name}` must be non-negative classes. Received: {name}={classes}")
+    return classes

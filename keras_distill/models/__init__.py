@@ -1,0 +1,23 @@
+"""Models made from models: with exits, in cohorts."""
+
+from keras_distill.models.branches import gated_ensemble
+from keras_distill.models.cascade import Cascade, early_exit
+from keras_distill.models.cohort import Cohort, cohort, scale_learning_rates
+from keras_distill.models.early_exits import add_exits, feature_path, keep_exit
+from keras_distill.models.exit_report import cheapest, exit_report, operations, plot_exits
+
+__all__ = [
+    "Cascade",
+    "Cohort",
+    "add_exits",
+    "cheapest",
+    "cohort",
+    "early_exit",
+    "exit_report",
+    "feature_path",
+    "gated_ensemble",
+    "keep_exit",
+    "operations",
+    "plot_exits",
+    "scale_learning_rates",
+]

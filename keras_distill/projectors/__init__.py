@@ -1,0 +1,21 @@
+"""Projectors: layers from the student's features to what a loss compares with the teacher's."""
+
+from keras_distill.projectors.factors import Paraphraser, Translator
+from keras_distill.projectors.fitting import fitting
+from keras_distill.projectors.fusion import AttentionFusion, ReviewMechanism
+from keras_distill.projectors.regressors import (
+    MaskedGenerator,
+    ReusedClassifierProjector,
+    VariationalProjector,
+)
+
+__all__ = [
+    "AttentionFusion",
+    "MaskedGenerator",
+    "Paraphraser",
+    "ReusedClassifierProjector",
+    "ReviewMechanism",
+    "Translator",
+    "VariationalProjector",
+    "fitting",
+]

@@ -1,0 +1,108 @@
+"""Factors of feature maps: the teacher's paraphrased, the student's translated."""
+
+import keras
+from keras import layers
+
+from keras_distill.projectors.regressors import convolution
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Paraphraser(keras.Model):
+    """An autoencoder of the teacher's feature maps; its code is the teacher's factor.
+
+    Three 3x3 convolutions make the factor, three transposed ones the maps again, each followed
+    by a leaky ReLU of slope 0.1. It is trained beforehand, on the teacher's feature maps alone,
+    to answer what it is given; then `encoder` goes on top of the teacher: see
+    `losses.FactorTransfer`.
+
+    Args:
+        channels: of the teacher's feature maps.
+        rate: the factor's channels as a part of these, positive. Defaults to `0.5`.
+        **kwargs: as in `keras.Model`.
+
+    Call arguments:
+        inputs: the teacher's feature maps, (batch, height, width, channels).
+
+    Returns:
+        The maps again, of the same shape.
+
+    Raises:
+        ValueError: if `rate` is not positive.
+
+    Example:
+
+    ```python
+    maps = keras.Model(teacher.input, teacher.get_layer("block_4").output).predict(images)
+    paraphraser = Paraphraser(maps.shape[-1])
+    paraphraser.compile("adam", "mse")
+    paraphraser.fit(maps, maps, epochs=10)
+    factor = paraphraser.encoder(teacher.get_layer("block_4").output)
+    ```
+
+    Reference:
+        - [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
+    """
+
+    def __init__(self, channels, rate=0.5, **kwargs):
+        super().__init__(**kwargs)
+        if not rate > 0:
+            raise ValueError(f"`rate` must be positive. Received: rate={rate}")
+        self.channels, self.rate = channels, rate
+        code = max(1, round(channels * rate))
+        self.encoder = _leaky(convolution, channels, code, code, name="encoder")
+        self.decoder = _leaky(_transposed, code, channels, channels, name="decoder")
+
+    def build(self, input_shape):
+        self.encoder.build(input_shape)
+        self.decoder.build(self.encoder.compute_output_shape(input_shape))
+
+    def call(self, inputs):
+        return self.decoder(self.encoder(inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels, "rate": self.rate}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Translator(layers.Layer):
+    """The student's factor: three 3x3 convolutions, each followed by a leaky ReLU of slope 0.1.
+
+    Args:
+        channels: of the teacher's factor.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: the student's feature maps, (batch, height, width, any channels).
+
+    Returns:
+        (batch, height, width, channels).
+
+    Reference:
+        - [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
+    """
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+
+    def build(self, input_shape):
+        widths = (input_shape[-1], self.channels, self.channels)
+        self.steps = _leaky(convolution, *widths, name="steps")
+        self.steps.build(input_shape)
+
+    def call(self, inputs):
+        return self.steps(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels}
+
+
+def _leaky(layer, *widths, name):
+    steps = []
+    for width in widths:
+        steps += [layer(width, 3), layers.LeakyReLU(0.1)]
+    return keras.Sequential(steps, name=name)
+
+
+def _transposed(width, size):
+    return layers.Conv2DTranspose(width, size, padding="same")

@@ -1,0 +1,214 @@
+"""Convolutions that map the student's feature maps to the teacher's."""
+
+import math
+
+import keras
+from keras import layers, ops
+
+from keras_distill.feature_maps import adaptive_average_pool
+
+
+def pooled(maps, size):
+    """Averages maps that are larger than `size` (height, width) down to it; `None`: never."""
+    if size is None or maps.shape[1] <= size[0]:
+        return maps
+    return adaptive_average_pool(maps, size)
+
+
+def pair(size):
+    """A size as (height, width); a number means a square."""
+    return size if size is None else tuple(size) if hasattr(size, "__len__") else (size, size)
+
+
+def convolution(filters, size=1, **kwargs):
+    """A convolution that keeps height and width."""
+    return layers.Conv2D(filters, size, padding="same", **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class VariationalProjector(layers.Layer):
+    """Mean and scale of the teacher's features, for `losses.VariationalInformation`.
+
+    The mean is made by three 1x1 convolutions without bias, with a ReLU after the first two. The
+    scale is a weight for each channel, whose softplus is the variance.
+
+    Args:
+        channels: of the teacher's feature maps.
+        hidden: channels of the first two convolutions. Defaults to `channels`.
+        size: the teacher's (height, width), or one number for a square: larger maps of the
+            student are averaged down to it first. Defaults to `None`: as they are.
+        variance: the variance at the start, positive. Defaults to `5.0`.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Call arguments:
+        features: the student's feature maps, (batch, height, width, any channels).
+
+    Returns:
+        A dict: `"mean"` (batch, height, width, channels) and `"scale"` (channels,).
+
+    Raises:
+        ValueError: if `variance` is not positive.
+
+    Reference:
+        - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
+    """
+
+    def __init__(self, channels, hidden=None, size=None, variance=5.0, **kwargs):
+        super().__init__(**kwargs)
+        if not variance > 0:
+            raise ValueError(f"`variance` must be positive. Received: variance={variance}")
+        self.channels, self.hidden, self.size = channels, hidden or channels, pair(size)
+        self.variance = variance
+        widths = (self.hidden, self.hidden, channels)
+        self.convolutions = [convolution(width, use_bias=False) for width in widths]
+
+    def build(self, input_shape):
+        for layer in self.convolutions:
+            layer.build(input_shape)
+            input_shape = layer.compute_output_shape(input_shape)
+        start = keras.initializers.Constant(math.log(math.expm1(self.variance)))
+        self.scale = self.add_weight(shape=(self.channels,), initializer=start, name="scale")
+
+    def call(self, features):
+        first, second, last = self.convolutions
+        hidden = ops.relu(second(ops.relu(first(pooled(features, self.size)))))
+        return {"mean": last(hidden), "scale": self.scale * 1.0}
+
+    def get_config(self):
+        own = {"channels": self.channels, "hidden": self.hidden, "size": self.size}
+        return {**super().get_config(), **own, "variance": self.variance}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class ReusedClassifierProjector(layers.Layer):
+    """Brings the student's last feature maps to the teacher's classifier (SimKD).
+
+    A 1x1, a 3x3 and a 1x1 convolution without bias, each followed by batch normalization and a
+    ReLU. It is trained with `losses.Hint(pool=True)` alone, `alpha=1`, no labels. The student
+    then answers with the teacher's classifier on top of it, so it is kept, unlike other
+    projectors: take it from `distiller.projectors[name of the term]` after `fit`.
+
+    Masked examples enter the batch statistics as zeros.
+
+    Args:
+        channels: of the teacher's feature maps.
+        factor: the inner convolutions have `channels // factor` channels. Defaults to `2`.
+        size: the teacher's (height, width), or one number for a square: larger maps of the
+            student are averaged down to it first. Defaults to `None`: as they are.
+        epsilon: of the batch normalization. Defaults to `1e-5`.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Call arguments:
+        features: the student's feature maps, (batch, height, width, any channels).
+
+    Returns:
+        (batch, height, width, channels).
+
+    Raises:
+        ValueError: if `factor` is not in [1, channels].
+
+    Example:
+
+    ```python
+    features = student.get_layer("last_block").output
+    projected = distiller.projectors["hint"](features)
+    pooled = keras.layers.GlobalAveragePooling2D()(projected)
+    answer = teacher.get_layer("classifier")(pooled)
+    student = keras.Model(student.input, answer)
+    ```
+
+    Reference:
+        - [Chen et al., 2022](https://arxiv.org/abs/2203.14001)
+    """
+
+    def __init__(self, channels, factor=2, size=None, epsilon=1e-5, **kwargs):
+        super().__init__(**kwargs)
+        if not 1 <= factor <= channels:
+            raise ValueError(f"`factor` must be in [1, {channels}]. Received: factor={factor}")
+        self.channels, self.factor, self.size = channels, factor, pair(size)
+        self.epsilon = epsilon
+        inner = channels // factor
+        self.convolutions = [
+            convolution(filters, width, use_bias=False)
+            for filters, width in ((inner, 1), (inner, 3), (channels, 1))
+        ]
+        self.normalizations = [layers.BatchNormalization(epsilon=epsilon) for _ in range(3)]
+
+    def build(self, input_shape):
+        for layer, normalization in zip(self.convolutions, self.normalizations):
+            layer.build(input_shape)
+            input_shape = layer.compute_output_shape(input_shape)
+            normalization.build(input_shape)
+
+    def call(self, features, training=None):
+        features = pooled(features, self.size)
+        for layer, normalization in zip(self.convolutions, self.normalizations):
+            features = ops.relu(normalization(layer(features), training=training))
+        return features
+
+    def get_config(self):
+        own = {"channels": self.channels, "factor": self.factor, "size": self.size}
+        return {**super().get_config(), **own, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class MaskedGenerator(layers.Layer):
+    """Generates the teacher's feature maps from the student's, randomly masked (MGD).
+
+    A 1x1 convolution where the channels differ, then zeros at a random part of the positions,
+    anew for every example and step, then two 3x3 convolutions with a ReLU between them. Nothing
+    is masked outside of training.
+
+    Args:
+        channels: of the teacher's feature maps.
+        ratio: the part of the positions that is masked, in [0, 1]. Defaults to `0.65`, the
+            paper's for detection with two stages; it takes 0.15 for classification, 0.75 for
+            segmentation.
+        seed: of the masks. Defaults to `None`.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Call arguments:
+        features: the student's feature maps, (batch, height, width, any channels).
+
+    Returns:
+        (batch, height, width, channels).
+
+    Raises:
+        ValueError: if `ratio` is not in [0, 1].
+
+    Reference:
+        - [Yang et al., 2022](https://arxiv.org/abs/2205.01529)
+    """
+
+    def __init__(self, channels, ratio=0.65, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"`ratio` must be in [0, 1]. Received: ratio={ratio}")
+        self.channels, self.ratio, self.seed = channels, ratio, seed
+        self.random = keras.random.SeedGenerator(seed)
+        self.align = None
+        self.first, self.second = (
+            convolution(channels, 3, activation="relu"),
+            convolution(channels, 3),
+        )
+
+    def build(self, input_shape):
+        aligned = (*input_shape[:-1], self.channels)
+        if input_shape[-1] != self.channels:
+            self.align = convolution(self.channels)
+            self.align.build(input_shape)
+        self.first.build(aligned)
+        self.second.build(aligned)
+
+    def call(self, features, training=None):
+        if self.align is not None:
+            features = self.align(features)
+        if training:
+            shape = (*ops.shape(features)[:-1], 1)
+            kept = keras.random.uniform(shape, seed=self.random) >= self.ratio
+            features = features * ops.cast(kept, features.dtype)
+        return self.second(self.first(features))
+
+    def get_config(self):
+        own = {"channels": self.channels, "ratio": self.ratio, "seed": self.seed}
+        return {**super().get_config(), **own}

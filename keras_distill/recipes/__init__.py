@@ -1,0 +1,58 @@
+"""Published methods as lists of terms, and the layers that they compare."""
+
+from keras_distill.recipes.matching import embedding, match_layers, stages
+from keras_distill.recipes.offline import (
+    alignment,
+    attention_transfer,
+    channel_wise,
+    contrastive,
+    correlation,
+    decoupled,
+    dist,
+    fitnets,
+    hinton,
+    masked_generation,
+    multi_level,
+    neuron_selectivity,
+    probabilistic,
+    relational,
+    review,
+    similarity,
+    standardized,
+    variational,
+)
+from keras_distill.recipes.schemes import be_your_own_teacher, kdcl, mutual, one, online
+from keras_distill.recipes.transformers import distilbert, minilm, patient, tinybert
+
+__all__ = [
+    "alignment",
+    "attention_transfer",
+    "be_your_own_teacher",
+    "channel_wise",
+    "contrastive",
+    "correlation",
+    "decoupled",
+    "dist",
+    "distilbert",
+    "embedding",
+    "fitnets",
+    "hinton",
+    "kdcl",
+    "masked_generation",
+    "match_layers",
+    "minilm",
+    "multi_level",
+    "mutual",
+    "neuron_selectivity",
+    "one",
+    "online",
+    "patient",
+    "probabilistic",
+    "relational",
+    "review",
+    "similarity",
+    "standardized",
+    "stages",
+    "tinybert",
+    "variational",
+]

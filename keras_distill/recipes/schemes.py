@@ -1,0 +1,226 @@
+"""Online and self-distillation as lists of terms: the source is "self"."""
+
+from keras_distill.losses import CollaborativeKL, KLDivergence
+from keras_distill.models import feature_path
+from keras_distill.schedules import check
+from keras_distill.term import Term
+
+
+def be_your_own_teacher(net, *, temperature=3.0, hint=0.1, deep="final"):
+    """Every shallow exit learns from the deepest one's outputs and feature.
+
+    `terms = sum_i T^2 KL(p_deep(T) || p_i(T)) + hint * mean((f_i - f_deep)^2)`
+
+    With labels on every exit and the distiller's `alpha` this is the paper's loss:
+    `(1 - alpha) * sum_i CE_i + alpha * sum_i KL_i + lambda * sum_i L2_i`, where
+    `hint = lambda / alpha`, up to the mean over the feature's width.
+
+    Args:
+        net: a model with exits, as `models.add_exits` makes.
+        temperature: `T`, positive. Defaults to `3.0`.
+        hint: the weight of the features' distance, non-negative; 0 leaves features out. Defaults
+            to `0.1`.
+        deep: the name of the deepest exit. Defaults to `"final"`.
+
+    Returns:
+        A list of `Term`s.
+
+    Raises:
+        ValueError: if `net` has no such exit, or no layer gives an exit's feature.
+
+    Example:
+
+    ```python
+    net = models.add_exits(model, {"exit_1": "block_1", "exit_2": "block_2"})
+    distiller = Distiller(net, terms=recipes.be_your_own_teacher(net), alpha=0.3)
+    distiller.compile("adam", loss, metrics=["accuracy"])
+    ```
+
+    Reference:
+        - [Zhang et al., 2019](https://arxiv.org/abs/1905.08094)
+    """
+    check("hint", hint, low=0)
+    shallow = _others(net, deep)
+    terms = [_peer(exit, deep, temperature, name=f"{exit}_from_{deep}") for exit in shallow]
+    for exit in shallow if hint else []:
+        student, teacher = feature_path(net, exit), feature_path(net, deep)
+        terms.append(Term("mse", student=student, teacher=teacher, source="self", weight=hint,
+                          projector="auto", name=f"{exit}_hint"))  # fmt: skip
+    return terms
+
+
+def mutual(*members, temperature=1.0):
+    """Deep mutual learning: each member learns from the average of its peers' divergences.
+
+    `terms = sum_i 1 / (K - 1) * sum_{j != i} T^2 KL(p_j(T) || p_i(T))`, each `p_j` constant.
+
+    At the distiller's `alpha=0.5` labels and peers count alike, as in the paper, with half the
+    loss.
+
+    Args:
+        *members: the names of the outputs of a `models.cohort`, two or more.
+        temperature: `T`, positive. Defaults to `1.0`.
+
+    Returns:
+        A list of `Term`s, one for each ordered pair.
+
+    Raises:
+        ValueError: for fewer than two members, or the same one twice.
+
+    Example:
+
+    ```python
+    net = models.cohort(one=a, other=b)
+    distiller = Distiller(net, terms=recipes.mutual("one", "other"))
+    distiller.compile("adam", loss, metrics=["accuracy"])
+    ```
+
+    Reference:
+        - [Zhang et al., 2018](https://arxiv.org/abs/1706.00384)
+    """
+    _check_members(members)
+    weight = 1 / (len(members) - 1)
+    return [
+        _peer(student, teacher, temperature, weight=weight, name=f"{student}_from_{teacher}")
+        for student in members
+        for teacher in members
+        if student != teacher
+    ]
+
+
+def online(teacher="teacher", student="student", *, temperature=1.0, back=0.0):
+    """A teacher and a student trained together, the student from labels and the teacher.
+
+    `student's loss = alpha * T^2 KL(p_teacher(T) || p_student(T)) + (1 - alpha) * CE`, with the
+    distiller's `alpha`; the teacher learns from the labels and, with `back > 0`, from the student.
+
+    The teacher's own cross entropy counts `1 - alpha`, too. Adam does not mind; to give it its
+    full weight, compile with `loss={teacher: ce, student: ce}` and
+    `loss_weights={teacher: 1 / (1 - alpha), student: 1}`.
+
+    Args:
+        teacher: the name of the teaching output of a `models.cohort`. Defaults to `"teacher"`.
+        student: the name of the learning output. Defaults to `"student"`.
+        temperature: `T`, positive. Defaults to `1.0`: no scaling.
+        back: the weight of what the teacher learns from the student, non-negative. Defaults to
+            `0.0`: nothing.
+
+    Returns:
+        A list of `Term`s.
+
+    Raises:
+        ValueError: if `back` is negative or both names are the same.
+
+    Example:
+
+    ```python
+    net = models.cohort(teacher=big, student=small)
+    distiller = Distiller(net, terms=recipes.online(), alpha=0.5)
+    distiller.compile("adam", loss, metrics=["accuracy"])
+    net.student.save("student.keras")
+    ```
+
+    Reference:
+        - [Anil et al., 2018](https://arxiv.org/abs/1804.03235)
+    """
+    _check_members((teacher, student))
+    check("back", back, low=0)
+    terms = [_peer(student, teacher, temperature, name=f"{student}_from_{teacher}")]
+    if back:
+        terms.append(
+            _peer(teacher, student, temperature, weight=back, name=f"{teacher}_from_{student}")
+        )
+    return terms
+
+
+def one(net, *, temperature=3.0, ensemble="ensemble"):
+    """ONE: each branch learns from the gated ensemble of all branches.
+
+    `terms = sum_k T^2 KL(p_ensemble(T) || p_k(T))`, `p_ensemble` constant; labels go to the
+    branches and to the ensemble, which trains the gate.
+
+    Args:
+        net: a model with branches and their ensemble, as `models.gated_ensemble` makes.
+        temperature: `T`, positive. Defaults to `3.0`.
+        ensemble: the name of the ensemble's output. Defaults to `"ensemble"`.
+
+    Returns:
+        A list of `Term`s, one for each branch.
+
+    Raises:
+        ValueError: if `net` has no such output.
+
+    Example:
+
+    ```python
+    net = models.gated_ensemble(branches, gate="trunk")
+    distiller = Distiller(net, terms=recipes.one(net))
+    distiller.compile("adam", loss)
+    models.keep_exit(net, "branch_1").save("branch.keras")
+    ```
+
+    Reference:
+        - [Lan et al., 2018](https://arxiv.org/abs/1806.04606)
+    """
+    return [
+        _peer(branch, ensemble, temperature, name=f"{branch}_from_{ensemble}")
+        for branch in _others(net, ensemble)
+    ]
+
+
+def kdcl(*members, ensemble="min_logit", temperature=2.0):
+    """Collaborative learning: each member learns from an ensemble of all members' logits.
+
+    `terms = sum_i T^2 KL(softmax(z / T) || softmax(z_i / T))`, the ensemble `z` constant, the
+    member's own logits included; without the paper's distorted inputs.
+
+    Args:
+        *members: the names of the outputs of a `models.cohort`, two or more.
+        ensemble: `"min_logit"`, `"best"` or `"mean"`, see `losses.CollaborativeKL`. Defaults to
+            `"min_logit"`.
+        temperature: `T`, positive. Defaults to `2.0`.
+
+    Returns:
+        A list of `Term`s, one for each member.
+
+    Raises:
+        ValueError: for fewer than two members, or the same one twice.
+
+    Example:
+
+    ```python
+    net = models.cohort(small=a, middle=b, big=c)
+    distiller = Distiller(net, terms=recipes.kdcl("small", "middle", "big"))
+    distiller.compile("adam", loss)
+    ```
+
+    Reference:
+        - [Guo et al., 2020](https://openaccess.thecvf.com/content_CVPR_2020/html/Guo_Online_Knowledge_Distillation_via_Collaborative_Learning_CVPR_2020_paper.html)
+    """
+    _check_members(members)
+    teachers = [f"output:{member}" for member in members]
+    return [
+        Term(CollaborativeKL(ensemble, temperature), student=f"output:{member}", teacher=teachers,
+             source="self", name=f"{member}_from_all")
+        for member in members
+    ]  # fmt: skip
+
+
+def _peer(student, teacher, temperature, *, weight=1.0, name=None):
+    return Term(KLDivergence(temperature), student=f"output:{student}",
+                teacher=f"output:{teacher}", source="self", weight=weight, name=name)  # fmt: skip
+
+
+def _others(net, chosen):
+    outputs = getattr(net, "_outputs_struct", None)
+    names = list(outputs) if isinstance(outputs, dict) else []
+    if chosen not in names or len(names) < 2:
+        raise ValueError(
+            f"`net` must have an output `{chosen}` and others. Received: {names or net}"
+        )
+    return [name for name in names if name != chosen]
+
+
+def _check_members(members):
+    if len(members) < 2 or len(set(members)) < len(members):
+        raise ValueError(f"Two members or more must be named, once each. Received: {members}")

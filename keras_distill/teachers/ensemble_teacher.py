@@ -1,0 +1,180 @@
+"""Several teachers that answer as one."""
+
+import math
+
+import keras
+import numpy as np
+
+from keras_distill import taps
+from keras_distill.teachers.model_teacher import ModelTeacher
+from keras_distill.teachers.teacher import Teacher, stop_gradient
+
+import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+
+WAYS = ("probabilities", "logits", "confidence")
+
+
+class EnsembleTeacher(Teacher):
+    """Teachers of the same classes that answer as one, each run once a step.
+
+    At `"output"` (or `"output:key"`) it serves logits in float32:
+
+    - `combine="probabilities"`: `log(sum_k w_k softmax(z_k))`, the log of the mean probabilities,
+      which are logits of that mean (mixed at temperature 1);
+    - `combine="logits"`: `sum_k w_k z_k`;
+    - `combine="confidence"`: as "probabilities", with `w_k` times
+      `(1 - exp(H_k) / sum_j exp(H_j)) / (K - 1)` for each example: `H_k` is the member's cross
+      entropy with the labels, or its entropy where the batch has none.
+
+    At a layer's path it serves the weighted mean of what all members show there. Layers of
+    networks that were trained apart share no axes: a mean of them says something for attention
+    maps, or for copies of one network. `"name/path"` is the path in one member.
+
+    Args:
+        teachers: at least two Keras models, `Teacher`s or functions of the inputs: a list (then
+            their names are "0", "1", ...) or a dict by name.
+        weights: non-negative, one a member; only their ratio counts. Defaults to equal ones.
+        combine: `"probabilities"`, `"logits"` or `"confidence"`. Defaults to `"probabilities"`.
+
+    Raises:
+        ValueError: for fewer than two members, wrong weights or an unknown `combine`; when it
+            runs, for members of different shapes or one that ends in probabilities.
+
+    Example:
+
+    ```python
+    ensemble = EnsembleTeacher({"a": wide, "b": deep}, weights=[2, 1])
+    hint = Term("mse", student="block_2", teacher="a/block_4", projector="auto", name="hint")
+    Distiller(student, teacher=ensemble, terms=[Term(KLDivergence(2.0)), hint])
+    ```
+
+    Reference:
+        - [Zhang et al., 2022](https://arxiv.org/abs/2201.00007) for confidence with labels
+    """
+
+    def __init__(self, teachers, *, weights=None, combine="probabilities"):
+        if not isinstance(teachers, dict):
+            teachers = {str(index): teacher for index, teacher in enumerate(teachers)}
+        if len(teachers) < 2:
+            raise ValueError(
+                "An ensemble takes at least two `teachers`; one teacher stands alone. "
+                f"Received: {len(teachers)}"
+            )
+        if combine not in WAYS:
+            raise ValueError(f"`combine` must be one of {WAYS}. Received: combine={combine!r}")
+        self.members = {
+            name: teacher if isinstance(teacher, Teacher) else ModelTeacher(teacher)
+            for name, teacher in teachers.items()
+        }
+        self.weights = _normalized(weights, len(teachers))
+        self.combine = combine
+
+    @property
+    def state(self):
+        return tuple(part for member in self.members.values() for part in member.state)
+
+    def update(self, student):
+        for member in self.members.values():
+            member.update(student)
+
+    def targets(self, batch, features, paths):
+        asked = {name: [] for name in self.members}
+        for path in paths:
+            member, own = self._one(path)
+            for name in [member] if member else asked:
+                asked[name].append(own)
+        answers = {name: member.targets(batch, features, list(dict.fromkeys(asked[name])))
+                   for name, member in self.members.items() if asked[name]}  # fmt: skip
+        return {path: self._served(path, answers, batch) for path in paths}
+
+    def _one(self, path):
+        """The member that a path names, or `None`, and the path in it."""
+        name, _, below = path.partition("/")
+        return (name, below) if below and name in self.members else (None, path)
+
+    def _served(self, path, answers, batch):
+        member, own = self._one(path)
+        if member:
+            return answers[member][own]
+        values = [answer[path] for answer in answers.values()]
+        values = [getattr(value, "_keras_logits", value) for value in values]
+        self._check(path, values)
+        stacked = tf.stack([tf.cast(value, tf.float32) for value in values])
+        if self.combine == "logits" or not taps.is_edge(path):
+            return stop_gradient(tf.tensordot(tf.constant(self.weights), stacked, 1))
+        return stop_gradient(self._mixed(path, stacked, batch))
+
+    def _mixed(self, path, logits, batch):
+        """The log of the weighted mean of the members' probabilities, which run along axis 0."""
+        log_probs = tf.nn.log_softmax(logits, axis=-1)
+        weights = tf.reshape(self.weights, [-1] + [1] * (len(logits.shape) - 2))
+        if self.combine == "confidence":
+            doubt = _doubt(log_probs, _labels(path, batch.labels))
+            weights = weights * (1 - tf.nn.softmax(doubt, axis=0)) / (len(self.members) - 1)
+            weights = weights / tf.reduce_sum(weights, axis=0, keepdims=True)
+        return tf.reduce_logsumexp(log_probs + tf.math.log(weights)[..., None], axis=0)
+
+    def _check(self, path, values):
+        names = ", ".join(self.members)
+        if any(keras.tree.is_nested(value) for value in values):
+            raise ValueError(
+                f"An ensemble combines tensors, but a member's `{path}` is a structure: choose one "
+                "part, as `output:key`, or one member, as `name/path`. Members: " + names
+            )
+        shapes = [value.shape for value in values]
+        if not all(shapes[0].is_compatible_with(shape) for shape in shapes):
+            raise ValueError(
+                f"The members of an ensemble must agree in shape at `{path}`. Received: "
+                f"{', '.join(map(str, shapes))}. "
+                f"Name one member: `name/{path}`, where `name` is one of {names}."
+            )
+        if taps.is_edge(path) and self.combine != "logits":
+            for name, value in zip(self.members, values):
+                _check_logits(name, value)
+
+
+def _normalized(weights, count):
+    weights = np.ones(count) if weights is None else np.asarray(weights, "float64")
+    if weights.shape != (count,) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            f"`weights` must be non-negative numbers, one for each of {count} teachers. "
+            f"Received: weights={weights.tolist()}"
+        )
+    if not weights.sum() > 0:
+        raise ValueError(f"`weights` must not all be zero. Received: weights={weights.tolist()}")
+    return (weights / weights.sum()).astype("float32")
+
+
+def _doubt(log_probs, labels):
+    """Cross entropy with the labels, or the entropy without: (members, batch, ...)."""
+    rank, classes = len(log_probs.shape) - 1, log_probs.shape[-1]
+    probs = tf.exp(log_probs)
+    if labels is not None:
+        labels = tf.convert_to_tensor(labels)
+        if len(labels.shape) == rank and labels.shape[-1] == 1 != classes:
+            labels = labels[..., 0]
+        if len(labels.shape) == rank - 1:
+            probs = tf.one_hot(tf.cast(labels, tf.int32), classes)[None]
+        elif len(labels.shape) == rank and labels.shape[-1] == classes:
+            probs = tf.cast(labels, tf.float32)[None]
+    log_probs = tf.maximum(log_probs, math.log(1e-30))  # 0 * -inf is NaN
+    return -tf.reduce_sum(probs * log_probs, axis=-1)
+
+
+def _labels(path, labels):
+    key = path.partition(":")[2]
+    labels = labels.get(key) if isinstance(labels, dict) else labels
+    return None if keras.tree.is_nested(labels) else labels
+
+
+def _check_logits(name, value):
+    """Once mixed, probabilities could no longer be told from logits."""
+    if not tf.executing_eagerly() or len(value.shape) < 2 or value.shape[-1] < 2:
+        return
+    values = np.asarray(value, "float32")
+    if values.size and (values >= 0).all() and np.allclose(values.sum(-1), 1, atol=1e-3):
+        raise ValueError(
+            f"An ensemble takes logits, but its member `{name}` gives probabilities: they are "
+            "non-negative and sum to one. Give `tf.math.log` of its output, or "
+            '`combine="logits"` for a mean of numbers.'
+        )

@@ -1,0 +1,70 @@
+"""A cache whose writing is killed goes on, with nothing lost or doubled."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_distill.data import read_targets, write_targets
+
+N = 50
+
+
+def dataset():
+    x = np.random.default_rng(0).normal(size=(N, 6)).astype("float32")
+    return tf.data.Dataset.from_tensor_slices(x).batch(8)
+
+
+def teacher():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np, tensorflow as tf
+import interrupted_writing_test as test
+from keras_distill.data import shards
+
+path, at, step = sys.argv[1], int(sys.argv[2]), {"steps": 0}
+
+def killing(function):
+    def maybe(*args, **kwargs):
+        step["steps"] += 1
+        if step["steps"] == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return maybe
+
+tf.io.gfile.rename = killing(tf.io.gfile.rename)
+shards.Writer.add = killing(shards.Writer.add)
+test.written(path)
+"""
+
+
+def written(path):
+    return write_targets(teacher(), dataset(), path, dtype="float32", rows_per_shard=16,
+                         verbose=0)  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [1, 19, 40])
+def test_killed_at_any_moment_it_goes_on(tmp_path, at):
+    here = pathlib.Path(__file__)
+    paths = os.pathsep.join([str(here.parent), str(here.parents[2])])
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "cache"), str(at)]
+    child = subprocess.run(arguments, env={**os.environ, "PYTHONPATH": paths}, timeout=120)
+    assert child.returncode == -signal.SIGKILL
+    resumed = written(tmp_path / "cache")
+    assert resumed.rows == N
+    resumed.verify()
+    assert not list(tmp_path.rglob("*.tfrecord.unfinished"))
+    whole = written(tmp_path / "whole")
+    read = [np.concatenate([y.targets["output"] for _, y in read_targets(dataset(), cache)])
+            for cache in (resumed, whole)]  # fmt: skip
+    np.testing.assert_array_equal(*read)

@@ -1,0 +1,295 @@
+"""Targets that are written once and read back for the right examples."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses
+from keras_distill.batch import Supervision
+from keras_distill.data import TargetsOnDisk, read_targets, write_targets
+
+N, CLASSES = 50, 7
+X = np.random.default_rng(0).normal(size=(N, 6)).astype("float32")
+Y = np.arange(N) % CLASSES
+CE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def net(width=8, seed=0, classes=CLASSES):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(width, activation="relu", name="hidden")(inputs)
+    return keras.Model(inputs, layers.Dense(classes, name="head")(hidden))
+
+
+TEACHER = net(32, seed=1)
+
+
+def dataset(x=X, y=Y, batch=8):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch)
+
+
+def written(path, data=None, **arguments):
+    arguments = {"dtype": "float32", "verbose": 0, "rows_per_shard": 16, **arguments}
+    return write_targets(TEACHER, dataset() if data is None else data, path, **arguments)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cache") / "targets"
+    written(path, paths=["output", "hidden"])
+    return path
+
+
+def right(data, atol=1e-5):
+    """Each example has the target that the teacher gives it; returns how many there were."""
+    count = 0
+    for x, y in data:
+        np.testing.assert_allclose(y.targets["output"], TEACHER(x), atol=atol)
+        count += len(x)
+    return count
+
+
+def test_targets_come_back_with_labels(cache):
+    read = read_targets(dataset(), cache)
+    x, y = next(iter(read))
+    assert isinstance(y, Supervision)
+    np.testing.assert_array_equal(y.labels, Y[:8])
+    np.testing.assert_array_equal(y.targets["output"], TEACHER(X[:8]))
+    np.testing.assert_array_equal(y.targets["hidden"], TEACHER.get_layer("hidden")(X[:8]))
+    assert y.targets["output"].dtype == "float32"
+
+
+def test_any_order_subset_and_batch_size(cache):
+    whole = tf.data.Dataset.from_tensor_slices((X, Y))
+    data = whole.shuffle(N, seed=3).filter(lambda x, y: y < 5).repeat(3).batch(5)
+    assert right(read_targets(data, cache)) == 3 * int((Y < 5).sum())
+
+
+def test_sample_weights_and_bare_inputs_pass(cache):
+    weighted = tf.data.Dataset.from_tensor_slices((X, Y, np.ones(N))).batch(8)
+    x, y, sample_weight = next(iter(read_targets(weighted, cache)))
+    assert sample_weight.shape == (8,)
+    bare = tf.data.Dataset.from_tensor_slices(X).batch(8)
+    x, y = next(iter(read_targets(bare, cache)))
+    assert y.labels is None and y.targets["output"].shape == (8, CLASSES)
+
+
+@pytest.mark.parametrize("terms", [
+    [("output", "output", losses.KLDivergence(2.0))],
+    [("output", "output", "mse"), ("hidden", "hidden", "mse")],
+])  # fmt: skip
+def test_training_equals_the_live_teachers_bit_for_bit(cache, terms):
+    def trained(teacher, data):
+        made = [Term(loss, student=s, teacher=t, name=f"term{i}",
+                     projector="auto" if s == "hidden" else None)
+                for i, (s, t, loss) in enumerate(terms)]  # fmt: skip
+        student = net(8, seed=2)
+        distiller = Distiller(student, teacher=teacher, terms=made)
+        distiller.compile(keras.optimizers.SGD(0.1), CE)
+        keras.utils.set_random_seed(0)
+        logs = distiller.fit(data, epochs=2, verbose=0, shuffle=False).history
+        return logs, student.get_weights()
+
+    live = trained(TEACHER, dataset())
+    cached = trained(CachedTeacher(), read_targets(dataset(), cache, teacher=TEACHER))
+    assert live[0] == cached[0]
+    for one, other in zip(live[1], cached[1]):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_float16_is_close(tmp_path):
+    written(tmp_path, dtype="float16")
+    assert right(read_targets(dataset(), tmp_path), atol=5e-3) == N
+
+
+def test_sample_of_a_key_column(tmp_path):
+    x = {"features": X, "id": [f"row {i}" for i in range(N)]}
+
+    def teacher(x):
+        assert set(x) == {"features"}
+        return TEACHER(x["features"])
+
+    data = tf.data.Dataset.from_tensor_slices((x, Y)).batch(8)
+    write_targets(teacher, data, tmp_path, key="id", dtype="float32", verbose=0)
+    for x, y in read_targets(data.unbatch().shuffle(N).batch(3), tmp_path):
+        assert set(x) == {"features"}
+        np.testing.assert_allclose(y.targets["output"], TEACHER(x["features"]), atol=1e-5)
+    other = tf.data.Dataset.from_tensor_slices(({"features": X + 1, "id": data_ids()}, Y)).batch(8)
+    with pytest.raises(tf.errors.OpError, match="not the one whose"):
+        list(read_targets(other, tmp_path))
+
+
+def data_ids():
+    return [f"row {i}" for i in range(N)]
+
+
+def test_one_key_for_two_inputs_is_refused(tmp_path):
+    data = tf.data.Dataset.from_tensor_slices(({"x": X, "id": Y}, Y)).batch(8)
+    with pytest.raises(ValueError, match="two different inputs"):
+        write_targets(lambda x: TEACHER(x["x"]), data, tmp_path, key="id", verbose=0)
+
+
+def test_unknown_examples_are_refused(cache):
+    with pytest.raises(tf.errors.OpError, match="no targets for 8 of 8.*random augmentation"):
+        list(read_targets(dataset(X + 1), cache))
+
+
+def test_examples_that_occur_twice_are_kept_once(tmp_path):
+    twice = dataset(np.concatenate([X, X[:20]]), np.concatenate([Y, Y[:20]]))
+    assert written(tmp_path, twice).rows == N
+    assert right(read_targets(dataset(), tmp_path)) == N
+
+
+def augment(x, seed):
+    return x + tf.random.stateless_normal(tf.shape(x), seed)
+
+
+def test_views_are_the_same_for_teacher_and_student(tmp_path):
+    cache = written(tmp_path, views=3, augment=augment)
+    assert cache.rows == 3 * N
+    data = read_targets(dataset(), tmp_path, augment=augment, seed=5)
+    first, second = (np.concatenate([x for x, _ in data]) for _ in range(2))
+    assert right(data) == N
+    assert (first != second).any(axis=1).mean() == pytest.approx(2 / 3, abs=0.25)
+    assert np.abs(first - X).max() > 1
+    with pytest.raises(ValueError, match="augment"):
+        read_targets(dataset(), tmp_path)
+    with pytest.raises(ValueError, match="augment"):
+        read_targets(dataset(), tmp_path, augment=lambda x, seed: x)
+
+
+# Refusals
+
+
+def test_another_teacher_is_refused_and_named(cache, tmp_path):
+    read_targets(dataset(), cache, teacher=ModelTeacher(TEACHER))
+    with pytest.raises(ValueError, match="teacher.model.weights"):
+        read_targets(dataset(), cache, teacher=net(32, seed=2))
+    with pytest.raises(ValueError, match="teacher.preprocess"):
+        read_targets(dataset(), cache, teacher=ModelTeacher(TEACHER, preprocess=lambda x: x / 2))
+    with pytest.raises(ValueError, match="another cache.*teacher"):
+        write_targets(net(32, seed=2), dataset(), cache, paths=["output", "hidden"],
+                      dtype="float32", verbose=0)  # fmt: skip
+    with pytest.raises(ValueError, match="another cache.*paths"):
+        written(cache)
+
+
+def test_other_preprocessing_and_inputs_are_refused(tmp_path):
+    written(tmp_path, fingerprints={"tokenizer": "v1"})
+    read_targets(dataset(), tmp_path, fingerprints={"tokenizer": "v1"})
+    with pytest.raises(ValueError, match='fingerprints.tokenizer: "v1" there, "v2" here'):
+        read_targets(dataset(), tmp_path, fingerprints={"tokenizer": "v2"})
+    with pytest.raises(ValueError, match="inputs"):
+        read_targets(dataset(X.astype("float64")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"dtype": "int8"}, "dtype"),
+        ({"dtype": "uint8"}, "with `top_k`"),
+        ({"top_k": 7}, "from 1 to 6"),
+        ({"top_k": 0}, "from 1 to 6"),
+        ({"temperature": 0, "top_k": 2}, "positive"),
+        ({"shard": "2/2"}, "i/n"),
+        ({"views": 2}, "augment"),
+        ({"paths": []}, "paths"),
+        ({"paths": ["nowhere"]}, "nowhere.*hidden"),
+        ({"data": dataset().repeat()}, "without end"),
+        ({"data": dataset(X[:0], Y[:0])}, "empty"),
+        ({"data": dataset(X * 1e6), "dtype": "float16"}, "too large for float16"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        written(tmp_path / "cache", **arguments)
+    assert not list(tmp_path.rglob("*.tfrecord"))
+
+
+def test_nan_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="NaN at `output`"):
+        write_targets(lambda x: x * np.nan, dataset(), tmp_path, verbose=0)
+
+
+def test_probabilities_are_refused_for_top_k_and_a_softmax_keeps_its_logits(tmp_path):
+    head = layers.Dense(CLASSES, activation="softmax")
+    soft = keras.Sequential([keras.Input((6,)), head])
+    write_targets(soft, dataset(), tmp_path, dtype="float32", verbose=0)
+    _, y = next(iter(read_targets(dataset(), tmp_path)))
+    np.testing.assert_allclose(y.targets["output"], X[:8] @ head.kernel + head.bias, atol=1e-5)
+    with pytest.raises(ValueError, match="gives probabilities"):
+        write_targets(lambda x: tf.nn.softmax(x), dataset(), tmp_path / "b", top_k=2, verbose=0)
+
+
+# Damage
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    written(tmp_path)
+    return tmp_path, sorted(tmp_path.glob("*.tfrecord"))
+
+
+def test_a_truncated_shard_is_named(damaged):
+    path, files = damaged
+    files[1].write_bytes(files[1].read_bytes()[:-5])
+    with pytest.raises(ValueError, match=f"{files[1].name}.*truncated"):
+        TargetsOnDisk(path)
+    assert written(path).rows == N  # writes that shard again, and it alone
+    assert right(read_targets(dataset(), path)) == N
+
+
+def test_a_missing_shard_is_named(damaged):
+    path, files = damaged
+    files[2].unlink()
+    with pytest.raises(FileNotFoundError, match=files[2].name):
+        TargetsOnDisk(path)
+    assert written(path).rows == N
+
+
+def test_foreign_and_damaged_shards_are_named(damaged, tmp_path_factory):
+    path, files = damaged
+    stranger = path / "targets-9-of-9-00000.tfrecord"
+    stranger.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"foreign.*{stranger.name}"):
+        TargetsOnDisk(path)
+    stranger.unlink()
+    other = tmp_path_factory.mktemp("other")
+    written(other, dataset(X + 1))
+    files[0].write_bytes((other / files[0].name).read_bytes())
+    with pytest.raises(ValueError, match=f"{files[0].name}.*foreign"):
+        TargetsOnDisk(path).verify()
+
+
+def test_a_damaged_record_is_named(damaged):
+    path, files = damaged
+    content = bytearray(files[3].read_bytes())
+    content[20] ^= 1
+    files[3].write_bytes(content)
+    with pytest.raises(ValueError, match=f"{files[3].name}.*damaged"):
+        TargetsOnDisk(path).verify()
+    with pytest.raises(tf.errors.OpError, match=f"{files[3].name}.*damaged"):
+        list(read_targets(dataset(), path))
+
+
+def test_an_unfinished_cache_is_refused(damaged):
+    path, _ = damaged
+    (path / "part-0-of-1.json").unlink()
+    with pytest.raises(FileNotFoundError, match="not whole.*part 0 of 1"):
+        read_targets(dataset(), path)
+    with pytest.raises(FileNotFoundError, match="No cache"):
+        read_targets(dataset(), path / "nowhere")
+
+
+# Resuming and parts
+
+
+def test_parts_make_one_cache(tmp_path):
+    assert written(tmp_path, shard="0/3") is None
+    assert written(tmp_path, shard="2/3") is None
+    with pytest.raises(FileNotFoundError, match="part 1 of 3"):
+        TargetsOnDisk(tmp_path)
+    assert written(tmp_path, shard="1/3").rows == N
+    assert right(read_targets(dataset(), tmp_path)) == N

@@ -1,0 +1,153 @@
+"""Losses on attention against plain loops."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_distill import losses
+
+RANDOM = np.random.default_rng(0)
+TEACHER, STUDENT = RANDOM.normal(size=(2, 2, 3, 4, 4)).astype("float32") * 2
+MASK = np.array([[1, 1, 1, 1], [0, 1, 1, 0]])  # padded on both sides
+MASKS = [None, MASK]
+
+
+def seen(mask, example):
+    """The tokens of an example that count."""
+    return [t for t in range(4) if mask is None or mask[example, t]]
+
+
+def softmax(scores):
+    powers = [np.exp(float(score)) for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
+def loop(formula, mask, teacher=TEACHER, student=STUDENT):
+    """`formula` of two lists of scores, averaged over heads: a value for each query that counts."""
+    values = np.full((2, 4), np.nan)
+    for b in range(2):
+        keys = seen(mask, b)
+        for q in keys:
+            rows = zip(teacher[b, :, q], student[b, :, q], strict=True)
+            found = [formula([t[k] for k in keys], [s[k] for k in keys]) for t, s in rows]
+            values[b, q] = sum(found) / len(found)
+    return values
+
+
+def divergence(teacher, student):
+    pairs = zip(softmax(teacher), softmax(student), strict=True)
+    return sum(p * np.log(p / q) for p, q in pairs)
+
+
+def cross_entropy(teacher, student):
+    pairs = zip(softmax(teacher), softmax(student), strict=True)
+    return -sum(p * np.log(q) for p, q in pairs)
+
+
+def squares(teacher, student):
+    return sum((t - s) ** 2 for t, s in zip(teacher, student, strict=True)) / len(teacher)
+
+
+def compare(loss, expected, mask, teacher=TEACHER, student=STUDENT):
+    tensors = [tf.constant(scores, "float32") for scores in (teacher, student)]
+    values = loss.call(*tensors, mask=None if mask is None else tf.constant(mask, "float32"))
+    real = np.isfinite(expected)
+    assert values.shape == (2, 4)
+    np.testing.assert_allclose(values.numpy()[real], expected[real], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=["whole", "padded"])
+@pytest.mark.parametrize(
+    "loss, formula",
+    [
+        (losses.AttentionDivergence, divergence),
+        (losses.AttentionCrossEntropy, cross_entropy),
+        (losses.AttentionMSE, squares),
+    ],
+)
+def test_each_query_has_the_formulas_value(loss, formula, mask):
+    compare(loss(), loop(formula, mask), mask)
+
+
+@pytest.mark.parametrize("heads", ["mean", "sum"])
+@pytest.mark.parametrize(
+    "loss, formula",
+    [
+        (losses.AttentionDivergence, divergence),
+        (losses.AttentionCrossEntropy, cross_entropy),
+        (losses.AttentionMSE, squares),
+    ],
+)
+def test_heads_compared_together_may_differ_in_number(loss, formula, heads):
+    student = STUDENT[:, :2]
+    merged = [getattr(side, heads)(axis=1, keepdims=True) for side in (TEACHER, student)]
+    compare(loss(heads=heads), loop(formula, MASK, *merged), MASK, TEACHER, student)
+    assert not loss(heads=heads).same_shape and loss().same_shape
+
+
+def test_the_divergence_is_the_cross_entropy_less_the_teachers_entropy():
+    entropy = losses.AttentionCrossEntropy().call(TEACHER, TEACHER)
+    crossed = losses.AttentionCrossEntropy().call(TEACHER, STUDENT)
+    compare(losses.AttentionDivergence(), (crossed - entropy).numpy(), None)
+
+
+def test_low_scores_count_as_nothing_on_either_side():
+    def clipped(teacher, student):
+        clip = [[score if score > -0.5 else 0.0 for score in side] for side in (teacher, student)]
+        return squares(*clip)
+
+    compare(losses.AttentionMSE(threshold=-0.5), loop(clipped, None), None)
+    padded = [np.where(MASK[:, None, None] > 0, side, -1e9) for side in (TEACHER, STUDENT)]
+    zeroed = [np.where(MASK[:, None, None] > 0, side, 0.0) for side in (TEACHER, STUDENT)]
+    compare(losses.AttentionMSE(), loop(squares, None, *zeroed), None, *padded)
+
+
+def test_keys_that_the_teacher_scores_low_weigh_nothing():
+    def dropped(teacher, student):
+        rows = zip(teacher, softmax(teacher), softmax(student), strict=True)
+        return -sum(p * np.log(q) for score, p, q in rows if score > -0.5)
+
+    compare(losses.AttentionCrossEntropy(threshold=-0.5), loop(dropped, None), None)
+
+
+@pytest.mark.parametrize("low", [-1e4, -1e9, -np.inf])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.AttentionDivergence(),
+        losses.AttentionCrossEntropy(),
+        losses.AttentionMSE(),
+        losses.AttentionMSE(threshold=None),
+        losses.AttentionMSE("sum"),
+    ],
+    ids=lambda loss: f"{loss.name}-{loss.heads}",
+)
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_huge_and_masked_scores_are_finite(loss, low, jit_compile):
+    causal = np.tril(np.ones((4, 4), bool))
+    teacher, student = (
+        tf.constant(np.where(causal, 1e4 * side, low), "float32") for side in (TEACHER, STUDENT)
+    )
+
+    @tf.function(jit_compile=jit_compile)
+    def compute(student):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            values = loss.call(teacher, student, mask=tf.constant(MASK))
+        return values, tape.gradient(values, student)
+
+    for tensor in compute(student):
+        assert np.isfinite(tensor.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.AttentionDivergence, losses.AttentionCrossEntropy, losses.AttentionMSE]
+)
+def test_heads_are_merged_in_known_ways(loss):
+    with pytest.raises(ValueError, match="`heads` must be .*Received: heads='max'"):
+        loss(heads="max")
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(loss(heads="sum"))
+    )
+    assert again.heads == "sum" and not again.same_shape

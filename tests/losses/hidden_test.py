@@ -1,0 +1,122 @@
+"""Losses on hidden states against plain loops."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_distill import losses
+
+RANDOM = np.random.default_rng(0)
+TEACHER, STUDENT = RANDOM.normal(size=(2, 2, 4, 5)).astype("float32")
+SECOND_TEACHER, SECOND_STUDENT = RANDOM.normal(size=(2, 2, 4, 3)).astype("float32")
+MASK = np.array([[1, 1, 1, 1], [0, 1, 1, 0]])  # padded on both sides
+MASKS = pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "padded"])
+
+
+def seen(mask, example):
+    return [t for t in range(4) if mask is None or mask[example, t]]
+
+
+def close(values, expected):
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+
+
+def given(mask):
+    return None if mask is None else tf.constant(mask, "float32")
+
+
+def test_the_cosine_of_each_token():
+    values = losses.Cosine().call(tf.constant(TEACHER), tf.constant(STUDENT))
+    for b in range(2):
+        for t in range(4):
+            one, other = TEACHER[b, t], STUDENT[b, t]
+            cosine = sum(one * other) / (sum(one**2) * sum(other**2)) ** 0.5
+            close(values[b, t], 1 - cosine)
+
+
+@pytest.mark.parametrize("factor, distance", [(3.0, 0.0), (-2.0, 2.0), (0.0, 1.0)])
+def test_the_cosine_knows_only_directions(factor, distance):
+    values = losses.Cosine().call(TEACHER, factor * TEACHER)
+    close(values, np.full((2, 4), distance))
+
+
+def squared_distance(one, other):
+    return sum((a - b) ** 2 for a, b in zip(one / sum(one**2) ** 0.5, other / sum(other**2) ** 0.5))
+
+
+@MASKS
+def test_patient_kd_looks_at_the_first_token(mask):
+    values = losses.PatientKD().call(TEACHER, STUDENT, given(mask))
+    first = [seen(mask, b)[0] for b in range(2)]
+    close(values, [squared_distance(TEACHER[b, t], STUDENT[b, t]) for b, t in enumerate(first)])
+    rows = losses.PatientKD().call(TEACHER[:, 2], STUDENT[:, 2])
+    close(rows, [squared_distance(TEACHER[b, 2], STUDENT[b, 2]) for b in range(2)])
+
+
+def test_patient_kd_looks_at_all_tokens():
+    """Each distance is twice the cosine's."""
+    values = losses.PatientKD("all").call(TEACHER, STUDENT)
+    close(values, 2 * losses.Cosine().call(TEACHER, STUDENT))
+
+
+def test_patient_kd_knows_its_tokens():
+    with pytest.raises(ValueError, match="`tokens` must be .*Received: tokens='last'"):
+        losses.PatientKD("last")
+
+
+@MASKS
+def test_the_flow_between_two_layers(mask):
+    expected = []
+    for b in range(2):
+        total = 0.0
+        for i in range(5):
+            for j in range(3):
+                flow = [
+                    np.mean([one[b, t, i] * two[b, t, j] for t in seen(mask, b)])
+                    for one, two in ((TEACHER, SECOND_TEACHER), (STUDENT, SECOND_STUDENT))
+                ]
+                total += (flow[0] - flow[1]) ** 2
+        expected.append(total / 15)
+    sides = [TEACHER, SECOND_TEACHER], [STUDENT, SECOND_STUDENT]
+    close(losses.SequenceFlow().call(*sides, given(mask)), expected)
+
+
+def test_the_flow_needs_equal_widths():
+    sides = [TEACHER, SECOND_TEACHER], [STUDENT, STUDENT]
+    with pytest.raises(ValueError, match=r"equal widths.*\[5, 3\] \(teacher\), \[5, 5\]"):
+        losses.SequenceFlow().call(*sides)
+
+
+@MASKS
+def test_the_products_of_tokens(mask):
+    """The sides have widths of their own."""
+    values = losses.TokenGram().call([TEACHER] * 2, [SECOND_STUDENT] * 2, given(mask)).numpy()
+    for b in range(2):
+        for q in seen(mask, b):
+            found = [
+                (
+                    TEACHER[b, q] @ TEACHER[b, k] / 5
+                    - SECOND_STUDENT[b, q] @ SECOND_STUDENT[b, k] / 3
+                )
+                ** 2
+                for k in seen(mask, b)
+            ]
+            close(values[b, q], sum(found) / len(found))
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.Cosine(), losses.PatientKD(), losses.PatientKD("all")],
+    ids=["cosine", "first", "all"],
+)  # fmt: skip
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+def test_tokens_of_zeros_and_huge_ones_are_finite(loss, scale, jit_compile):
+    @tf.function(jit_compile=jit_compile)
+    def compute(student):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            values = loss.call(tf.constant(TEACHER), student)
+        return values, tape.gradient(values, student)
+
+    for tensor in compute(tf.constant(scale * STUDENT)):
+        assert np.isfinite(tensor.numpy()).all()

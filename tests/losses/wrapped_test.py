@@ -1,0 +1,88 @@
+"""Losses on changed logits."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill.batch import TopK
+from keras_distill.losses import (
+    DIST,
+    ClassSubset,
+    DecoupledKD,
+    DistillationLoss,
+    KLDivergence,
+    Standardized,
+)
+
+RANDOM = np.random.default_rng(0)
+TEACHER, STUDENT = RANDOM.normal(size=(2, 3, 5)).astype("float32") * 2
+LABELS = np.array([2, 0, 4])
+
+
+def standardized(table):
+    return np.array([(row - np.mean(row)) / (np.std(row, ddof=1) + 1e-7) for row in table])
+
+
+def test_standardized():
+    found = Standardized(KLDivergence(2.0)).call(TEACHER, STUDENT)
+    expected = KLDivergence(2.0).call(standardized(TEACHER), standardized(STUDENT))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_standardized_forgives_scale_and_shift():
+    value = Standardized(KLDivergence(2.0)).call(TEACHER, 7 * TEACHER + 3)
+    np.testing.assert_allclose(value, 0, atol=1e-6)
+
+
+def test_standardized_leaves_out_a_padded_vocabulary():
+    padded = [np.pad(x, ((0, 0), (0, 2)), constant_values=-np.inf) for x in (TEACHER, STUDENT)]
+    loss = Standardized(KLDivergence(2.0))
+    np.testing.assert_allclose(loss.call(*padded), loss.call(TEACHER, STUDENT), rtol=1e-5)
+
+
+def test_what_the_inner_loss_needs_is_passed_on():
+    found = Standardized(DecoupledKD()).call(TEACHER, STUDENT, labels=LABELS)
+    sides = standardized(TEACHER), standardized(STUDENT)
+    np.testing.assert_allclose(found, DecoupledKD().call(*sides, labels=LABELS), rtol=1e-5)
+    assert Standardized(DIST()).across_batch and not Standardized(DecoupledKD()).across_batch
+
+
+def test_subset_of_chosen_classes():
+    loss = ClassSubset(KLDivergence(), student_classes=[4, 1], teacher_classes=[0, 3])
+    expected = KLDivergence().call(TEACHER[:, [0, 3]], STUDENT[:, [4, 1]])
+    np.testing.assert_allclose(loss.call(TEACHER, STUDENT), expected, rtol=1e-6)
+
+
+def test_subset_of_the_first_classes_both_have():
+    loss = ClassSubset(DecoupledKD())
+    wide = np.pad(TEACHER, ((0, 0), (0, 3)), constant_values=9.0)
+    expected = DecoupledKD().call(TEACHER, STUDENT, LABELS)
+    np.testing.assert_allclose(loss.call(wide, STUDENT, labels=LABELS), expected)
+    expected = DecoupledKD().call(STUDENT, TEACHER, LABELS)
+    np.testing.assert_allclose(loss.call(STUDENT, wide, labels=LABELS), expected)
+
+
+def test_wrapped_losses_are_serialized_with_what_they_wrap():
+    loss = Standardized(ClassSubset(KLDivergence(3.0), teacher_classes=[1, 2]), name="both")
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.loss.teacher_classes == [1, 2] and again.loss.loss.temperature == 3.0
+    student = STUDENT[:, :2]
+    np.testing.assert_allclose(again.loss.call(TEACHER, student), loss.loss.call(TEACHER, student))
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: Standardized(DistillationLoss()), "must be a loss on logits"),
+    (lambda: ClassSubset(KLDivergence(), [0, 1], [0]), "the same length. Received: 2 and 1"),
+    (lambda: ClassSubset(KLDivergence(), [-1]), "`student_classes` must be non-negative"),
+    (lambda: ClassSubset(KLDivergence(), teacher_classes=[]), "must be non-negative classes"),
+    (lambda: ClassSubset(DecoupledKD(), [0, 1]), "would renumber the labels"),
+    (lambda: ClassSubset(KLDivergence(), [5, 1]).call(TEACHER, STUDENT), "do not fit"),
+    (lambda: ClassSubset(KLDivergence(), [1] * 6).call(TEACHER, STUDENT), "do not fit"),
+    (lambda: Standardized(KLDivergence()).call(TopK(1, 2, 3), STUDENT), "needs the teacher's"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,212 @@
+"""Projectors: what they compute, that they are serializable, and that a distiller trains them."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_distill import Distiller, Term, losses, projectors
+
+RANDOM = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return tf.constant(RANDOM.normal(size=shape), "float32")
+
+
+def shapes_of(structure):
+    return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), structure)
+
+
+# name: the projector, its inputs and the shapes of its answer
+CASES = {
+    "VariationalProjector": (
+        projectors.VariationalProjector(5, hidden=4, size=3),
+        [normal(2, 6, 6, 3)],
+        {"mean": (2, 3, 3, 5), "scale": (5,)},
+    ),
+    "ReusedClassifierProjector": (
+        projectors.ReusedClassifierProjector(6, factor=3, size=(2, 2)),
+        [normal(2, 4, 4, 3)],
+        (2, 2, 2, 6),
+    ),
+    "MaskedGenerator": (
+        projectors.MaskedGenerator(5, ratio=0.5, seed=1),
+        [normal(2, 4, 4, 3)],
+        (2, 4, 4, 5),
+    ),
+    "AttentionFusion": (
+        projectors.AttentionFusion(5, 4, size=6),
+        [normal(2, 3, 3, 2), normal(2, 2, 2, 4)],
+        ((2, 6, 6, 5), (2, 6, 6, 4)),
+    ),
+    "ReviewMechanism": (
+        projectors.ReviewMechanism([3, 5], hidden=4, sizes=[8, 2]),
+        [[normal(2, 4, 4, 2), normal(2, 2, 2, 6)]],
+        [(2, 8, 8, 3), (2, 2, 2, 5)],
+    ),
+    "Paraphraser": (projectors.Paraphraser(4), [normal(2, 3, 3, 4)], (2, 3, 3, 4)),
+    "Translator": (projectors.Translator(5), [normal(2, 3, 3, 4)], (2, 3, 3, 5)),
+}
+every = pytest.mark.parametrize("name", CASES)
+
+
+def test_every_projector_is_tested():
+    assert {*CASES} == {name for name in projectors.__all__ if name[0].isupper()}
+
+
+@every
+def test_shapes(name):
+    projector, inputs, expected = CASES[name]
+    assert shapes_of(projector(*inputs)) == expected
+    assert projector.trainable_variables
+
+
+@every
+def test_a_projector_is_serializable(name, tmp_path):
+    projector, inputs, _ = CASES[name]
+    expected = projector(*inputs)
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(projector)))
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.get_config() == projector.get_config()
+    again(*inputs)
+    assert len(again.weights) == len(projector.weights)
+    again.set_weights(projector.get_weights())
+    for one, other in zip(keras.tree.flatten(again(*inputs)), keras.tree.flatten(expected)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@every
+def test_every_weight_learns(name):
+    projector, inputs, _ = CASES[name]
+    with tf.GradientTape() as tape:
+        out = keras.tree.flatten(projector(*inputs, training=True))
+        loss = sum(tf.reduce_sum(part * normal(*part.shape)) for part in out)
+    gradients = tape.gradient(loss, projector.trainable_variables)
+    assert all(gradient is not None and np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    "make, match",
+    [
+        (lambda: projectors.VariationalProjector(3, variance=0), "`variance` must be positive"),
+        (lambda: projectors.ReusedClassifierProjector(4, factor=5), r"`factor`.*\[1, 4\].*5"),
+        (lambda: projectors.MaskedGenerator(3, ratio=1.5), r"`ratio`.*\[0, 1\].*1.5"),
+        (lambda: projectors.Paraphraser(3, rate=0), "`rate` must be positive.*rate=0"),
+        (lambda: projectors.ReviewMechanism([1, 2], sizes=[3]), "`sizes` must be as many"),
+        (lambda: projectors.ReviewMechanism([1, 2])([normal(1, 2, 2, 1)]), "takes 2 feature maps"),
+    ],
+)
+def test_wrong_arguments(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+def test_the_variance_at_the_start():
+    projector = projectors.VariationalProjector(2, variance=3.0)
+    scale = projector(normal(1, 2, 2, 2))["scale"]
+    np.testing.assert_allclose(np.log1p(np.exp(scale)), 3.0, rtol=1e-5)
+
+
+def test_the_generator_sees_part_of_the_positions():
+    """With the identity for a generator what is masked is zero, in training only."""
+    projector = projectors.MaskedGenerator(1, ratio=0.25, seed=0)
+    ones = tf.ones((4, 20, 20, 1))
+    projector(ones)
+    identity = np.zeros((3, 3, 1, 1), "float32")
+    identity[1, 1] = 1
+    for layer in (projector.first, projector.second):
+        layer.set_weights([identity, np.zeros(1)])
+    np.testing.assert_allclose(projector(ones), ones)
+    first, second = (projector(ones, training=True).numpy() for _ in range(2))
+    assert {*np.unique(first)} == {0.0, 1.0} and abs(first.mean() - 0.75) < 0.05
+    assert (first != second).any() and (first[0] != first[1]).any()
+
+
+def test_a_fusion_hands_on_a_weighed_sum():
+    fusion = projectors.AttentionFusion(2, 3)
+    maps, residual = normal(2, 4, 4, 5), normal(2, 2, 2, 3)
+    _, fused = fusion(maps, residual)
+    own = fusion.reduced(fusion.reduce(maps)).numpy()
+    large = residual.numpy().repeat(2, 1).repeat(2, 2)
+    kernel, bias = (v.numpy() for v in fusion.attention.weights)
+    logits = np.concatenate([own, large], -1) @ kernel[0, 0] + bias
+    weights = 1 / (1 + np.exp(-logits))
+    expected = own * weights[..., :1] + large * weights[..., 1:]
+    np.testing.assert_allclose(fused, expected, rtol=1e-4, atol=1e-5)
+
+
+def network(widths, classes=3):
+    inputs = x = keras.Input((8, 8, 2))
+    for index, width in enumerate(widths):
+        x = keras.layers.Conv2D(width, 3, 2, "same", activation="relu", name=f"block_{index}")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, name="classifier")(x))
+
+
+def fitted(term, student, teacher):
+    distiller = Distiller(student, teacher=teacher, terms=[term], alpha=1.0)
+    distiller.compile("adam")
+    x = RANDOM.normal(size=(8, 8, 8, 2)).astype("float32")
+    distiller.fit(x, np.zeros(8), batch_size=4, epochs=0, verbose=0)
+    before = distiller.projectors[term.name].get_weights()
+    distiller.fit(x, np.zeros(8), batch_size=4, epochs=2, verbose=0)
+    after = distiller.projectors[term.name].get_weights()
+    return distiller, [not np.array_equal(a, b) for a, b in zip(before, after)]
+
+
+TERMS = {
+    "variational": lambda: Term(
+        losses.VariationalInformation(), student="block_0", teacher="block_0",
+        projector=projectors.VariationalProjector(6),
+    ),
+    "simkd": lambda: Term(
+        losses.Hint(pool=True), student="block_1", teacher="block_1",
+        projector=projectors.ReusedClassifierProjector(8),
+    ),
+    "masked": lambda: Term(
+        losses.MaskedGeneration(), student="block_0", teacher="block_0",
+        projector=projectors.MaskedGenerator(6),
+    ),
+    "review": lambda: Term(
+        losses.HierarchicalContext(), student=["block_0", "block_1"],
+        teacher=["block_0", "block_1"],
+        projector=projectors.ReviewMechanism([6, 8], hidden=4, sizes=[4, 2]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_distiller_trains_a_projector(name):
+    """Weights, batch statistics and the state of random masks all change."""
+    _, changed = fitted(TERMS[name](), network([4, 5]), network([6, 8]))
+    assert all(changed)
+
+
+def test_the_student_answers_with_the_reused_classifier():
+    student, teacher = network([4, 5]), network([6, 8])
+    distiller, _ = fitted(TERMS["simkd"](), student, teacher)
+    projected = distiller.projectors["hint"](student.get_layer("block_1").output)
+    pooled = keras.layers.GlobalAveragePooling2D()(projected)
+    model = keras.Model(student.input, teacher.get_layer("classifier")(pooled))
+    assert model(normal(2, 8, 8, 2)).shape == (2, 3)
+
+
+def test_factors_are_transferred():
+    student, teacher = network([4, 5]), network([6, 8])
+    maps = keras.Model(teacher.input, teacher.get_layer("block_0").output)
+    features = maps(normal(8, 8, 8, 2)).numpy()
+    paraphraser = projectors.Paraphraser(6, rate=0.5)
+    paraphraser.compile("adam", "mse")
+    history = paraphraser.fit(features, features, epochs=20, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    factor = paraphraser.encoder(maps.output)
+    teacher = keras.Model(teacher.input, {"logits": teacher.output, "factor": factor})
+    term = Term(
+        losses.FactorTransfer(), student="block_0", teacher="output:factor",
+        projector=projectors.Translator(channels=factor.shape[-1]),
+    )  # fmt: skip
+    _, changed = fitted(term, student, teacher)
+    assert factor.shape[-1] == 3 and all(changed)
