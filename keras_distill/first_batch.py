@@ -1,7 +1,10 @@
 """Looks at the first batch of `fit` without taking it from the training."""
 
 import keras
-import tensorflow as tf
+
+from keras_distill import taps  # noqa: F401 (checks the backend before TensorFlow is imported)
+
+import tensorflow as tf  # isort: skip
 
 
 def look(iterator, distributed):

@@ -289,3 +289,27 @@ def test_the_summary_of_a_student_that_is_not_built(capsys):
     distiller.fit(X, Y, verbose=0)
     distiller.summary()
     assert "Distiller: unbuilt, 21 parameters" in capsys.readouterr().out
+
+
+def two_headed():
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(4, activation="relu", name="hidden")(inputs)
+    return keras.Model(inputs, {"a": layers.Dense(3)(hidden), "b": layers.Dense(3)(hidden)})
+
+
+def test_one_sample_weight_for_two_outputs_weighs_a_hidden_feature():
+    hint = Term("mse", student="hidden", teacher="hidden")
+    distiller = Distiller(two_headed(), teacher=net(), terms=[hint])
+    distiller.compile("sgd", {"a": CE, "b": CE})
+    weight = np.arange(32, dtype="float32")
+    logs = distiller.train_on_batch(X, {"a": Y, "b": Y}, sample_weight=weight, return_dict=True)
+    assert np.isfinite(logs["mean_squared_error"])
+    other = {"a": weight, "b": weight[::-1].copy()}
+    distiller = Distiller(two_headed(), teacher=net(), terms=[hint])
+    distiller.compile("sgd", {"a": CE, "b": CE})
+    with pytest.raises(ValueError, match="differ between outputs.*sample_weight:KEY"):
+        distiller.fit(X, {"a": Y, "b": Y}, sample_weight=other, verbose=0)
+    named = Term("mse", student="hidden", teacher="hidden", mask="sample_weight:b")
+    distiller = Distiller(two_headed(), teacher=net(), terms=[named])
+    distiller.compile("sgd", {"a": CE, "b": CE})
+    distiller.fit(X, {"a": Y, "b": Y}, sample_weight=other, verbose=0)

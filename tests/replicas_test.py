@@ -20,7 +20,7 @@ def report():
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"},
-        timeout=600,
+        timeout=1800,
     )
     assert child.returncode == 0, child.stderr[-6000:]
     return json.loads(child.stdout.splitlines()[-1])

@@ -162,7 +162,8 @@ class IntraClassVariation(DistillationLoss):
         self.classes = classes
 
     def call(self, y_true, y_pred, mask=None, labels=None):
-        if labels is None or y_true.shape[1:3] != y_pred.shape[1:3]:
+        sizes = zip(y_true.shape[1:3], y_pred.shape[1:3])
+        if labels is None or any(None not in size and size[0] != size[1] for size in sizes):
             raise ValueError(
                 "`IntraClassVariation` needs labels, and features of one height and width. "
                 f"Received: teacher {y_true.shape}, student {y_pred.shape}, labels={labels}"

@@ -54,7 +54,9 @@ def over_anchors(function, sides, chunk=CHUNK):
         return function(*sides, *sides)
     number = (size + chunk - 1) // chunk
     padding = [[0, number * chunk - size], [0, 0]]
-    anchors = tuple(ops.reshape(ops.pad(x, padding), (number, chunk, x.shape[-1])) for x in sides)
+    anchors = tuple(
+        ops.reshape(ops.pad(x, padding), (number, chunk, ops.shape(x)[-1])) for x in sides
+    )
     again = keras.remat(function)
     rows = ops.map(lambda some: again(*sides, *some), anchors)
     return ops.reshape(rows, (-1, *ops.shape(rows)[2:]))[:size]
