@@ -8,7 +8,13 @@ distilled from the teacher.
 
     python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart
 
-RESULT
+On the test split, mean and standard deviation over the seeds:
+
+    teacher    98.50%
+    alone      97.22% +- 0.59
+    distilled  97.94% +- 0.42    and a third of the divergence from the teacher
+
+It takes about two and a half minutes of CPU time.
 
 `--data=DIR` takes the idx `.gz` files of Fashion-MNIST instead, `--tfds=fashion_mnist` fetches it;
 `examples/fashion_mnist.py` has models and settings made for it.

@@ -119,7 +119,8 @@ class Experiment:
         """The settings as the report shows them."""
         settings = self._settings()
         settings.pop("files", None)
-        return {**settings.pop("options", {}), **settings}
+        settings = {"name": self.name, **settings.pop("options", {}), **settings}
+        return {key: value for key, value in settings.items() if value is not None}
 
     def _rehearse(self):
         """Puts all parts together once, so that what does not fit is said before any training."""
