@@ -14,7 +14,7 @@ On the test split, mean and standard deviation over the seeds:
     alone      97.22% +- 0.59
     distilled  97.94% +- 0.42    and a third of the divergence from the teacher
 
-It takes about two and a half minutes of CPU time.
+It takes about two minutes of CPU time.
 
 `--data=DIR` takes the idx `.gz` files of Fashion-MNIST instead, `--tfds=fashion_mnist` fetches it;
 `examples/fashion_mnist.py` has models and settings made for it.
