@@ -53,11 +53,6 @@ def cka_heat_map(student, teacher, x, filepath=None, *, student_paths=None, teac
     return cka, student_paths, teacher_paths
 
 
-def linear_cka(x, y):
-    """Linear CKA of two features of the same examples, (batch, ...) each."""
-    return float(np.sum(_gram(x) * _gram(y)))
-
-
 def _gram(feature):
     """The products of the centered examples, as a matrix of length one; zero if all are alike."""
     rows = rows_of(feature)

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from keras_distill import taps
 from keras_distill.batch import Batch
-from keras_distill.callbacks.cka_heat_map import linear_cka, rows_of
+from keras_distill.callbacks.cka_heat_map import rows_of
+from keras_distill.losses import cka
 from keras_distill.term import Term
 
 
@@ -95,7 +96,7 @@ class FeatureHook(keras.callbacks.Callback):
         ours, theirs = rows_of(student), rows_of(teacher)
         lengths = [np.linalg.norm(rows, axis=1) for rows in (ours, theirs)]
         found = {
-            "cka": linear_cka(student, teacher),
+            "cka": float(cka(ours, theirs)),
             "student_norm": float(lengths[0].mean()),
             "teacher_norm": float(lengths[1].mean()),
         }

@@ -16,7 +16,7 @@ from keras_distill.data.header import FORMAT
 
 
 class TargetsOnDisk:
-    """A cache of targets, opened for reading; its index is held in memory, 32 bytes a row.
+    """A cache of targets, opened for reading; its index is held in memory, 52 bytes a row.
 
     Args:
         path: the folder that `write_targets` wrote: a local one, whose files are mapped into

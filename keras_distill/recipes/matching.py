@@ -53,7 +53,10 @@ def embedding(model):
     vectors = [
         path
         for path, shape in shapes.items()
-        if isinstance(shape, tuple) and len(shape) == 2 and shape != classes
+        if isinstance(shape, tuple)
+        and len(shape) == 2
+        and shape != classes
+        and "Dropout" not in type(taps.find_layer(model, path)).__name__
     ]
     if not isinstance(classes, tuple) or not vectors:
         raise ValueError(

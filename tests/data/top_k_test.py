@@ -182,3 +182,20 @@ def test_two_replicas_train_as_one(tmp_path):
     )  # fmt: skip
     assert child.returncode == 0, child.stderr[-2000:]
     assert float(child.stdout.split()[-1]) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_the_divergence_with_many_classes_is_nearly_that_of_all(tmp_path, dtype):
+    write_targets(TEACHER, dataset(), tmp_path, top_k=250, temperature=2.0, dtype=dtype, verbose=0)
+    logs, _ = trained(read_targets(dataset(), tmp_path), losses.KLDivergence(2.0, name="sparse"))
+    write_targets(TEACHER, dataset(), tmp_path / "whole", dtype="float32", verbose=0)
+    whole = read_targets(dataset(), tmp_path / "whole")
+    exact, _ = trained(whole, losses.KLDivergence(2.0, name="sparse"))
+    np.testing.assert_allclose(logs["sparse"], exact["sparse"], rtol=2e-2)
+    assert max(logs["sparse"]) < min(exact["sparse"])  # classes in one bucket differ no more
+
+
+def test_another_temperature_than_the_cached_one_is_refused(tmp_path):
+    write_targets(TEACHER, dataset(), tmp_path, top_k=K, temperature=2.0, verbose=0)
+    with pytest.raises(ValueError, match="TopK at 2.0"):
+        trained(read_targets(dataset(), tmp_path), losses.KLDivergence(4.0))
