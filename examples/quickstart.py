@@ -2,16 +2,25 @@
 # Quickstart: distill a digit classifier
 
 A convolutional teacher of 56,394 parameters learns scikit-learn's handwritten digits, images of
-8 x 8 pixels. Then one student of 1,086 parameters is trained twice for each of three seeds, with
+8 x 8 pixels. Then one student of 1,446 parameters is trained twice for each of three seeds, with
 the same initial weights, the same order of the data and the same epochs: alone on the labels, and
 distilled from the teacher.
 
     python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart
 
-`--data=DIR` takes the idx `.gz` files of Fashion-MNIST instead, `--tfds=fashion_mnist` fetches it.
+On the test split, mean and standard deviation over the seeds:
+
+    teacher    98.50%
+    alone      97.22% +- 0.59
+    distilled  97.94% +- 0.42    and a third of the divergence from the teacher
+
+It takes about two minutes of CPU time.
+
+`--data=DIR` takes the idx `.gz` files of Fashion-MNIST instead, `--tfds=fashion_mnist` fetches it;
+`examples/fashion_mnist.py` has models and settings made for it.
 The split of the digits is fixed: 797 images for training, 400 for validation, 600 for the test.
-Epochs, learning rate, temperature and alpha were chosen on the validation split, where T = 2 and
-alpha = 0.5 came out a little above the labels alone, and T = 4 or 8 clearly below them.
+Student, teacher, epochs, learning rate, temperature and alpha were chosen on the validation split;
+`docs/results.md` says how, and which choices make distilling useless or harmful.
 """
 
 import keras
@@ -51,7 +60,8 @@ def models(shape):
                 keras.Input(shape),
                 layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
                 layers.Conv2D(12, 3, padding="same", activation="relu"),
-                layers.GlobalAveragePooling2D(),
+                layers.MaxPooling2D(),
+                layers.Flatten(),
                 layers.Dense(10),
             ],
             name="student",
@@ -64,25 +74,34 @@ def models(shape):
 ## The experiment
 
 Half of the loss is the labels', half is the divergence from the teacher's outputs, softened by
-the temperature.
+the temperature. The learning rate decays along a cosine: soft targets need the budget in which a
+student comes to rest.
 """
 
 
 def experiment(
-    data=None, tfds=None, seeds=3, epochs=60, teacher_epochs=20, temperature=2.0, alpha=0.5,
+    data=None, tfds=None, seeds=3, epochs=None, teacher_epochs=None, temperature=4.0, alpha=0.5,
     batch_size=32, limit=None,
 ):  # fmt: skip
     splits = load(data, tfds, limit)
+    few = not (data or tfds)  # the digits: an epoch has 25 steps, one of Fashion-MNIST 1,719
+    epochs = epochs or (150 if few else 15)
+    teacher_epochs = teacher_epochs or (60 if few else 10)
     teacher, student = models(splits["train"][0].shape[1:])
+    steps = -(-len(splits["train"][0]) // batch_size)
+
+    def adam(rate, epochs):
+        return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps * epochs))
+
     return Experiment(
-        "digits" if not (data or tfds) else "fashion_mnist",
+        "digits" if few else "fashion_mnist",
         student=student,
         teacher=teacher,
         data=batched(splits, batch_size),
         terms=lambda student, teacher: [Term(losses.KLDivergence(temperature=temperature))],
         alpha=alpha,
-        optimizer=lambda: keras.optimizers.Adam(5e-3),
-        teacher_optimizer=lambda: keras.optimizers.Adam(3e-3),
+        optimizer=lambda: adam(1e-2, epochs),
+        teacher_optimizer=lambda: adam(3e-3, teacher_epochs),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         epochs=epochs,

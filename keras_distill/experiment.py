@@ -1,24 +1,17 @@
 """An experiment: one student trained alone and distilled, over several seeds, and compared."""
 
 import inspect
-import json
-import os
-import pathlib
 import re
-import shutil
 import sys
 import time
 
 import keras
-import numpy as np
 
-from keras_distill import export, report
+from keras_distill.comparison import ARMS, compare
 from keras_distill.data import in_experiment
 from keras_distill.distiller import Distiller
-
-ARMS = ("alone", "distilled")
-RUN = "run.json"  # marks a folder that holds a run
-WRITTEN = (RUN, "arms", "report.html", "report.json", "student.keras", "teacher.keras", "serving")
+from keras_distill.run_folder import RunFolder, described
+from keras_distill.schedules import check
 
 
 class Experiment:
@@ -30,7 +23,8 @@ class Experiment:
     Args:
         name: What the exported student is called.
         student: A function without arguments that makes the student, called anew for each seed.
-        teacher: The same for the teacher, which is trained once.
+        teacher: The same for the teacher, which is trained once, or, with `teacher_epochs=0`,
+            returned as it is to be, for instance by `keras.saving.load_model`.
         data: A function from "train", "valid" or "test" to a batched `tf.data.Dataset` of
             `(x, labels)`. A shuffle without a seed of its own follows the experiment's.
         terms: What is distilled: a list of `Term`s, or a function `(student, teacher)` that
@@ -40,9 +34,14 @@ class Experiment:
         loss: The loss on the labels, as `compile` takes it.
         metrics: The metrics, as `compile` takes them, or a function that makes them.
         epochs: How often each student sees the training data.
-        seeds: How many seeds, or a list of them.
-        teacher_epochs: The teacher's epochs, by default `epochs`; 0 for one that is trained.
+        seeds: How many seeds, or a list of them. A finished run can be resumed with more.
+        teacher_epochs: The teacher's epochs, by default `epochs`; 0 for one that is trained
+            already.
         teacher_optimizer: The same as `optimizer` for the teacher, by default `optimizer`.
+
+    Raises:
+        TypeError: What must be a function is none.
+        ValueError: A number is out of its range, or the name cannot name a folder.
 
     Example:
 
@@ -56,22 +55,18 @@ class Experiment:
     def __init__(self, name, *, student, teacher, data, terms=None, alpha=0.5, optimizer, loss,
                  metrics=("accuracy",), epochs, seeds=3, teacher_epochs=None,
                  teacher_optimizer=None):  # fmt: skip
-        makers = {"student": student, "teacher": teacher, "data": data, "optimizer": optimizer}
-        for what, maker in makers.items():
-            if not callable(maker) or isinstance(maker, (keras.Model, keras.optimizers.Optimizer)):
-                raise TypeError(f"`{what}` must be a function. Received: {what}={maker!r}")
         if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
             raise ValueError(f"`name` must be usable as a folder's name. Received: name={name!r}")
-        self.name, self.alpha, self.terms = name, alpha, terms
-        self.student, self.teacher, self.data = student, teacher, data
-        self.optimizer = optimizer
-        self.teacher_optimizer = teacher_optimizer or optimizer
-        self.loss, self.metrics = loss, metrics
-        self.epochs = epochs
-        self.teacher_epochs = epochs if teacher_epochs is None else teacher_epochs
-        self.seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-        if not self.seeds:
-            raise ValueError(f"`seeds` must name at least one seed. Received: seeds={seeds!r}")
+        self.name, self.terms, self.loss, self.metrics = name, terms, loss, metrics
+        self.student, self.teacher = _maker("student", student), _maker("teacher", teacher)
+        self.data, self.optimizer = _maker("data", data, "split"), _maker("optimizer", optimizer)
+        self.teacher_optimizer = _maker("teacher_optimizer", teacher_optimizer or optimizer)
+        self.alpha = check("alpha", alpha, low=0, high=1)
+        self.epochs = _count("epochs", epochs, 1)
+        given = epochs if teacher_epochs is None else teacher_epochs
+        self.teacher_epochs = _count("teacher_epochs", given, 0)
+        self.seeds = _seeds(seeds)
+        self.origin = {}  # the file and the options that it was read with, as `run.json` holds them
 
     def run(self, folder, *, overwrite=False, resume=False, command=None, callbacks=None,
             cache=None):  # fmt: skip
@@ -79,7 +74,8 @@ class Experiment:
 
         Each trained model is written at once. An interrupted run goes on with `resume=True`:
         only the model whose training was cut off is trained again from its beginning, so that
-        a resumed run ends with the numbers of an uninterrupted one.
+        a resumed run ends with the numbers of an uninterrupted one. A run is resumed only with
+        the settings it began with; more seeds may be added behind the others.
 
         Args:
             folder: Where to write; it may hold no run unless one of the next two is true.
@@ -92,73 +88,87 @@ class Experiment:
 
         Returns:
             The results, as `report.json` holds them.
+
+        Raises:
+            FileExistsError: `folder` holds a run that is neither to go on nor to be deleted.
+            ValueError: The run in `folder` has other settings.
+            TypeError: `student` or `teacher` returns no model, or one that cannot be loaded again.
         """
-        folder = pathlib.Path(folder)
-        self._open(folder, overwrite, resume)
-        self._train_teacher(folder, callbacks)
+        run = RunFolder(folder)
+        settings = {**self._settings(), "cached": cache is not None}
+        run.open(settings, overwrite=overwrite, resume=resume)
+        if not run.is_trained("teacher"):
+            self._rehearse()
+            self._train_teacher(run, callbacks)
         if cache is not None:
-            in_experiment.prepare(self, _load(folder, "teacher"), cache)
+            in_experiment.prepare(self, run.model("teacher"), cache)
         for seed in self.seeds:
             for arm in ARMS:
-                self._train_student(folder, arm, seed, callbacks, cache)
-        return self._finish(folder, command)
-
-    # The run's folder
+                if not run.is_trained(f"{arm}-{seed}"):
+                    self._train_student(run, arm, seed, callbacks, cache)
+        about = {"name": self.name, "settings": self._described(), "command": command or ""}
+        return compare(run, about, self.seeds, self.data)
 
     def _settings(self):
         settings = {"name": self.name, "epochs": self.epochs}
         settings["teacher_epochs"] = self.teacher_epochs
-        settings["alpha"] = self.alpha if isinstance(self.alpha, (int, float)) else str(self.alpha)
-        return settings
+        settings["alpha"] = described(self.alpha)
+        return {**settings, "seeds": self.seeds, **self.origin}
 
-    def _open(self, folder, overwrite, resume):
-        held = [name for name in WRITTEN if (folder / name).exists()]
-        if resume and RUN in held:
-            before = json.loads((folder / RUN).read_text())
-            if before != self._settings():
-                raise ValueError(f"{folder} holds a run with other settings: {before}. "
-                                 f"Received: {self._settings()}")  # fmt: skip
-            return
-        if held and not overwrite:
-            raise FileExistsError(f"{folder} already holds a run: overwrite or resume it.")
-        for name in held:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        (folder / "arms").mkdir(parents=True, exist_ok=True)
-        _write_json(folder / RUN, self._settings())
+    def _described(self):
+        """The settings as the report shows them."""
+        settings = self._settings()
+        settings.pop("files", None)
+        settings = {"name": self.name, **settings.pop("options", {}), **settings}
+        return {key: value for key, value in settings.items() if value is not None}
 
-    def _train_teacher(self, folder, callbacks):
-        if _is_trained(folder, "teacher"):
-            return
-        print(f"Training the teacher for {self.teacher_epochs} epochs.", flush=True)
+    def _rehearse(self):
+        """Puts all parts together once, so that what does not fit is said before any training."""
+        teacher, student = self._new_teacher(), _model("student", self.student())
+        for name, model in (("teacher", teacher), ("student", student)):
+            _check_loads(name, model)
+        model = self._distiller(student, teacher)
+        self._compile(model, self.optimizer)
+        model.fit(self.data("train"), epochs=0, shuffle=False, verbose=0)
+
+    def _train_teacher(self, run, callbacks):
         keras.utils.set_random_seed(self.seeds[0])
         train = self.data("train")
-        teacher = self.teacher()
-        teacher.compile(self.teacher_optimizer(), self.loss, metrics=self._new_metrics())
-        self._fit(folder, "teacher", teacher, teacher, train, self.teacher_epochs, callbacks)
-
-    def _train_student(self, folder, arm, seed, callbacks, cache=None):
-        key = f"{arm}-{seed}"
-        if _is_trained(folder, key):
+        teacher = self._new_teacher()
+        if self.teacher_epochs == 0:
+            print("The teacher is taken as it is.", flush=True)
+            run.keep("teacher", teacher, {"history": {}, "seconds": 0.0})
             return
-        teacher = _load(folder, "teacher") if arm == "distilled" else None
+        print(f"Training the teacher for {self.teacher_epochs} epochs.", flush=True)
+        self._compile(teacher, self.teacher_optimizer)
+        run.keep("teacher", teacher, self._fit(teacher, train, self.teacher_epochs, callbacks))
+
+    def _train_student(self, run, arm, seed, callbacks, cache):
+        teacher = run.model("teacher") if arm == "distilled" else None
         print(f"Training the student, {arm}, seed {seed}, for {self.epochs} epochs.", flush=True)
         keras.utils.set_random_seed(seed)
         train = self.data("train")
-        model = student = self.student()
-        if arm == "distilled":
-            terms = self.terms(student, teacher) if callable(self.terms) else self.terms
-            if cache is not None:
-                teacher, train = in_experiment.from_cache(train, cache)
-            model = Distiller(student, teacher=teacher, terms=terms, alpha=self.alpha)
-        model.compile(self.optimizer(), self.loss, metrics=self._new_metrics())
-        self._fit(folder, key, model, student, train, self.epochs, callbacks)
+        student = _model("student", self.student())
+        model = student
+        if teacher is not None:
+            cached, train = in_experiment.from_cache(train, cache) if cache else (None, train)
+            model = self._distiller(student, teacher, cached)
+        self._compile(model, self.optimizer)
+        run.keep(f"{arm}-{seed}", student, self._fit(model, train, self.epochs, callbacks))
 
-    def _new_metrics(self):
-        return self.metrics() if callable(self.metrics) else list(self.metrics)
+    def _new_teacher(self):
+        return _model("teacher", self.teacher())
 
-    def _fit(self, folder, key, model, student, train, epochs, callbacks):
-        """Trains `model` and keeps `student`, the part of it that is wanted."""
+    def _distiller(self, student, teacher, cached=None):
+        terms = self.terms(student, teacher) if callable(self.terms) else self.terms
+        return Distiller(student, teacher=cached or teacher, terms=terms, alpha=self.alpha)
+
+    def _compile(self, model, optimizer):
+        metrics = self.metrics() if callable(self.metrics) else list(self.metrics)
+        model.compile(optimizer(), self.loss, metrics=metrics)
+
+    def _fit(self, model, train, epochs, callbacks):
+        """Trains a model; returns the record of its training."""
         started = time.time()
         history = model.fit(
             train,
@@ -168,130 +178,60 @@ class Experiment:
             verbose=1 if sys.stdout.isatty() else 2,
             callbacks=callbacks() if callbacks else None,
         )
-        unfinished = folder / "arms" / f"{key}.unfinished.keras"
-        student.save(unfinished)
-        os.replace(unfinished, folder / "arms" / f"{key}.keras")
         logs = {name: [float(v) for v in values] for name, values in history.history.items()}
-        record = {"history": logs, "seconds": time.time() - started}
-        _write_json(folder / "arms" / f"{key}.json", record)  # last: it marks the model as trained
-
-    # The comparison
-
-    def _finish(self, folder, command):
-        test = self.data("test")
-        results = self._measured(folder, test)
-        results["command"] = command or ""
-        best = self._best(folder)
-        models = {
-            "teacher": _load(folder, "teacher"),
-            "alone": _load(folder, f"alone-{best}"),
-            "distilled": _load(folder, f"distilled-{best}"),
-        }
-        images, labels = _arrays(test)
-        log_probs = {arm: report.predictions(model, test)[0] for arm, model in models.items()}
-        results["reliability"] = {
-            arm: report.reliability(values, labels) for arm, values in log_probs.items()
-        }
-        results["doubts"] = []
-        if isinstance(images, np.ndarray) and images.ndim in (3, 4):
-            results["doubts"] = report.doubts(images, labels, log_probs)
-        example = keras.tree.map_structure(lambda value: value[:1], images)
-        results["latency"] = report.latency(models, example)
-        self._export(folder, models, example)
-        report.write(folder, results)
-        print(report.table(report.summaries(results)))
-        print(f"\nThe report: {folder / 'report.html'}")
-        return results
-
-    def _measured(self, folder, test):
-        """Every trained model on the test split, beside its learning curves."""
-        teacher = _load(folder, "teacher")
-        keys = {"teacher": ["teacher"]}
-        keys.update({arm: [f"{arm}-{seed}" for seed in self.seeds] for arm in ARMS})
-        arms, seconds = {}, 0.0
-        for arm, names in keys.items():
-            arms[arm] = {"seeds": [], "history": []}
-            for key in names:
-                record = _read_json(folder / "arms" / f"{key}.json")
-                model = _load(folder, key)
-                measured = report.measure(model, test, None if arm == "teacher" else teacher)
-                measured["size_bytes"] = report.size_on_disk(model)
-                arms[arm]["seeds"].append(measured)
-                arms[arm]["history"].append(record["history"])
-                seconds += record["seconds"]
-        settings = {**self._settings(), "seeds": self.seeds}
-        return {"name": self.name, "settings": settings, "arms": arms, "seconds": seconds}
-
-    def _best(self, folder):
-        """The seed whose distilled student is the best on the validation split."""
-        valid = self.data("valid")
-        return max(
-            self.seeds,
-            key=lambda seed: report.measure(_load(folder, f"distilled-{seed}"), valid)["accuracy"],
-        )
-
-    def _export(self, folder, models, example):
-        export.write_student(models["distilled"], folder / "student.keras")
-        export.write_student(models["teacher"], folder / "teacher.keras")
-        shutil.rmtree(folder / "serving", ignore_errors=True)
-        path = export.write_saved_model(models["distilled"], folder / "serving", name=self.name)
-        expected = models["distilled"].predict(example, verbose=0)
-        export.check_saved_model(path, example, expected)
+        return {"history": logs, "seconds": time.time() - started}
 
 
-def load_experiment(path, options):
-    """The `Experiment` that `experiment(**options)` of the Python file at `path` returns.
-
-    Args:
-        path: The file; modules beside it can be imported by it, as by a script.
-        options: Arguments by name; one that the function does not take is refused.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No such experiment file: {path}")
-    make = _namespace(path).get("experiment")
-    if not callable(make):
-        raise ValueError(f"{path} defines no function `experiment`.")
-    parameters = inspect.signature(make).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for name in options:
-            if name not in parameters:
-                raise ValueError(f"{path} has no option `{name}`. "
-                                 f"It has: {', '.join(parameters) or 'none'}.")  # fmt: skip
-    return make(**options)
+def _maker(name, function, *takes):
+    """The function, if it is one: a model or an optimizer can be called too, but makes none."""
+    made = isinstance(function, (keras.Model, keras.optimizers.Optimizer))
+    if made or not callable(function) or not _accepts(function, takes):
+        what = f"of {takes[0]!r}" if takes else "without arguments"
+        raise TypeError(f"`{name}` must be a function {what}. Received: {name}={function!r}")
+    return function
 
 
-def _namespace(path):
-    namespace = {"__name__": path.stem, "__file__": str(path)}
-    sys.path.insert(0, str(path.parent.resolve()))
+def _accepts(function, arguments):
     try:
-        exec(compile(path.read_text(), str(path), "exec"), namespace)
-    finally:
-        sys.path.pop(0)
-    return namespace
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
-def _arrays(dataset):
-    """All of a dataset's inputs and labels, in memory."""
-    pairs = [(batch[0], batch[1]) for batch in dataset]
-    return keras.tree.map_structure(
-        lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *pairs
-    )
+def _count(name, value, least):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}. "
+                         f"Received: {name}={value!r}")  # fmt: skip
+    return value
 
 
-def _is_trained(folder, key):
-    return (folder / "arms" / f"{key}.json").exists()
+def _seeds(seeds):
+    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not found or len(set(found)) < len(found) or not all(isinstance(s, int) for s in found):
+        raise ValueError("`seeds` must name at least one seed, each once: a number of seeds or a "
+                         f"list of integers. Received: seeds={seeds!r}")  # fmt: skip
+    return found
 
 
-def _load(folder, key):
-    return keras.saving.load_model(folder / "arms" / f"{key}.keras", compile=False)
+def _model(name, made):
+    if not isinstance(made, keras.Model):
+        raise TypeError(
+            f"`{name}` must return a `keras.Model`, which the run can save. A SavedModel or "
+            "another function can teach through `ModelTeacher`, in a script of your own. "
+            f"Received: {made!r}"
+        )
+    return made
 
 
-def _read_json(path):
-    return json.loads(path.read_text())
-
-
-def _write_json(path, value):
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=1))
-    os.replace(unfinished, path)
+def _check_loads(name, model):
+    """Refuses a model whose classes are not registered: it could not be loaded after training."""
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise TypeError(
+            f"`{name}` must return a model that can be saved and loaded again: register its "
+            "classes by `@keras.saving.register_keras_serializable()` and give each a "
+            f"`get_config`. Received: {model.name}, which fails: {reason[:300]}"
+        ) from error

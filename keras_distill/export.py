@@ -4,8 +4,6 @@ Everything here works on any Keras model; nothing knows how the model was traine
 """
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 
 import keras
@@ -13,27 +11,12 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_distill.export_check import check_saved_model
+
+__all__ = ["check_saved_model", "random_inputs", "write_saved_model", "write_student"]
+
 # Operations of a graph that only hand on what the head computed.
 _PASSING = ("Identity", "Cast", "Reshape", "Squeeze")
-
-# What the fresh process runs: TensorFlow alone, on the CPU, with Keras out of reach.
-_RELOAD = """
-import sys
-sys.modules["keras"] = None
-import numpy as np
-import tensorflow as tf
-folder, inputs, outputs = sys.argv[1:]
-serve = tf.saved_model.load(folder).signatures["serving_default"]
-specs = serve.structured_input_signature[1]
-given = dict(np.load(inputs))
-if list(given) == ["__only__"] and len(specs) == 1:
-    given = {name: given["__only__"] for name in specs}
-if set(given) != set(specs):
-    sys.exit(f"The SavedModel's inputs are {sorted(specs)}. Received: {sorted(given)}")
-got = serve(**{name: tf.cast(value, specs[name].dtype) for name, value in given.items()})
-wide = {k: tf.cast(v, tf.float64) if v.dtype.is_floating else v for k, v in got.items()}
-np.savez(outputs, **{name: value.numpy() for name, value in wide.items()})
-"""
 
 
 def write_student(model, path):
@@ -122,35 +105,37 @@ def write_saved_model(model, path, name=None, labels=None, *, version=1, top_k=3
     return folder
 
 
-def check_saved_model(path, inputs, expected, atol=1e-5):
-    """Reloads a SavedModel in a fresh process by TensorFlow alone and compares its outputs.
-
-    `max |serving_default(inputs) - expected|` over all outputs. Keras cannot be imported in that
-    process, and it runs on the CPU.
+def random_inputs(model, count=8, seed=0):
+    """Inputs that a built model takes, to try it on.
 
     Args:
-        path: A SavedModel's folder, such as `write_saved_model` returns.
-        inputs: An array, or a dict of arrays by input name.
-        expected: What the model returned for them: an array, or a dict by output name.
-        atol: The largest difference allowed.
+        model: A `keras.Model` of one input, or of several in a dict or a functional model.
+        count: How many examples.
+        seed: Of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
 
     Returns:
-        The largest absolute difference, a float.
+        An array, or a dict of arrays by input name where there are several.
 
     Raises:
-        ValueError: The outputs differ by more than `atol`, or in name or shape.
-        RuntimeError: The fresh process failed; the message ends with what it said.
+        ValueError: The model takes several inputs that have no names.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        given, got = os.path.join(folder, "inputs.npz"), os.path.join(folder, "outputs.npz")
-        np.savez(given, **(inputs if isinstance(inputs, dict) else {"__only__": inputs}))
-        _run_fresh(os.path.abspath(path), given, got)
-        with np.load(got) as outputs:
-            difference = _difference(dict(outputs), expected)
-    if not difference <= atol:  # NaN too
-        raise ValueError(f"The reloaded SavedModel must agree with the model to atol={atol}. "
-                         f"Received: a largest difference of {difference}, in {path!r}")
-    return difference
+    generator = np.random.default_rng(seed)
+    signature = _signature(model)
+    specs = tree.flatten(signature)
+    if not all(spec.name for spec in specs) and len(specs) > 1:
+        raise ValueError("A model of several inputs must take them in a dict. "
+                         f"Received: {model.name!r}, which takes {len(specs)} without names")
+    arrays = [_random(spec, count, generator) for spec in specs]
+    if len(arrays) == 1 and not isinstance(signature[0], dict):
+        return arrays[0]
+    return {spec.name: array for spec, array in zip(specs, arrays, strict=True)}
+
+
+def _random(spec, count, generator):
+    shape = (count, *(size or 8 for size in spec.shape[1:]))
+    if "int" in spec.dtype or spec.dtype == "bool":
+        return generator.integers(0, 2, shape).astype(spec.dtype)
+    return generator.random(shape).astype(spec.dtype)
 
 
 def _check_built(model):
@@ -246,31 +231,3 @@ def _named(structure, spec):
 
 def _tensor_spec(spec):
     return tf.TensorSpec(spec.shape, spec.dtype, name=spec.name)
-
-
-def _run_fresh(*arguments):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run([sys.executable, "-c", _RELOAD, *arguments], env=environment,
-                          capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError("The SavedModel could not be run in a fresh process: "
-                           f"{done.stderr.strip()[-2000:]}")
-
-
-def _difference(outputs, expected):
-    if not isinstance(expected, dict):
-        if len(outputs) != 1:
-            raise ValueError(f"`expected` must be a dict with {sorted(outputs)}. "
-                             "Received: one array")
-        expected = dict.fromkeys(outputs, expected)
-    if set(expected) != set(outputs):
-        raise ValueError(f"`expected` must name the SavedModel's outputs, {sorted(outputs)}. "
-                         f"Received: {sorted(expected)}")
-    return max(_distance(name, outputs[name], np.asarray(expected[name])) for name in outputs)
-
-
-def _distance(name, output, expected):
-    if output.shape != expected.shape:
-        raise ValueError(f"`expected` must have the shape of output {name!r}, {output.shape}. "
-                         f"Received: {expected.shape}")
-    return float(np.max(np.abs(output - expected.astype(output.dtype)), initial=0.0))

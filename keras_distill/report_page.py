@@ -17,7 +17,7 @@ _STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e5e7eb;--soft:#9ca3af;
 --page:#16181d;--card:#20242b;--line:#363c46}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:64rem;padding:1.5rem 1rem;background:var(--page);
+body{margin:0 auto;max-width:70rem;padding:1.5rem 1rem;background:var(--page);
 color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 h1{font-size:1.6rem;margin:0}
 h2{font-size:1.1rem;margin:2rem 0 .6rem}p{margin:.4rem 0}.soft{color:var(--soft)}
@@ -27,9 +27,10 @@ padding:.8rem;overflow-x:auto}
 grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr))}
 img{display:block;width:100%;height:auto;background:#fff;border-radius:.4rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;
-white-space:nowrap;font-size:.9rem}
-th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line)}
-th:first-child,td:first-child{text-align:left;font-weight:600}pre{margin:0;white-space:pre-wrap}
+white-space:nowrap;font-size:.875rem}
+th,td{padding:.35rem .55rem;text-align:right;border-bottom:1px solid var(--line)}
+th:first-child,td:first-child{text-align:left;font-weight:600;position:sticky;left:0;
+background:var(--card)}tr:last-child td{border:0}pre{margin:0;white-space:pre-wrap}
 """
 
 
@@ -90,13 +91,14 @@ def _run(results):
     return f'<h2>How it was run</h2><div class="card"><pre>{text}</pre></div>' if text else ""
 
 
-def _figure(width=5.4, height=3.6, columns=1, **options):
+def _figure(width=4.4, height=3.2, columns=1, **options):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("The report's plots need matplotlib: run "
                           "`pip install keras_distill[examples]`.") from error
     figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     axes = figure.subplots(1, columns, **options)
     for axis in [axes] if columns == 1 else axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -105,7 +107,7 @@ def _figure(width=5.4, height=3.6, columns=1, **options):
 
 def _image(figure, title):
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
 
@@ -124,8 +126,11 @@ def _curves(arms):
     else:
         return None
     figure, axis = _figure()
-    for arm, seeds in histories.items():
-        _band(axis, [seed[keys[arm]] for seed in seeds if keys[arm] in seed], arm)
+    curves = {arm: [seed[keys[arm]] for seed in seeds if keys[arm] in seed]
+              for arm, seeds in histories.items()}
+    for arm, seeds in curves.items():
+        _band(axis, seeds, arm)
+    _settle(axis, [seed for seeds in curves.values() for seed in seeds])
     axis.set(xlabel="epoch", ylabel=label)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False)
@@ -140,6 +145,15 @@ def _band(axis, seeds, arm):
     axis.plot(epochs, [sum(v) / len(v) for v in at], color=_color(arm), label=arm, lw=1.8)
     least, most = [min(v) for v in at], [max(v) for v in at]
     axis.fill_between(epochs, least, most, color=_color(arm), alpha=.18, lw=0)
+
+
+def _settle(axis, curves):
+    """Cuts the axis to what the curves do after their first tenth, where all is far apart."""
+    late = [v for curve in curves for v in curve[len(curve) // 10:] if v is not None]
+    least, most = min(late, default=0), max(late, default=0)
+    if most > least:
+        margin = .06 * (most - least)
+        axis.set_ylim(least - margin, most + margin)
 
 
 def _bars(arms):
@@ -172,8 +186,13 @@ def _reliability(bins_of):
     for arm, bins in bins_of.items():
         full = [i for i, n in enumerate(bins["count"]) if n]
         x, y = ([bins[key][i] for i in full] for key in ("confidence", "accuracy"))
-        axis.plot(x, y, "o-", color=_color(arm), label=arm, ms=4, lw=1.4)
-    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+        share = [bins["count"][i] / sum(bins["count"]) for i in full]
+        axis.plot(x, y, color=_color(arm), lw=1, alpha=.3)
+        axis.scatter(x, y, [8 + 200 * part for part in share], color=_color(arm), alpha=.7,
+                     lw=0)
+        axis.plot([], [], "o", color=_color(arm), label=arm, ms=5)
+    axis.set_title("a point's area: how many examples", fontsize=9, color="#6b7280")
+    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.05), ylim=(-.03, 1.05))
     axis.legend(frameon=False)
     return figure
 
@@ -184,7 +203,7 @@ def _doubt(doubt, names):
     teacher = arms.get("teacher") or next(iter(arms.values()))
     classes = sorted(sorted(range(len(teacher)), key=lambda c: -teacher[c])[:10])
     named = [str(names[c]) if names else str(c) for c in classes]
-    figure, (left, right) = _figure(5.4, 2.9, columns=2, width_ratios=(1, 2))
+    figure, (left, right) = _figure(4.4, 2.4, columns=2, width_ratios=(1, 2))
     image = doubt["image"]
     if isinstance(image[0][0], list) and len(image[0][0]) == 1:
         image = [[pixel[0] for pixel in row] for row in image]
@@ -197,7 +216,9 @@ def _doubt(doubt, names):
         right.bar(at, [values[c] for c in classes], width, color=_color(arm), label=arm)
     right.set(xticks=range(len(classes)), ylabel="probability")
     right.set_xticklabels(named, rotation=0 if max(map(len, named)) < 3 else 45, fontsize=8)
-    right.legend(frameon=False, fontsize=8)
+    right.set_ylim(0, 1)
+    right.legend(frameon=False, fontsize=8, ncols=len(arms), loc="lower center", borderpad=0,
+                 bbox_to_anchor=(.5, 1), handlelength=.8, handletextpad=.4, columnspacing=1)
     return figure
 
 

@@ -21,16 +21,18 @@ FLOORS = {
     1: ["losses", "projectors", "weights_of"],
     2: ["term", "teachers", "models"],
     3: ["distiller", "building", "guard", "first_batch"],
-    4: ["callbacks", "data", "recipes", "export"],
-    5: ["report", "report_page"],
-    6: ["experiment"],
+    4: ["callbacks", "data", "recipes", "export", "export_check"],
+    5: ["report", "report_page", "run_folder"],
+    6: ["experiment", "experiment_file", "comparison"],
     7: ["cli", "__main__"],
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # These may import each other.
 ONE_SUBJECT = [
     {"distiller", "building", "guard", "first_batch"},
+    {"export", "export_check"},
     {"report", "report_page"},
+    {"experiment", "experiment_file", "comparison"},
     {"cli", "__main__"},
 ]
 WITHOUT_TENSORFLOW = ["batch", "feature_maps", "schedules", "losses", "projectors"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill import export
+from keras_distill import export, export_check
 
 CLASSES = 4
 
@@ -81,19 +81,19 @@ def test_a_difference_is_an_error(served):
 
 
 def test_what_the_fresh_process_says_is_passed_on(monkeypatch):
-    monkeypatch.setattr(export, "_RELOAD", "import sys; sys.exit('no such op')")
+    monkeypatch.setattr(export_check, "_RELOAD", "import sys; sys.exit('no such op')")
     with pytest.raises(RuntimeError, match="could not be run in a fresh process: no such op"):
         export.check_saved_model("anywhere", images(), np.zeros(3))
 
 
 def test_names_shapes_and_nan_are_compared():
     outputs = {"logits": np.zeros((2, 3))}
-    assert export._difference(outputs, np.full((2, 3), 0.25)) == 0.25
-    assert np.isnan(export._difference(outputs, np.full((2, 3), np.nan)))
+    assert export_check._difference(outputs, np.full((2, 3), 0.25)) == 0.25
+    assert np.isnan(export_check._difference(outputs, np.full((2, 3), np.nan)))
     with pytest.raises(ValueError, match="shape"):
-        export._difference(outputs, np.zeros((3, 2)))
+        export_check._difference(outputs, np.zeros((3, 2)))
     with pytest.raises(ValueError, match="name the SavedModel's outputs"):
-        export._difference(outputs, {"probabilities": np.zeros((2, 3))})
+        export_check._difference(outputs, {"probabilities": np.zeros((2, 3))})
 
 
 def test_classify_names_the_likeliest_classes(served):
@@ -180,3 +180,12 @@ def test_write_student_keeps_the_weights_and_drops_the_optimizer(tmp_path):
     np.testing.assert_array_equal(loaded(images()), model(images()))
     with pytest.raises(ValueError, match="must end in '.keras'"):
         export.write_student(model, tmp_path / "student.h5")
+
+
+def test_random_inputs_are_what_the_model_takes(tmp_path):
+    assert export.random_inputs(student(), count=3).shape == (3, 5, 5, 1)
+    ids = keras.Input((3,), dtype="int32", name="ids")
+    model = keras.Model({"ids": ids}, keras.layers.Embedding(7, 2)(ids))
+    found = export.random_inputs(model)
+    assert found["ids"].shape == (8, 3) and found["ids"].dtype == "int32"
+    model.predict(found, verbose=0)

@@ -3,7 +3,7 @@
 import shlex
 import sys
 
-from keras_distill.cli import program
+from keras_distill.cli import program, quiet
 from keras_distill.cli.main import VERBS
 
 EXAMPLE = (
@@ -34,6 +34,7 @@ def parser():
 
 def act(arguments):
     """Writes, verifies or describes; a writing that was interrupted goes on when it is repeated."""
+    quiet.import_keras(program.verbose())
     from keras_distill import data
 
     if arguments.action == "info":

@@ -21,10 +21,10 @@ def parser():
 
 def act(arguments):
     """Prints the table of measures."""
-    from keras_distill import report
-
     model = program.model_of(arguments.model)
     teacher = program.model_of(arguments.teacher) if arguments.teacher else None
+    from keras_distill import report
+
     data = program.experiment_of(arguments).data(arguments.split)
     measured = {} if teacher is None else {"teacher": report.measure(teacher, data)}
     measured["student"] = report.measure(model, data, teacher)

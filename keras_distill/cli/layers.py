@@ -15,9 +15,10 @@ def parser():
 
 def act(arguments):
     """Prints every path with its output's shape."""
+    model = program.model_of(arguments.model)
     from keras_distill import taps
 
-    shapes = taps.shapes(program.model_of(arguments.model))
+    shapes = taps.shapes(model)
     width = max(map(len, shapes), default=0)
     for path, shape in shapes.items():
         print(f"{path:{width}}  {'-' if shape is None else shape}")

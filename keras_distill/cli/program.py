@@ -6,10 +6,10 @@ import os
 import sys
 import traceback
 
-from absl import app, flags, logging
+from absl import app, flags
 from absl.flags import argparse_flags
 
-MISTAKES = (ValueError, TypeError, OSError, ImportError)
+from keras_distill.cli import mistakes, quiet
 
 
 class Parser(argparse_flags.ArgumentParser):
@@ -34,7 +34,7 @@ def run(parser, act, argv):
     try:
         app.run(
             lambda arguments: _guarded(parser.prog, act, arguments),
-            argv=argv,
+            argv=[argv[0], "--verbosity=-1", *argv[1:]],  # absl's default shows libraries' notes
             flags_parser=lambda argv: parser.parse_args(argv[1:]),
         )
     except SystemExit as end:
@@ -42,15 +42,29 @@ def run(parser, act, argv):
 
 
 def _guarded(name, act, arguments):
-    if flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.WARNING)
     try:
         return act(arguments)
-    except MISTAKES as error:
-        if flags.FLAGS.verbosity >= 1:
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        said = mistakes.line(error, _users_folder(arguments))
+        if said is None:
+            raise
+        if verbose():
             traceback.print_exc()
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {said}", file=sys.stderr)
         return 2
+
+
+def verbose():
+    """Whether tracebacks, and the notes of libraries, are wanted."""
+    return flags.FLAGS.verbosity >= 1
+
+
+def _users_folder(arguments):
+    file = getattr(arguments, "experiment", None)
+    return None if file is None else os.path.dirname(os.path.abspath(file))
 
 
 def add_experiment(parser, required=True):
@@ -66,14 +80,17 @@ def add_experiment(parser, required=True):
 
 def experiment_of(arguments):
     """The experiment that the arguments choose."""
-    from keras_distill.experiment import load_experiment
-
     options = {n: v for n in ("data", "tfds", "tsv") if (v := getattr(arguments, n)) is not None}
     for pair in arguments.set:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise ValueError(f"--set takes KEY=VALUE. Received: {pair}")
         options[key] = _value(value)
+    if not os.path.isfile(arguments.experiment):
+        raise FileNotFoundError(f"No such experiment file: {arguments.experiment}")
+    quiet.import_keras(verbose())
+    from keras_distill.experiment_file import load_experiment
+
     return load_experiment(arguments.experiment, options)
 
 
@@ -81,6 +98,7 @@ def model_of(path):
     """The saved Keras model at `path`."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No such model file: {path}")
+    quiet.import_keras(verbose())
     import keras
 
     return keras.saving.load_model(path, compile=False)

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 
-from keras_distill.cli import program
+from keras_distill.cli import program, quiet
 from keras_distill.cli.main import VERBS
 
 EXAMPLE = "python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart"
@@ -19,13 +19,18 @@ def parser():
                         "targets in DIR; they are written there first")  # fmt: skip
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
-    what.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    what.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in DIR, with its options; more seeds may be added",
+    )
     return parser
 
 
 def act(arguments):
     """Runs the experiment; an interruption leaves a run that can be resumed."""
-    from keras_distill.experiment import RUN
+    quiet.import_keras(program.verbose())
+    from keras_distill.run_folder import RUN
 
     held = os.path.exists(os.path.join(arguments.out, RUN))
     if held and not (arguments.overwrite or arguments.resume):

@@ -1,14 +1,20 @@
-"""The command line, called in this process: exit codes and what is said."""
+"""The command line: exit codes and what is said."""
 
+import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
+from keras_distill import experiment
 from keras_distill.cli.main import VERBS, main
 
 EXPERIMENT = """
+import os
 import keras, numpy as np, tensorflow as tf
 from keras_distill import Experiment
 
@@ -20,14 +26,17 @@ def data(split):
     x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
     return tf.data.Dataset.from_tensor_slices((x, x[:, :3].argmax(-1))).batch(8)
 
-def experiment(epochs=1, stop=False):
+def experiment(epochs=1, seeds=1, units=2):
+    calls = []
+
     def student():
-        if stop:
+        calls.append(1)
+        if len(calls) > 1 and os.environ.get("STOP"):  # after the rehearsal
             raise KeyboardInterrupt
-        return model(2)
+        return model(units)
 
     return Experiment("tiny", student=student, teacher=lambda: model(8), data=data,
-        optimizer=keras.optimizers.Adam, epochs=epochs, seeds=1,
+        optimizer=keras.optimizers.Adam, epochs=epochs, seeds=seeds,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 """
 
@@ -44,7 +53,9 @@ def run(tmp_path_factory, file):
     """A run that was interrupted, then resumed."""
     folder = tmp_path_factory.mktemp("run") / "out"
     train = ["train", f"--experiment={file}", f"--out={folder}"]
-    assert main([*train, "--set", "stop=True"]) == 130
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STOP", "1")
+        assert main(train) == 130
     assert main([*train, "--resume"]) == 0
     return folder
 
@@ -53,8 +64,9 @@ def fails(capsys, *argv):
     """The one line that a mistake leaves on stderr."""
     capsys.readouterr()
     assert main(list(map(str, argv))) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1 and not printed.out, printed
     return lines[0]
 
 
@@ -88,24 +100,110 @@ def test_mistakes_are_said_in_one_line(file, tmp_path, capsys):
     assert "--experiment" in fails(capsys, "train", out)
     assert "No such experiment file" in fails(capsys, "train", out, "--experiment=nowhere.py")
     assert "no function `experiment`" in fails(capsys, "train", out, f"--experiment={empty}")
-    known = "no option `epoch`. It has: epochs, stop."
+    known = "no option `epoch`. It has: epochs, seeds, units."
     assert known in fails(capsys, "train", out, f"--experiment={file}", "--set", "epoch=2")
     assert "no option `tsv`" in fails(capsys, "train", out, f"--experiment={file}", "--tsv=a")
     assert "KEY=VALUE" in fails(capsys, "train", out, f"--experiment={file}", "--set", "epochs")
     assert "No such model file" in fails(capsys, "layers", "nowhere.keras")
 
 
-def test_a_run_is_kept_unless_overwritten(run, file, capsys):
-    train = ["train", f"--experiment={file}", f"--out={run}"]
+def test_a_run_is_kept_unless_overwritten(run, file, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "copy")
+    train = ["train", f"--experiment={file}", f"--out={tmp_path / 'copy'}"]
     assert "--overwrite or --resume" in fails(capsys, *train)
-    assert main([*train, "--overwrite"]) == 0
+    assert main([*train, "--overwrite", "--set", "units=3"]) == 0
+    model = keras.saving.load_model(tmp_path / "copy/student.keras")
+    assert model.layers[0].units == 3
 
 
-def test_interruption_says_how_to_go_on(file, tmp_path, capsys):
-    train = ["train", f"--experiment={file}", f"--out={tmp_path}", "--set", "stop=True"]
+def test_resume_takes_the_runs_own_options_and_file(run, file, tmp_path, capsys):
+    out = f"--out={run}"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    resume = ["train", f"--experiment={file}", out, "--resume", "--set"]
+    assert "options.units=3, the run's is 2" in fails(capsys, *resume, "units=3")
+    assert "epochs=2, the run's is 1" in fails(capsys, *resume, "epochs=2")
+    changed = tmp_path / "tiny.py"
+    changed.write_text(file.read_text() + "# another")
+    said = fails(capsys, "train", f"--experiment={changed}", out, "--resume")
+    assert "the experiment's file has changed" in said
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    same = ["train", f"--experiment={os.path.relpath(file)}", out, "--resume"]
+    assert main([*same, "--set", "units=2"]) == 0  # what is the default anyway
+
+
+def test_interruption_says_how_to_go_on(file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("STOP", "1")
+    train = ["train", f"--experiment={file}", f"--out={tmp_path}"]
     assert main(train) == 130
     assert "--resume" in capsys.readouterr().err
     assert (tmp_path / "arms/teacher.keras").exists()
+
+
+WRONG = {
+    "a syntax error": ("def experiment(:", 1, "SyntaxError: "),
+    "an unknown name": ("x = 1\ny = x + z", 2, "NameError: name 'z' is not defined"),
+    "a missing key": ("def experiment():\n    return {}['a']", 2, "KeyError: 'a'"),
+    "a wrong call": ("def experiment():\n    return len(1, 2)", 2, "TypeError: len() takes"),
+    "a wrong argument": (
+        "from keras_distill import Experiment\ndef experiment():\n    return Experiment('?', "
+        "student=1, teacher=1, data=1, optimizer=1, loss=1, epochs=1)",
+        3,
+        "ValueError: `name` must be usable",
+    ),
+    "a library's refusal": (
+        "import keras\ndef experiment():\n    return keras.layers.Dense(-1)",
+        3,
+        "ValueError: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_an_error_in_the_experiments_file_names_its_line(what, tmp_path, capsys):
+    text, number, said = WRONG[what]
+    file = tmp_path / "wrong.py"
+    file.write_text(text)
+    argv = ["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"]
+    assert f"{file}:{number}: {said}" in fails(capsys, *argv)
+    assert not (tmp_path / "out").exists()
+    assert main([*argv, "--verbosity=1"]) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_an_error_beside_the_experiments_file_names_its_line(tmp_path, capsys):
+    (tmp_path / "wrong_images.py").write_text("def load():\n    raise RuntimeError('no images')")
+    file = tmp_path / "wrong.py"
+    file.write_text("from wrong_images import load\ndef experiment():\n    load()")
+    argv = ["evaluate", "--model=m.keras", f"--experiment={file}"]
+    (tmp_path / "m.keras").write_text("")
+    assert "No such model file" in fails(capsys, *argv)
+    train = ["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"]
+    assert "wrong_images.py:2: RuntimeError: no images" in fails(capsys, *train)
+
+
+@pytest.mark.parametrize("bug", [TypeError("a bug"), KeyError("bug")])
+def test_a_bug_of_the_package_keeps_its_traceback(file, tmp_path, monkeypatch, bug):
+    """Here what the package calls, by no `raise` of its own, fails."""
+    monkeypatch.setattr(experiment, "RunFolder", Failing(bug))
+    with pytest.raises(type(bug)):
+        main(["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"])
+
+
+class Failing:
+    """Raises an error as a library would, from outside the package and the user's folder."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, *arguments):
+        raise self.error
+
+
+def test_what_the_package_raises_on_purpose_is_a_mistake(file, tmp_path, capsys):
+    wrong = tmp_path / "none.py"
+    wrong.write_text("def experiment():\n    return 1")
+    argv = ["train", f"--experiment={wrong}", f"--out={tmp_path / 'out'}"]
+    assert "must return an `Experiment`. Received: 1" in fails(capsys, *argv)
 
 
 def test_evaluate_prints_the_table(run, file, capsys):
@@ -115,14 +213,71 @@ def test_evaluate_prints_the_table(run, file, capsys):
     assert "student" in printed and "teacher" in printed and "accuracy" in printed
 
 
-def test_export_writes_a_saved_model(run, tmp_path, capsys):
-    argv = ["export", f"--model={run / 'student.keras'}", f"--out={tmp_path}", "--name=tiny"]
-    assert main(argv) == 0
+def fresh(*argv):
+    """The same in a process of its own, where TensorFlow is not imported yet."""
+    root = str(pathlib.Path(experiment.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    command = [sys.executable, "-m", "keras_distill", *map(str, argv)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_export_writes_a_saved_model_and_one_line(run, tmp_path):
+    done = fresh("export", f"--model={run / 'student.keras'}", f"--out={tmp_path}", "--name=tiny")
+    assert done.returncode == 0
     assert (tmp_path / "tiny/1/saved_model.pb").exists()
-    assert "differs by at most" in capsys.readouterr().out
+    assert len(done.stdout.splitlines()) == 1
+    assert "differs by at most" in done.stdout and "over 8 random examples" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_mistake_in_a_fresh_process_is_one_line(tmp_path):
+    (tmp_path / "wrong.py").write_text("import tensorflow\nnothing")
+    done = fresh("train", f"--experiment={tmp_path / 'wrong.py'}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "wrong.py:2: NameError: name 'nothing' is not defined" in done.stderr
 
 
 def test_layers_prints_paths(run, capsys):
     assert main(["layers", str(run / "student.keras")]) == 0
     name = keras.saving.load_model(run / "student.keras").layers[0].name
     assert name in capsys.readouterr().out
+
+
+@keras.saving.register_keras_serializable("tests")
+class Two(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.left = keras.layers.Dense(3, name="left")
+        self.right = keras.layers.Dense(3, name="right")
+
+    def call(self, x):
+        return self.left(x["a"]) + self.right(x["b"])
+
+
+def test_layers_of_a_subclassed_model_with_several_inputs(tmp_path, capsys):
+    model = Two()
+    model({"a": np.ones((2, 4)), "b": np.ones((2, 5))})
+    model.save(tmp_path / "two.keras")
+    assert main(["layers", str(tmp_path / "two.keras")]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [[name, "(None, 3)"] for name in ("left", "right", "output")]
+    argv = ["export", f"--model={tmp_path / 'two.keras'}", f"--out={tmp_path}", "--name=two"]
+    assert main(argv) == 0
+    assert "differs by at most" in capsys.readouterr().out
+
+
+@keras.saving.register_keras_serializable("tests")
+class Arguments(Two):
+    def call(self, a, b):
+        return self.left(a) + self.right(b)
+
+
+@pytest.mark.filterwarnings("ignore:Model 'arguments")
+def test_layers_of_a_model_that_cannot_be_run_says_what_to_do(tmp_path, capsys):
+    model = Arguments()
+    model(np.ones((2, 4)), np.ones((2, 5)))
+    model.save(tmp_path / "arguments.keras")
+    said = fails(capsys, "layers", tmp_path / "arguments.keras")
+    assert "inputs float32(None, 4)" in said and "in one dict" in said

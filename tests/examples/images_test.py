@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from keras_distill.experiment import load_experiment
+from keras_distill.experiment_file import load_experiment
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
@@ -67,4 +67,12 @@ def test_models_and_data(name, folder, monkeypatch, images):
     teacher, student = experiment.teacher(), experiment.student()
     x, _ = next(iter(experiment.data("train")))
     assert teacher(x).shape == student(x).shape == (20, 10)
-    assert student.count_params() * 30 <= teacher.count_params()
+
+
+@pytest.mark.parametrize("name", ["quickstart", "fashion_mnist"])
+def test_the_student_is_thirty_times_smaller(name, folder, monkeypatch, images):
+    read = images.from_idx
+    monkeypatch.setattr(images, "from_idx", lambda folder: read(folder, valid=10))
+    options = {} if name == "quickstart" else {"data": str(folder)}
+    experiment = load_experiment(EXAMPLES / f"{name}.py", options)
+    assert experiment.student().count_params() * 30 <= experiment.teacher().count_params()

@@ -1,0 +1,43 @@
+"""Keeps from the screen what TensorFlow's C++ says of itself while it is imported."""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+
+NOISE = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog\(\)"
+    rb"|[IWE]\d{4} \d\d:\d\d[:.\d]+ +\d+ [\w.]+:\d+\]"
+    rb"|To enable the following instructions:"
+)
+
+
+def import_keras(verbose=False):
+    """Imports Keras and TensorFlow, and looks for devices, without the lines of their C++."""
+    if "tensorflow" in sys.modules:
+        return
+    with contextlib.nullcontext() if verbose else _filtered_stderr():
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def _filtered_stderr():
+    """Holds back what is written to stderr, then writes it without the noise."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        screen = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            os.close(screen)
+            held.seek(0)
+            for line in held:
+                if not NOISE.match(line):
+                    os.write(2, line)

@@ -1,0 +1,151 @@
+"""A run's folder: its settings, its trained models, and what may be written over them."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+
+import keras
+
+RUN = "run.json"  # marks a folder that holds a run, and says which
+WRITTEN = (RUN, "arms", "report.html", "report.json", "student.keras", "teacher.keras", "serving")
+UNFINISHED = (".tmp_*", "*.unfinished", "report.*.tmp", "arms/*.unfinished*")
+
+
+class RunFolder:
+    """The files of one run: a model and a record for everything that was trained.
+
+    What is written gets its name only once it is whole, and a record is written after its model:
+    a run that was killed at any moment goes on with the models that were finished.
+
+    Args:
+        path: The folder; made by `open`.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+
+    def open(self, settings, *, overwrite=False, resume=False):
+        """Begins a run with these settings, or goes on with the one that is there.
+
+        Args:
+            settings: What the run is trained by: a dict that JSON can hold, with a list `seeds`.
+            overwrite: Whether to delete a run that is there.
+            resume: Whether to go on with it. Its settings must be these; more seeds may follow.
+
+        Raises:
+            FileExistsError: There is a run, or a part of one, and it is to be kept.
+            ValueError: The run to go on with has other settings: the message says which.
+        """
+        held = [name for name in WRITTEN if (self.path / name).exists()]
+        if resume and RUN in held:
+            self._same(settings)
+        elif held and not overwrite:
+            raise FileExistsError(_why_refused(self.path, held, resume))
+        else:
+            self._remove(held)
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_json(self.path / RUN, settings)
+        (self.path / "arms").mkdir(exist_ok=True)
+        self._remove_unfinished()
+
+    def keep(self, key, model, record):
+        """Writes a trained model, then what is known of its training."""
+        unfinished = self.path / "arms" / f"{key}.unfinished.keras"
+        model.save(unfinished)
+        os.replace(unfinished, self._model(key))
+        _write_json(self._record(key), record)  # last: it marks the model as trained
+
+    def is_trained(self, key):
+        """Whether the model of this name was trained to the end and kept."""
+        return self._record(key).exists() and self._model(key).exists()
+
+    def model(self, key):
+        """The trained model of this name, uncompiled."""
+        return keras.saving.load_model(self._model(key), compile=False)
+
+    def record(self, key):
+        """What `keep` was given beside the model."""
+        return json.loads(self._record(key).read_text())
+
+    def _model(self, key):
+        return self.path / "arms" / f"{key}.keras"
+
+    def _record(self, key):
+        return self.path / "arms" / f"{key}.json"
+
+    def _same(self, settings):
+        try:
+            before = json.loads((self.path / RUN).read_text())
+        except ValueError as error:
+            raise ValueError(f"{self.path / RUN} cannot be read: overwrite the run.") from error
+        found = differences(before, json.loads(json.dumps(settings)))
+        if found:
+            raise ValueError(
+                f"{self.path} holds a run with other settings, and a run goes on only with its "
+                f"own. Go on with those, or take another folder. Received: {'; '.join(found)}"
+            )
+
+    def _remove(self, held):
+        for name in held:  # the mark goes first: what is left half deleted is no run
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _remove_unfinished(self):
+        for path in [path for pattern in UNFINISHED for path in self.path.glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def differences(before, now, prefix=""):
+    """What differs between a run's settings and others, one string for each; more seeds may follow.
+
+    Args:
+        before: The run's settings, a dict of what JSON holds; dicts in it are compared by key.
+        now: The others.
+        prefix: What the names begin with.
+    """
+    found = []
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if key == "files":
+            found += [f"{name} has changed" for name in old or () if _changed(name, old, new or {})]
+        elif isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new and not (key == "seeds" and old and new[: len(old)] == old):
+            found.append(f"{prefix}{key}={_short(new)}, the run's is {_short(old)}")
+    return found
+
+
+def described(value):
+    """A setting as JSON holds it: the same in every process that gives the same value."""
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [described(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): described(item) for key, item in value.items()}
+    if hasattr(value, "get_config"):
+        return {"class": type(value).__name__, **described(value.get_config())}
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _changed(name, old, new):
+    return name in new and new[name] != old[name]
+
+
+def _short(value):
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _why_refused(path, held, resume):
+    if resume:
+        return f"{path} holds parts of a run ({', '.join(held)}) but no {RUN}: overwrite it."
+    return f"{path} already holds a run: overwrite or resume it."
+
+
+def _write_json(path, value):
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value, indent=1))
+    os.replace(unfinished, path)
