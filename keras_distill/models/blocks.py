@@ -88,7 +88,7 @@ def _alike(names):
         follow = indices == list(range(indices[0], indices[0] + len(indices)))
         alike = len(indices) > 1 and len({frozenset(rests) for rests in blocks.values()}) == 1
         inner = any(stack.startswith(outer) for outer in found)
-        if follow and alike and not inner:
+        if follow and alike and not inner and stack.rstrip("_") not in names:
             found[stack] = indices
     return found
 

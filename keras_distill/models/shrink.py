@@ -59,6 +59,11 @@ def shrink(
         )
     if not isinstance(teacher, keras.Model) or not teacher.built:
         raise ValueError(f"`teacher` must be a built Keras model. Received: {teacher!r}")
+    if any(layer.quantization_mode for layer in teacher._flatten_layers()):
+        raise ValueError(
+            f"`{teacher.name}` is quantized, and a student cut from it could not be trained: cut "
+            "it as it was before."
+        )
     name = name or f"{teacher.name}_student"
     backbone = getattr(teacher, "backbone", None)
     if isinstance(backbone, keras.Model):
