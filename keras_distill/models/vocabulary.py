@@ -34,7 +34,9 @@ def common_tokens(tokenizer, texts, count):
     student = models.shrink(teacher, every=2, vocabulary=ids)
     ```
     """
-    tokenizer = tokenizer_of(tokenizer)
+    given, tokenizer = tokenizer, tokenizer_of(tokenizer)
+    if tokenizer is None:
+        raise ValueError(f"`{getattr(given, 'name', given)}` has no tokenizer to count with.")
     texts, counts = list(texts), collections.Counter()
     progress = keras.utils.Progbar(len(texts), unit_name="text")
     for start in range(0, len(texts), BATCH):
@@ -133,9 +135,11 @@ class _Pieces:
         self.always, self.made_of = set(), {}
         if tokenizer is None:
             return
-        special = [*tokenizer.special_token_ids, getattr(tokenizer, "pad_token_id", None)]
-        self.always = {int(i) for i in special if i is not None}
-        self.always |= {0} if getattr(tokenizer, "pad_token_id", None) is None else set()
+        special = {*tokenizer.special_token_ids, getattr(tokenizer, "pad_token_id", None) or 0}
+        unknown = getattr(tokenizer, "oov_token", None)
+        if unknown is not None:
+            special.add(tokenizer.token_to_id(unknown))
+        self.always = {int(i) for i in special}
         for merge in getattr(tokenizer, "merges", None) or ():
             parts = [tokenizer.token_to_id(part) for part in merge.split(" ")]
             self.made_of.setdefault(tokenizer.token_to_id(_merged(merge)), parts)

@@ -1,0 +1,118 @@
+"""Tasks cut to fewer tokens: the kept rows, and the tokenizer that goes with them."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill import models
+
+hub = pytest.importorskip("keras_hub")
+WORDS = ["the", "cat", "dog", "sat", "##s", "ran", "on", "mat"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SIZES = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 8}
+TEXTS = ["the cat sat", "the dog sat", "the cats ran", "the mat"]
+
+
+def classifier():
+    """A BERT over words."""
+    tokenizer = hub.tokenizers.BertTokenizer(vocabulary=[*SPECIAL, *WORDS], lowercase=True)
+    return hub.models.BertTextClassifier(
+        backbone=hub.models.BertBackbone(vocabulary_size=13, max_sequence_length=8, **SIZES),
+        preprocessor=hub.models.BertTextClassifierPreprocessor(tokenizer, sequence_length=8),
+        num_classes=3,
+    )
+
+
+def language_model():
+    """A GPT-2 over bytes of a small alphabet and what they merge to."""
+    merges = ["a b", "ab c", "Ġ a", "Ġa b", "d e"]
+    tokens = [*"abcdeĠ", *(merge.replace(" ", "") for merge in merges), "<|endoftext|>"]
+    tokenizer = hub.tokenizers.GPT2Tokenizer(
+        vocabulary={token: index for index, token in enumerate(tokens)}, merges=merges
+    )
+    return hub.models.GPT2CausalLM(
+        backbone=hub.models.GPT2Backbone(
+            vocabulary_size=len(tokens), max_sequence_length=8, **SIZES
+        ),
+        preprocessor=hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=8),
+    )
+
+
+def test_common_tokens():
+    teacher = classifier()
+    ids = models.common_tokens(teacher, TEXTS, 8)
+    assert ids == [0, 1, 2, 3, 4, 5, 6, 8]  # special ones, the, cat, sat
+    assert models.common_tokens(teacher.preprocessor.tokenizer, TEXTS, 100)[-1] == 12
+    with pytest.raises(ValueError, match="`count` must be at least 5. Received: count=4"):
+        models.common_tokens(teacher, TEXTS, 4)
+
+
+def test_a_classifier_predicts_from_strings_with_fewer_words(tmp_path):
+    teacher = classifier()
+    student = models.shrink(teacher, vocabulary=[5, 6, 8])
+    assert models.kept_tokens(teacher, [5, 6, 8]) == [0, 1, 2, 3, 4, 5, 6, 8]
+    assert student.backbone.vocabulary_size == 8
+    known = ["the cat sat"]
+    np.testing.assert_allclose(
+        student.predict(known, verbose=0), teacher.predict(known, verbose=0), atol=1e-6
+    )
+    np.testing.assert_allclose(  # what is left out is unknown
+        student.predict(["the dog"], verbose=0),
+        teacher.predict(["the zebra"], verbose=0),
+        atol=1e-6,
+    )
+    assert teacher.preprocessor.tokenizer.vocabulary_size() == 13
+    student.save(tmp_path / "student.keras")
+    again = keras.saving.load_model(tmp_path / "student.keras")
+    np.testing.assert_array_equal(
+        again.predict(known, verbose=0), student.predict(known, verbose=0)
+    )
+
+
+def test_a_task_cut_in_depth_and_width():
+    teacher = classifier()
+    student = models.shrink(teacher, depth=1, width=0.5, name="small")
+    assert type(student) is type(teacher) and student.name == "small"
+    assert (student.backbone.num_layers, student.backbone.hidden_dim) == (1, 4)
+    kernels = student.output_dense.kernel, teacher.output_dense.kernel
+    np.testing.assert_array_equal(kernels[0], kernels[1][:4])
+    assert student.predict(TEXTS, verbose=0).shape == (4, 3)
+    whole = models.shrink(teacher, every=1)
+    np.testing.assert_array_equal(
+        whole.predict(TEXTS, verbose=0), teacher.predict(TEXTS, verbose=0)
+    )
+
+
+def test_a_language_model_keeps_what_its_tokens_are_merged_from():
+    teacher = language_model()
+    assert models.kept_tokens(teacher, [7]) == [0, 1, 2, 3, 4, 5, 6, 7, 11]  # abc needs ab
+    student = models.shrink(teacher, every=2, vocabulary=[7])
+    ours, theirs = (m.preprocessor.tokenizer for m in (student, teacher))
+    assert list(ours("abcab")) == [7, 6] == list(theirs("abcab"))
+    assert list(ours(" abde")) == [5, 6, 3, 4]
+    assert ours.end_token_id == 8 and theirs.end_token_id == 11
+    assert student.generate("ab", max_length=6).startswith("ab")
+    np.testing.assert_array_equal(
+        student.backbone.token_embedding.embeddings[8],
+        teacher.backbone.token_embedding.embeddings[11],
+    )
+
+
+def test_a_backbone_keeps_the_rows_that_are_named():
+    teacher = classifier().backbone
+    student = models.shrink(teacher, vocabulary=[9, 2])
+    rows = student.token_embedding.embeddings, teacher.token_embedding.embeddings
+    np.testing.assert_array_equal(rows[0], np.asarray(rows[1])[[2, 9]])
+    first = models.shrink(teacher, vocabulary=4).token_embedding.embeddings
+    np.testing.assert_array_equal(first, rows[1][:4])
+
+
+def test_wrong_vocabularies():
+    teacher = classifier()
+    for wrong in (4, 14, [13], [-1], [0.5]):
+        with pytest.raises(ValueError, match="`vocabulary` must"):
+            models.shrink(teacher, vocabulary=wrong)
+    with pytest.raises(ValueError, match="must hold ids.*none"):
+        models.shrink(teacher.backbone, vocabulary=[])
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        models.common_tokens(teacher.backbone, TEXTS, 5)
