@@ -9,6 +9,7 @@ VERBS = {
     "evaluate": "measure a saved student on an experiment's data",
     "export": "write a saved student as a SavedModel for TF Serving",
     "layers": "print every layer of a saved model, as a term taps it",
+    "shrink": "cut a student from a saved teacher: fewer blocks, narrower, fewer tokens",
 }
 
 

@@ -1,0 +1,78 @@
+"""`shrink`: cuts a student from a saved teacher."""
+
+import os
+
+from keras_distill.cli import program
+from keras_distill.cli.main import VERBS
+
+EXAMPLE = "python -m keras_distill shrink --model=teacher.keras --layers=0,2,4 --out=student.keras"
+
+
+def parser():
+    """The verb's arguments."""
+    parser = program.Parser("shrink", VERBS["shrink"], EXAMPLE)
+    parser.add_argument("--model", required=True, metavar="FILE", help="the teacher, a .keras file")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the student, a .keras file")
+    parser.add_argument("--layers", metavar="N,N", help="the positions of the blocks to keep")
+    parser.add_argument("--every", type=int, metavar="N", help="keep every Nth block, from 0")
+    parser.add_argument("--depth", type=int, metavar="N", help="keep N blocks, evenly")
+    parser.add_argument("--width", metavar="N", help="the new hidden size, or a share such as 0.5")
+    parser.add_argument("--vocabulary", metavar="N|FILE",
+                        help="keep the first N tokens, or the ids in a file, one a line")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing student")
+    return parser
+
+
+def act(arguments):
+    """Writes the student, and says how much smaller it is."""
+    asked = {
+        "layers": _whole_numbers("layers", arguments.layers),
+        "every": arguments.every,
+        "depth": arguments.depth,
+        "width": _width(arguments.width),
+        "vocabulary": _vocabulary(arguments.vocabulary),
+    }
+    _check_out(arguments)
+    teacher = program.model_of(arguments.model)
+    from keras_distill import models
+
+    student = models.shrink(teacher, **asked)
+    part = os.path.join(os.path.dirname(arguments.out), f".{os.path.basename(arguments.out)}")
+    student.save(part)
+    os.replace(part, arguments.out)
+    small, large = student.count_params(), teacher.count_params()
+    print(f"{arguments.out}: {small:,} parameters, cut from {large:,} ({small / large:.1%}).")
+    return 0
+
+
+def _check_out(arguments):
+    if not arguments.out.endswith(".keras"):
+        raise ValueError(f"--out must end in .keras. Received: {arguments.out}")
+    if os.path.exists(arguments.out) and not arguments.overwrite:
+        raise ValueError(f"{arguments.out} exists: give another --out, or --overwrite.")
+    folder = os.path.dirname(arguments.out) or "."
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"No such folder: {folder}")
+
+
+def _whole_numbers(flag, text):
+    try:
+        return None if text is None else [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--{flag} takes whole numbers, as in 0,2,4. Received: {text}") from None
+
+
+def _width(text):
+    try:
+        return None if text is None else (int(text) if text.isdigit() else float(text))
+    except ValueError:
+        raise ValueError(f"--width takes a number such as 384 or 0.5. Received: {text}") from None
+
+
+def _vocabulary(text):
+    if text is None or text.isdigit():
+        return text and int(text)
+    if not os.path.isfile(text):
+        raise FileNotFoundError(f"--vocabulary takes a number or a file. No such file: {text}")
+    with open(text, encoding="utf-8") as file:
+        return _whole_numbers("vocabulary", ",".join(file.read().split()))
