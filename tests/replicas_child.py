@@ -234,7 +234,6 @@ def _started(weights):
 
 
 CASES = {
-    "uneven": {"size": 11, "batch_size": 16, "weighted": False},
     "uneven weighted": {"size": 11, "batch_size": 16, "weighted": True},
     "last batch of one": {"size": 9, "batch_size": 8, "weighted": False},
     "steps_per_execution": {

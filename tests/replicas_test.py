@@ -9,7 +9,7 @@ import sys
 import pytest
 
 CHILD = pathlib.Path(__file__).with_name("replicas_child.py")
-CASES = ["uneven", "uneven weighted", "last batch of one", "steps_per_execution"]
+CASES = ["uneven weighted", "last batch of one", "steps_per_execution"]
 
 
 @pytest.fixture(scope="module")
