@@ -4,8 +4,21 @@ import keras
 
 from keras_distill import checks, first_batch, schedules
 from keras_distill.batch import Batch
+from keras_distill.teachers import ModelTeacher, SelfTeacher, Teacher
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+
+
+def teachers_by_name(teacher):
+    """The sources that terms can name: those given, and "self"."""
+    named = teacher if isinstance(teacher, dict) else {"teacher": teacher}
+    if "self" in named:
+        raise ValueError("The name `self` means the student's own features: name the teacher else.")
+    given = {key: source for key, source in named.items() if source is not None}
+    return {"self": SelfTeacher()} | {
+        key: source if isinstance(source, Teacher) else ModelTeacher(source)
+        for key, source in given.items()
+    }
 
 
 def reducible(distiller, logs):
@@ -29,7 +42,7 @@ def state(distiller):
 def build(distiller, iterator, data_batch, training):
     """Builds what the first batch of `fit` decides, before any callback or optimizer."""
     distributed = distiller._distribute_strategy is not None
-    look_due = training and distiller._look_due and distiller.terms
+    look_due = training and distiller._look_due
     if iterator is not None and (distributed or look_due):
         data_batch = _first(distiller, iterator)
     if data_batch is None or not (distributed or look_due):
@@ -57,8 +70,9 @@ def look(distiller, batch):
         features = distiller._features(batch, training=False)
         targets = distiller._targets(batch, features)
         distiller.built = True
-        checks.check_finite(targets)
         checks.check_knobs(distiller)
+        for term in distiller.terms:
+            checks.check_parts(term, features, targets[term.source])
         for term in unbuilt(distiller):
             distiller.projectors.update(term.build(student, features, targets[term.source]))
             distiller.built_terms.append(term)
@@ -67,7 +81,8 @@ def look(distiller, batch):
         for term in distiller.terms:
             if getattr(term.loss, "expects_logits", False):
                 checks.check_logits(term, features, targets[term.source])
-        distiller._measure(features, targets, batch)
+        for term, (values, _) in distiller._measure(features, targets, batch).items():
+            checks.check_finite(term, targets[term.source], values)
     checks.check_labels(distiller, batch, features["output"])
     for variable, value in before:
         variable.assign(value)

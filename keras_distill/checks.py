@@ -5,12 +5,27 @@ import numpy as np
 
 from keras_distill import schedules, taps
 from keras_distill.batch import TopK
-from keras_distill.term import logits_of, student_paths
+from keras_distill.losses import DistillationLoss
+from keras_distill.term import Term, logits_of, student_paths
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 
 RESERVED = ("loss", "label_loss")
-CATEGORICAL = ("sparse_categorical_crossentropy", "categorical_crossentropy")
+
+
+def check_student(student):
+    """A student must be a Keras model."""
+    if not isinstance(student, keras.Model):
+        raise TypeError(f"`student` must be a `keras.Model`. Received: student={student!r}")
+
+
+def check_label_free(alpha):
+    """Without labels the terms are all there is."""
+    if alpha is not None and not (schedules.is_number(alpha) and alpha == 1):
+        raise ValueError(
+            "Without a `loss` in `compile` there is only the teacher: `alpha` must be 1 or left "
+            f"out. Received: alpha={alpha}"
+        )
 
 
 def check_strategies(distiller):
@@ -26,14 +41,23 @@ def check_strategies(distiller):
             )
 
 
-def check_term(distiller, term):
+def check_terms(distiller, terms):
     """Refuses a term whose name, source, layers or projector cannot work."""
+    names = [*RESERVED, *(term.name for term in distiller.terms)]
+    for term in terms:
+        if not isinstance(term, Term):
+            raise TypeError(f"`terms` must hold `Term`s. Received: {term!r}; give `Term(loss)`.")
+        if term.name in names:
+            raise ValueError(f"The name `{term.name}` is taken: give the term another `name`.")
+        names.append(term.name)
+        _check_term(distiller, term)
+
+
+def _check_term(distiller, term):
     if term.source not in distiller.teachers:
         raise ValueError(
             f"`{term.name}`: no source `{term.source}`. There are: {', '.join(distiller.teachers)}."
         )
-    if term.name in RESERVED or any(term.name == other.name for other in distiller.terms):
-        raise ValueError(f"The name `{term.name}` is taken: give the term another `name`.")
     optimizer = getattr(distiller, "optimizer", None)
     new = term.trains and term not in distiller.built_terms
     if new and optimizer is not None and optimizer.built:
@@ -76,13 +100,29 @@ def check_names(distiller):
             raise ValueError(f"A compiled metric is named `{term.name}`: give the term a `name`.")
 
 
-def check_finite(targets):
-    """Refuses NaN in what a teacher gives."""
-    for source, values in targets.items():
-        for path, value in values.items():
-            for tensor in keras.tree.flatten(value):
-                if np.isnan(np.asarray(tensor, "float32")).any() and source != "self":
-                    raise ValueError(f"NaN in the output of `{source}` at `{path}`, at step 0.")
+def check_parts(term, features, targets):
+    """Refuses several outputs where a loss compares two tensors."""
+    if not getattr(term.loss, "expects_logits", not isinstance(term.loss, DistillationLoss)):
+        return
+    for side, values in (("student", features), ("teacher", targets)):
+        path = getattr(term, side)
+        value = values[path] if isinstance(path, str) else None
+        if keras.tree.is_nested(value) and not isinstance(value, TopK):
+            keys = value if isinstance(value, dict) else range(len(value))
+            raise ValueError(
+                f"`{term.name}` compares one tensor with one, but the {side}'s `{path}` has "
+                f"several: name one, as `{path}:KEY`. It has: {', '.join(map(str, keys))}."
+            )
+
+
+def check_finite(term, targets, values):
+    """Refuses NaN in what a teacher gives, where it counts: what is masked may hold anything."""
+    if term.source == "self" or not np.isnan(values).any():
+        return
+    for path in keras.tree.flatten(term.teacher):
+        for tensor in keras.tree.flatten(targets[path]):
+            if np.isnan(np.asarray(tensor, "float32")).any():
+                raise ValueError(f"NaN in the output of `{term.source}` at `{path}`, at step 0.")
 
 
 def check_knobs(distiller):
@@ -121,8 +161,13 @@ def are_probabilities(value):
 def check_labels(distiller, batch, output):
     """Refuses class ids out of range, and a `from_logits` that the student's head belies."""
     loss = distiller.loss if distiller.compiled and distiller._compile_loss else None
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-    if name not in CATEGORICAL or not tf.is_tensor(output):
+    if loss is not None and batch.labels is None:
+        raise ValueError(
+            "`compile` has a `loss`, but the data hold no labels: give `(x, y)`, or leave the "
+            "loss out to learn from the teacher alone."
+        )
+    loss, sparse = _categorical(loss)
+    if loss is None or not tf.is_tensor(output):
         return
     from_logits = getattr(loss, "from_logits", False)
     if from_logits == (logits_of(output) is not output or are_probabilities(output)):
@@ -131,9 +176,22 @@ def check_labels(distiller, batch, output):
             f"The student gives {gives}: `compile` needs a loss with `from_logits={needs}`. "
             f"Received: from_logits={from_logits}"
         )
-    if name == "sparse_categorical_crossentropy" and batch.labels is not None:
+    if sparse and batch.labels is not None:
         labels, classes = np.asarray(batch.labels), output.shape[-1]
         ignored = getattr(loss, "ignore_class", None)
         wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]
         if wrong.size:
             raise ValueError(f"Labels must be class ids in [0, {classes}). Received: {wrong[0]}.")
+
+
+def _categorical(loss):
+    """The cross-entropy that was compiled, however it was given, and whether it takes class ids."""
+    if isinstance(loss, (list, tuple)) and len(loss) == 1:
+        loss = loss[0]
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    one_hot = (keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy)
+    ids = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
+    for sparse, (kind, function) in ((False, one_hot), (True, ids)):
+        if loss is function or isinstance(loss, kind):
+            return loss, sparse
+    return None, False
