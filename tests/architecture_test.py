@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -37,6 +38,13 @@ ONE_SUBJECT = [
 ]
 WITHOUT_TENSORFLOW = ["batch", "feature_maps", "schedules", "losses", "projectors"]
 OPTIONAL = ["keras_hub", "keras_nlp", "tensorflow_datasets", "matplotlib", "sklearn"]
+
+
+def test_the_guide_for_contributors_has_the_same_floors():
+    guide = (ROOT.parent / "docs" / "contributing.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in guide.splitlines() if re.match(r"\| \d+ \|", line)]
+    told = {int(row[1]): {*re.findall(r"`(\w+)/?`", row[2])} for row in rows}
+    assert told == {floor: {*modules} for floor, modules in FLOORS.items()}
 
 
 def module_of(file):
