@@ -5,7 +5,6 @@ import numpy as np
 
 from keras_distill import schedules, taps
 from keras_distill.batch import TopK
-from keras_distill.losses import DistillationLoss
 from keras_distill.term import Term, logits_of, student_paths
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
@@ -101,8 +100,8 @@ def check_names(distiller):
 
 
 def check_parts(term, features, targets):
-    """Refuses several outputs where a loss compares two tensors."""
-    if not getattr(term.loss, "expects_logits", not isinstance(term.loss, DistillationLoss)):
+    """Refuses several outputs where a loss compares the logits of one."""
+    if not getattr(term.loss, "expects_logits", False):
         return
     for side, values in (("student", features), ("teacher", targets)):
         path = getattr(term, side)

@@ -196,6 +196,18 @@ def test_a_step_that_is_not_finite_keeps_the_last_good_weights(settings):
     distiller.fit(X, Y, verbose=0)  # and training goes on
 
 
+def test_an_overflow_under_a_loss_scale_is_the_scales_own_business():
+    student = net()
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=3e38)
+    distiller = made(student, optimizer=scaled)
+    before = weights(student)
+    history = distiller.fit(50 * X, Y, batch_size=32, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert float(scaled.dynamic_scale.numpy()) < 2e38
+    for old, new in zip(before, weights(student)):
+        np.testing.assert_array_equal(old, new)
+
+
 def grows(start, by):
     return lambda step: start + by * keras.ops.cast(step, "float32")
 
