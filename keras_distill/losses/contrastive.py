@@ -5,7 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_distill.losses import geometry
+from keras_distill.feature_maps import flat, unit
+from keras_distill.losses import masks
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.schedules import check, value_at
 
@@ -87,12 +88,12 @@ class ContrastiveRepresentation(DistillationLoss):
         self.layer.build(student_shape, teacher_shape["feature"])
 
     def call(self, y_true, y_pred, mask=None):
-        memory, present = self.layer, geometry.counted(mask, y_pred)
+        memory, present = self.layer, masks.examples(mask, y_pred)
         index = ops.cast(y_true["index"], "int32")
         negatives = y_true.get("negatives")
         negatives = memory.draw(self.negatives) if negatives is None else negatives
-        student = geometry.unit(memory.student(geometry.flat(y_pred)))
-        teacher = geometry.unit(memory.teacher(geometry.flat(y_true["feature"])))
+        student = unit(memory.student(flat(y_pred)))
+        teacher = unit(memory.teacher(flat(y_true["feature"])))
         values = 0.0
         for embedding, bank, normalizer in (
             (student, memory.teachers, memory.student_normalizer),
@@ -132,7 +133,7 @@ def _log_normalizer(known, scores, present, examples):
     """The logarithm of `Z`: the known one, else this batch's, which is then kept."""
     some = ops.sum(present) > 0
     counted = ops.where(ops.expand_dims(present, -1) > 0, scores, UNKNOWN)
-    number = geometry.at_least_one(ops.sum(present)) * scores.shape[-1]
+    number = masks.at_least_one(ops.sum(present)) * scores.shape[-1]
     mean = ops.logsumexp(counted) - ops.log(number)
     found = ops.stop_gradient(ops.where(some, mean + math.log(examples), 0.0))
     before = ops.convert_to_tensor(known)
@@ -200,7 +201,7 @@ class _Memory(keras.layers.Layer):
         moved = ops.expand_dims((present > 0) & ~later, -1)
         for bank, embedding in ((self.students, student), (self.teachers, teacher)):
             before = ops.take(bank, index, axis=0)
-            after = geometry.unit(momentum * before + (1 - momentum) * embedding)
+            after = unit(momentum * before + (1 - momentum) * embedding)
             change = ops.stop_gradient(ops.where(moved, after - before, 0.0))
             rows = ops.expand_dims(index, -1)
             bank.assign_add(ops.scatter(rows, change, (self.examples, self.width)))
