@@ -56,8 +56,8 @@ def nearest(maps, size):
 
 
 def flat(features):
-    """One vector for each example."""
-    return ops.reshape(features, (-1, math.prod(features.shape[1:])))
+    """One vector for each example; sizes may be known at run time only, as over replicas."""
+    return ops.reshape(features, (-1, math.prod(ops.shape(features)[1:])))
 
 
 def unit(vectors, axis=-1):
