@@ -1,0 +1,172 @@
+"""Time and memory of each loss over a plain mean squared error of the same features.
+
+How it is measured:
+
+- A step is one `tf.function`: the loss's values, averaged, and the gradient with respect to all of
+  the student's side. The mean squared error does the same with the same tensors of the student,
+  against others of their shapes. No model runs: what a loss costs is all that is seen.
+- Shapes are realistic: 128 examples of 1,000 classes or embeddings of 512 (64 where triples are
+  compared), 32 feature maps of 14 x 14 x 256, 8 sequences of 128 tokens, 8 images of 64 x 64
+  pixels.
+- Each loss is taken together with its mean squared error, a round of one and a round of the other,
+  in turns (A B, B A, ...); reported is the CPU time of the process, all threads: medians, and the
+  median of the rounds' ratios.
+- "grows" is the median time at twice the batch over that at the batch; "at most" what the formula
+  asks for (2 for examples by themselves, 4 for pairs of a batch, 8 for triples), with a tolerance
+  of 40% because small batches use caches otherwise. What is fixed beside the batch makes it less.
+- Extra memory is measured in a child process for each loss: the peak of its resident memory after
+  steps of the loss, less that after steps of the mean squared error, which came first. It counts
+  whole pages that the allocators took and the graph of the loss itself, a few MB.
+
+    python benchmarks/losses.py [--quick] [--loss=NAME] [--rounds=N] [--json=FILE]
+
+`--quick` takes 3 rounds and leaves the memory out.
+"""
+
+import argparse
+import functools
+import os
+import resource
+import statistics
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import tensorflow as tf
+from loss_shapes import CASES
+from measuring import machine, now, write_json
+
+KIB = 1 if sys.platform != "darwin" else 1024  # of `ru_maxrss`
+TOLERANCE = 1.4
+
+
+def step(function, student):
+    """A compiled step of `function(student)` and its gradient."""
+
+    @tf.function
+    def run():
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            value = tf.reduce_mean(function(student))
+        return value, tape.gradient(value, student)
+
+    def wait():
+        return run()[0].numpy()
+
+    wait()  # traces
+    return wait
+
+
+def squared_error(student, others):
+    """The mean over all tensors of both structures."""
+    pairs = zip(keras.tree.flatten(student), keras.tree.flatten(others))
+    return sum(tf.reduce_mean(tf.square(one - other)) for one, other in pairs)
+
+
+def steps(case, batch):
+    """`(step of the mean squared error, step of the loss)`."""
+    keras.utils.set_random_seed(0)
+    student, call = case.made(batch)
+    others = keras.tree.map_structure(lambda x: tf.random.normal(x.shape), student)
+    plain = step(functools.partial(squared_error, others=others), student)
+    return plain, step(call, student)
+
+
+def timed(run, repeats):
+    start = now()
+    for _ in range(repeats):
+        run()
+    return 1e3 * (now() - start)[0] / repeats
+
+
+def rounds_of(pair, rounds):
+    """CPU milliseconds a step, a pair for each round, of about a tenth of a second or more."""
+    repeats = [max(1, min(50, round(100 / max(timed(run, 1), 0.1)))) for run in pair]
+    taken = []
+    for i in range(rounds):
+        order = (0, 1) if i % 2 == 0 else (1, 0)
+        found = {which: timed(pair[which], repeats[which]) for which in order}
+        taken.append((found[0], found[1]))
+    return taken
+
+
+def measure(name, rounds):
+    """One row of the table, but for the memory."""
+    case = CASES[name]
+    taken = rounds_of(steps(case, case.batch), rounds)
+    plain, ours = (statistics.median(column) for column in zip(*taken))
+    doubled = rounds_of(steps(case, 2 * case.batch), rounds)
+    grows = statistics.median(pair[1] for pair in doubled) / ours
+    return {
+        "loss": name,
+        "shape": case.shape,
+        "mse_ms": plain,
+        "loss_ms": ours,
+        "ratio": statistics.median(b / a for a, b in taken),
+        "grows": grows,
+        "at_most": 2**case.order,
+        "met": grows <= TOLERANCE * 2**case.order,
+    }
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB / 1024
+
+
+def extra_memory(name):
+    """MB that the loss takes beyond the mean squared error, in this process."""
+    plain, ours = steps(CASES[name], CASES[name].batch)
+    for _ in range(3):
+        plain()
+    before = peak()
+    for _ in range(3):
+        ours()
+    return peak() - before
+
+
+def in_a_child(name):
+    done = subprocess.run([sys.executable, __file__, f"--memory-of={name}"], check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    return float(done.stdout.splitlines()[-1])
+
+
+def print_table(rows):
+    form = "{:26} {:24} {:>9} {:>9} {:>7} {:>8} {:>6} {:>7} {}"
+    print(form.format("loss", "student's side", "MSE ms", "loss ms", "x MSE", "extra MB", "grows",
+                      "at most", "met"))  # fmt: skip
+    for row in rows:
+        memory = "-" if row.get("extra_mb") is None else f"{row['extra_mb']:.0f}"
+        print(form.format(row["loss"], row["shape"], f"{row['mse_ms']:.2f}",
+                          f"{row['loss_ms']:.2f}", f"{row['ratio']:.1f}", memory,
+                          f"{row['grows']:.1f}", row["at_most"],
+                          "yes" if row["met"] else "NO"))  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--loss", action="append", choices=CASES, help="default: all")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="3 rounds, no memory")
+    parser.add_argument("--json", metavar="FILE", help="also write results and machine here")
+    parser.add_argument("--memory-of", choices=CASES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory_of:
+        return print(extra_memory(args.memory_of))
+    rounds = 3 if args.quick else args.rounds
+    print(" ".join(f"{key}={value}" for key, value in machine().items()), f"rounds={rounds}")
+    rows = []
+    for name in args.loss or CASES:
+        print(".", end="", file=sys.stderr, flush=True)
+        rows.append(measure(name, rounds))
+        rows[-1]["extra_mb"] = None if args.quick else in_a_child(name)
+        keras.backend.clear_session()
+    print(file=sys.stderr)
+    print_table(rows)
+    if args.json:
+        write_json(args.json, rounds=rounds, results=rows)
+
+
+if __name__ == "__main__":
+    main()
