@@ -1,0 +1,114 @@
+"""Repeated blocks, found by the names of their layers, and which of them are kept."""
+
+import re
+from typing import NamedTuple
+
+WORDS = ("block", "layer", "cell", "unit", "stage", "encoder", "decoder")
+
+
+class Part(NamedTuple):
+    """A layer's name taken apart: "stack0_block1_conv" is ("stack0_block", 1, "_conv")."""
+
+    stack: str
+    index: int
+    rest: str
+
+
+class Selection:
+    """The blocks of each stack that a student keeps, and how names of layers map.
+
+    Args:
+        kept: `{stack: {index of the student's block: index of the teacher's}}`.
+    """
+
+    def __init__(self, kept):
+        self.kept = kept
+        self.nested = {}  # the selections of models inside the model, by name
+        self._student = {
+            stack: {old: new for new, old in blocks.items()} for stack, blocks in kept.items()
+        }
+
+    def source(self, name):
+        """The teacher's name of a student's layer."""
+        part = part_of(name, self.kept)
+        return name if part is None else _joined(part, self.kept[part.stack].get(part.index))
+
+    def renamed(self, name):
+        """The student's name of a teacher's layer, or `None` where its block is dropped."""
+        part = part_of(name, self.kept)
+        return name if part is None else _joined(part, self._student[part.stack].get(part.index))
+
+    def holds(self, name):
+        """Whether a layer belongs to a stack."""
+        return part_of(name, self.kept) is not None
+
+
+def _joined(part, index):
+    return None if index is None else f"{part.stack}{index}{part.rest}"
+
+
+def part_of(name, stacks):
+    """The `Part` that a name is in one of `stacks`, or `None`."""
+    for part in _parts(name):
+        if part.stack in stacks:
+            return part
+    return None
+
+
+def stacks_of(layers):
+    """The stacks of repeated blocks: `{stack: sorted indices}`, in the order of the layers.
+
+    A block is every layer whose name has the same number after the same beginning. Where a name
+    has several numbers, the one after "block" counts, then "layer" and so on; without such a word
+    the first one by which two blocks or more are named alike.
+    """
+    names = [layer.name for layer in layers if not _numbered_by_keras(layer)]
+    worded = {}
+    for name in names:
+        part = _worded(name)
+        if part is not None:
+            worded.setdefault(part.stack, {}).setdefault(part.index, set()).add(part.rest)
+    found = {
+        stack: sorted(blocks)
+        for stack, blocks in worded.items()
+        if len(blocks) > 1 and stack.rstrip("_") not in names  # then the first has no number
+    }
+    return found or _alike(names)
+
+
+def _alike(names):
+    """The stacks whose numbers follow each other and whose blocks have layers of the same names."""
+    stacks = {}
+    for name in names:
+        for part in _parts(name):
+            stacks.setdefault(part.stack, {}).setdefault(part.index, set()).add(part.rest)
+    found = {}
+    for stack, blocks in stacks.items():
+        indices = sorted(blocks)
+        follow = indices == list(range(indices[0], indices[0] + len(indices)))
+        alike = len(indices) > 1 and len({frozenset(rests) for rests in blocks.values()}) == 1
+        inner = any(stack.startswith(outer) for outer in found)
+        if follow and alike and not inner and stack.rstrip("_") not in names:
+            found[stack] = indices
+    return found
+
+
+def _parts(name):
+    for match in re.finditer(r"\d+", name):
+        yield Part(name[: match.start()], int(match.group()), name[match.end() :])
+
+
+def _worded(name):
+    parts = list(_parts(name))
+    for word in WORDS:
+        for part in reversed(parts):
+            if part.stack.lower().rstrip("_").endswith(word):
+                return part
+    return None
+
+
+def _numbered_by_keras(layer):
+    """Whether the name is that of a class of Keras with a number, as Keras gives it."""
+    kind = type(layer)
+    usual = re.sub(r"_\d+$", "", layer.name).replace("_", "")
+    return kind.__module__.startswith("keras.") and usual == kind.__name__.lower()

@@ -1,0 +1,89 @@
+"""Which blocks of a stack are kept, as the user says it."""
+
+import operator
+from typing import Any, NamedTuple
+
+
+class Choice(NamedTuple):
+    """What `shrink` was asked to keep of each stack of blocks."""
+
+    layers: Any = None
+    every: Any = None
+    depth: Any = None
+
+    @property
+    def wanted(self):
+        """Whether blocks are chosen at all."""
+        return any(value is not None for value in self)
+
+    def check(self):
+        """Refuses what no teacher could give."""
+        given = [name for name, value in zip(self._fields, self) if value is not None]
+        if len(given) > 1:
+            raise ValueError(
+                "Blocks are chosen by one of `layers`, `every` and `depth`. "
+                f"Received: {', '.join(f'{name}={getattr(self, name)}' for name in given)}"
+            )
+        for name in ("every", "depth"):
+            value = getattr(self, name)
+            if value is not None and whole(name, value) < 1:
+                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
+
+    def of(self, stack, count):
+        """The positions that are kept of a stack of `count` blocks, ascending, from 0."""
+        if self.layers is not None:
+            return self._listed(stack, count)
+        if self.every is not None:
+            return list(range(0, count, self.every))
+        if self.depth is not None:
+            return [step * count // self.depth for step in range(self.depth)]
+        return list(range(count))
+
+    def _listed(self, stack, count):
+        listed = self.layers
+        if isinstance(listed, dict):
+            keys = [key for key in listed if key in stack]
+            if len(keys) != 1:
+                raise ValueError(
+                    f"`layers` must name each stack of blocks once, by a part of its name. "
+                    f"`{stack}` is named by: {keys or 'none'}. Received: layers={listed}"
+                )
+            listed = listed[keys[0]]
+        positions = [whole("layers", position) for position in listed]
+        ascends = all(a < b for a, b in zip(positions, positions[1:]))
+        if not positions or not ascends or positions[0] < 0 or positions[-1] >= count:
+            raise ValueError(
+                f"`layers` must be ascending positions in [0, {count}), the blocks of `{stack}`. "
+                f"Received: layers={list(listed)}"
+            )
+        return positions
+
+
+def whole(name, value):
+    """`value` as an `int`, or an error that names the argument."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"`{name}` must be whole numbers. Received: {name}={value!r}") from None
+
+
+def selected(stacks, choice):
+    """`{stack: {index in the student: index in the teacher}}` of what a choice keeps.
+
+    Args:
+        stacks: `{stack: sorted indices of its blocks}`.
+        choice: a `Choice`. A stack of fewer blocks than `depth` is kept whole.
+
+    Raises:
+        ValueError: for positions that do not exist, or a `depth` that no stack has.
+    """
+    deepest = max(map(len, stacks.values()))
+    if choice.depth is not None and choice.depth > deepest:
+        raise ValueError(f"`depth` must be in [1, {deepest}]. Received: depth={choice.depth}")
+    kept = {}
+    for stack, indices in stacks.items():
+        count = len(indices)
+        whole_stack = choice.depth is not None and choice.depth >= count
+        positions = range(count) if whole_stack else choice.of(stack, count)
+        kept[stack] = {indices[0] + new: indices[old] for new, old in enumerate(positions)}
+    return kept

@@ -1,0 +1,118 @@
+"""Copies a teacher's weights into a student cut from it."""
+
+import keras
+import numpy as np
+
+KINDS = (bool, str, float)  # of the settings in which two blocks must agree
+PLACE = ("name", "built", "trainable")
+
+
+class Rows:
+    """Which entries of a teacher's axis a student keeps.
+
+    Args:
+        vocabulary: the size of the teacher's vocabulary, or `None` where it is not cut.
+        ids: the kept ids of its tokens.
+    """
+
+    def __init__(self, vocabulary=None, ids=None):
+        self.vocabulary, self.ids = vocabulary, ids
+
+    def cut(self, value, shape):
+        """`value` cut to `shape`: the kept tokens' rows, and the first entries of other axes."""
+        for axis, size in enumerate(shape):
+            if value.shape[axis] == size:
+                continue
+            words = self.ids is not None and value.shape[axis] == self.vocabulary
+            words = words and size == len(self.ids)
+            value = np.take(value, self.ids if words else np.arange(size), axis=axis)
+        return value
+
+
+def copy(student, teacher, selection, rows):
+    """Gives every weight of `student` the value that its counterpart in `teacher` has.
+
+    Layers are paired by name, those of blocks by `selection`; what lies inside a paired layer by
+    its position.
+
+    Raises:
+        ValueError: naming a layer of the student that the teacher does not have alike.
+    """
+    theirs = {layer.name: layer for layer in children(teacher)}
+    for layer in children(student):
+        name = selection.source(layer.name)
+        if isinstance(layer, keras.layers.InputLayer) or not layer.weights:
+            continue
+        if name not in theirs:
+            raise ValueError(
+                f"`{layer.name}` of the student would need a layer `{name}`, which "
+                f"`{teacher.name}` does not have: another choice of blocks is needed. "
+                f"Kept: {_told(selection)}"
+            )
+        inside = selection.nested.get(name, selection)
+        if isinstance(layer, keras.Model) or any(inside.holds(b.name) for b in children(layer)):
+            copy(layer, theirs[name], inside, rows)
+        else:
+            _copy_layer(layer, theirs[name], theirs.get(layer.name), rows)
+
+
+def children(layer):
+    """The layers right under a layer: of a model, those of its graph."""
+    if isinstance(layer, keras.Model) and layer.layers:
+        return layer.layers
+    return [below for below in layer._flatten_layers(include_self=False, recursive=False)]
+
+
+def _copy_layer(layer, source, in_place, rows):
+    """Copies one layer; what `source` lacks comes from the block in whose place it stands."""
+    ours, theirs = _weights(layer), _weights(source)
+    instead = _weights(in_place) if in_place is not None and in_place is not source else {}
+    extra, missing = set(theirs) - set(ours), set(ours) - set(theirs) - set(instead)
+    if extra or missing:
+        named = ", ".join(sorted({"/".join(map(str, key)) for key in extra | missing}))
+        raise ValueError(
+            f"`{source.name}` of the teacher cannot be cut: its weights differ from those of a "
+            f"new `{layer.name}` (quantized, or changed after it was made?): {named}"
+        )
+    if set(ours) == set(theirs):
+        _check_settings(layer, source)
+    for key, variable in ours.items():
+        value = np.asarray(theirs.get(key, instead.get(key)))
+        if len(value.shape) != len(variable.shape) or any(
+            size < wanted for size, wanted in zip(value.shape, variable.shape)
+        ):
+            raise ValueError(
+                f"`{source.name}` of the teacher cannot stand in the place of `{layer.name}`: "
+                f"`{key[-1]}` has the shape {value.shape}, there {tuple(variable.shape)}."
+            )
+        variable.assign(rows.cut(value, variable.shape))
+
+
+def _weights(layer, place=()):
+    """`{position of the sublayer, ..., name of the weight: variable}` of all weights of a layer."""
+    below = list(layer._flatten_layers(include_self=False, recursive=False))
+    inner = {id(variable) for sublayer in below for variable in sublayer.weights}
+    own = [variable for variable in layer.weights if id(variable) not in inner]
+    found = {(*place, variable.name): variable for variable in own}
+    if len(found) != len(own):
+        found = {(*place, index, v.name): v for index, v in enumerate(own)}
+    for index, sublayer in enumerate(below):
+        found.update(_weights(sublayer, (*place, index)))
+    return found
+
+
+def _check_settings(layer, source):
+    """Refuses a block that behaves otherwise in its new place, as one with another attention."""
+    for key, value in vars(layer).items():
+        theirs = getattr(source, key, value)
+        if isinstance(value, KINDS) and key not in PLACE and not key.startswith("_"):
+            if isinstance(theirs, KINDS) and theirs != value:
+                raise ValueError(
+                    f"`{source.name}` of the teacher cannot stand in the place of `{layer.name}`: "
+                    f"its `{key}` is {theirs}, there {value}. Choose `layers` whose pattern the "
+                    "student repeats."
+                )
+
+
+def _told(selection):
+    return {stack: list(blocks.values()) for stack, blocks in selection.kept.items()}

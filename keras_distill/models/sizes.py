@@ -1,0 +1,137 @@
+"""The sizes in a model's own config, and how they shrink: what KerasHub's backbones have."""
+
+import inspect
+import numbers
+
+from keras_distill.models import blocks
+from keras_distill.models.choice import selected, whole
+
+SCALED = (
+    "intermediate_dim",
+    "mlp_dim",
+    "num_heads",
+    "num_query_heads",
+    "num_key_value_heads",
+)
+
+
+def config_of(model):
+    """The config of a model that is made from sizes alone, or `None`."""
+    kind = type(model)
+    if kind.__module__.startswith("keras.") or not hasattr(kind, "from_config"):
+        return None
+    try:
+        config = model.get_config()
+    except (NotImplementedError, ValueError):
+        return None
+    if "num_layers" not in config and "stackwise_num_blocks" not in config:
+        return None
+    for key in inspect.signature(kind.__init__).parameters:  # some configs leave arguments out
+        if key not in ("self", "args", "kwargs", "dtype") and hasattr(model, key):
+            config.setdefault(key, getattr(model, key))
+    return config
+
+
+def cut_depth(config, stacks, choice, name):
+    """The config with fewer blocks, and the `Selection` that says which they are."""
+    if not choice.wanted:
+        return config, blocks.Selection({})
+    if "stackwise_num_blocks" in config:
+        return _stackwise(config, stacks, choice)
+    if "num_groups" in config:
+        return _grouped(config, choice)
+    count = config["num_layers"]
+    stacks = {stack: indices for stack, indices in stacks.items() if len(indices) == count}
+    if not stacks:
+        raise ValueError(f"`{name}` cannot be cut in depth: its {count} blocks were not found.")
+    kept = selected(stacks, choice)
+    depths = {stack: len(each) for stack, each in kept.items()}
+    if len(set(depths.values())) > 1:
+        raise ValueError(
+            f"`{name}` has one depth for all its stacks (`num_layers`). Received: {depths}"
+        )
+    positions = [old - stacks[stack][0] for stack, each in kept.items() for old in each.values()]
+    config = {**config, "num_layers": len(positions) // len(stacks)}
+    for key, value in config.items():  # what differs from block to block is listed there
+        if key.startswith("layer") and isinstance(value, (list, tuple)) and len(value) == count:
+            config[key] = [value[position] for position in positions[: config["num_layers"]]]
+    return config, blocks.Selection(kept)
+
+
+def _stackwise(config, stacks, choice):
+    """A network of stages, such as a ResNet; every stage keeps its first block, which narrows."""
+    counts = config["stackwise_num_blocks"]
+    stacks = {stack: indices for stack, indices in stacks.items() if len(indices) in counts}
+    single = [index for index, count in enumerate(counts) if count == 1]
+    if not stacks or len(stacks) + len(single) != len(counts):
+        raise ValueError(f"The {len(counts)} stages were not found. Found: {', '.join(stacks)}")
+    kept = selected(stacks, choice)
+    depths = iter([len(each) for each in kept.values()])
+    shrunk = [1 if index in single else next(depths) for index in range(len(counts))]
+    for stack, each in kept.items():
+        if list(each.items())[0] != (stacks[stack][0], stacks[stack][0]):
+            raise ValueError(f"`{stack}` must keep its block 0, which changes the shape.")
+    return {**config, "stackwise_num_blocks": shrunk}, blocks.Selection(kept)
+
+
+def _grouped(config, choice):
+    """ALBERT: the blocks of a group share their weights, so only their number can be chosen."""
+    groups, count = config["num_groups"], config["num_layers"]
+    size = count // groups
+    positions = selected({"group": list(range(count))}, choice)["group"].values()
+    repeats = {group: 0 for group in sorted({position // size for position in positions})}
+    for position in positions:
+        repeats[position // size] += 1
+    if len(set(repeats.values())) > 1:
+        raise ValueError(
+            f"Blocks are shared in {groups} groups of {size}: a student must keep equally many of "
+            f"each group that it keeps. Received, by group: {repeats}"
+        )
+    inner = range(config["num_inner_repetitions"])
+    kept = {"group_": dict(enumerate(repeats))} if inner else {}
+    config = {**config, "num_groups": len(repeats), "num_layers": len(positions)}
+    return config, blocks.Selection(kept)
+
+
+def cut_width(config, width, name):
+    """The config with a smaller hidden size; heads keep their width, and grow fewer.
+
+    Args:
+        config: the sizes.
+        width: the new `hidden_dim`, an integer, or its share of the old one, a float.
+        name: what an error calls the model.
+
+    Raises:
+        ValueError: for a model without a hidden size, or sizes that do not come out whole.
+    """
+    if width is None:
+        return config
+    old = config.get("hidden_dim")
+    if old is None:
+        raise ValueError(
+            f"`{name}` cannot be cut in width: its config has no `hidden_dim`. Cut its depth, or "
+            "build the narrower student yourself."
+        )
+    new = _hidden(old, width)
+    config = {**config, "hidden_dim": new}
+    for key in SCALED:
+        if key in config:
+            config[key], rest = divmod(config[key] * new, old)
+            if rest or not config[key]:
+                raise ValueError(
+                    f"`width`: a `hidden_dim` of {new} instead of {old} must leave whole numbers. "
+                    f"`{key}` would be {config[key] + rest / old:.4g}. Heads keep their width."
+                )
+    return config
+
+
+def _hidden(old, width):
+    share = isinstance(width, numbers.Real) and not isinstance(width, numbers.Integral)
+    new = old * width if share else whole("width", width)
+    if not 0 < new <= old or new != int(new) or isinstance(width, bool):
+        raise ValueError(
+            f"`width` must be a share in (0, 1] or a whole number up to {old}, the teacher's "
+            f"`hidden_dim`. Received: width={width}"
+        )
+    return int(new)
+

@@ -1,0 +1,166 @@
+"""Which tokens a smaller vocabulary keeps, and the tokenizer that goes with it."""
+
+import collections
+
+import keras
+import numpy as np
+
+from keras_distill.models.choice import whole
+
+BATCH = 256
+
+
+def common_tokens(tokenizer, texts, count):
+    """The ids of the tokens that occur most often in texts, for `shrink(vocabulary=...)`.
+
+    Special tokens are always among them, and for a byte-pair tokenizer the bytes and the pieces
+    that a token is merged from.
+
+    Args:
+        tokenizer: a KerasHub tokenizer, preprocessor or task.
+        texts: a list of strings.
+        count: how many ids; fewer are returned where the texts have fewer.
+
+    Returns:
+        A sorted list of ids.
+
+    Raises:
+        ValueError: if `count` is smaller than the tokens that must stay.
+
+    Example:
+
+    ```python
+    ids = models.common_tokens(teacher, texts, 8000)
+    student = models.shrink(teacher, every=2, vocabulary=ids)
+    ```
+    """
+    tokenizer = tokenizer_of(tokenizer)
+    texts, counts = list(texts), collections.Counter()
+    progress = keras.utils.Progbar(len(texts), unit_name="text")
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        counts.update(_flat(tokenizer(batch)))
+        progress.add(len(batch))
+    pieces = _Pieces(tokenizer)
+    kept = set(pieces.always)
+    if whole("count", count) < len(kept):
+        raise ValueError(f"`count` must be at least {len(kept)}. Received: count={count}")
+    for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        needed = kept | pieces.of(token)
+        if len(needed) <= count:
+            kept = needed
+    return sorted(kept)
+
+
+def kept_tokens(teacher, vocabulary):
+    """The teacher's ids of the tokens that `shrink(teacher, vocabulary=vocabulary)` keeps.
+
+    Token `i` of the student is token `kept_tokens(...)[i]` of the teacher: what
+    `losses.ClassSubset(teacher_classes=...)` and the labels of a language model need.
+
+    Args:
+        teacher: a backbone or task with `vocabulary_size` in its config.
+        vocabulary: a list of ids, or how many of the first ones.
+
+    Returns:
+        A sorted list of ids: what was asked for and, where the teacher has a tokenizer, its
+        special tokens, and for byte-pair tokens what they are merged from.
+
+    Raises:
+        ValueError: for ids that do not exist.
+    """
+    size = getattr(teacher, "backbone", teacher).get_config()["vocabulary_size"]
+    tokenizer = tokenizer_of(teacher)
+    pieces = _Pieces(tokenizer)
+    if np.ndim(vocabulary) == 0:
+        count = whole("vocabulary", vocabulary)
+        if not len(pieces.always) <= count <= size or not count:
+            raise ValueError(
+                f"`vocabulary` must be a list of ids or a number in [{len(pieces.always) or 1}, "
+                f"{size}]. Received: vocabulary={vocabulary}"
+            )
+        first = [i for i in range(size) if i not in pieces.always]
+        wanted = sorted({*pieces.always, *first[: count - len(pieces.always)]})
+    else:
+        wanted = sorted({whole("vocabulary", index) for index in vocabulary})
+    if not wanted or wanted[0] < 0 or wanted[-1] >= size:
+        raise ValueError(
+            f"`vocabulary` must hold ids in [0, {size}). Received: "
+            f"{f'{wanted[0]} to {wanted[-1]}' if wanted else 'none'}"
+        )
+    return sorted(set().union(pieces.always, *map(pieces.of, wanted)))
+
+
+def tokenizer_of(model):
+    """The tokenizer of a task or preprocessor, the tokenizer itself, or `None`."""
+    if hasattr(model, "token_to_id"):
+        return model
+    preprocessor = getattr(model, "preprocessor", None) or model
+    return getattr(preprocessor, "tokenizer", None)
+
+
+def cut_preprocessor(preprocessor, ids):
+    """A task's preprocessor with a tokenizer of the kept tokens alone.
+
+    Raises:
+        ValueError: for a tokenizer that cannot be made smaller.
+    """
+    tokenizer = getattr(preprocessor, "tokenizer", None)
+    if tokenizer is None:
+        return preprocessor
+    config = tokenizer.get_config()
+    tokens = [tokenizer.id_to_token(i) for i in ids if i < tokenizer.vocabulary_size()]
+    if getattr(tokenizer, "merges", None) is not None:
+        config["vocabulary"] = {token: index for index, token in enumerate(tokens)}
+        config["merges"] = [
+            merge for merge in tokenizer.merges if _merged(merge) in config["vocabulary"]
+        ]
+    elif isinstance(getattr(tokenizer, "vocabulary", None), (list, tuple)):
+        config["vocabulary"] = tokens
+    else:
+        raise ValueError(
+            f"A `{type(tokenizer).__name__}` cannot be cut to fewer tokens. Cut the backbone "
+            "alone, `shrink(task.backbone, vocabulary=ids)`, and give it token ids."
+        )
+    cut = type(tokenizer).from_config(config)
+    return type(preprocessor).from_config({**preprocessor.get_config(), "tokenizer": cut})
+
+
+class _Pieces:
+    """What a tokenizer cannot do without, and what a token is made of."""
+
+    def __init__(self, tokenizer):
+        self.always, self.made_of = set(), {}
+        if tokenizer is None:
+            return
+        special = [*tokenizer.special_token_ids, getattr(tokenizer, "pad_token_id", None)]
+        self.always = {int(i) for i in special if i is not None}
+        self.always |= {0} if getattr(tokenizer, "pad_token_id", None) is None else set()
+        for merge in getattr(tokenizer, "merges", None) or ():
+            parts = [tokenizer.token_to_id(part) for part in merge.split(" ")]
+            self.made_of.setdefault(tokenizer.token_to_id(_merged(merge)), parts)
+        if self.made_of:  # the bytes
+            size = tokenizer.vocabulary_size()
+            self.always |= {i for i in range(size) if len(tokenizer.id_to_token(i)) == 1}
+
+    def of(self, token):
+        """The token and all that it is merged from."""
+        found, waiting = set(), [token]
+        while waiting:
+            piece = waiting.pop()
+            if piece not in found:
+                found.add(piece)
+                waiting += self.made_of.get(piece, ())
+        return found
+
+
+def _merged(merge):
+    return merge.replace(" ", "")
+
+
+def _flat(tokens):
+    """The ids in what a tokenizer returns for a batch: ragged, padded or lists."""
+    values = tokens.flat_values if hasattr(tokens, "flat_values") else tokens
+    if isinstance(values, list):
+        return [int(i) for row in values for i in np.ravel(row)]
+    return np.ravel(np.asarray(values)).tolist()
