@@ -400,13 +400,14 @@ def test_one_sample_weight_for_two_outputs_weighs_a_hidden_feature():
     distiller.fit(X, {"a": Y, "b": Y}, sample_weight=other, verbose=0)
 
 
-def test_scores_of_other_heads_are_not_projected():
+@pytest.mark.parametrize("path", ["attention:scores", "attention/query"])
+def test_attention_heads_are_not_projected(path):
     def attentive(heads):
         x = keras.Input((5, 8))
         return keras.Model(x, layers.MultiHeadAttention(heads, 4, name="attention")(x, x))
 
-    scores = Term("mse", student="attention:scores", teacher="attention:scores", projector="auto")
-    distiller = Distiller(attentive(2), teacher=attentive(4), terms=[scores])
+    heads = Term("mse", student=path, teacher=path, projector="auto")
+    distiller = Distiller(attentive(2), teacher=attentive(4), terms=[heads])
     distiller.compile("sgd", "mse")
     tokens = np.ones((4, 5, 8), "float32")
     with pytest.raises(ValueError, match="attention heads.*heads='mean'"):
