@@ -12,8 +12,9 @@ How it is measured:
   in turns (A B, B A, ...); reported is the CPU time of the process, all threads: medians, and the
   median of the rounds' ratios.
 - "grows" is the median time at twice the batch over that at the batch; "at most" what the formula
-  asks for (2 for examples by themselves, 4 for pairs of a batch, 8 for triples), with a tolerance
-  of 40% because small batches use caches otherwise. What is fixed beside the batch makes it less.
+  asks for: 2 for examples by themselves, 4 for pairs of a batch, 8 for triples, times what the mean
+  squared error itself grows beyond 2, which is the caches' doing. It is met up to 40% above. What
+  is fixed beside the batch makes it less.
 - Extra memory is measured in a child process for each loss: the peak of its resident memory after
   steps of the loss, less that after steps of the mean squared error, which came first. It counts
   whole pages that the allocators took and the graph of the loss itself, a few MB.
@@ -78,7 +79,7 @@ def timed(run, repeats):
     start = now()
     for _ in range(repeats):
         run()
-    return 1e3 * (now() - start)[0] / repeats
+    return 1e3 * float((now() - start)[0]) / repeats
 
 
 def rounds_of(pair, rounds):
@@ -98,7 +99,9 @@ def measure(name, rounds):
     taken = rounds_of(steps(case, case.batch), rounds)
     plain, ours = (statistics.median(column) for column in zip(*taken))
     doubled = rounds_of(steps(case, 2 * case.batch), rounds)
-    grows = statistics.median(pair[1] for pair in doubled) / ours
+    growth = [statistics.median(column) for column in zip(*doubled)]
+    plain_grows, grows = growth[0] / plain, growth[1] / ours
+    at_most = 2 ** (case.order - 1) * max(2.0, plain_grows)
     return {
         "loss": name,
         "shape": case.shape,
@@ -106,8 +109,8 @@ def measure(name, rounds):
         "loss_ms": ours,
         "ratio": statistics.median(b / a for a, b in taken),
         "grows": grows,
-        "at_most": 2**case.order,
-        "met": grows <= TOLERANCE * 2**case.order,
+        "at_most": at_most,
+        "met": bool(grows <= TOLERANCE * at_most),
     }
 
 
@@ -140,7 +143,7 @@ def print_table(rows):
         memory = "-" if row.get("extra_mb") is None else f"{row['extra_mb']:.0f}"
         print(form.format(row["loss"], row["shape"], f"{row['mse_ms']:.2f}",
                           f"{row['loss_ms']:.2f}", f"{row['ratio']:.1f}", memory,
-                          f"{row['grows']:.1f}", row["at_most"],
+                          f"{row['grows']:.1f}", f"{row['at_most']:.1f}",
                           "yes" if row["met"] else "NO"))  # fmt: skip
 
 
