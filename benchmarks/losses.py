@@ -15,9 +15,10 @@ How it is measured:
   asks for: 2 for examples by themselves, 4 for pairs of a batch, 8 for triples, times what the mean
   squared error itself grows beyond 2, which is the caches' doing. It is met up to 40% above. What
   is fixed beside the batch makes it less.
-- Extra memory is measured in a child process for each loss: the peak of its resident memory after
-  steps of the loss, less that after steps of the mean squared error, which came first. It counts
-  whole pages that the allocators took and the graph of the loss itself, a few MB.
+- Extra memory is measured in a child process for each loss, on Linux: the peak of its resident
+  memory during steps of the loss, less that during steps of the mean squared error before. Both
+  are traced by then; pages that an allocator keeps from tracing are used again without a trace, so
+  less than some 10 MB may show as 0. Elsewhere than on Linux the column is empty.
 
     python benchmarks/losses.py [--quick] [--loss=NAME] [--rounds=N] [--json=FILE]
 
@@ -27,7 +28,8 @@ How it is measured:
 import argparse
 import functools
 import os
-import resource
+import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -39,7 +41,6 @@ import tensorflow as tf
 from loss_shapes import CASES
 from measuring import machine, now, write_json
 
-KIB = 1 if sys.platform != "darwin" else 1024  # of `ru_maxrss`
 TOLERANCE = 1.4
 
 
@@ -114,19 +115,20 @@ def measure(name, rounds):
     }
 
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB / 1024
+def peak(run):
+    """MB of resident memory at most, in three steps of `run`, by Linux's own count."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak before
+    for _ in range(3):
+        run()
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
 
 
 def extra_memory(name):
     """MB that the loss takes beyond the mean squared error, in this process."""
     plain, ours = steps(CASES[name], CASES[name].batch)
-    for _ in range(3):
-        plain()
-    before = peak()
-    for _ in range(3):
-        ours()
-    return peak() - before
+    before = peak(plain)
+    return peak(ours) - before
 
 
 def in_a_child(name):
@@ -159,11 +161,12 @@ def main():
         return print(extra_memory(args.memory_of))
     rounds = 3 if args.quick else args.rounds
     print(" ".join(f"{key}={value}" for key, value in machine().items()), f"rounds={rounds}")
+    with_memory = sys.platform == "linux" and not args.quick
     rows = []
     for name in args.loss or CASES:
         print(".", end="", file=sys.stderr, flush=True)
         rows.append(measure(name, rounds))
-        rows[-1]["extra_mb"] = None if args.quick else in_a_child(name)
+        rows[-1]["extra_mb"] = in_a_child(name) if with_memory else None
         keras.backend.clear_session()
     print(file=sys.stderr)
     print_table(rows)
