@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from typing import Any
 
 import keras
@@ -36,8 +37,8 @@ class Case:
 
     @property
     def shape(self):
-        first = _leaves(self.student)[0]
-        return " x ".join(map(str, (self.batch, *first)))
+        largest = max(_leaves(self.student), key=math.prod)
+        return " x ".join(map(str, (self.batch, *largest)))
 
     def made(self, batch):
         """The student's side, and a function of it that gives the loss's values."""
@@ -46,7 +47,7 @@ class Case:
             teacher = self.teacher(batch)
         else:
             teacher = _normal(self.teacher or self.student, batch)
-        loss.build(*(keras.tree.map_structure(lambda x: tuple(x.shape), side)
+        loss.build(*(keras.tree.map_structure(lambda x: tuple(getattr(x, "shape", ())), side)
                      for side in (student, teacher)))  # fmt: skip
         options = {}
         if "labels" in inspect.signature(loss.call).parameters:
