@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_distill import schedules, taps
 from keras_distill.batch import TopK
+from keras_distill.losses.softened import Divergence
 from keras_distill.term import Term, logits_of, student_paths
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
@@ -139,6 +140,12 @@ def check_logits(term, features, targets):
             value = values[path]
             if isinstance(value, TopK):
                 continue
+            if isinstance(term.loss, Divergence) and value.shape[-1] == 1:
+                raise ValueError(
+                    f"`{term.name}` compares distributions over classes, but the {side}'s `{path}` "
+                    f"has one unit, {tuple(value.shape)}: the divergence is 0 always. Give "
+                    "`BinaryKLDivergence` for yes or no, or a loss on values for a regression."
+                )
             if logits_of(value) is not value:
                 print(f"`{term.name}`: the {side}'s `{path}` ends in a softmax; its logits count.")
             elif are_probabilities(value):

@@ -412,3 +412,10 @@ def test_attention_heads_are_not_projected(path):
     tokens = np.ones((4, 5, 8), "float32")
     with pytest.raises(ValueError, match="attention heads.*heads='mean'"):
         distiller.fit(tokens, tokens, verbose=0)
+
+
+def test_a_head_of_one_unit_has_no_distribution_over_classes():
+    distiller = Distiller(net(classes=1), teacher=net(8, classes=1))
+    distiller.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="one unit.*BinaryKLDivergence"):
+        distiller.fit(X, Y % 2, verbose=0)
