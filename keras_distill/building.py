@@ -167,3 +167,9 @@ def _first(distiller, iterator):
     if batch is None:
         raise ValueError("The dataset is empty: `fit` needs at least one batch.")
     return keras.tree.map_structure(local, batch)
+
+
+def add(mean, total, count):
+    """Adds to a `keras.metrics.Mean`, with two operations where `update_state` takes twenty."""
+    mean.total.value.assign_add(tf.cast(total, mean.total.dtype))
+    mean.count.value.assign_add(tf.cast(count, mean.count.dtype))
