@@ -14,6 +14,7 @@ lint: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/cached_epoch.py
+	$(BIN)/python benchmarks/losses.py
 
 # Each set of extras is installed once, and again when setup.py changes.
 .venv/%: setup.py

@@ -50,8 +50,8 @@ def transformer(blocks, width, heads=4, length=64, words=5_000, hidden=512):
 
 TEACHER = functools.partial(cnn, (16, 32, 64), 2)
 STUDENT = functools.partial(cnn, (16, 32, 64), 1, narrow=(8, 16, 32))
-SMALL_TEACHER = functools.partial(cnn, (8, 16, 32), 2)
-SMALL_STUDENT = functools.partial(cnn, (8, 16, 32), 1, narrow=(4, 8, 16))
+SMALL_TEACHER = functools.partial(cnn, (10, 20, 40), 2)
+SMALL_STUDENT = functools.partial(cnn, (10, 20, 40), 1, narrow=(5, 10, 20))
 BERT_TEACHER = functools.partial(transformer, 4, 256)
 BERT_STUDENT = functools.partial(transformer, 2, 128)
 CNN_EQUAL = [(f"block{i}", f"block{i}") for i in (2, 1, 0)]

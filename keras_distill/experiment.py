@@ -1,12 +1,14 @@
 """An experiment: one student trained alone and distilled, over several seeds, and compared."""
 
 import inspect
+import itertools
 import re
 import sys
 import time
 
 import keras
 
+from keras_distill import report, report_page
 from keras_distill.comparison import ARMS, compare
 from keras_distill.data import in_experiment
 from keras_distill.distiller import Distiller
@@ -26,7 +28,8 @@ class Experiment:
         teacher: The same for the teacher, which is trained once, or, with `teacher_epochs=0`,
             returned as it is to be, for instance by `keras.saving.load_model`.
         data: A function from "train", "valid" or "test" to a batched `tf.data.Dataset` of
-            `(x, labels)`. A shuffle without a seed of its own follows the experiment's.
+            `(x, labels)`; the models answer with one output, `(batch, classes)`. A shuffle without
+            a seed of its own follows the experiment's.
         terms: What is distilled: a list of `Term`s, or a function `(student, teacher)` that
             returns one. By default Hinton's: the outputs, at temperature 2.
         alpha: The share of the terms in the loss, from 0 to 1: a number or a schedule.
@@ -93,7 +96,9 @@ class Experiment:
             FileExistsError: `folder` holds a run that is neither to go on nor to be deleted.
             ValueError: The run in `folder` has other settings.
             TypeError: `student` or `teacher` returns no model, or one that cannot be loaded again.
+            ImportError: matplotlib, which draws the report's plots, is not installed.
         """
+        report_page.check_plots()
         run = RunFolder(folder)
         settings = {**self._settings(), "cached": cache is not None}
         run.open(settings, overwrite=overwrite, resume=resume)
@@ -130,6 +135,8 @@ class Experiment:
         model = self._distiller(student, teacher)
         self._compile(model, self.optimizer)
         model.fit(self.data("train"), epochs=0, shuffle=False, verbose=0)
+        for split in ("valid", "test"):
+            report.measure(student, itertools.islice(self.data(split), 1), teacher)
 
     def _train_teacher(self, run, callbacks):
         keras.utils.set_random_seed(self.seeds[0])
@@ -164,7 +171,8 @@ class Experiment:
         return Distiller(student, teacher=cached or teacher, terms=terms, alpha=self.alpha)
 
     def _compile(self, model, optimizer):
-        metrics = self.metrics() if callable(self.metrics) else list(self.metrics)
+        metrics = self.metrics() if callable(self.metrics) else self.metrics
+        metrics = list(metrics) if isinstance(metrics, tuple) else metrics
         model.compile(optimizer(), self.loss, metrics=metrics)
 
     def _fit(self, model, train, epochs, callbacks):

@@ -1,5 +1,7 @@
 """Arithmetic on features: pooling maps to one size, directions and lengths of vectors."""
 
+import math
+
 from keras import ops
 
 
@@ -54,15 +56,8 @@ def nearest(maps, size):
 
 
 def flat(features):
-    """One vector for each example."""
-    return ops.reshape(features, (-1, _product(features.shape[1:])))
-
-
-def _product(sizes):
-    product = 1
-    for size in sizes:
-        product *= size
-    return product
+    """One vector for each example; sizes may be known at run time only, as over replicas."""
+    return ops.reshape(features, (-1, math.prod(ops.shape(features)[1:])))
 
 
 def unit(vectors, axis=-1):
@@ -76,6 +71,10 @@ def unit(vectors, axis=-1):
 
 def length(vectors, axis=-1):
     """The Euclidean length of vectors; its gradient is zero for a vector of zeros."""
-    square = ops.sum(ops.square(vectors), axis=axis)
+    return root(ops.sum(ops.square(vectors), axis=axis))
+
+
+def root(square):
+    """The square root; zero, and so is its gradient, where `square` is zero."""
     positive = square > 0
     return ops.where(positive, ops.sqrt(ops.where(positive, square, 1.0)), 0.0)

@@ -140,12 +140,13 @@ def _finite(tensors):
 
 
 def _all_finite(gradients):
-    """One cheap pass; the exact one only where the sum of squares is not finite."""
+    """Whether the sum of all squares is finite in float32: one cheap pass.
+
+    Gradients above 1e19, whose squares overflow, count as infinite: so do Adam's moments.
+    """
     tensors = [getattr(g, "values", g) for g in gradients if g is not None]
-    if not tensors:
-        return tf.constant(True)
-    squares = tf.add_n([tf.cast(tf.nn.l2_loss(t), tf.float32) for t in tensors])
-    return tf.cond(tf.math.is_finite(squares), lambda: tf.constant(True), lambda: _finite(tensors))
+    squares = [tf.nn.l2_loss(tf.cast(t, tf.float32)) for t in tensors]
+    return tf.math.is_finite(tf.add_n(squares)) if squares else tf.constant(True)
 
 
 def _raise_in_words(error):

@@ -34,6 +34,19 @@ background:var(--card)}tr:last-child td{border:0}pre{margin:0;white-space:pre-wr
 """
 
 
+def check_plots():
+    """Refuses to go on without what draws the plots.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("The report's plots need matplotlib: run "
+                          "`pip install keras_distill[examples]`.") from error
+
+
 def page(results, arms, heads, rows):
     """The whole page, a string: headline, table, plots and how it was run."""
     name = html.escape(results.get("name") or "experiment")
@@ -92,11 +105,9 @@ def _run(results):
 
 
 def _figure(width=4.4, height=3.2, columns=1, **options):
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("The report's plots need matplotlib: run "
-                          "`pip install keras_distill[examples]`.") from error
+    check_plots()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     axes = figure.subplots(1, columns, **options)

@@ -7,6 +7,20 @@ from keras_distill import taps
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 
 
+def checked(mask):
+    """The names of a term's masks, a tuple."""
+    masks = (mask,) if isinstance(mask, str) else mask or ()
+    known = ("sample_weight", "input")
+    if not isinstance(masks, (list, tuple)) or not all(
+        isinstance(name, str) and name.partition(":")[0] in known for name in masks
+    ):
+        raise ValueError(
+            '`mask` must be "sample_weight", "sample_weight:KEY", "input:KEY", a tuple of these '
+            f"or `None`. Received: mask={mask!r}"
+        )
+    return tuple(masks)
+
+
 def product(masks, student, y_pred, batch, name):
     """The product of all masks of a term, (batch,) or (batch, tokens), or `None`.
 

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ FLOORS = {
     0: ["batch", "feature_maps", "taps", "schedules"],
     1: ["losses", "projectors", "weights_of"],
     2: ["term", "teachers", "models"],
-    3: ["distiller", "building", "guard", "first_batch"],
+    3: ["distiller", "building", "checks", "guard", "first_batch"],
     4: ["callbacks", "data", "recipes", "export", "export_check"],
     5: ["report", "report_page", "run_folder"],
     6: ["experiment", "experiment_file", "comparison"],
@@ -29,7 +30,7 @@ FLOORS = {
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # These may import each other.
 ONE_SUBJECT = [
-    {"distiller", "building", "guard", "first_batch"},
+    {"distiller", "building", "checks", "guard", "first_batch"},
     {"export", "export_check"},
     {"report", "report_page"},
     {"experiment", "experiment_file", "comparison"},
@@ -37,6 +38,13 @@ ONE_SUBJECT = [
 ]
 WITHOUT_TENSORFLOW = ["batch", "feature_maps", "schedules", "losses", "projectors"]
 OPTIONAL = ["keras_hub", "keras_nlp", "tensorflow_datasets", "matplotlib", "sklearn"]
+
+
+def test_the_guide_for_contributors_has_the_same_floors():
+    guide = (ROOT.parent / "docs" / "contributing.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in guide.splitlines() if re.match(r"\| \d+ \|", line)]
+    told = {int(row[1]): {*re.findall(r"`(\w+)/?`", row[2])} for row in rows}
+    assert told == {floor: {*modules} for floor, modules in FLOORS.items()}
 
 
 def module_of(file):

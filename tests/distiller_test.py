@@ -56,11 +56,35 @@ def test_default_is_hintons_loss():
         ({"terms": [Term("mse", source="other")]}, r"other.*teacher"),
         ({"terms": [Term("mse", name="loss")]}, r"`loss` is taken"),
         ({"terms": [Term("mse"), Term("mse")]}, r"name"),
+        ({"teacher": {"self": net(8)}}, r"`self` means the student's own"),
     ],
 )
 def test_refused_when_made(arguments, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        Distiller(net(), teacher=net(8), **arguments)
+        Distiller(net(), **{"teacher": net(8), **arguments})
+
+
+def test_what_is_no_student_or_no_term_is_refused():
+    with pytest.raises(TypeError, match="student.*keras.Model"):
+        Distiller(lambda x: x, teacher=net(8))
+    with pytest.raises(TypeError, match=r"Term\(loss\)"):
+        Distiller(net(), teacher=net(8), terms=[losses.KLDivergence()])
+
+
+def test_terms_are_attached_all_or_none():
+    class Brings(keras.callbacks.Callback):
+        terms = [Term("mse", name="good"), Term("mse", student="nowhere", name="bad")]
+
+    distiller = made()
+    with pytest.raises(ValueError, match="nowhere"):
+        distiller.fit(X, Y, verbose=0, callbacks=[Brings()])
+    assert [term.name for term in distiller.terms] == ["kl_divergence"]
+
+
+@pytest.mark.parametrize("mask", ["padding_mask", 3, ("sample_weight", "weights")])
+def test_an_unknown_mask_is_refused(mask):
+    with pytest.raises(ValueError, match="`mask` must be.*input:KEY"):
+        Term("mse", mask=mask)
 
 
 def test_a_term_refuses():
@@ -68,6 +92,8 @@ def test_a_term_refuses():
         Term("mse", weight=-1)
     with pytest.raises(ValueError, match="temperature.*positive"):
         losses.KLDivergence(temperature=0)
+    with pytest.raises(ValueError, match="weight.*finite.*inf"):
+        Term("mse", weight=float("inf"))
     with pytest.raises(ValueError, match="logits"):
         Term("kl_divergence")
     with pytest.raises(TypeError, match="projector"):
@@ -82,6 +108,8 @@ def test_a_term_refuses():
         (dict(teacher=lambda x: tf.nn.softmax(x[:, :3])), r"probabilities"),
         (dict(teacher=lambda x: x[:, :3] * np.nan), r"NaN.*teacher.*step 0"),
         (dict(loss="sparse_categorical_crossentropy"), r"from_logits=True"),
+        (dict(loss=keras.losses.sparse_categorical_crossentropy), r"from_logits=True"),
+        (dict(loss=keras.losses.SparseCategoricalCrossentropy(name="ce")), r"from_logits=True"),
         (dict(student=net(activation="softmax")), r"from_logits=False"),
         (dict(terms=[]), r"No term uses"),
     ],
@@ -103,6 +131,42 @@ def test_labels_out_of_range_at_first_and_later():
     late = np.where(np.arange(32) < 30, Y, 7)
     with pytest.raises(ValueError, match=r"\[0, 3\).*7"):
         distiller.fit(X, late, batch_size=16, shuffle=False, verbose=0)
+
+
+def test_no_labels_for_a_loss():
+    with pytest.raises(ValueError, match="no labels.*leave the loss out"):
+        made().fit(X, verbose=0)
+
+
+def test_several_outputs_must_be_named():
+    distiller = Distiller(two_headed(), teacher=net(8))
+    distiller.compile("sgd", {"a": CE, "b": CE})
+    with pytest.raises(ValueError, match="student's `output` has several.*`output:KEY`.*a, b"):
+        distiller.fit(X, Y, verbose=0)
+
+
+def test_a_teachers_masked_answer_may_be_nan():
+    """Where an example counts nothing, its answer is not looked at, in the first batch either."""
+    weight = np.where(np.arange(32) == 5, 0.0, 1.0).astype("float32")
+    marked = np.where(weight[:, None] > 0, X, 100).astype("float32")
+    distiller = made(teacher=lambda x: tf.where(x[:, :1] > 50, np.nan, x[:, :3]))
+    history = distiller.fit(marked, Y, sample_weight=weight, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_a_student_without_terms_is_built_by_its_first_batch(tmp_path):
+    distiller = Distiller(Unbuilt())
+    distiller.compile("sgd", CE)
+    distiller.fit(X, Y, epochs=0, verbose=0)
+    distiller.save_weights(tmp_path / "all.weights.h5")
+    distiller.load_weights(tmp_path / "all.weights.h5")
+
+
+def test_models_of_different_strategies_are_refused():
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        student = net()
+    with pytest.raises(ValueError, match="under one `strategy.scope"):
+        Distiller(student, teacher=net(8))
 
 
 def test_an_empty_dataset():
@@ -130,6 +194,18 @@ def test_a_step_that_is_not_finite_keeps_the_last_good_weights(settings):
     for one, other in zip(student.weights, good.student.weights):
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-5)
     distiller.fit(X, Y, verbose=0)  # and training goes on
+
+
+def test_an_overflow_under_a_loss_scale_is_the_scales_own_business():
+    student = net()
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=3e38)
+    distiller = made(student, optimizer=scaled)
+    before = weights(student)
+    history = distiller.fit(50 * X, Y, batch_size=32, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert float(scaled.dynamic_scale.numpy()) < 2e38
+    for old, new in zip(before, weights(student)):
+        np.testing.assert_array_equal(old, new)
 
 
 def grows(start, by):
@@ -183,8 +259,9 @@ def test_label_free():
     distiller.compile("adam", metrics=["accuracy"])
     history = distiller.fit(X, Y, epochs=3, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
-    with pytest.raises(ValueError, match="alpha"):
-        Distiller(net(), teacher=net(8), alpha=0.3).compile("adam")
+    for alpha in (0.3, keras.Variable(0.3), grows(0.3, 0.1)):
+        with pytest.raises(ValueError, match="alpha"):
+            Distiller(net(), teacher=net(8), alpha=alpha).compile("adam")
     with pytest.raises(ValueError, match="validate"):
         made(loss=None).fit(X, validation_data=(X, Y), verbose=0)
 
@@ -266,6 +343,14 @@ def test_a_teacher_no_better_than_the_student_is_said():
         distiller.fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data)])
 
 
+def test_teacher_agreement_refuses():
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
+    with pytest.raises(ValueError, match="no source `other`.*teacher"):
+        made().fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data, source="other")])
+    with pytest.raises(ValueError, match="at least one batch"):
+        made().fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data.take(0))])
+
+
 def test_the_summary_tells_where_each_term_is_tapped(capsys):
     hint = Term("mse", student="hidden", teacher="hidden", projector="auto", name="hint")
     made(teacher=net(8, name="big"), terms=[hint]).summary()
@@ -313,3 +398,24 @@ def test_one_sample_weight_for_two_outputs_weighs_a_hidden_feature():
     distiller = Distiller(two_headed(), teacher=net(), terms=[named])
     distiller.compile("sgd", {"a": CE, "b": CE})
     distiller.fit(X, {"a": Y, "b": Y}, sample_weight=other, verbose=0)
+
+
+@pytest.mark.parametrize("path", ["attention:scores", "attention/query"])
+def test_attention_heads_are_not_projected(path):
+    def attentive(heads):
+        x = keras.Input((5, 8))
+        return keras.Model(x, layers.MultiHeadAttention(heads, 4, name="attention")(x, x))
+
+    heads = Term("mse", student=path, teacher=path, projector="auto")
+    distiller = Distiller(attentive(2), teacher=attentive(4), terms=[heads])
+    distiller.compile("sgd", "mse")
+    tokens = np.ones((4, 5, 8), "float32")
+    with pytest.raises(ValueError, match="attention heads.*heads='mean'"):
+        distiller.fit(tokens, tokens, verbose=0)
+
+
+def test_a_head_of_one_unit_has_no_distribution_over_classes():
+    distiller = Distiller(net(classes=1), teacher=net(8, classes=1))
+    distiller.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="one unit.*BinaryKLDivergence"):
+        distiller.fit(X, Y % 2, verbose=0)

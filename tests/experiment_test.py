@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -234,6 +235,7 @@ def test_bad_arguments_are_refused(changes, said):
         ({"student": lambda: Unregistered(3)}, "register its classes"),
         ({"terms": [Term("mse", student="nowhere")]}, "No layer `nowhere`"),
         ({"terms": lambda student, teacher: [Term("mse", source="aide")]}, "aide"),
+        ({"data": lambda split: data(split).take(split != "test")}, "at least one batch"),
     ],
 )
 def test_what_does_not_fit_is_said_before_any_training(tmp_path, quick, changes, said):
@@ -241,3 +243,20 @@ def test_what_does_not_fit_is_said_before_any_training(tmp_path, quick, changes,
         tiny(**changes).run(tmp_path, callbacks=never)
     assert Interrupt.fits == 0
     assert not list((tmp_path / "arms").iterdir())
+
+
+def test_what_draws_the_report_is_missed_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"keras_distill\[examples\]"):
+        tiny().run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("metrics", [["accuracy"], ("accuracy",), {"head": "accuracy"}, None])
+def test_metrics_are_as_compile_takes_them(metrics):
+    inputs = keras.Input((4,))
+    student = keras.Model(inputs, keras.layers.Dense(3, name="head")(inputs))
+    made = tiny(metrics=metrics)
+    made._compile(student, made.optimizer)
+    logs = student.fit(data("train"), verbose=0).history
+    assert ("accuracy" in logs) == (metrics is not None)

@@ -26,7 +26,6 @@ class Family:
         kind: "logits", or "features" where a constant added to a row counts.
         minimum: its value where both sides agree; `None` where that is no minimum.
         scale: the standard deviation of the inputs.
-        by_example: whether an example of weight two counts as the example twice.
         slope: whether the gradient is the slope of the value; not where a part is held constant.
         labels: the shape of one example's label, where it is not one class an example or token.
         tokens: whether the axis after the batch runs over tokens that a mask may leave out, though
@@ -40,7 +39,6 @@ class Family:
     kind: str = "logits"
     minimum: float | None = 0.0
     scale: float = 2.0
-    by_example: bool = True
     slope: bool = True
     labels: tuple | None = None
     tokens: bool = False
@@ -76,17 +74,16 @@ FAMILIES = {
         teacher=([(6, CLASSES)] * 2, [(4, 3, CLASSES)] * 3),
         kind="features",
         minimum=None,
-        by_example=False,
     ),
-    "DecoupledKD": Family(by_example=False),
+    "DecoupledKD": Family(),
     "LogisticRanking": Family(minimum=None),
     "LogitsMSE": features((6, CLASSES), (4, 3, CLASSES)),
     "MultiLevelLogits": Family({"temperatures": [1.0, 2.0]}, shapes=((6, CLASSES),)),
-    "NormalizedKD": Family(minimum=None, by_example=False),
+    "NormalizedKD": Family(minimum=None),
     "SoftCrossEntropy": Family(minimum=None),
     "Standardized": Family({"loss": losses.KLDivergence(2.0)}),
-    "TeacherBoundedRegression": features((6, 1), by_example=False),
-    "WeightedSoftLabels": Family(minimum=None, by_example=False, slope=False),
+    "TeacherBoundedRegression": features((6, 1)),
+    "WeightedSoftLabels": Family(minimum=None, slope=False),
     # features
     "ActivationBoundary": features((4, 6), (3, 2, 2, 4), minimum=None),
     "AttentionTransfer": features((3, 4, 4, 2), (2, 5, 5, 3), teacher=MAPS),

@@ -210,3 +210,24 @@ def test_factors_are_transferred():
     )  # fmt: skip
     _, changed = fitted(term, student, teacher)
     assert factor.shape[-1] == 3 and all(changed)
+
+
+@pytest.mark.parametrize(
+    "student, teacher, said",
+    [
+        ((2, 4), (2, 5, 4), r"\(2, 4\) \(vector\).*\(2, 5, 4\) \(sequence\).*Pool or flatten"),
+        ((2, 5, 4), (2, 5, 5, 4), "sequence.*feature map.*Pool or flatten"),
+        ((2, 5, 4), (2, 6, 4), "one length"),
+        ((2, 3, 3, 3, 4), (2, 3, 3, 3, 5), "rank 5.*any Keras layer"),
+    ],
+)
+def test_auto_refuses_what_it_cannot_join(student, teacher, said):
+    with pytest.raises(ValueError, match=said):
+        projectors.fitting(student, teacher)
+
+
+@pytest.mark.parametrize(
+    "student, teacher", [((2, 4), (2, 6)), ((2, 5, 4), (2, 5, 6)), ((2, 3, 3, 4), (2, 7, 5, 6))]
+)
+def test_auto_joins_one_kind(student, teacher):
+    assert projectors.fitting(student, teacher)(np.ones(student)).shape == teacher

@@ -30,8 +30,18 @@ class TeacherAgreement(keras.callbacks.Callback):
         self.data, self.source = data, source
         self.paths = student, teacher
 
+    def on_train_begin(self, logs=None):
+        teachers = getattr(self.model, "teachers", {})
+        if self.source not in teachers:
+            raise ValueError(
+                f"`TeacherAgreement`: no source `{self.source}`. There are: "
+                f"{', '.join(teachers) or 'none: the model is no `Distiller`'}."
+            )
+
     def on_epoch_end(self, epoch, logs=None):
         rows = [self._compare(Batch.unpack(batch)) for batch in self.data]
+        if not rows:
+            raise ValueError("`TeacherAgreement`: `data` must hold at least one batch.")
         agreement, divergence, *correct = (np.concatenate(parts).mean() for parts in zip(*rows))
         if logs is not None:
             logs["teacher_agreement"] = float(agreement)
@@ -53,6 +63,8 @@ class TeacherAgreement(keras.callbacks.Callback):
         divergence = (np.exp(log_t) * (log_t - log_s)).sum(-1)
         rows = [agree.ravel(), divergence.ravel()]
         labels = None if batch.labels is None else np.asarray(batch.labels)
+        if labels is not None and labels.shape == (*agree.shape, 1):
+            labels = labels[..., 0]
         if labels is not None and labels.shape == agree.shape:
             rows += [(log_t.argmax(-1) == labels).ravel(), (log_s.argmax(-1) == labels).ravel()]
         return rows

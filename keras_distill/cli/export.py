@@ -15,7 +15,8 @@ def parser():
     parser = program.Parser("export", VERBS["export"], EXAMPLE)
     parser.add_argument("--model", required=True, metavar="FILE", help="the student, a .keras file")
     parser.add_argument("--out", required=True, metavar="DIR", help="the models' folder")
-    parser.add_argument("--name", required=True, help="the model's name: DIR/NAME/1 is written")
+    parser.add_argument("--name", required=True, help="its name: DIR/NAME/VERSION is written")
+    parser.add_argument("--version", type=int, default=1, help="the highest is served (default: 1)")
     return parser
 
 
@@ -24,7 +25,9 @@ def act(arguments):
     model = program.model_of(arguments.model)
     from keras_distill import export
 
-    path = export.write_saved_model(model, arguments.out, name=arguments.name)
+    path = export.write_saved_model(
+        model, arguments.out, name=arguments.name, version=arguments.version
+    )
     examples = export.random_inputs(model, count=EXAMPLES)
     difference = export.check_saved_model(path, examples, model.predict(examples, verbose=0))
     print(f"{path}: reloaded, differs by at most {difference:.1e} over {EXAMPLES} random examples.")

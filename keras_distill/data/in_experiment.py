@@ -1,10 +1,10 @@
 """How an experiment trains its students from a cache instead of the live teacher."""
 
-from keras_distill.building import teacher_paths
 from keras_distill.data import shards
 from keras_distill.data.target_cache import read_targets, write_targets
 from keras_distill.data.targets_on_disk import TargetsOnDisk
 from keras_distill.teachers import CachedTeacher
+from keras_distill.term import teacher_paths
 
 
 def paths_of(experiment, teacher):

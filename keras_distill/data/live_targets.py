@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_distill import taps
 from keras_distill.batch import Batch
-from keras_distill.building import are_probabilities
+from keras_distill.checks import are_probabilities
 from keras_distill.data import records
 from keras_distill.teachers import ModelTeacher, Teacher
 from keras_distill.term import logits_of

@@ -5,33 +5,18 @@ import math
 import keras
 from keras import ops
 
+from keras_distill.losses import masks
 from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.softened import expectation, forward_kl
 
 RULED_OUT = -1e9  # the score of a key that a query may not see
 PADDING = -1e30  # lower still: a padded key counts for no query at all
 
 
-def real_tokens(mask):
-    """1.0 for each token that counts, (batch, tokens), or `None` where the mask has no tokens."""
-    if mask is None or len(mask.shape) < 2:
-        return None
-    return ops.cast(mask > 0, "float32")
-
-
-def mean_over_tokens(values, mask):
-    """The mean of (batch, ..., tokens) over the tokens that count, (batch, ...)."""
-    real = real_tokens(mask)
-    if real is None:
-        return ops.mean(values, axis=-1)
-    for _ in range(len(values.shape) - 2):
-        real = real[:, None]
-    return ops.sum(values * real, axis=-1) / ops.maximum(ops.sum(real, axis=-1), 1.0)
-
-
 def _log_attention(scores, mask):
     """Log-softmax of scores (batch, heads, queries, keys) over the keys that count."""
     scores = ops.maximum(scores, RULED_OUT)  # others may have ruled keys out by -inf
-    real = real_tokens(mask)
+    real = masks.tokens(mask)
     if real is not None:
         scores = ops.where(real[:, None, None, :] > 0, scores, PADDING)
     return ops.log_softmax(scores, axis=-1)
@@ -40,9 +25,7 @@ def _log_attention(scores, mask):
 def attention_divergence(y_true, y_pred, mask):
     """The divergence of attention, averaged over heads: (batch, queries)."""
     log_teacher, log_student = (_log_attention(scores, mask) for scores in (y_true, y_pred))
-    teacher = ops.exp(log_teacher)
-    terms = ops.where(teacher == 0, 0.0, teacher * (log_teacher - log_student))
-    return ops.mean(ops.sum(terms, axis=-1), axis=1)
+    return ops.mean(forward_kl(log_teacher, log_student), axis=1)
 
 
 class _AttentionLoss(DistillationLoss):
@@ -138,11 +121,10 @@ class AttentionCrossEntropy(_AttentionLoss):
 
     def call(self, y_true, y_pred, mask=None):
         y_true, y_pred = self._merged(y_true), self._merged(y_pred)
-        teacher = ops.exp(_log_attention(y_true, mask))
+        log_teacher = _log_attention(y_true, mask)
         if self.threshold is not None:
-            teacher = ops.where(y_true > self.threshold, teacher, 0.0)
-        terms = ops.where(teacher == 0, 0.0, teacher * _log_attention(y_pred, mask))
-        return -ops.mean(ops.sum(terms, axis=-1), axis=1)
+            log_teacher = ops.where(y_true > self.threshold, log_teacher, PADDING)
+        return -ops.mean(expectation(log_teacher, _log_attention(y_pred, mask)), axis=1)
 
     def get_config(self):
         return {**super().get_config(), "threshold": self.threshold}
@@ -186,7 +168,7 @@ class AttentionMSE(_AttentionLoss):
 
     def call(self, y_true, y_pred, mask=None):
         difference = self._clipped(y_true) - self._clipped(y_pred)
-        return mean_over_tokens(ops.mean(ops.square(difference), axis=1), mask)
+        return masks.mean_over_tokens(ops.mean(ops.square(difference), axis=1), mask)
 
     def _clipped(self, scores):
         scores = self._merged(scores)

@@ -5,7 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_distill.losses import geometry
+from keras_distill.feature_maps import flat, unit
+from keras_distill.losses import masks
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.schedules import check, value_at
 
@@ -26,8 +27,9 @@ class ContrastiveRepresentation(DistillationLoss):
     The paper has no `Z`; its authors' code takes the first batch's mean of `exp(...)` times
     `examples` and keeps it, as does `normalize=True`. Negatives are drawn evenly, with
     replacement, once a step for all examples of the batch, which reads `negatives` rows of memory
-    rather than `batch * negatives`. Every call moves the memories and copies them: they cost
-    `2 * examples * width` numbers.
+    rather than `batch * negatives`. The memories hold `2 * examples * width` numbers; a call
+    reads and moves the rows that it needs, but over several replicas, or on another backend than
+    TensorFlow, it copies all.
 
     Args:
         examples: how many examples the data set has.
@@ -87,12 +89,12 @@ class ContrastiveRepresentation(DistillationLoss):
         self.layer.build(student_shape, teacher_shape["feature"])
 
     def call(self, y_true, y_pred, mask=None):
-        memory, present = self.layer, geometry.counted(mask, y_pred)
+        memory, present = self.layer, masks.examples(mask, y_pred)
         index = ops.cast(y_true["index"], "int32")
         negatives = y_true.get("negatives")
         negatives = memory.draw(self.negatives) if negatives is None else negatives
-        student = geometry.unit(memory.student(geometry.flat(y_pred)))
-        teacher = geometry.unit(memory.teacher(geometry.flat(y_true["feature"])))
+        student = unit(memory.student(flat(y_pred)))
+        teacher = unit(memory.teacher(flat(y_true["feature"])))
         values = 0.0
         for embedding, bank, normalizer in (
             (student, memory.teachers, memory.student_normalizer),
@@ -107,8 +109,8 @@ class ContrastiveRepresentation(DistillationLoss):
 
     def _scores(self, embedding, bank, index, negatives):
         """How near an embedding is to its own memory and to others: (batch, 1 + negatives)."""
-        own = ops.sum(embedding * ops.take(bank, index, axis=0), axis=-1, keepdims=True)
-        rows = ops.take(bank, negatives, axis=0)
+        own = ops.sum(embedding * _rows(bank, index), axis=-1, keepdims=True)
+        rows = _rows(bank, negatives)
         equation = "bd,kd->bk" if len(negatives.shape) == 1 else "bd,bkd->bk"
         others = ops.einsum(equation, embedding, rows)
         temperature = ops.cast(value_at(self.temperature), embedding.dtype)
@@ -132,7 +134,7 @@ def _log_normalizer(known, scores, present, examples):
     """The logarithm of `Z`: the known one, else this batch's, which is then kept."""
     some = ops.sum(present) > 0
     counted = ops.where(ops.expand_dims(present, -1) > 0, scores, UNKNOWN)
-    number = geometry.at_least_one(ops.sum(present)) * scores.shape[-1]
+    number = masks.at_least_one(ops.sum(present)) * scores.shape[-1]
     mean = ops.logsumexp(counted) - ops.log(number)
     found = ops.stop_gradient(ops.where(some, mean + math.log(examples), 0.0))
     before = ops.convert_to_tensor(known)
@@ -148,6 +150,31 @@ def _noise_contrast(scores, examples):
     own = ops.softplus(-above[:, 0])
     others = ops.softplus(above[:, 1:]) + math.log1p(EPSILON / noise)
     return own + ops.sum(others, axis=-1)
+
+
+def _by_rows(bank):
+    """The variable of a memory if its rows can be read and moved alone, else `None`.
+
+    TensorFlow's can, but for its copies over several replicas (which have `values`).
+    """
+    variable = bank.value
+    alone = hasattr(variable, "sparse_read") and not hasattr(variable, "values")
+    return variable if alone else None
+
+
+def _rows(bank, index):
+    """Rows of a memory."""
+    variable = _by_rows(bank)
+    return ops.take(bank, index, axis=0) if variable is None else variable.sparse_read(index)
+
+
+def _add(bank, index, change):
+    """Adds to rows of a memory."""
+    variable, rows = _by_rows(bank), ops.expand_dims(index, -1)
+    if variable is None:
+        bank.assign_add(ops.scatter(rows, change, bank.shape))
+    else:
+        variable.scatter_nd_add(rows, change)
 
 
 class _Memory(keras.layers.Layer):
@@ -199,8 +226,6 @@ class _Memory(keras.layers.Layer):
         later = ops.sum(ops.triu(counts, 1), axis=-1) > 0
         moved = ops.expand_dims((present > 0) & ~later, -1)
         for bank, embedding in ((self.students, student), (self.teachers, teacher)):
-            before = ops.take(bank, index, axis=0)
-            after = geometry.unit(momentum * before + (1 - momentum) * embedding)
-            change = ops.stop_gradient(ops.where(moved, after - before, 0.0))
-            rows = ops.expand_dims(index, -1)
-            bank.assign_add(ops.scatter(rows, change, (self.examples, self.width)))
+            before = _rows(bank, index)
+            after = unit(momentum * before + (1 - momentum) * embedding)
+            _add(bank, index, ops.stop_gradient(ops.where(moved, after - before, 0.0)))

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_distill.losses import geometry
+from keras_distill.feature_maps import unit
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities
 from keras_distill.schedules import value_at
@@ -196,4 +196,4 @@ def _cosine(maps, members):
     centers = ops.einsum("bhwk,bhwc->bkc", members, maps) / (count + 1e-6)
     own = 1.0 - ops.sum(members, axis=-1, keepdims=True)
     center = ops.einsum("bhwk,bkc->bhwc", members, centers) + own * maps
-    return ops.sum(geometry.unit(maps, 1e-8) * geometry.unit(center, 1e-8), axis=-1)
+    return ops.sum(unit(maps) * unit(center), axis=-1)

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.feature_maps import flat, matched, unit
+from keras_distill.losses import masks
 from keras_distill.losses.distillation_loss import DistillationLoss
 
 
@@ -167,16 +168,16 @@ class PearsonCorrelation(DistillationLoss):
                 y_pred = _bilinear(y_pred, y_true.shape[1:3])
             else:
                 y_true = _bilinear(y_true, y_pred.shape[1:3])
-        counted = _counted(mask, y_pred)
+        counted = ops.expand_dims(masks.positions(mask, y_pred), -1)
         difference = self._standardized(y_pred, counted) - self._standardized(y_true, counted)
         return 0.5 * ops.mean(ops.square(difference), axis=-1)
 
     def _standardized(self, features, counted):
         axes = tuple(range(len(features.shape) - 1))
-        number = ops.maximum(ops.sum(counted), 1.0)
+        number = masks.at_least_one(ops.sum(counted))
         mean = ops.sum(features * counted, axis=axes) / number
         centred = (features - mean) * counted
-        freedom = ops.maximum(number - 1.0, 1.0) if self.unbiased else number
+        freedom = masks.at_least_one(number - 1.0) if self.unbiased else number
         variance = ops.sum(ops.square(centred), axis=axes) / freedom
         varies = variance > 0
         deviation = ops.sqrt(ops.where(varies, variance, 1.0))  # a constant channel stays zero
@@ -184,15 +185,6 @@ class PearsonCorrelation(DistillationLoss):
 
     def get_config(self):
         return {**super().get_config(), "unbiased": self.unbiased, "resize": self.resize}
-
-
-def _counted(mask, features):
-    """One where a position counts, of shape (batch, ..., 1)."""
-    if mask is None:
-        return ops.ones_like(features[..., :1])
-    rank = len(features.shape)
-    mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (rank - len(mask.shape))))
-    return ops.cast(mask > 0, features.dtype) * ops.ones_like(features[..., :1])
 
 
 def _bilinear(maps, size):

@@ -1,41 +1,9 @@
-"""Rows of a batch: which count, their directions and distances. Finite, and so are gradients."""
-
-import math
+"""Pairs of rows of a batch: their products and distances, some anchors at a time."""
 
 import keras
 from keras import ops
 
 CHUNK = 64
-
-
-def flat(x):
-    """(batch, ...) as (batch, width)."""
-    return ops.reshape(x, (-1, math.prod(ops.shape(x)[1:])))
-
-
-def counted(mask, x):
-    """1.0 for each row of `x` that counts and 0.0 for others: (batch,)."""
-    if mask is None:
-        return ops.ones(ops.shape(x)[:1], x.dtype)
-    return ops.cast(ops.any(mask > 0, axis=tuple(range(1, len(mask.shape)))), x.dtype)
-
-
-def at_least_one(count):
-    """A number to divide by."""
-    return ops.maximum(count, 1.0)
-
-
-def unit(x, epsilon=1e-12):
-    """Directions along the last axis; zero, with no gradient, where the length is zero."""
-    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    there = square > epsilon**2
-    return ops.where(there, x * ops.rsqrt(ops.where(there, square, 1.0)), 0.0)
-
-
-def root(square):
-    """The square root; zero, with no gradient, where `square` is zero."""
-    there = square > 0
-    return ops.where(there, ops.sqrt(ops.where(there, square, 1.0)), 0.0)
 
 
 def products(x):

@@ -3,14 +3,9 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.attention import mean_over_tokens, real_tokens
+from keras_distill.feature_maps import unit
+from keras_distill.losses import masks
 from keras_distill.losses.distillation_loss import DistillationLoss
-
-EPSILON = 1e-12  # added to squared norms
-
-
-def _inverse_norm(vectors):
-    return ops.rsqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True) + EPSILON)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -49,8 +44,7 @@ class PatientKD(DistillationLoss):
     def call(self, y_true, y_pred, mask=None):
         if self.tokens == "first" and len(y_pred.shape) == 3:
             y_true, y_pred = _first(y_true, mask), _first(y_pred, mask)
-        teacher, student = (each * _inverse_norm(each) for each in (y_true, y_pred))
-        return ops.sum(ops.square(teacher - student), axis=-1)
+        return ops.sum(ops.square(unit(y_true) - unit(y_pred)), axis=-1)
 
     def get_config(self):
         return {**super().get_config(), "tokens": self.tokens}
@@ -58,7 +52,7 @@ class PatientKD(DistillationLoss):
 
 def _first(hidden, mask):
     """The first token that counts; zeros in a row of padding."""
-    real = real_tokens(mask)
+    real = masks.tokens(mask)
     if real is None:
         return hidden[:, 0]
     first = real * ops.cast(ops.cumsum(real, axis=1) == 1, real.dtype)
@@ -108,11 +102,11 @@ class SequenceFlow(DistillationLoss):
 
 def _flow(layers, mask):
     first, second = layers
-    real = real_tokens(mask)
+    real = masks.tokens(mask)
     if real is None:
         return ops.einsum("bti,btj->bij", first, second) / ops.cast(ops.shape(first)[1], "float32")
     real = real[:, :, None]
-    tokens = ops.maximum(ops.sum(real, axis=1, keepdims=True), 1.0)
+    tokens = masks.at_least_one(ops.sum(real, axis=1, keepdims=True))
     return ops.einsum("bti,btj->bij", first * real, second) / tokens
 
 
@@ -148,7 +142,7 @@ class TokenGram(DistillationLoss):
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true, y_pred, mask=None):
-        return mean_over_tokens(ops.square(_gram(y_true) - _gram(y_pred)), mask)
+        return masks.mean_over_tokens(ops.square(_gram(y_true) - _gram(y_pred)), mask)
 
 
 def _gram(layers):

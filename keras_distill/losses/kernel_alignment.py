@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_distill.losses import geometry
+from keras_distill.feature_maps import flat, unit
+from keras_distill.losses import geometry, masks
 from keras_distill.losses.distillation_loss import DistillationLoss
 
 KERNELS = ("linear", "rbf")
@@ -32,7 +33,7 @@ def cka(x, y, kernel="linear", mask=None):
         - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)
     """
     x, y = ops.convert_to_tensor(x), ops.convert_to_tensor(y)
-    present = geometry.counted(mask, x)
+    present = masks.examples(mask, x)
     one, other = (_centered(_kernel(side, kernel, present), present) for side in (x, y))
     return ops.sum(one * other)
 
@@ -40,9 +41,9 @@ def cka(x, y, kernel="linear", mask=None):
 def _kernel(x, kernel, present):
     if kernel not in KERNELS:
         raise ValueError(f"`kernel` must be one of {KERNELS}. Received: kernel={kernel!r}")
-    x = geometry.flat(x)
+    x = flat(x)
     if kernel == "linear":
-        count = geometry.at_least_one(ops.sum(present))
+        count = masks.at_least_one(ops.sum(present))
         present = ops.expand_dims(present, -1)
         return geometry.products(x - ops.sum(x * present, axis=0) / count)  # keeps digits
     square = geometry.squared_distances(x)
@@ -61,12 +62,12 @@ def _median(square, pairs):
 
 def _centered(kernel, present):
     """The kernel between deviations from the mean, of unit length in all."""
-    count = geometry.at_least_one(ops.sum(present))
+    count = masks.at_least_one(ops.sum(present))
     both = ops.expand_dims(present, 0) * ops.expand_dims(present, 1)
     rows = ops.sum(kernel * both, axis=0) / count
     deviation = kernel - ops.expand_dims(rows, 0) - ops.expand_dims(rows, 1)
     deviation = deviation + ops.sum(rows * present) / count
-    return geometry.unit(ops.reshape(deviation * both, (-1,)))
+    return unit(ops.reshape(deviation * both, (-1,)))
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

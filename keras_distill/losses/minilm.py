@@ -5,8 +5,9 @@ import math
 import keras
 from keras import ops
 
-from keras_distill.losses.attention import attention_divergence, mean_over_tokens
+from keras_distill.losses.attention import attention_divergence
 from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.masks import mean_over_tokens
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_distill.feature_maps import length
+from keras_distill.losses import masks
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities
 from keras_distill.schedules import check
@@ -48,7 +50,7 @@ class DIST(SoftenedLoss):
     def call(self, y_true, y_pred, mask=None):
         temperature = self.temperature_now(y_pred)
         teacher, student = (_rows(ops.softmax(y / temperature, axis=-1)) for y in (y_true, y_pred))
-        counts = _rows(ops.expand_dims(counted(mask, y_pred), -1))
+        counts = _rows(ops.expand_dims(masks.positions(mask, y_pred), -1))
         of_example = correlation(teacher, student, ops.ones_like(teacher[:1]), axis=1)
         of_class = ops.mean(correlation(teacher, student, counts, axis=0))
         values = self.beta * (1 - of_example) + self.gamma * (1 - of_class)
@@ -62,28 +64,13 @@ def _rows(values):
     return ops.reshape(values, (-1, values.shape[-1]))
 
 
-def counted(mask, like):
-    """1 for each row of `like` along the last axis that counts, else 0."""
-    ones = ops.ones_like(like[..., 0])
-    if mask is None:
-        return ones
-    while len(mask.shape) < len(ones.shape):
-        mask = ops.expand_dims(mask, -1)
-    return ones * ops.cast(mask > 0, ones.dtype)
-
-
 def correlation(one, other, counts, axis):
     """Pearson's along an axis, over the entries whose `counts` are 1; 0 for a constant."""
-    size = ops.maximum(ops.sum(counts, axis=axis, keepdims=True), 1.0)
+    size = masks.at_least_one(ops.sum(counts, axis=axis, keepdims=True))
     one, other = ((x - ops.sum(x * counts, axis=axis, keepdims=True) / size) * counts
                   for x in (one, other))  # fmt: skip
-    norms = _norm(one, axis) * _norm(other, axis)
+    norms = length(one, axis) * length(other, axis)
     return ops.sum(one * other, axis=axis) / (norms + 1e-8)
-
-
-def _norm(x, axis):
-    squared = ops.sum(ops.square(x), axis=axis)
-    return ops.where(squared > 0, ops.sqrt(ops.where(squared > 0, squared, 1.0)), 0.0)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -137,7 +124,7 @@ class MultiLevelLogits(DistillationLoss):
                 f"`{self.name}` takes logits of shape (batch, classes). "
                 f"Received: {tuple(y_pred.shape)}"
             )
-        counts = counted(mask, y_pred)
+        counts = masks.positions(mask, y_pred)
         return sum(self._at(one, y_true, y_pred, counts) for one in self.temperatures)
 
     def _at(self, temperature, y_true, y_pred, counts):

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_distill.batch import TopK
+from keras_distill.losses import masks
 from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.losses.prediction_relations import counted
 from keras_distill.losses.softened import LOWEST
 from keras_distill.schedules import check
 
@@ -43,7 +43,7 @@ def _gaps(values):
 def _per_pair(values, preferred, mask):
     """Scaled so that the weighted mean over rows is the mean over pairs."""
     pairs = ops.sum(ops.cast(preferred, values.dtype), axis=(-2, -1))
-    weights = counted(mask, values[..., None])
+    weights = masks.positions(mask, values[..., None])
     if mask is not None:
         while len(mask.shape) < len(weights.shape):
             mask = ops.expand_dims(mask, -1)

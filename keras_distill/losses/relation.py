@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_distill.losses import geometry
+from keras_distill.feature_maps import flat, root, unit
+from keras_distill.losses import geometry, masks
 from keras_distill.losses.distillation_loss import DistillationLoss
 
 
@@ -41,17 +42,17 @@ class RelationalDistance(DistillationLoss):
         self.distinct = distinct
 
     def call(self, y_true, y_pred, mask=None):
-        present = geometry.counted(mask, y_pred)
+        present = masks.examples(mask, y_pred)
         pairs = geometry.pairs(present)
         teacher, student = (self._relative(y, pairs) for y in (y_true, y_pred))
         others = ops.sum(present) - (1 if self.distinct else 0)
         deviation = ops.sum(geometry.smooth_l1(teacher - student) * pairs, axis=-1)
-        return deviation / geometry.at_least_one(others)
+        return deviation / masks.at_least_one(others)
 
     def _relative(self, x, pairs):
         """Distances in units of their mean."""
-        distances = geometry.root(geometry.squared_distances(geometry.flat(x))) * pairs
-        mean = ops.sum(distances) / geometry.at_least_one(ops.sum(pairs))
+        distances = root(geometry.squared_distances(flat(x))) * pairs
+        mean = ops.sum(distances) / masks.at_least_one(ops.sum(pairs))
         return distances / ops.where(mean > 0, mean, 1.0)
 
     def get_config(self):
@@ -103,8 +104,8 @@ class RelationalAngle(DistillationLoss):
         self.distinct, self.chunk = distinct, chunk
 
     def call(self, y_true, y_pred, mask=None):
-        present = geometry.counted(mask, y_pred)
-        sides = geometry.flat(y_true), geometry.flat(y_pred)
+        present = masks.examples(mask, y_pred)
+        sides = flat(y_true), flat(y_pred)
 
         def deviation(teacher, student, *anchors):
             return _deviation(present, teacher, student, *anchors)
@@ -112,7 +113,7 @@ class RelationalAngle(DistillationLoss):
         total = geometry.over_anchors(deviation, sides, self.chunk)
         count = ops.sum(present)
         angles = (count - 1) * (count - 2) if self.distinct else count * count
-        return total / geometry.at_least_one(angles)
+        return total / masks.at_least_one(angles)
 
     def get_config(self):
         return {**super().get_config(), "distinct": self.distinct, "chunk": self.chunk}
@@ -127,5 +128,5 @@ def _deviation(present, teacher, student, teacher_anchors, student_anchors):
 
 
 def _cosines(x, anchors):
-    edges = geometry.unit(ops.expand_dims(x, 0) - ops.expand_dims(anchors, 1))
+    edges = unit(ops.expand_dims(x, 0) - ops.expand_dims(anchors, 1))
     return ops.matmul(edges, ops.swapaxes(edges, 1, 2))

@@ -5,7 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_distill.losses import geometry
+from keras_distill.feature_maps import flat, length, unit
+from keras_distill.losses import geometry, masks
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.schedules import check
 
@@ -40,11 +41,11 @@ class SimilarityPreserving(DistillationLoss):
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true, y_pred, mask=None):
-        present = geometry.counted(mask, y_pred)
+        present = masks.examples(mask, y_pred)
         teacher, student = (
-            geometry.unit(geometry.products(geometry.flat(y)) * present) for y in (y_true, y_pred)
+            unit(geometry.products(flat(y)) * present) for y in (y_true, y_pred)
         )
-        count = geometry.at_least_one(ops.sum(present))
+        count = masks.at_least_one(ops.sum(present))
         return ops.sum(ops.square(teacher - student), axis=-1) / count
 
 
@@ -92,15 +93,15 @@ class CorrelationCongruence(DistillationLoss):
         self.order, self.neighbors, self.same_shape = order, neighbors, neighbors
 
     def call(self, y_true, y_pred, mask=None):
-        present = geometry.counted(mask, y_pred)
-        teacher, student = geometry.flat(y_true), geometry.flat(y_pred)
+        present = masks.examples(mask, y_pred)
+        teacher, student = flat(y_true), flat(y_pred)
         if self.neighbors:
             return _neighbors(ops.abs(teacher - student), present)
         apart = ops.square(self._correlations(teacher) - self._correlations(student))
-        return ops.sum(apart * present, axis=-1) / geometry.at_least_one(ops.sum(present))
+        return ops.sum(apart * present, axis=-1) / masks.at_least_one(ops.sum(present))
 
     def _correlations(self, x):
-        cosines = geometry.products(geometry.unit(x))
+        cosines = geometry.products(unit(x))
         twice = 2 * self.gamma
         factors = [math.exp(-twice) * twice**p / math.factorial(p) for p in range(self.order + 1)]
         total = ops.full_like(cosines, factors.pop())
@@ -120,7 +121,7 @@ def _neighbors(apart, present):
     both = ops.expand_dims(present, 0) * ops.expand_dims(present, 1)
     following = ops.matmul(ops.cast(follows, apart.dtype) * both, apart)
     count = ops.sum(present)
-    return ops.sum(apart * following, axis=-1) * count / geometry.at_least_one(count - 1)
+    return ops.sum(apart * following, axis=-1) * count / masks.at_least_one(count - 1)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -163,16 +164,16 @@ class ProbabilisticTransfer(DistillationLoss):
         self.reference, self.epsilon = reference, epsilon
 
     def call(self, y_true, y_pred, mask=None):
-        present = geometry.counted(mask, y_pred)
+        present = masks.examples(mask, y_pred)
         near = ops.expand_dims(present, 0) if self.reference else geometry.pairs(present)
-        teacher, student = (self._probabilities(geometry.flat(y), near) for y in (y_true, y_pred))
+        teacher, student = (self._probabilities(flat(y), near) for y in (y_true, y_pred))
         ratio = ops.log(teacher + self.epsilon) - ops.log(student + self.epsilon)
         count = ops.sum(present) if self.reference else 1.0
-        return ops.sum(teacher * ratio, axis=-1) / geometry.at_least_one(count)
+        return ops.sum(teacher * ratio, axis=-1) / masks.at_least_one(count)
 
     def _probabilities(self, x, near):
-        length = geometry.root(ops.sum(ops.square(x), axis=-1, keepdims=True))
-        kernel = (geometry.products(x / (length + self.epsilon)) + 1) / 2 * near
+        directions = x / (ops.expand_dims(length(x), -1) + self.epsilon)
+        kernel = (geometry.products(directions) + 1) / 2 * near
         kernel = ops.maximum(kernel, 0.0)  # a cosine may round to less than -1
         return kernel / ops.maximum(ops.sum(kernel, axis=-1, keepdims=True), self.epsilon)
 

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_distill.batch import TopK
+from keras_distill.feature_maps import root
 from keras_distill.losses.distillation_loss import DistillationLoss
 
 
@@ -83,8 +84,7 @@ def standardized(logits):
     centred = ops.where(finite, kept - mean, 0.0)
     squared = ops.sum(ops.square(centred), axis=-1, keepdims=True)
     variance = squared / ops.maximum(count - 1, 1.0)
-    deviation = ops.where(variance > 0, ops.sqrt(ops.where(variance > 0, variance, 1.0)), 0.0)
-    return ops.where(finite, centred / (deviation + 1e-7), logits)
+    return ops.where(finite, centred / (root(variance) + 1e-7), logits)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

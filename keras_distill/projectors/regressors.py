@@ -162,8 +162,8 @@ class MaskedGenerator(layers.Layer):
     Args:
         channels: of the teacher's feature maps.
         ratio: the part of the positions that is masked, in [0, 1]. Defaults to `0.65`, the
-            paper's for detection with two stages; it takes 0.15 for classification, 0.75 for
-            segmentation.
+            paper's for detection with two stages; the authors' code has 0.15 for
+            classification, 0.75 for segmentation.
         seed: of the masks. Defaults to `None`.
         **kwargs: as in `keras.layers.Layer`.
 

@@ -1,8 +1,10 @@
 """Published methods with a frozen teacher, as lists of terms.
 
 Each recipe returns terms of its own only: add lists to combine methods, as in
-`hinton() + fitnets(student, teacher)`. Weights are those of the papers or of their authors' code,
-beside a label loss of weight 1; `alpha=0.5` keeps that proportion.
+`hinton() + fitnets(student, teacher)`. Weights stand beside a label loss of weight 1; `alpha=0.5`
+keeps that proportion. Each recipe says where its weight is from: the paper, its authors' code, or
+another code that runs the method. RepDistiller is the code of Tian et al., 2020, who compared a
+dozen methods on CIFAR-100.
 """
 
 from keras_distill import losses, projectors, taps
@@ -13,31 +15,45 @@ from keras_distill.term import Term
 
 
 def hinton(temperature=2.0, weight=1.0):
-    """Softened outputs, [Hinton et al., 2015](https://arxiv.org/abs/1503.02531)."""
+    """Softened outputs, [Hinton et al., 2015](https://arxiv.org/abs/1503.02531).
+
+    Temperature and weight depend on the data; the paper gives none for all.
+    """
     return [Term(losses.KLDivergence(temperature), weight=weight)]
 
 
 def decoupled(temperature=4.0, alpha=1.0, beta=8.0, weight=1.0):
-    """Target class and other classes weighed apart, DKD, [Zhao et al., 2022](https://arxiv.org/abs/2203.08679)."""  # noqa: E501
+    """Target class and other classes weighed apart, DKD, [Zhao et al., 2022](https://arxiv.org/abs/2203.08679).
+
+    `alpha`, `beta` and `temperature` are the defaults of the authors' code; it sets another
+    `beta` for some pairs of networks.
+    """  # noqa: E501
     return [Term(losses.DecoupledKD(alpha, beta, temperature), weight=weight)]
 
 
 def dist(temperature=1.0, beta=2.0, gamma=2.0):
     """Correlations within examples and within classes, [Huang et al., 2022](https://arxiv.org/abs/2205.10536).
 
-    `beta` and `gamma` are the weights of the two; 2 and 2 on ImageNet.
+    `beta` and `gamma` are the weights of the two: 2 and 2 on ImageNet; the authors' code has 1
+    and 1 where none are given.
     """  # noqa: E501
     return [Term(losses.DIST(beta, gamma, temperature))]
 
 
 def standardized(temperature=2.0, weight=9.0):
-    """KL of standardized logits, [Sun et al., 2024](https://arxiv.org/abs/2403.01427)."""
+    """KL of standardized logits, [Sun et al., 2024](https://arxiv.org/abs/2403.01427).
+
+    Temperature and weight are those that the authors' code is run with on CIFAR-100.
+    """
     loss = losses.Standardized(losses.KLDivergence(temperature))
     return [Term(loss, weight=weight)]
 
 
 def multi_level(weight=1.0):
-    """Logits aligned by example, class and batch, [Jin et al., 2023](https://arxiv.org/abs/2303.15446)."""  # noqa: E501
+    """Logits aligned by example, class and batch, [Jin et al., 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html).
+
+    All levels have weight 1. Each input is seen once (twice in the paper).
+    """  # noqa: E501
     return [Term(losses.MultiLevelLogits(), weight=weight)]
 
 
@@ -67,7 +83,8 @@ def attention_transfer(student, teacher, pairs=None, weight=1000.0):
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`, of maps of one size. Defaults to all pairs of `match_layers`.
-        weight: of each pair. Defaults to `1000.0`, the paper's for the mean squared difference.
+        weight: of each pair. Defaults to `1000.0`, the authors' code's for the mean squared
+            difference of maps.
     """  # noqa: E501
     pairs = _pairs(student, teacher, pairs)
     return _each(lambda: losses.AttentionTransfer(squared=True), pairs, weight)
@@ -80,7 +97,7 @@ def neuron_selectivity(student, teacher, pairs=None, weight=50.0):
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to the last pair of `match_layers`.
-        weight: Defaults to `50.0`.
+        weight: Defaults to `50.0`, as in RepDistiller.
     """
     return _each(losses.NeuronSelectivity, _last(student, teacher, pairs), weight)
 
@@ -92,7 +109,8 @@ def variational(student, teacher, pairs=None, weight=1.0):
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to all pairs of `match_layers`.
-        weight: of each pair. Defaults to `1.0`.
+        weight: of each pair. Defaults to `1.0`, as in RepDistiller, whose mean over elements
+            is taken too.
     """  # noqa: E501
     pairs, shapes = _pairs(student, teacher, pairs), taps.shapes(teacher)
 
@@ -112,12 +130,13 @@ def masked_generation(student, teacher, pairs=None, weight=7e-5):
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`, of maps of one size. Defaults to the last pair of `match_layers`.
-        weight: Defaults to `7e-5`, the paper's for classification.
+        weight: Defaults to `7e-5`, as the authors' code has for ImageNet, with 0.15 of the
+            positions masked.
     """  # noqa: E501
     pairs, shapes = _last(student, teacher, pairs), taps.shapes(teacher)
 
     def projector(path):
-        return projectors.MaskedGenerator(shapes[path][-1], ratio=0.5)
+        return projectors.MaskedGenerator(shapes[path][-1], ratio=0.15)
 
     return _each(losses.MaskedGeneration, pairs, weight, projector=projector)
 
@@ -130,7 +149,8 @@ def review(student, teacher, pairs=None, hidden=None, weight=1.0):
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to all pairs of `match_layers`.
         hidden: channels of what the layers hand on. Defaults to the widest of the student's.
-        weight: Defaults to `1.0`.
+        weight: Defaults to `1.0`, the authors' code's on ImageNet; on CIFAR-100 it takes 5 and
+            more for some pairs of networks.
     """  # noqa: E501
     pairs = _pairs(student, teacher, pairs)
     ours, theirs = (list(side) for side in zip(*pairs))
@@ -154,8 +174,8 @@ def relational(student, teacher, pair=None, distance=25.0, angle=50.0):
         student: a built model.
         teacher: a built model.
         pair: the paths of the embeddings. Defaults to the last vector before each head.
-        distance: the weight of the distances. Defaults to `25.0`.
-        angle: the weight of the angles. Defaults to `50.0`.
+        distance: the weight of the distances. Defaults to `25.0`, the paper's.
+        angle: the weight of the angles. Defaults to `50.0`, the paper's.
     """  # noqa: E501
     ours, theirs = _embeddings(student, teacher, pair)
     return [
@@ -171,22 +191,30 @@ def similarity(student, teacher, pair=None, weight=3000.0):
         student: a built model.
         teacher: a built model.
         pair: paths of any shapes. Defaults to the last pair of `match_layers`.
-        weight: Defaults to `3000.0`.
+        weight: Defaults to `3000.0`, as in RepDistiller.
     """
     pairs = _last(student, teacher, pair and [pair])
     return _each(losses.SimilarityPreserving, pairs, weight)
 
 
-def correlation(student, teacher, pair=None, weight=0.02):
-    """Correlation congruence, [Peng et al., 2019](https://arxiv.org/abs/1904.01802); as `relational`."""  # noqa: E501
+def correlation(student, teacher, pair=None, weight=100.0):
+    """Correlation congruence, [Peng et al., 2019](https://arxiv.org/abs/1904.01802); as `relational`.
+
+    The weight is that of Knowledge-Distillation-Zoo, which has this loss. RepDistiller's 0.02 is
+    for another one: `losses.CorrelationCongruence(neighbors=True)`.
+    """  # noqa: E501
     pair = _embeddings(student, teacher, pair)
     return _each(losses.CorrelationCongruence, [pair], weight)
 
 
 def probabilistic(student, teacher, pair=None, weight=3e4):
-    """Probabilistic knowledge transfer, [Passalis and Tefas, 2018](https://arxiv.org/abs/1803.10837); as `relational`."""  # noqa: E501
+    """Probabilistic knowledge transfer, [Passalis and Tefas, 2018](https://arxiv.org/abs/1803.10837); as `relational`.
+
+    The weight is RepDistiller's, and so is its mean over all pairs, which is smaller than the
+    paper's sum over neighbors by the number of examples in a batch.
+    """  # noqa: E501
     pair = _embeddings(student, teacher, pair)
-    return _each(losses.ProbabilisticTransfer, [pair], weight)
+    return _each(lambda: losses.ProbabilisticTransfer(reference=True), [pair], weight)
 
 
 def contrastive(student, teacher, examples, pair=None, index="input:index", weight=0.8, **options):
@@ -198,7 +226,7 @@ def contrastive(student, teacher, examples, pair=None, index="input:index", weig
         examples: how many examples the data set has.
         pair: as in `relational`.
         index: where the batch holds each example's number, in `[0, examples)`.
-        weight: Defaults to `0.8`.
+        weight: Defaults to `0.8`, the authors' code's (RepDistiller).
         **options: of `losses.ContrastiveRepresentation`.
     """  # noqa: E501
     ours, theirs = _embeddings(student, teacher, pair)
@@ -207,7 +235,10 @@ def contrastive(student, teacher, examples, pair=None, index="input:index", weig
 
 
 def alignment(student, teacher, pair=None, weight=1.0):
-    """Centered kernel alignment, [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414); as `relational`."""  # noqa: E501
+    """Centered kernel alignment, [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414); as `relational`.
+
+    The paper measures with it; as a loss it has no published weight that all use.
+    """  # noqa: E501
     pair = _embeddings(student, teacher, pair)
     return _each(losses.CenteredKernelAlignment, [pair], weight)
 

@@ -19,7 +19,8 @@ def be_your_own_teacher(net, *, temperature=3.0, hint=0.1, deep="final"):
         net: a model with exits, as `models.add_exits` makes.
         temperature: `T`, positive. Defaults to `3.0`.
         hint: the weight of the features' distance, non-negative; 0 leaves features out. Defaults
-            to `0.1`.
+            to `0.1`: the code of the method has `alpha=0.3` and `lambda=0.03`, of sums over
+            features, not means.
         deep: the name of the deepest exit. Defaults to `"final"`.
 
     Returns:

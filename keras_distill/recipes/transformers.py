@@ -19,7 +19,8 @@ def patient(student, teacher, pairs=None, weight=10.0, mask=PADDING):
         teacher: a built transformer of the same width.
         pairs: `[(student's path, teacher's path)]` of blocks. Defaults to all but the last of
             `match_layers`, as in the paper.
-        weight: of the mean over blocks. Defaults to `10.0`.
+        weight: of the mean over blocks. Defaults to `10.0`, the least of those that the paper
+            searched (10 to 1000).
         mask: as in `Term`.
     """
     pairs = pairs or match_layers(student, teacher, verbose=False)[:-1]
@@ -34,8 +35,10 @@ def patient(student, teacher, pairs=None, weight=10.0, mask=PADDING):
 def tinybert(student, teacher, pairs=None, mask=PADDING):
     """Attention scores and hidden states of every block, [Jiao et al., 2020](https://arxiv.org/abs/1909.10351).
 
-    The hidden states are projected by one layer a block (by one for all in the paper), so that
-    the student may be narrower; the numbers of attention heads must be the same.
+    All weights are 1, as in the paper. Its first of two stages, without the embeddings' loss:
+    the second is `losses.SoftCrossEntropy` on the outputs. The hidden states are projected by one
+    layer a block (by one for all in the paper), so that the student may be narrower; the numbers
+    of attention heads must be the same.
 
     Args:
         student: a built transformer.
@@ -91,7 +94,7 @@ def distilbert(student, teacher, pair=None, temperature=2.0, weights=(5.0, 1.0),
         teacher: a built transformer of the same width.
         pair: paths of the hidden states. Defaults to the last blocks.
         temperature: Defaults to `2.0`.
-        weights: of the outputs and of the cosine. Defaults to `(5.0, 1.0)`.
+        weights: of the outputs and of the cosine. Defaults to `(5.0, 1.0)`, the authors' code's.
         mask: of the cosine, as in `Term`.
     """  # noqa: E501
     ours, theirs = pair or match_layers(student, teacher, count=1, verbose=False)[0]

@@ -23,8 +23,11 @@ class EnsembleTeacher(Teacher):
       which are logits of that mean (mixed at temperature 1);
     - `combine="logits"`: `sum_k w_k z_k`;
     - `combine="confidence"`: as "probabilities", with `w_k` times
-      `(1 - exp(H_k) / sum_j exp(H_j)) / (K - 1)` for each example: `H_k` is the member's cross
-      entropy with the labels, or its entropy where the batch has none.
+      `(1 - exp(H_k) / sum_j exp(H_j)) / (K - 1)` for each example, divided by their sum: `H_k` is
+      the member's cross entropy with the labels, which are CA-MKD's weights of predictions, or
+      its entropy where the batch has none. CA-MKD weighs the members' own losses at a
+      temperature, whose gradient is that of a loss with the mixture at temperature 1 only; its
+      code also divides by `K`, and it weighs hints another way.
 
     At a layer's path it serves the weighted mean of what all members show there. Layers of
     networks that were trained apart share no axes: a mean of them says something for attention
@@ -110,8 +113,8 @@ class EnsembleTeacher(Teacher):
         weights = tf.reshape(self.weights, [-1] + [1] * (len(logits.shape) - 2))
         if self.combine == "confidence":
             doubt = _doubt(log_probs, _labels(path, batch.labels))
-            weights = weights * (1 - tf.nn.softmax(doubt, axis=0)) / (len(self.members) - 1)
-            weights = weights / tf.reduce_sum(weights, axis=0, keepdims=True)
+            trust = tf.maximum(1 - tf.nn.softmax(doubt, axis=0), 1e-7)  # one at least stays
+            weights = weights * trust / tf.reduce_sum(weights * trust, axis=0, keepdims=True)
         return tf.reduce_logsumexp(log_probs + tf.math.log(weights)[..., None], axis=0)
 
     def _check(self, path, values):

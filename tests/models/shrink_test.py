@@ -1,4 +1,4 @@
-"""Students cut from their teachers: which blocks they keep, with which weights, and what is refused."""
+"""Students cut from their teachers: their blocks and weights, and what is refused."""
 
 import keras
 import numpy as np
@@ -296,7 +296,7 @@ def test_what_cannot_be_cut():
     for index in range(3):
         x = layers.Conv2D(4 * (index + 1), 3, name=f"block_{index}")(x)
     narrowing = keras.Model(inputs, x)
-    for teacher, asked, said in (
+    for cut, asked, said in (
         (teacher, {}, "Nothing to cut"),
         (teacher, {"every": 2, "depth": 1}, "one of `layers`, `every` and `depth`"),
         (teacher, {"every": 0}, "`every` must be a positive integer"),
@@ -311,7 +311,7 @@ def test_what_cannot_be_cut():
         (BACKBONES["vit"](), {"vocabulary": 5}, "has no vocabulary"),
     ):
         with pytest.raises(ValueError, match=said):
-            models.shrink(teacher, **asked)
+            models.shrink(cut, **asked)
     plain.quantize("int8")
     with pytest.raises(ValueError, match="`plain` is quantized"):
         models.shrink(plain, every=2)

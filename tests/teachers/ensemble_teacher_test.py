@@ -79,6 +79,14 @@ def test_confidence_takes_weights_and_three_members():
     )
 
 
+def test_the_only_member_with_a_weight_counts_however_wrong_it_is():
+    def wrong(x):
+        return tf.one_hot((Y + 1) % 3, 3) * 100.0
+
+    (mixed,) = answer(EnsembleTeacher([wrong, A], weights=[1, 0], combine="confidence"))
+    np.testing.assert_allclose(np.exp(mixed), one_hot((Y + 1) % 3), atol=1e-5)
+
+
 def test_a_ruled_out_class_and_huge_logits_stay_finite_in_training():
     def padded(x):
         return tf.concat([x[:, :2] * 1e4, tf.fill((tf.shape(x)[0], 1), -np.inf)], axis=-1)

@@ -1,0 +1,43 @@
+"""Which examples, tokens and positions count: what losses take from a mask."""
+
+from keras import ops
+
+
+def examples(mask, like):
+    """1.0 for each example that counts, and for one of whose tokens any does: (batch,)."""
+    if mask is None:
+        return ops.ones(ops.shape(like)[:1], like.dtype)
+    axes = tuple(range(1, len(mask.shape)))
+    return ops.cast(ops.any(mask > 0, axis=axes), like.dtype)
+
+
+def positions(mask, like):
+    """1.0 for each vector along the last axis of `like` that counts: (batch, ...)."""
+    ones = ops.ones_like(like[..., 0])
+    if mask is None:
+        return ones
+    while len(mask.shape) < len(ones.shape):
+        mask = ops.expand_dims(mask, -1)
+    return ones * ops.cast(mask > 0, ones.dtype)
+
+
+def tokens(mask):
+    """1.0 for each token that counts, (batch, tokens), or `None` where the mask has no tokens."""
+    if mask is None or len(mask.shape) < 2:
+        return None
+    return ops.cast(mask > 0, "float32")
+
+
+def mean_over_tokens(values, mask):
+    """The mean of (batch, ..., tokens) over the tokens that count, (batch, ...)."""
+    real = tokens(mask)
+    if real is None:
+        return ops.mean(values, axis=-1)
+    for _ in range(len(values.shape) - 2):
+        real = real[:, None]
+    return ops.sum(values * real, axis=-1) / at_least_one(ops.sum(real, axis=-1))
+
+
+def at_least_one(count):
+    """A number to divide by."""
+    return ops.maximum(count, 1.0)
