@@ -18,7 +18,7 @@ def parser():
     parser.add_argument("--depth", type=int, metavar="N", help="keep N blocks, evenly")
     parser.add_argument("--width", metavar="N", help="the new hidden size, or a share such as 0.5")
     parser.add_argument("--vocabulary", metavar="N|FILE",
-                        help="keep the first N tokens, or the ids in a file, one a line")  # fmt: skip
+                        help="keep the first N tokens, or those whose ids a file has")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an existing student")
     return parser
 

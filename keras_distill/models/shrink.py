@@ -6,9 +6,7 @@ from keras_distill.models import blocks, copied_weights, graph_cut, sizes, vocab
 from keras_distill.models.choice import Choice
 
 
-def shrink(
-    teacher, *, layers=None, every=None, depth=None, width=None, vocabulary=None, name=None
-):
+def shrink(teacher, *, layers=None, every=None, depth=None, width=None, vocabulary=None, name=None):
     """Makes a student from a teacher's config, with the teacher's weights copied into it.
 
     Depth: whole blocks are kept, each with its weights. Width: `hidden_dim`, the inner dimension

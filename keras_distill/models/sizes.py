@@ -134,4 +134,3 @@ def _hidden(old, width):
             f"`hidden_dim`. Received: width={width}"
         )
     return int(new)
-

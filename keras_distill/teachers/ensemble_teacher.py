@@ -76,6 +76,14 @@ class EnsembleTeacher(Teacher):
     def state(self):
         return tuple(part for member in self.members.values() for part in member.state)
 
+    @property
+    def views(self):
+        return tuple(view for member in self.members.values() for view in member.views)
+
+    def begin(self, student):
+        for member in self.members.values():
+            member.begin(student)
+
     def update(self, student):
         for member in self.members.values():
             member.update(student)
