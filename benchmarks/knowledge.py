@@ -1,17 +1,17 @@
 """Every kind of knowledge on real data: one teacher, one student, each recipe, one budget.
 
-A convolutional teacher learns all of Fashion-MNIST's training split. Then one student of 1/19 of
+A convolutional teacher learns all of Fashion-MNIST's training split. Then one student of 1/18 of
 its parameters learns 10,000 images of it with each recipe, and alone, for the same epochs, with
 the same initial weights, order of the data and optimizer for each seed (Adam, from 0.01 to 0 by a
-cosine, chosen by the validation accuracy of the student alone). Every recipe has its own
-terms only and its default weights, from papers or published code, beside the labels (`alpha=0.5`,
-0.3 for `be_your_own_teacher`), none tuned on these data:
-the table says what a first try gives, not which method is best. Recipes for transformers have no
-place here.
+cosine, chosen by the validation accuracy of the student alone). Every recipe has its own terms
+only and its default weights, from papers or published code, beside the labels (`alpha=0.5`, 0.3
+for `be_your_own_teacher`), none tuned on these data: the table says what a first try gives, not
+which method is best. Recipes for transformers have no place here.
 
 Accuracy and agreement (how often student and teacher choose the same class) are those of the test
-split; milliseconds a step are CPU time of all threads in the last epoch, teacher included. Training twice the same
-way differs by threads' rounding only. An interrupted run goes on where it was.
+split; milliseconds a step are CPU time of all threads in the last epoch, teacher included.
+Training twice the same way differs by threads' rounding only. An interrupted run goes on where it
+was.
 
     python benchmarks/knowledge.py --data=DIR [--out=runs/knowledge] [--seeds=3] [--only=NAME]
 
