@@ -99,6 +99,14 @@ def look(distiller, batch):
         variable.assign(value)
 
 
+def trained(distiller):
+    """The variables that a step trains: not those of terms that were detached."""
+    names = {made for term in distiller.terms for made in (term.name, f"{term.name}_loss")}
+    layers = [layer for name, layer in distiller.projectors.items() if name not in names]
+    idle = {id(variable) for layer in layers for variable in layer.trainable_variables}
+    return [v for v in distiller.trainable_variables if id(v) not in idle]
+
+
 def suspects(distiller, label, measured, targets):
     """What to look at, by name, when a total is not finite; the causes first."""
     step = distiller.optimizer.iterations
