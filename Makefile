@@ -6,7 +6,7 @@ quickstart: .venv/examples
 	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --overwrite
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests
 
 lint: .venv/dev
 	$(BIN)/ruff check .
