@@ -72,7 +72,8 @@ def network(width, side):
     """A head of its own for every loss, a hidden layer for hints, and one for labels."""
     x = keras.Input((5,), name="x")
     masks = {tokens: keras.Input((tokens,), name=f"mask{tokens}") for tokens in lengths()}
-    hidden = keras.layers.Dense(width, "tanh", name="hint")(x)
+    inner = keras.Sequential([keras.layers.Dense(width, "tanh", name="hint")], name="inner")
+    hidden = keras.Sequential([inner], name="outer")(x)
     outputs = {"label": keras.layers.Dense(1, name="label")(hidden)}
     for name, head in HEADS.items():
         names = keras.tree.flatten(parts(name, head[side]))
@@ -112,8 +113,8 @@ def terms():
                    mask=mask)  # fmt: skip
     yield Term(
         keras.losses.MeanSquaredError(),
-        student="hint",
-        teacher="hint",
+        student="outer/inner/hint",
+        teacher="outer/inner/hint",
         projector="auto",
         name="hint",
     )
