@@ -89,7 +89,7 @@ def test_every_weight_learns(name):
     def compute(values):
         with keras.StatelessScope([(weights[name], value) for name, value in values.items()]):
             parts = keras.tree.flatten(projector(*inputs, training=True))
-            return sum(keras.ops.sum(p * d) for p, d in zip(parts, directions, strict=True))
+            return sum(keras.ops.sum(p * tensor(d)) for p, d in zip(parts, directions, strict=True))
 
     _, gradients = value_and_gradients(compute, {k: tensor(v.value) for k, v in weights.items()})
     for gradient in gradients.values():

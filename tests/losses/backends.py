@@ -1,6 +1,7 @@
 """Tensors, arrays and gradients on whichever backend Keras runs."""
 
 import keras
+import numpy as np
 import pytest
 
 if keras.backend.backend() == "tensorflow":
@@ -22,6 +23,16 @@ tensor = keras.ops.convert_to_tensor
 array = keras.ops.convert_to_numpy
 
 
+def call(loss, *sides, **extras):
+    """`loss.call` of arrays, as an array."""
+
+    def given(leaf):
+        return tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+    sides, extras = keras.tree.map_structure(given, (sides, extras))
+    return array(loss.call(*sides, **extras))
+
+
 def value_and_gradients(function, tensors):
     """`function(tensors)` and its gradient for each of a dict of tensors, zero where unused."""
     with_gradients = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
@@ -40,7 +51,7 @@ def _tensorflow(function, tensors):
 def _jax(function, tensors):
     import jax
 
-    return jax.value_and_grad(function)(tensors)
+    return jax.jit(jax.value_and_grad(function))(tensors)
 
 
 def _torch(function, tensors):
@@ -48,6 +59,8 @@ def _torch(function, tensors):
 
     tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
     value = function(tensors)
+    if not tensors:
+        return value, {}
     gradients = torch.autograd.grad(
         value, [*tensors.values()], allow_unused=True, materialize_grads=True
     )

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backends import array, tensor, tensorflow_only, tf
+from backends import array, call, tensor, tensorflow_only, tf
 
 from keras_distill.batch import Batch, TopK
 from keras_distill.losses import (
@@ -44,24 +44,24 @@ def merged(logits, ids, temperature):
 def test_the_rest_counts_as_one_class(loss):
     target = top(TEACHER, 3, 2.0)
     sides = [merged(side, array(target.ids), 2.0) for side in (TEACHER, STUDENT)]
-    expected = loss(temperature=2.0).call(*sides)
-    found = loss(temperature=2.0).call(target, tensor(STUDENT))
+    expected = call(loss(temperature=2.0), *sides)
+    found = call(loss(temperature=2.0), target, tensor(STUDENT))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_all_classes_are_the_dense_loss(loss):
-    found = loss(temperature=2.0).call(top(TEACHER, 6, 2.0), tensor(STUDENT))
-    expected = loss(temperature=2.0).call(TEACHER, STUDENT)
+    found = call(loss(temperature=2.0), top(TEACHER, 6, 2.0), tensor(STUDENT))
+    expected = call(loss(temperature=2.0), TEACHER, STUDENT)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_another_temperature_is_refused():
     with pytest.raises(ValueError, match="temperature=1.0, TopK at 2.0"):
-        KLDivergence().call(top(TEACHER, 3, 2.0), tensor(STUDENT))
+        call(KLDivergence(), top(TEACHER, 3, 2.0), tensor(STUDENT))
     schedule = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 1.0)
     with pytest.raises(ValueError, match="TopK at 2.0"):
-        KLDivergence(schedule).call(top(TEACHER, 3, 2.0), tensor(STUDENT))
+        call(KLDivergence(schedule), top(TEACHER, 3, 2.0), tensor(STUDENT))
 
 
 @tensorflow_only
