@@ -147,16 +147,16 @@ def compiled(cases, jit_compile):
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), outputs)
 
 
-def compiled_gradient(make_cases, name, shape, jit_compile):
-    """One case's part of what all of them give, compiled once."""
+def compiled_gradient(make_case, name, shape, jit_compile):
+    """By XLA a case alone; as a graph one case's part of what all of them give, traced once."""
     key = f"{name}-{title(shape)}"
-    together = all_compiled(make_cases, jit_compile)
-    return together[key] if together else compiled({key: make_cases()[key]}, jit_compile)[key]
+    together = {} if jit_compile else graphs(make_case)
+    return together[key] if together else compiled({key: make_case(name, shape)}, jit_compile)[key]
 
 
 @functools.cache
-def all_compiled(make_cases, jit_compile):
-    return compiled(make_cases(), jit_compile)
+def graphs(make_case):
+    return compiled({case.id: make_case(*case.values) for case in EVERY}, jit_compile=False)
 
 
 def weighted(name, shape):
@@ -164,18 +164,10 @@ def weighted(name, shape):
     return Case(make(name), shape, weight=np.arange(examples(shape)))
 
 
-def weighted_cases():
-    return {parameters.id: weighted(*parameters.values) for parameters in EVERY}
-
-
 def with_padded_vocabulary(name, shape):
     case = Case(make(name), shape)
     case.change(padded_with(-np.inf, (len(shape) - 1,), 3))
     return case
-
-
-def padded_vocabularies():
-    return {parameters.id: with_padded_vocabulary(*parameters.values) for parameters in OF_LOGITS}
 
 
 def close(actual, expected, tolerance=1e-5):
@@ -362,7 +354,7 @@ def test_the_scale_of_the_weights_does_not_matter(name, shape):
 @every
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_graphs_compute_what_eager_computes(name, shape, jit_compile):
-    graph = compiled_gradient(weighted_cases, name, shape, jit_compile)
+    graph = compiled_gradient(weighted, name, shape, jit_compile)
     close(graph, weighted(name, shape).gradient(), tolerance_of(name))
 
 
@@ -437,7 +429,7 @@ def test_a_padded_vocabulary_may_hold_minus_infinity(name, shape, jit_compile):
     case = Case(make(name), shape)
     loss, gradient = case.gradient()
     if jit_compile:
-        padded = compiled_gradient(padded_vocabularies, name, shape, True)
+        padded = compiled_gradient(with_padded_vocabulary, name, shape, True)
     else:
         padded = with_padded_vocabulary(name, shape).gradient()
     padded_loss, padded_gradient = padded
