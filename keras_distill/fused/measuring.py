@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 from keras_distill.batch import TopK
 from keras_distill.fused.head import (
-    Head,
     add_gradients,
     block_size,
     gradients,
