@@ -14,6 +14,7 @@ from keras_distill.fused.head import (
 from keras_distill.fused.parts import Divergence, Labels, TopKDivergence
 from keras_distill.losses import KLDivergence
 from keras_distill.losses.softened import Divergence as DivergenceLoss
+from keras_distill.schedules import is_number
 
 import tensorflow as tf  # isort: skip
 
@@ -114,7 +115,9 @@ def _parts(labels, accuracy, teacher, loss, learns):
         parts["cross_entropy"] = Labels(tf.cast(tf.reshape(labels, [-1]), tf.int32), accuracy)
     if teacher is None:
         return parts
-    temperature = tf.convert_to_tensor(loss.temperature_now(tf.zeros(())))
+    temperature = loss.temperature
+    if not is_number(temperature):
+        temperature = tf.convert_to_tensor(loss.temperature_now(tf.zeros(())))
     if isinstance(teacher, TopK):
         part = TopKDivergence(loss, _flat(teacher), temperature)
     else:
@@ -148,7 +151,7 @@ def _values(student, parts, size):
             current["divergence"] = divergence._replace(teacher=heads[1])
         states = _passes(heads[0], current, size)
         values = {name: _factor(part) * part.value(states[name]) for name, part in current.items()}
-        if "cross_entropy" in parts and parts["cross_entropy"].accuracy:
+        if _wants_accuracy(parts):
             values["correct"] = parts["cross_entropy"].correct(states["cross_entropy"])
 
         def gradient(*upstream):
@@ -170,7 +173,7 @@ def _wants_accuracy(parts):
 def _factor(part):
     """`T^2` where the loss has it."""
     compensates = getattr(getattr(part, "loss", None), "compensate", False)
-    return tf.square(part.temperature) if compensates else 1.0
+    return part.temperature**2 if compensates else 1.0
 
 
 def _passes(student, parts, size):

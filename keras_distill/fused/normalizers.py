@@ -8,9 +8,9 @@ import tensorflow as tf  # isort: skip
 
 
 class LogSumExp(NamedTuple):
-    """`log sum_c exp(logit_c / T)` of the blocks so far, and a mean under that softmax.
+    """`log sum_c exp(logit_c)` of the blocks so far, and a mean under that softmax.
 
-    `total` is the sum of `exp((logit - highest) / T)`; `mean` the same sum with values.
+    `total` is the sum of `exp(logit - highest)`; `mean` the same sum times values.
     """
 
     highest: Any
@@ -23,23 +23,27 @@ class LogSumExp(NamedTuple):
         zeros = tf.zeros((tokens,))
         return cls(zeros + LOWEST, zeros, zeros)
 
-    def joined(self, found, temperature=1.0, values=None):
+    def joined(self, found, values=None):
         """With a block of logits (tokens, size), and of values to average."""
         highest = tf.maximum(self.highest, tf.reduce_max(found, axis=1))
-        scale = tf.exp((self.highest - highest) / temperature)
-        powers = tf.exp((found - highest[:, None]) / temperature)
+        scale = tf.exp(self.highest - highest)
+        powers = tf.exp(found - highest[:, None])
         mean = self.mean
         if values is not None:
             mean = mean * scale + tf.reduce_sum(powers * values, axis=1)
         return LogSumExp(highest, self.total * scale + tf.reduce_sum(powers, axis=1), mean)
 
-    def value(self, temperature=1.0):
+    def value(self):
         """The log-sum-exp, (tokens,)."""
-        return self.highest / temperature + tf.math.log(self.total)
+        return self.highest + tf.math.log(self.total)
 
     def expectation(self):
         """The mean of the values, (tokens,)."""
         return self.mean / self.total
+
+    def softmax(self, found):
+        """A block's probabilities."""
+        return tf.exp(found - self.value()[:, None])
 
 
 class Best(NamedTuple):

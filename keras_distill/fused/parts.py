@@ -12,6 +12,7 @@ from keras_distill.fused.normalizers import Best, LogSumExp
 from keras_distill.fused.places import Places
 from keras_distill.losses import KLDivergence
 from keras_distill.losses.softened import LOWEST
+from keras_distill.schedules import is_number
 
 import tensorflow as tf  # isort: skip
 
@@ -44,9 +45,9 @@ class Labels(NamedTuple):
 
     def slopes(self, state, upstream, found, start, size):
         """The gradient with respect to a block's logits."""
-        softmax = tf.exp(found - state["all"].value()[:, None])
+        upstream = upstream[:, None]
         places = Places(self.labels[:, None], start, size)
-        return places.add(upstream[:, None] * softmax, -upstream[:, None])
+        return places.add(upstream * state["all"].softmax(found), -upstream)
 
 
 class Divergence(NamedTuple):
@@ -71,11 +72,12 @@ class Divergence(NamedTuple):
 
     def first(self, state, found, start, size):
         """With a block."""
-        given = logits(self.teacher, start, size)
-        gap = None if self.two_passes else (given - found) / self.temperature
+        student = scaled(found, self.temperature)
+        teacher = scaled(logits(self.teacher, start, size), self.temperature)
+        gap = None if self.two_passes else teacher - student
         return {
-            "student": state["student"].joined(found, self.temperature),
-            "teacher": state["teacher"].joined(given, self.temperature, gap),
+            "student": state["student"].joined(student),
+            "teacher": state["teacher"].joined(teacher, gap),
         }
 
     def nothing(self, tokens):
@@ -91,15 +93,16 @@ class Divergence(NamedTuple):
         """The divergence, (tokens,), without the factor `T^2`."""
         if self.two_passes:
             return state["sums"][0]
-        lse = [state[side].value(self.temperature) for side in ("student", "teacher")]
-        return state["teacher"].expectation() + lse[0] - lse[1]
+        gap = state["student"].value() - state["teacher"].value()
+        return state["teacher"].expectation() + gap
 
     def slopes(self, state, upstream, found, start, size):
         """The gradients with respect to a block's logits: the student's, the teacher's."""
         upstream = upstream[:, None] / self.temperature
         if not self.two_passes:
-            student, teacher, *_ = self._log_probabilities(state, found, start, size)
-            return upstream * (tf.exp(student) - tf.exp(teacher)), None, None
+            given = scaled(logits(self.teacher, start, size), self.temperature)
+            student = state["student"].softmax(scaled(found, self.temperature))
+            return upstream * (student - state["teacher"].softmax(given)), None, None
         student, teacher, _, slopes = self._inside(state, found, start, size)
         _, *totals = state["sums"]
         student = upstream * (slopes[0] - tf.exp(student) * totals[0][:, None])
@@ -111,8 +114,8 @@ class Divergence(NamedTuple):
     def _log_probabilities(self, state, found, start, size):
         values = {"student": found, "teacher": logits(self.teacher, start, size)}
         for side, value in values.items():
-            lse = state[side].value(self.temperature)[:, None]
-            yield tf.maximum(value / self.temperature - lse, LOWEST)
+            inside = scaled(value, self.temperature) - state[side].value()[:, None]
+            yield tf.where(value <= LOWEST, LOWEST, inside)
 
     def _inside(self, state, found, start, size):
         """Log-probabilities of a block, its part of the value, the gradient as if all were free."""
@@ -138,10 +141,10 @@ class TopKDivergence(NamedTuple):
 
     def first(self, state, found, start, size):
         """With a block."""
-        places = Places(self.top.ids, start, size)
+        places, found = Places(self.top.ids, start, size), scaled(found, self.temperature)
         return {
-            "all": state["all"].joined(found, self.temperature),
-            "rest": state["rest"].joined(places.lower(found, LOWEST), self.temperature),
+            "all": state["all"].joined(found),
+            "rest": state["rest"].joined(places.lower(found, LOWEST)),
             "kept": state["kept"] + places.read(found),
         }
 
@@ -153,24 +156,25 @@ class TopKDivergence(NamedTuple):
         """The gradient with respect to a block's logits."""
         free = upstream[:, None] / self.temperature * self._inside(state)[1]
         total = tf.reduce_sum(free, 1, keepdims=True)
-        places = Places(self.top.ids, start, size)
-        softmax = self._softmax(state["all"], found)
-        rest = self._softmax(state["rest"], places.lower(found, LOWEST))
+        places, found = Places(self.top.ids, start, size), scaled(found, self.temperature)
+        softmax = state["all"].softmax(found)
+        rest = state["rest"].softmax(places.lower(found, LOWEST))
         return places.add(free[:, -1:] * rest - total * softmax, free[:, :-1])
-
-    def _softmax(self, normalizer, found):
-        return tf.exp(found / self.temperature - normalizer.value(self.temperature)[:, None])
 
     def _inside(self, state):
         """The value, and its gradient with respect to the log-probabilities of `k + 1` classes."""
-        rest = state["rest"].value(self.temperature)[:, None]
-        student = tf.concat([state["kept"] / self.temperature, rest], 1)
-        student = tf.maximum(student - state["all"].value(self.temperature)[:, None], LOWEST)
+        student = tf.concat([state["kept"], state["rest"].value()[:, None]], 1)
+        student = tf.maximum(student - state["all"].value()[:, None], LOWEST)
         teacher = tf.concat([self.top.log_probs, self.top.log_tail[:, None]], 1)
         with tf.GradientTape() as tape:
             tape.watch(student)
             value = self.loss.divergence(tf.maximum(teacher, LOWEST), student)
         return value, _zeros_for_none(tape, value, [student])[0]
+
+
+def scaled(found, temperature):
+    """Logits over the temperature."""
+    return found if is_number(temperature) and temperature == 1 else found / temperature
 
 
 def _zeros_for_none(tape, value, sources):
