@@ -8,7 +8,8 @@ How it is measured:
   costs the same in every arm.
 - "plain": both logits by a product of matrices, TensorFlow's sparse cross-entropy, and the
   package's `KLDivergence`, whose gradient is made in one step from two softmaxes.
-- "keras.distillation": of the same logits `SparseCategoricalCrossentropy(from_logits=True)` and `keras.distillation.LogitsDistillation(temperature=2, loss=KLDivergence())`.
+- "keras.distillation": of the same logits `SparseCategoricalCrossentropy(from_logits=True)` and
+  `keras.distillation.LogitsDistillation(temperature=2, loss=KLDivergence())`.
 - "fused": `keras_distill.fused.measure`, which `Distiller(fused_head=True)` runs. "top-k": from a
   teacher's `TopK` with k = 32 instead of its hidden states. "XLA": with `jit_compile=True`.
 - Memory, on Linux: each arm in a child process, whose allocator gives every large block back. The
@@ -195,8 +196,9 @@ def print_table(rows):
     for row in rows:
         goals = ["yes" if met else "no" for met in row["met"]] if "met" in row else ["", ""]
         ratios = f"{row['memory_ratio']:.3f} | {row['peer_ratio']:.3f}"
+        time = f"{row['cpu_s']:.2f} | {row['cpu_ratio']:.2f}"
         print(f"| {row['words']:,} | {row['widths']} | {row['arm']} | {row['peak_mb']:.0f} | "
-              f"{row['gradient_mb']:.0f} | {ratios} | {row['cpu_s']:.2f} | {row['cpu_ratio']:.2f} | {goals[0]} | {goals[1]} |")  # fmt: skip
+              f"{row['gradient_mb']:.0f} | {ratios} | {time} | {goals[0]} | {goals[1]} |")
 
 
 def main():

@@ -1,11 +1,17 @@
 """`Distiller(fused_head=True)` trains and evaluates as the plain one does."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_distill import CachedTeacher, Distiller, Supervision, Term, TopK, losses
+from keras_distill.fused import head
 
 keras_hub = pytest.importorskip("keras_hub")
 
@@ -115,25 +121,18 @@ def test_low_precision(data):
         np.testing.assert_allclose(a, b, atol=2e-2)
 
 
-def test_what_it_does_not_hold():
-    """No tensor of the step has an axis of words beside one of tokens."""
-    student = language_model(1, 8)
-    distiller = compiled(student, True, teacher=language_model(2, 12))
-    x = {"token_ids": tf.zeros((ROWS, TOKENS), tf.int32),
-         "padding_mask": tf.ones((ROWS, TOKENS), tf.bool)}  # fmt: skip
+@pytest.mark.parametrize("fused_head", [True, False])
+def test_no_tensor_of_a_step_has_an_axis_of_words_beside_one_of_tokens(fused_head, monkeypatch):
+    monkeypatch.setattr(head, "BLOCK", 8)
+    distiller = compiled(language_model(1, 8), fused_head, teacher=language_model(2, 12))
+    ids = tf.zeros((ROWS, TOKENS), tf.int32)
+    x = {"token_ids": ids, "padding_mask": tf.ones((ROWS, TOKENS), tf.bool)}
     distiller.optimizer.build(distiller.trainable_variables)
-    data = (x, tf.zeros((ROWS, TOKENS), tf.int32))
-    import keras_distill.fused.head as head
-
-    before, head.BLOCK = head.BLOCK, 8
-    try:
-        graph = tf.function(distiller.train_step).get_concrete_function(data).graph
-    finally:
-        head.BLOCK = before
-    functions = [graph, *(f.graph for f in graph._functions.values() if hasattr(f, "graph"))]
-    tensors = [t for g in functions for op in g.get_operations() for t in op.outputs]
+    graph = tf.function(distiller.train_step).get_concrete_function((x, ids)).graph
+    graphs = [graph, *(f.graph for f in graph._functions.values() if hasattr(f, "graph"))]
+    tensors = [t for each in graphs for op in each.get_operations() for t in op.outputs]
     dense = [t.name for t in tensors if t.shape.rank in (2, 3) and t.shape[-1] == WORDS]
-    assert not dense
+    assert bool(dense) != fused_head, dense
 
 
 @pytest.mark.parametrize(
@@ -171,3 +170,17 @@ def test_labels_out_of_range(data):
     distiller = compiled(language_model(1, 8), True, teacher=language_model(2, 12))
     with pytest.raises(ValueError, match="class ids"):
         distiller.fit(x, labels + WORDS, sample_weight=weights, verbose=0)
+
+
+def test_two_replicas_train_as_one():
+    child = pathlib.Path(__file__).with_name("fused_replicas_child.py")
+    path = os.pathsep.join([str(child.parent.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(child)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"},
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(done.stdout.split("apart")[-1]) < 1e-5
