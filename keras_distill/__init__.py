@@ -14,6 +14,7 @@ _MODULES = (
     "data",
     "experiment",
     "export",
+    "fused",
     "losses",
     "models",
     "projectors",

@@ -20,8 +20,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     0: ["batch", "feature_maps", "taps", "schedules"],
     1: ["losses", "projectors", "weights_of"],
-    2: ["term", "teachers", "models"],
-    3: ["distiller", "building", "checks", "guard", "first_batch", "raw_text"],
+    2: ["term", "teachers", "models", "fused"],
+    3: ["distiller", "building", "checks", "guard", "first_batch", "raw_text", "fused_head"],
     4: ["callbacks", "data", "recipes", "export", "export_check"],
     5: ["report", "report_page", "run_folder"],
     6: ["experiment", "experiment_file", "comparison"],
@@ -30,7 +30,7 @@ FLOORS = {
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # These may import each other.
 ONE_SUBJECT = [
-    {"distiller", "building", "checks", "guard", "first_batch", "raw_text"},
+    {"distiller", "building", "checks", "guard", "first_batch", "raw_text", "fused_head"},
     {"export", "export_check"},
     {"report", "report_page"},
     {"experiment", "experiment_file", "comparison"},
