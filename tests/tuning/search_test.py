@@ -1,0 +1,125 @@
+"""A search over few settings: what it stops, repeats, writes and resumes."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tuned_experiment import FILE
+
+from keras_distill.cli.main import main
+from keras_distill.experiment_file import load_experiment
+from keras_distill.tuning import trial, tune
+from keras_distill.tuning.ranking import row, verdict
+
+SWEEP = {"recipe": ["hinton"], "temperature": [1.0, 4.0], "alpha": [0.2, 0.9]}
+CALL = {"halvings": 1, "leaders": 2, "repeats": 2}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiment") / "tiny.py"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tune")
+    return folder, tune(file, folder, SWEEP, command="keras_distill tune", **CALL)
+
+
+def test_half_is_stopped_the_student_alone_never_and_leaders_have_fresh_seeds(found):
+    folder, rows = found
+    stages = json.loads((folder / "ranking.json").read_text())["search"]
+    alone = [s["epochs"] for s in stages if s["setting"] == "alone"]
+    taught = [s["epochs"] for s in stages if s["setting"] != "alone"]
+    assert alone == [2, 4] and sorted(taught) == [2] * 4 + [4] * 2
+    scores = {s["setting"]: s["accuracy"] for s in stages if s["epochs"] == 2}
+    stopped = {*scores} - {s["setting"] for s in stages if s["epochs"] == 4}
+    kept = [scores[s["setting"]] for s in stages if s["epochs"] == 4 and s["setting"] != "alone"]
+    assert max(scores[name] for name in stopped) <= min(kept)
+    assert len(rows) == 2 and rows[0]["mean"] >= rows[1]["mean"]
+    for each in rows:
+        assert len(each["accuracies"]) == len(each["alone"]) == 2
+        np.testing.assert_allclose(
+            each["gain"], np.mean(each["accuracies"]) - np.mean(each["alone"])
+        )
+    names = {path.name for path in (folder / "trials").iterdir()}
+    assert {"000-1-4.json", "000-2-4.json"} <= names  # the student alone, with the repeats' seeds
+    assert not [name for name in names if not name.endswith(".json")]
+    assert (folder / "ranking.png").stat().st_size > 1000
+
+
+def test_the_winner_is_an_experiment(found, file):
+    folder, rows = found
+    experiment = load_experiment(folder / "winner.py", {"epochs": 3})
+    (term,) = experiment.terms(None, None)
+    assert experiment.alpha == rows[0]["setting"]["alpha"] and experiment.epochs == 3
+    assert term.loss.temperature == rows[0]["setting"]["temperature"]
+    assert any("inside" in name for name in experiment.origin["files"])
+    with pytest.raises(ValueError, match="no option `depth`"):
+        load_experiment(folder / "winner.py", {"depth": 3})
+
+
+class Killed(BaseException):
+    """As by a signal."""
+
+
+@pytest.mark.parametrize("after", [1, 6])
+def test_a_killed_search_resumes_to_the_same_numbers(found, file, tmp_path, monkeypatch, after):
+    shutil.copytree(found[0] / "targets", tmp_path / "out" / "targets")
+    shutil.copytree(found[0] / "arms", tmp_path / "out" / "arms")
+    shutil.copy(found[0] / "run.json", tmp_path / "out")
+    written, write = [], trial.write_json
+
+    def killed(path, value):
+        written.append(path.name)
+        if len(written) == after + 1:  # trained and saved, but not yet marked
+            raise Killed
+        write(path, value)
+
+    monkeypatch.setattr(trial, "write_json", killed)
+    with pytest.raises(Killed):
+        tune(file, tmp_path / "out", SWEEP, resume=True, **CALL)
+    assert tune(file, tmp_path / "out", SWEEP, resume=True, **CALL) == found[1]
+    assert len(written) == len(set(written)) + 1  # one piece was trained twice
+    with pytest.raises(FileExistsError):
+        tune(file, tmp_path / "out", SWEEP, **CALL)
+    with pytest.raises(ValueError, match="halvings=2, the run's is 1"):
+        tune(file, tmp_path / "out", SWEEP, resume=True, **{**CALL, "halvings": 2})
+
+
+def test_a_setting_that_diverges_is_last(file, tmp_path):
+    sweep = {"weight": [1.0, 1e30], "alpha": [0.9]}
+    rows = tune(file, tmp_path, sweep, halvings=1, leaders=1, repeats=1)
+    assert rows[0]["setting"]["weight"] == 1.0
+    records = [json.loads(path.read_text()) for path in (tmp_path / "trials").iterdir()]
+    (failed,) = [each for each in records if "failed" in each]
+    assert failed["accuracy"] == 0 and "Not finite" in failed["failed"]
+
+
+def test_the_verb(file, tmp_path, capsys, monkeypatch):
+    given = {}
+    monkeypatch.setattr("keras_distill.tuning.tune", lambda *a, **k: given.update(k, sweep=a[2]))
+    verb = ["tune", f"--experiment={file}", f"--out={tmp_path / 'out'}"]
+    assert main([*verb, "--sweep=recipe=hinton,dist", "--sweep=alpha=0.5,1", "--set=units=3"]) == 0
+    assert given["sweep"] == {"recipe": ["hinton", "dist"], "alpha": [0.5, 1]}
+    assert given["options"] == {"units": 3} and given["leaders"] == 3
+    for wrong, said in (
+        ("--sweep=alpha", "KEY=VALUE,VALUE"),
+        ("--teacher=no.keras", "No such model"),
+    ):
+        assert main([*verb, wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["tune", "--help"]) == 0
+    assert "example:" in capsys.readouterr().out
+
+
+def test_gains_are_by_pairs():
+    found = row({"alpha": 1}, [0.9, 0.8, 0.7], [0.8, 0.7, 0.5], {})
+    np.testing.assert_allclose(found["gain"], 0.4 / 3)
+    np.testing.assert_allclose(found["error"], np.std([0.1, 0.1, 0.2], ddof=1) / 3**0.5)
+    assert "more than two" in verdict([found])
+    assert "No setting" in verdict([row({}, [0.5, 0.5], [0.6, 0.6], {})])
+    assert "maybe" in verdict([row({}, [0.6], [0.5], {})])
