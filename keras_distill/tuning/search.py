@@ -106,8 +106,11 @@ class Search:
         if not self.run.is_trained("teacher"):
             experiment.keep_teacher(self.run, teacher)
         self.teacher = self.run.model("teacher")
-        taught = [self.make(arm.setting) for arm in self.arms if arm.taught]
-        paths = dict.fromkeys(p for e in taught for p in in_experiment.paths_of(e, self.teacher))
+        paths = {}
+        for arm in self.arms:  # one experiment at a time: each may hold its data
+            if arm.taught:
+                asked = in_experiment.paths_of(self.make(arm.setting), self.teacher)
+                paths |= dict.fromkeys(asked)
         self.cache = str(cache or self.run.path / "targets")
         in_experiment.prepare(experiment, self.teacher, self.cache, list(paths))
 
