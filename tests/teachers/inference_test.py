@@ -190,6 +190,11 @@ def test_errors_against_numpy():
     np.testing.assert_allclose(found["output"][1], divergence, rtol=1e-5)
     relative = np.sqrt(((one - two) ** 2).sum() / (one**2).sum())
     np.testing.assert_allclose(found["block"][1], relative, rtol=1e-5)
+    scores = (
+        {"block": tf.constant([[2.0, -1e9, np.nan]])},
+        {"block": tf.constant([[1.0, 0.0, 0.0]])},
+    )
+    assert precision.errors(*scores)["block"][1] == 0.5  # not of what is masked
     padded = tf.constant([[1.0, 2.0, -np.inf], [np.nan] * 3])  # no such word; a masked token
     assert precision.errors({"output": padded}, {"output": padded})["output"][1] == 0
 
@@ -209,6 +214,25 @@ def test_a_compiled_teacher_is_compiled_once_and_keeps_the_logits_behind_a_softm
     assert traced == [False]  # by the first look; the train function takes the same
     for own, expected in zip(weights, fitted(model).student.get_weights(), strict=True):
         np.testing.assert_allclose(own, expected, atol=1e-6)
+
+
+@keras.saving.register_keras_serializable("inference_test")
+class WithIdleLayer(keras.Model):
+    """Has a layer that is not built, as a KerasHub task has its tokenizer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.idle, self.head = layers.Dense(2), layers.Dense(3)
+
+    def call(self, x):
+        return self.head(x)
+
+
+def test_int8_passes_over_layers_that_are_not_built():
+    model = WithIdleLayer()
+    expected = model(X)
+    found = ModelTeacher(model, dtype="int8").targets(BATCH, {}, ["output"])["output"]
+    assert 0 < np.abs(found - expected).max() < 0.1
 
 
 def test_what_cannot_be_cheaper_is_refused():
