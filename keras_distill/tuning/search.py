@@ -129,15 +129,14 @@ class Search:
 
     def _halved(self, group, halvings):
         """The arms of a group that reach its last epoch, with their scores."""
-        begin = 0
-        for left in range(halvings, -1, -1):
-            end = math.ceil(group[0].epochs / 2**left)
+        begin, epochs = 0, group[0].epochs
+        for end in sorted({math.ceil(epochs / 2**left) for left in range(halvings + 1)}):
             scored = [(self._train(arm, self.seed, begin, end), arm) for arm in group]
             self.stages += [{"setting": shown(arm.setting, arm.taught), **r} for r, arm in scored]
-            keep = len(group) if not left else math.ceil(len(group) / 2)
+            keep = len(group) if end == epochs else math.ceil(len(group) / 2)
             group = [arm for _, arm in sorted(scored, key=_order)[:keep]]
             begin = end
-        return [(record, arm) for record, arm in scored if arm in group]
+        return scored
 
     def repeat(self, leaders, seeds):
         """A row for each leader, best first: its accuracies and those of the student alone."""
