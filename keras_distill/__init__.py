@@ -22,6 +22,7 @@ _MODULES = (
     "schedules",
     "taps",
     "teachers",
+    "tuning",
 )
 _NAMES = {
     "Batch": "batch",
