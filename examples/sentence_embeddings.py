@@ -54,7 +54,7 @@ def encoder(given, texts):
         tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *found]
         tokenizer = keras_hub.models.BertTokenizer(vocabulary=tokens, lowercase=True)
         backbone = keras_hub.models.BertBackbone(
-            vocabulary_size=len(tokens), num_layers=4, num_heads=2, hidden_dim=16,
+            vocabulary_size=len(tokens), num_layers=2, num_heads=2, hidden_dim=16,
             intermediate_dim=16, max_sequence_length=16,
         )  # fmt: skip
     else:
@@ -168,7 +168,8 @@ def distilled(given, arm, texts, teacher, backbone, preprocess, seed):
         student = embedder(models.shrink(backbone, depth=2), "student")
         distiller = Distiller(student, teacher=CachedTeacher(), terms=ARMS[arm]())
         steps = given.epochs * -(-len(texts) // BATCH)
-        distiller.compile(keras.optimizers.AdamW(warmed_up(given.rate, steps)))
+        optimizer = keras.optimizers.AdamW(warmed_up(given.rate, steps))
+        distiller.compile(optimizer, run_eagerly=given.tiny)
         count = sum(min(len(each) + 2, given.length) for each in preprocess.tokenizer(texts))
         train(distiller, batches.prefetch(2), file, epochs=given.epochs, tokens=count)
     return keras.saving.load_model(file, compile=False), file
@@ -258,7 +259,9 @@ def arguments(given=None):
     parser.add_argument("--out", default="runs/sentence_embeddings", type=pathlib.Path)
     parser.add_argument("--encoder", help="a BERT's folder or preset; by default DATA/minilm")
     parser.add_argument("--length", default=48, type=int, help="tokens, the longest texts are cut")
-    parser.add_argument("--limit", default=4000, type=int, help="rows to learn from, two texts each")
+    parser.add_argument(
+        "--limit", default=4000, type=int, help="rows to learn from, two texts each"
+    )
     parser.add_argument("--documents", default=5000, type=int, help="of the test split")
     parser.add_argument("--split", default="test", choices=["valid", "test"])
     parser.add_argument("--seeds", default=1, type=int)

@@ -73,7 +73,7 @@ def tiny_encoder(texts):
     found = sorted({word for text in texts for word in re.findall(r"\w+|\S", text.lower())})
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *found]
     backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=len(tokens), num_layers=6, num_heads=2, hidden_dim=16,
+        vocabulary_size=len(tokens), num_layers=3, num_heads=2, hidden_dim=16,
         intermediate_dim=16, max_sequence_length=16,
     )  # fmt: skip
     return keras_hub.models.BertTokenizer(vocabulary=tokens, lowercase=True), backbone
@@ -98,7 +98,9 @@ def two_layers(task, texts, tokens=8000):
 
 
 def convolution(task, texts, words=8000, width=64):
-    split = layers.TextVectorization(words, output_sequence_length=task.preprocessor.sequence_length)
+    split = layers.TextVectorization(
+        words, output_sequence_length=task.preprocessor.sequence_length
+    )
     split.adapt(texts)
     x = inputs = keras.Input((), dtype="string")
     x = layers.Embedding(words, width)(split(x))
@@ -194,7 +196,7 @@ class Run:
     def fit(self, distiller, batches, file, epochs, rate, task):
         steps = epochs * -(-len(self.texts) // BATCH)
         optimizer = keras.optimizers.AdamW(warmed_up(rate, steps), weight_decay=0.01)
-        distiller.compile(optimizer, LOSS, metrics=["accuracy"])
+        distiller.compile(optimizer, LOSS, metrics=["accuracy"], run_eagerly=self.given.tiny)
         if self.tokens is None:
             length = self.given.length
             self.tokens = sum(
@@ -225,8 +227,10 @@ class Run:
             distiller = Distiller(student)
             if arm == "distilled":
                 batches = read_targets(batches, self.targets(teacher))
-                distiller = Distiller(student, teacher=CachedTeacher(),
-                                      terms=terms(student, teacher), alpha=self.given.alpha)  # fmt: skip
+                distiller = Distiller(
+                    student, teacher=CachedTeacher(), terms=terms(student, teacher),
+                    alpha=self.given.alpha,
+                )  # fmt: skip
             self.fit(distiller, batches, file, epochs, rate, teacher)
         return keras.saving.load_model(file, compile=False), file
 
