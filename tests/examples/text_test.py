@@ -143,6 +143,7 @@ def test_ranks_and_neighbours(example):
     assert module.ranks(queries, documents).tolist() == [0, 1, 1]
     vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]])
     assert module.neighbours(vectors, 1) == [{1}, {0}, {3}, {2}]
+    assert module.neighbours(vectors, 10)[0] == {1, 2, 3}  # there are no more
 
 
 def test_in_batch_ranking_is_a_divergence_of_orders(example):
