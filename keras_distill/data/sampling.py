@@ -42,7 +42,8 @@ class Sampler:
 
     Raises:
         TypeError: for a model that does not generate from strings.
-        ValueError: for a temperature or a `top_p` out of range.
+        ValueError: for a temperature or a `top_p` out of range, a tokenizer that pads with its end
+            token.
     """
 
     def __init__(self, task, temperature=0.0, top_p=1.0, max_length=None):
@@ -50,6 +51,12 @@ class Sampler:
             raise TypeError(
                 "To generate answers a model must be a KerasHub `CausalLM` or `Seq2SeqLM` with a "
                 f"`preprocessor`. Received: {task!r} (of type {type(task).__name__})"
+            )
+        tokenizer = task.preprocessor.tokenizer
+        if tokenizer.pad_token_id == tokenizer.end_token_id:
+            raise ValueError(
+                "The end token must be another than the padding, which would end every answer "
+                f"before it begins. Received: {tokenizer.end_token_id} for both."
             )
         self.task = task
         self.max_length = max_length or task.preprocessor.sequence_length
