@@ -148,12 +148,13 @@ def test_a_share_of_the_batches_are_the_students_own():
     assert shares == [2, 2, 2] and len(orders) == 3
     given = batches[int(np.argmin(batches.own))]
     np.testing.assert_array_equal(given[2].sum(1), [4] * 5)  # d, Ġ, e and the end
-    x, y, weight = batches[int(np.argmax(batches.own))]
+    own = int(np.argmax(batches.own))
+    x, y, weight = batches[own]
     ids, mask = x["token_ids"], x["padding_mask"]
     np.testing.assert_array_equal(y[:, :-1], ids[:, 1:])
-    prompt = student.preprocessor.generate_preprocess([str(p) for p in PROMPTS])
-    lengths = np.asarray(prompt["padding_mask"]).sum(1)
-    np.testing.assert_array_equal(np.sort(mask.sum(1) - weight.sum(1)), np.sort(lengths))
+    asked = [prompts[row] for row in batches.order[5 * own : 5 * own + 5]]
+    prompt = student.preprocessor.generate_preprocess(asked)["padding_mask"]
+    np.testing.assert_array_equal(mask.sum(1) - weight.sum(1), np.sum(prompt, axis=1))
     assert not weight[~mask].any()
     again = data.on_policy(student, prompts, share=1, batch_size=5, temperature=0)[0][0]
     random_weights(student, 3)
@@ -195,6 +196,10 @@ def test_what_is_refused(tmp_path):
     plain = keras.Sequential([keras.layers.Dense(1)])
     with pytest.raises(TypeError, match="must be a KerasHub `CausalLM`.*Received: .*Sequential"):
         data.generate(plain, PROMPTS, tmp_path / "a")
+    ends = hub.tokenizers.GPT2Tokenizer({"<|endoftext|>": 0, "a": 1}, [])
+    padded = hub.models.GPT2CausalLMPreprocessor(ends, sequence_length=8)
+    with pytest.raises(ValueError, match="another than the padding.*Received: 0 for both"):
+        data.on_policy(hub.models.GPT2CausalLM(task.backbone, padded), ["a"], share=1)
     with pytest.raises(ValueError, match="`temperature` must be .*temperature=-1"):
         data.generate(task, PROMPTS, tmp_path / "a", temperature=-1)
     with pytest.raises(ValueError, match=r"`top_p` must be in \(0, 1\].*top_p=0"):
