@@ -99,7 +99,7 @@ class Run:
             task = language_model(self.given, conversation.tokenizer(texts, self.given.tokens))
             said = prompt_masked(task, self.prompts, self.answers)
             self.fit(Distiller(task), said, file, self.given.teacher_epochs, self.given.rate)
-        return keras.saving.load_model(file, compile=False)
+        return self.loaded(file)
 
     def student(self, name, teacher):
         file = self.given.out / f"{file_name(name)}.keras"
@@ -107,9 +107,15 @@ class Run:
             keras.utils.set_random_seed(1)
             depth = max(1, teacher.backbone.num_layers // 3)
             student = models.shrink(teacher, depth=depth, name="student")
+            student.run_eagerly = self.given.tiny
             distiller, batches = self.lesson(name, student, teacher)
             self.fit(distiller, batches, file, self.given.epochs, self.given.rate / 2)
-        return keras.saving.load_model(file, compile=False)
+        return self.loaded(file)
+
+    def loaded(self, file):
+        task = keras.saving.load_model(file, compile=False)
+        task.run_eagerly = self.given.tiny
+        return task
 
     def lesson(self, name, student, teacher):
         """`(distiller, batches)`: how the student `name` is taught, and on what."""
@@ -143,7 +149,6 @@ class Run:
         epochs = 1 if self.given.tiny else epochs
         optimizer = keras.optimizers.AdamW(warmed_up(rate, epochs * len(batches)))
         distiller.compile(optimizer, LOSS, run_eagerly=self.given.tiny)
-        task.run_eagerly = self.given.tiny
         valid = tf.data.Dataset.from_tensor_slices(prompt_masked(task, *self.splits["valid"]))
         train(distiller, batches, file, epochs=epochs, validation_data=valid.batch(BATCH),
               tokens=int(counted[0]["padding_mask"].sum()))  # fmt: skip
@@ -178,18 +183,19 @@ class Speaker:
         self.shape = (1, backbone.num_layers, 2, self.length, backbone.num_heads,
                       backbone.hidden_dim // backbone.num_heads)  # fmt: skip
         run = task.call_with_cache
-        self._run = run if task.run_eagerly else tf.function(run, reduce_retracing=True)
+        self._run = run if task.run_eagerly else tf.function(run)  # one trace a length
 
     def pieces(self, prompt):
         """Yields the text of an answer as it is made."""
         tokenizer = self.task.preprocessor.tokenizer
-        said, shown = [], ""
+        said, shown, text = [], "", ""
         for token in self.tokens(prompt):
             said.append(token)
             text = tokenizer.detokenize(said)
             if not text.endswith("\ufffd"):  # a letter of several bytes is not whole yet
                 yield text[len(shown) :]
                 shown = text
+        yield text[len(shown) :]
 
     def tokens(self, prompt):
         """Yields ids until the end token, which is left out, or until the length is full."""
@@ -335,7 +341,6 @@ def main(given=None):
     found, rows = {"teacher": teacher}, {}
     found.update({name: run.student(name, teacher) for name in given.students})
     for name, task in found.items():
-        task.run_eagerly = given.tiny
         rows[name] = measured(task, teacher, run)
     print(f"\n{len(run.prompts):,} pairs, test split\n\n{table(rows)}\n")
     said = {name: samples(task, run.splits["test"][0]) for name, task in found.items()}
