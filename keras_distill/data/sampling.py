@@ -69,12 +69,12 @@ class Sampler:
         x = preprocessor.generate_preprocess(prompts, sequence_length=self.max_length)
         x = {name: tf.convert_to_tensor(value) for name, value in x.items()}
         self._seed(seed)
-        found = {name: value.numpy() for name, value in self._step(x).items()}
+        found = keras.tree.map_structure(np.asarray, {**x, **self._step(x)})
         side = "decoder_" if "decoder_token_ids" in x else ""
-        tokens, mask = found[f"{side}token_ids"], found[f"{side}padding_mask"]
-        new = mask.astype(bool) & ~x[f"{side}padding_mask"].numpy().astype(bool)
-        x = {name: value.numpy() for name, value in {**x, **found}.items()}
-        return Answers(x, tokens, new, preprocessor.tokenizer.end_token_id)
+        ours, asked = (np.asarray(each[f"{side}padding_mask"], bool) for each in (found, x))
+        return Answers(
+            found, found[f"{side}token_ids"], ours & ~asked, preprocessor.tokenizer.end_token_id
+        )
 
     def texts(self, answers):
         """The strings of the answers alone."""
