@@ -2,6 +2,7 @@
 
 from keras_distill.recipes.matching import embedding, match_layers, stages
 from keras_distill.recipes.offline import (
+    SPANS,
     alignment,
     attention_transfer,
     channel_wise,
@@ -19,12 +20,14 @@ from keras_distill.recipes.offline import (
     review,
     similarity,
     standardized,
+    universal,
     variational,
 )
 from keras_distill.recipes.schemes import be_your_own_teacher, kdcl, mutual, one, online
 from keras_distill.recipes.transformers import distilbert, minilm, patient, tinybert
 
 __all__ = [
+    "SPANS",
     "alignment",
     "attention_transfer",
     "be_your_own_teacher",
@@ -54,5 +57,6 @@ __all__ = [
     "standardized",
     "stages",
     "tinybert",
+    "universal",
     "variational",
 ]

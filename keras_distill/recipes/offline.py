@@ -11,6 +11,9 @@ from keras_distill import losses, projectors, taps
 from keras_distill.recipes.matching import embedding, match_layers
 from keras_distill.term import Term
 
+# What a teacher with `aligned=True` serves to `losses.AlignedSpans`.
+SPANS = {"logits": "output", "spans": "spans:teacher", "student_spans": "spans:student"}
+
 # Response
 
 
@@ -55,6 +58,17 @@ def multi_level(weight=1.0):
     All levels have weight 1. Each input is seen once (twice in the paper).
     """  # noqa: E501
     return [Term(losses.MultiLevelLogits(), weight=weight)]
+
+
+def universal(temperature=1.0, weight=1.0, merge="mean"):
+    """Sorted probabilities of aligned spans, ULD, [Boizard et al., 2024](https://arxiv.org/abs/2402.12030).
+
+    Takes a `ModelTeacher(model, aligned=True)`, whose tokenizer may be another. The paper aligns
+    tokens by their place in the answer; here it is done by the text they cover. The weight is
+    that of the label loss.
+    """  # noqa: E501
+    loss = losses.AlignedSpans(losses.UniversalLogits(temperature), merge)
+    return [Term(loss, teacher=SPANS, weight=weight)]
 
 
 # Features
