@@ -242,7 +242,7 @@ def test_a_language_model_learns_from_one_with_another_tokenizer():
         shared = losses.ClassSubset.from_tokenizers(losses.KLDivergence(), *tokenizers)
     terms = [
         *recipes.universal(),
-        Term(losses.AlignedSpans(shared), teacher=recipes.SPANS, name="shared"),
+        Term(losses.AlignedSpans(shared), teacher=losses.AlignedSpans.PATHS, name="shared"),
     ]
     distiller = Distiller(student, teacher=aligned, terms=terms, alpha=0.5)
     distiller.compile(keras.optimizers.SGD(0.1), CE, run_eagerly=True)

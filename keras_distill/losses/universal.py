@@ -90,6 +90,10 @@ class AlignedSpans(WrappedLoss):
     Returns:
         One value per example: (batch,).
 
+    Attributes:
+        PATHS: where a `ModelTeacher(model, aligned=True)` has the parts of `y_true`: for a term's
+            `teacher`.
+
     Raises:
         ValueError: if `loss` is not a loss on logits, or takes labels, or for another `merge`.
 
@@ -105,6 +109,7 @@ class AlignedSpans(WrappedLoss):
         - [Boizard et al., 2024](https://arxiv.org/abs/2402.12030)
     """
 
+    PATHS = {"logits": "output", "spans": "spans:teacher", "student_spans": "spans:student"}
     same_shape = False
     token_axes = ()  # the mask's tokens are the student's alone: `call` leaves them out
 

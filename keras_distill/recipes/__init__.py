@@ -2,7 +2,6 @@
 
 from keras_distill.recipes.matching import embedding, match_layers, stages
 from keras_distill.recipes.offline import (
-    SPANS,
     alignment,
     attention_transfer,
     channel_wise,
@@ -27,7 +26,6 @@ from keras_distill.recipes.schemes import be_your_own_teacher, kdcl, mutual, one
 from keras_distill.recipes.transformers import distilbert, minilm, patient, tinybert
 
 __all__ = [
-    "SPANS",
     "alignment",
     "attention_transfer",
     "be_your_own_teacher",
