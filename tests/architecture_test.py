@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # A module or folder that is not in this table may not exist: put a new one on its floor here.
 FLOORS = {
-    0: ["batch", "feature_maps", "taps", "schedules"],
+    0: ["batch", "feature_maps", "taps", "schedules", "tokens"],
     1: ["losses", "projectors", "weights_of"],
     2: ["term", "teachers", "models", "fused"],
     3: ["distiller", "building", "checks", "guard", "first_batch", "raw_text", "fused_head"],
@@ -37,7 +37,7 @@ ONE_SUBJECT = [
     {"experiment", "experiment_file", "comparison"},
     {"cli", "__main__"},
 ]
-WITHOUT_TENSORFLOW = ["batch", "feature_maps", "schedules", "losses", "projectors"]
+WITHOUT_TENSORFLOW = ["batch", "feature_maps", "schedules", "tokens", "losses", "projectors"]
 OPTIONAL = ["keras_hub", "keras_nlp", "tensorflow_datasets", "matplotlib", "sklearn"]
 
 

@@ -87,3 +87,42 @@ def test_wrapped_losses_are_serialized_with_what_they_wrap():
 def test_what_does_not_fit_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Tokenizer:
+    """The least that a tokenizer must have."""
+
+    def __init__(self, vocabulary, **special):
+        self.vocabulary = vocabulary
+        vars(self).update(special)
+
+    def get_vocabulary(self):
+        return self.vocabulary
+
+    def token_to_id(self, token):
+        return self.vocabulary.index(token)
+
+
+def test_a_permuted_and_padded_vocabulary_is_mapped_by_its_tokens():
+    ours = Tokenizer(["cat", "sat", "</s>"], end_token="</s>")
+    theirs = Tokenizer(["[SEP]", "sat", "mat", "cat"], sep_token="[SEP]")
+    with pytest.warns(UserWarning, match=r"0.0% of the student's 3 tokens.* 25.0%.* 4 have no"):
+        loss = ClassSubset.from_tokenizers(DecoupledKD(), ours, theirs)
+    found = loss.call(TEACHER, STUDENT, labels=LABELS[:2].repeat([1, 2]) % 3)
+    sides = TEACHER[:, [3, 1, 0]], STUDENT[:, :3]  # the fourth and fifth classes are padding
+    expected = DecoupledKD().call(*sides, labels=LABELS[:2].repeat([1, 2]) % 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_same_tokens_in_another_order_lose_none(recwarn):
+    ours, theirs = Tokenizer(["a", "b", "c", "d", "e"]), Tokenizer(["c", "e", "a", "b", "d"])
+    loss = ClassSubset.from_tokenizers(KLDivergence(), ours, theirs)
+    places = [2, 3, 0, 4, 1]
+    expected = KLDivergence().call(TEACHER[:, places], STUDENT)
+    np.testing.assert_allclose(loss.call(TEACHER, STUDENT), expected, rtol=1e-6)
+    assert not recwarn.list
+
+
+def test_tokenizers_without_a_common_token_are_refused():
+    with pytest.raises(ValueError, match=r"100.0% of the student's 1 tokens.*UniversalLogits"):
+        ClassSubset.from_tokenizers(KLDivergence(), Tokenizer(["a"]), Tokenizer(["b"]))
