@@ -68,9 +68,10 @@ def _check_term(distiller, term):
     for path in student_paths([term]):
         if not taps.is_edge(path):
             taps.find_layer(distiller.student, path)
-    model = getattr(distiller.teachers[term.source], "model", None)
+    teacher = distiller.teachers[term.source]
+    model, made = getattr(teacher, "model", None), getattr(teacher, "made", ())
     for path in keras.tree.flatten(term.teacher):
-        if isinstance(model, keras.layers.Layer) and not taps.is_edge(path):
+        if isinstance(model, keras.layers.Layer) and not (taps.is_edge(path) or path in made):
             taps.find_layer(model, path)
 
 

@@ -1,6 +1,5 @@
 """`Distiller(fused_head=True)`: a step that never holds the logits of a large vocabulary."""
 
-import copy
 import functools
 from typing import Any, NamedTuple
 
@@ -75,8 +74,7 @@ class FusedStep:
             )
         if type(teacher) is ModelTeacher and term.source not in self._of_teachers:
             split = self._of_teachers[term.source] = SplitModel(teacher.model)
-            self.teachers[term.source] = teacher = copy.copy(teacher)
-            teacher.model = split.body
+            self.teachers[term.source] = teacher = teacher.running(split.body)
         elif not isinstance(teacher, (ModelTeacher, CachedTeacher)):
             raise ValueError(
                 f"`{term.name}`: with `fused_head=True` outputs come from a model with an output "

@@ -52,7 +52,7 @@ for _name, _loss, *_sides in exported_losses():
 
 def tokens_of(loss, shape):
     """How many tokens a head has; 0 where it has none."""
-    if loss.token_axes != (1,):
+    if loss.token_axes not in ((1,), ()):
         return leaves(shape)[0][loss.token_axes[0] - 1]
     ranks = {len(part) for part in leaves(shape)}
     has_tokens = ranks == {2} or (family(type(loss)).tokens and min(ranks) > 1)
@@ -81,12 +81,19 @@ def network(width, side):
             # not linear: a loss that ignores a shift must train the bias too
             dense = keras.layers.Dense(int(np.prod(shape)), "elu", name=part)(x)
             outputs[part] = keras.layers.Reshape(shape)(dense) if shape else indices(dense)
+            if part.endswith("spans"):
+                outputs[part] = spans(outputs[part])
     return keras.Model({"x": x, **{f"mask{t}": mask for t, mask in masks.items()}}, outputs)
 
 
 def indices(dense):
     """Whole numbers below `CLASSES`, one an example, of an output."""
     return keras.ops.mod(keras.ops.floor(keras.ops.squeeze(dense, -1) * 10), CLASSES)
+
+
+def spans(values):
+    """The numbers of the spans of text in which tokens are: 1 or 2."""
+    return keras.ops.mod(keras.ops.floor(values * 10), 2) + 1
 
 
 def in_order(structure):
