@@ -23,7 +23,7 @@ def options(about, arguments=None, *, out, **settings):
     parser.add_argument("--out", default=out, type=pathlib.Path, help="where results are kept")
     parser.add_argument("--limit", type=int, help="only the first training images")
     parser.add_argument("--on", default="test", choices=("valid", "test"),
-                        help="the split that is measured: settings are chosen on `valid`")  # fmt: skip
+                        help="what is measured: settings are chosen on `valid`")  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="one epoch on few examples")
     for key, value in {"seeds": 3, "epochs": 12, "batch_size": 128, **settings}.items():
         parser.add_argument(f"--{key}", default=value, type=type(value))
@@ -91,7 +91,7 @@ def compared(given, one_seed):
             written.replace(file)
         kept = json.loads(file.read_text())
         if kept["settings"] != here:
-            raise SystemExit(f"{file} has other settings: {kept['settings']}. Choose another --out.")
+            raise SystemExit(f"{file} has other settings: {kept['settings']}. Give another --out.")
         results.append(kept["rows"])
         print(f"\n{len(results)} of {given.seeds} seeds\n{table(results)}\n", flush=True)
     return results
@@ -101,9 +101,9 @@ def table(results):
     """Means and sample deviations over seeds, a row an arm, as Markdown."""
     columns = list(dict.fromkeys(column for row in results[0].values() for column in row))
     lines = [["", *columns], ["---"] * (1 + len(columns))]
-    for arm, row in results[0].items():
-        cells = [_cell([result[arm][c] for result in results]) if c in row else "-" for c in columns]
-        lines.append([arm, *cells])
+    for arm in results[0]:
+        found = [[result[arm].get(column) for result in results] for column in columns]
+        lines.append([arm, *("-" if values[0] is None else _cell(values) for values in found)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -16,7 +16,7 @@ its numbers mean nothing.
 import keras
 import numpy as np
 import tensorflow as tf
-from arms import accuracy, compared, images_of, made, options, trained
+from arms import compared, images_of, made, options, trained
 from networks import network
 
 from keras_distill import Term, losses
@@ -58,8 +58,8 @@ for all others, and its student learns from both:
 
 - hard: from the answers that the teacher is sure of, as if they were labels; a sample weight of
   zero leaves out the others;
-- soft: from the teacher's softened outputs on every image. That term needs no labels, so `mask=None`
-  lets it count where the sample weight, which is the labels', is zero.
+- soft: from the teacher's softened outputs on every image. That term needs no labels, so
+  `mask=None` lets it count where the sample weight, which is the labels', is zero.
 
 The student is then the teacher of one more round.
 """
