@@ -3,7 +3,7 @@ BIN := .venv/bin
 .PHONY: quickstart test lint bench clean
 
 quickstart: .venv/examples
-	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --overwrite
+	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --resume
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 tests

@@ -27,7 +27,7 @@ setup(
         "nlp": NLP,
         "tfds": TFDS,
         "examples": EXAMPLES,
-        "export": [],
+        "export": [],  # TensorFlow itself writes SavedModels
         "beam": ["apache-beam>=2.77"],
         "dev": ["pytest>=8", "pytest-xdist", "ruff", "tensorboard", *EXAMPLES, *NLP],
     },

@@ -4,7 +4,9 @@ import keras
 
 from keras_distill import checks, first_batch, schedules
 from keras_distill.batch import Batch
+from keras_distill.losses import KLDivergence
 from keras_distill.teachers import ModelTeacher, SelfTeacher, Teacher
+from keras_distill.term import Term
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 
@@ -19,6 +21,15 @@ def teachers_by_name(teacher):
         key: source if isinstance(source, Teacher) else ModelTeacher(source)
         for key, source in given.items()
     }
+
+
+def default_terms(teachers):
+    """Hinton's distillation from every teacher, each with the same share."""
+    names = [name for name in teachers if name != "self"]
+    loss = KLDivergence(temperature=2.0)
+    if len(names) == 1:
+        return [Term(loss, source=names[0])]
+    return [Term(loss, source=n, weight=1 / len(names), name=f"{loss.name}_{n}") for n in names]
 
 
 def reducible(distiller, logs):

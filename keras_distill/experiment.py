@@ -118,12 +118,21 @@ class Experiment:
         settings = {"name": self.name, "epochs": self.epochs}
         settings["teacher_epochs"] = self.teacher_epochs
         settings["alpha"] = described(self.alpha)
-        return {**settings, "seeds": self.seeds, **self.origin}
+        return {**settings, "seeds": self.seeds, "training": self._training(), **self.origin}
+
+    def _training(self):
+        """What else the arms are trained by; what a function holds shows in its file only."""
+        terms = self.terms if callable(self.terms) else [_parts(term) for term in self.terms or ()]
+        return described({
+            "optimizer": self.optimizer(), "teacher_optimizer": self.teacher_optimizer(),
+            "loss": self.loss, "metrics": self.metrics, "terms": terms,
+        })  # fmt: skip
 
     def _described(self):
         """The settings as the report shows them."""
         settings = self._settings()
-        settings.pop("files", None)
+        for name in ("files", "training"):
+            settings.pop(name, None)
         settings = {"name": self.name, **settings.pop("options", {}), **settings}
         return {key: value for key, value in settings.items() if value is not None}
 
@@ -188,6 +197,10 @@ class Experiment:
         )
         logs = {name: [float(v) for v in values] for name, values in history.history.items()}
         return {"history": logs, "seconds": time.time() - started}
+
+
+def _parts(term):
+    return {name: value for name, value in vars(term).items() if not name.startswith("_")}
 
 
 def _maker(name, function, *takes):

@@ -126,7 +126,8 @@ def described(value):
     if isinstance(value, dict):
         return {str(key): described(item) for key, item in value.items()}
     if hasattr(value, "get_config"):
-        return {"class": type(value).__name__, **described(value.get_config())}
+        config = {"class": type(value).__name__, **described(value.get_config())}
+        return {key: item for key, item in config.items() if key != "name"}  # Keras counts names
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 

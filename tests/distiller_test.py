@@ -71,6 +71,19 @@ def test_what_is_no_student_or_no_term_is_refused():
         Distiller(net(), teacher=net(8), terms=[losses.KLDivergence()])
 
 
+def test_several_teachers_teach_their_shares():
+    a, b = net(8), net(8)
+    distiller = made(teacher={"a": a, "b": b}, alpha=1.0)
+    logs = distiller.train_on_batch(X, Y, return_dict=True)
+    shares = [logs["kl_divergence_a"], logs["kl_divergence_b"]]
+    assert shares[0] != shares[1]
+    np.testing.assert_allclose(logs["loss"], np.mean(shares), rtol=1e-6)
+
+
+def test_one_teacher_by_another_name():
+    assert [term.source for term in Distiller(net(), teacher={"large": net(8)}).terms] == ["large"]
+
+
 def test_terms_are_attached_all_or_none():
     class Brings(keras.callbacks.Callback):
         terms = [Term("mse", name="good"), Term("mse", student="nowhere", name="bad")]

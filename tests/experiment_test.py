@@ -186,6 +186,19 @@ def test_refuses_to_resume_other_settings(run):
     assert (run[0] / "run.json").read_text() == before
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"optimizer": lambda: keras.optimizers.Adam(0.02)}, "optimizer.learning_rate=0.0199"),
+        ({"loss": keras.losses.SparseCategoricalCrossentropy()}, "loss.from_logits=false"),
+        ({"terms": [Term("mse", weight=2.0)]}, "terms="),
+    ],
+)
+def test_refuses_to_resume_what_trains_otherwise(run, changes, said):
+    with pytest.raises(ValueError, match=f"training.{said}"):
+        tiny(**changes).run(run[0], resume=True)
+
+
 def test_parts_of_a_run_cannot_be_resumed(tmp_path):
     (tmp_path / "arms").mkdir()
     with pytest.raises(FileExistsError, match="parts of a run .arms. but no run.json"):

@@ -94,6 +94,7 @@ def test_every_weight_learns(name):
         (lambda: projectors.VariationalProjector(3, variance=0), "`variance` must be positive"),
         (lambda: projectors.ReusedClassifierProjector(4, factor=5), r"`factor`.*\[1, 4\].*5"),
         (lambda: projectors.MaskedGenerator(3, ratio=1.5), r"`ratio`.*\[0, 1\].*1.5"),
+        (lambda: projectors.MaskedGenerator(3, masked="rows"), "`masked` must be.*'rows'"),
         (lambda: projectors.Paraphraser(3, rate=0), "`rate` must be positive.*rate=0"),
         (lambda: projectors.ReviewMechanism([1, 2], sizes=[3]), "`sizes` must be as many"),
         (lambda: projectors.ReviewMechanism([1, 2])([normal(1, 2, 2, 1)]), "takes 2 feature maps"),
@@ -110,15 +111,30 @@ def test_the_variance_at_the_start():
     np.testing.assert_allclose(np.log1p(np.exp(scale)), 3.0, rtol=1e-5)
 
 
-def test_the_generator_sees_part_of_the_positions():
-    """With the identity for a generator what is masked is zero, in training only."""
-    projector = projectors.MaskedGenerator(1, ratio=0.25, seed=0)
-    ones = tf.ones((4, 20, 20, 1))
+def generated(ones, **options):
+    """A generator that is the identity: what it masks is zero."""
+    channels = ones.shape[-1]
+    projector = projectors.MaskedGenerator(channels, ratio=0.25, seed=0, **options)
     projector(ones)
-    identity = np.zeros((3, 3, 1, 1), "float32")
-    identity[1, 1] = 1
+    identity = np.zeros((3, 3, channels, channels), "float32")
+    identity[1, 1] = np.eye(channels)
     for layer in (projector.first, projector.second):
-        layer.set_weights([identity, np.zeros(1)])
+        layer.set_weights([identity, np.zeros(channels)])
+    return projector
+
+
+def test_the_generator_sees_part_of_the_channels():
+    maps = generated(tf.ones((40, 2, 2, 16)), masked="channels")(
+        tf.ones((40, 2, 2, 16)), training=True
+    ).numpy()
+    np.testing.assert_array_equal(maps, np.broadcast_to(maps[:, :1, :1], maps.shape))
+    assert {*np.unique(maps)} == {0.0, 1.0} and abs(maps.mean() - 0.75) < 0.05
+
+
+def test_the_generator_sees_part_of_the_positions():
+    """What is masked is zero, in training only."""
+    ones = tf.ones((4, 20, 20, 1))
+    projector = generated(ones)
     np.testing.assert_allclose(projector(ones), ones)
     first, second = (projector(ones, training=True).numpy() for _ in range(2))
     assert {*np.unique(first)} == {0.0, 1.0} and abs(first.mean() - 0.75) < 0.05

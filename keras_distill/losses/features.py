@@ -88,8 +88,9 @@ class MaskedGeneration(DistillationLoss):
     """Squared error of features generated from masked ones, summed over an example (MGD).
 
     `loss = sum((generated - teacher)^2)`. The masks and the generating convolutions are the
-    projector `projectors.MaskedGenerator`. The sum is large: the paper's weights are 2e-5 for
-    detection and segmentation, 7e-5 for classification.
+    projector `projectors.MaskedGenerator`. The sum is large: the authors' code has the weights
+    2e-5 for segmentation and detection in one stage, 5e-7 for detection in two, 7e-5 for
+    classification.
 
     Args:
         name: the loss's name. Defaults to `"masked_generation"`.

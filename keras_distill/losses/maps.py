@@ -19,7 +19,7 @@ class AttentionTransfer(DistillationLoss):
         p: the power, at least 1. Defaults to `2`.
         squared: whether the mean over positions of the squared difference is taken instead of
             the distance, as the authors' code does. Defaults to `False`, as in the paper.
-        signed: whether features keep their sign for an odd, whole `p`, as in the authors' code.
+        signed: whether features keep their sign for an odd, whole `p`, as in RepDistiller's code.
             Defaults to `False`.
         name: the loss's name. Defaults to `"attention_transfer"`.
         **kwargs: as in `keras.losses.Loss`.
@@ -69,7 +69,7 @@ class NeuronSelectivity(DistillationLoss):
     The larger map is averaged down to the smaller one's size.
 
     Args:
-        degree: of the polynomial kernel, a whole number. Defaults to `2`, the paper's best.
+        degree: of the polynomial kernel, a whole number. Defaults to `2`, as in RepDistiller.
         name: the loss's name. Defaults to `"neuron_selectivity"`.
         **kwargs: as in `keras.losses.Loss`.
 

@@ -79,8 +79,8 @@ class MultiLevelLogits(DistillationLoss):
 
     `loss = sum_T (instance * T^2 * KL(P_t || P_s) + batch * |P_t P_t' - P_s P_s'|^2 / examples
     + classes * |P_t' P_t - P_s' P_s|^2 / num_classes)` with `P = softmax(logits / T)`, a row for
-    each example, and squared Frobenius norms. The paper also views each input twice and drops
-    what the teacher is unsure of: give such a batch, and a mask.
+    each example, and squared Frobenius norms. The authors' code also views each input twice, and
+    drops the half of the examples that the teacher is surer of: give such a batch, and a mask.
 
     Args:
         temperatures: the temperatures, positive numbers. Defaults to `(2, 3, 4, 5, 6)`.

@@ -14,7 +14,8 @@ class RelationalDistance(DistillationLoss):
 
     `loss = mean_{i != j} smooth_l1(d_teacher(i, j) - d_student(i, j))` with
     `d(i, j) = |x_i - x_j| / mean_{k != l} |x_k - x_l|`. The paper sums over the pairs of a batch;
-    the mean does not depend on the batch size. The paper weighs this loss with 25.
+    the mean does not depend on the batch size. The authors' code for classification weighs this
+    loss with 25, of embeddings of unit length.
 
     Args:
         distinct: whether the mean is over pairs of different examples. `False` divides by all
@@ -65,8 +66,8 @@ class RelationalAngle(DistillationLoss):
 
     `loss = mean_{i, j, k} smooth_l1(a_teacher(i, j, k) - a_student(i, j, k))` with the cosine of
     the angle at `i`, `a(i, j, k) = <e(i, j), e(i, k)>`, `e(i, j) = (x_j - x_i) / |x_j - x_i|`. The
-    paper sums over the triples of a batch; the mean does not depend on the batch size. The paper
-    weighs this loss with 50.
+    paper sums over the triples of a batch; the mean does not depend on the batch size. The authors'
+    code for classification weighs this loss with 50, of embeddings of unit length.
 
     All triples of a batch are too many to hold: past `chunk` examples the angles at `chunk`
     examples are computed at a time, and again for the gradient, which needs memory for

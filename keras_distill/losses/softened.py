@@ -119,17 +119,18 @@ def with_rest(top, log_student):
     """
     ids = ops.cast(top.ids, "int32")
     kept = ops.take_along_axis(log_student, ids, axis=-1)
-    rest = ops.logsumexp(_without(log_student, ids), axis=-1, keepdims=True)
+    others = placed(log_student, ids, ops.full_like(kept, LOWEST))
+    rest = ops.logsumexp(others, axis=-1, keepdims=True)
     student = ops.concatenate([kept, rest], axis=-1)
     teacher = ops.concatenate([top.log_probs, ops.expand_dims(top.log_tail, -1)], axis=-1)
     return ops.maximum(teacher, LOWEST), ops.maximum(student, LOWEST)
 
 
-def _without(values, ids):
-    """`values` with -1e30 at `ids` of the last axis."""
+def placed(values, ids, others):
+    """`values`, (..., classes), with `others` at `ids`, (..., k), of the last axis."""
     rows = ops.reshape(values, (-1, values.shape[-1]))
     ids = ops.reshape(ids, (-1, ids.shape[-1]))
     row = ops.broadcast_to(ops.expand_dims(ops.arange(ops.shape(ids)[0]), -1), ops.shape(ids))
     places = ops.reshape(ops.stack([row, ids], axis=-1), (-1, 2))
-    lowest = ops.full_like(ops.cast(places[:, 0], values.dtype), LOWEST)
-    return ops.reshape(ops.scatter_update(rows, places, lowest), ops.shape(values))
+    return ops.reshape(ops.scatter_update(rows, places, ops.reshape(others, (-1,))),
+                       ops.shape(values))  # fmt: skip

@@ -155,15 +155,17 @@ class ReusedClassifierProjector(layers.Layer):
 class MaskedGenerator(layers.Layer):
     """Generates the teacher's feature maps from the student's, randomly masked (MGD).
 
-    A 1x1 convolution where the channels differ, then zeros at a random part of the positions,
-    anew for every example and step, then two 3x3 convolutions with a ReLU between them. Nothing
-    is masked outside of training.
+    A 1x1 convolution where the channels differ, then zeros at a random part of the positions or
+    of the channels, anew for every example and step, then two 3x3 convolutions with a ReLU between
+    them. Nothing is masked outside of training.
 
     Args:
         channels: of the teacher's feature maps.
-        ratio: the part of the positions that is masked, in [0, 1]. Defaults to `0.65`, the
-            paper's for detection with two stages; the authors' code has 0.15 for
-            classification, 0.75 for segmentation.
+        ratio: the part that is masked, in [0, 1]. Defaults to `0.65`, the authors' code's for
+            detection in one stage; it has 0.45 for two stages, 0.75 for segmentation and 0.15 for
+            classification.
+        masked: `"positions"`, or `"channels"` as in the authors' code for classification.
+            Defaults to `"positions"`.
         seed: of the masks. Defaults to `None`.
         **kwargs: as in `keras.layers.Layer`.
 
@@ -174,17 +176,21 @@ class MaskedGenerator(layers.Layer):
         (batch, height, width, channels).
 
     Raises:
-        ValueError: if `ratio` is not in [0, 1].
+        ValueError: if `ratio` is not in [0, 1], or for an unknown `masked`.
 
     Reference:
         - [Yang et al., 2022](https://arxiv.org/abs/2205.01529)
     """
 
-    def __init__(self, channels, ratio=0.65, seed=None, **kwargs):
+    def __init__(self, channels, ratio=0.65, masked="positions", seed=None, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= ratio <= 1:
             raise ValueError(f"`ratio` must be in [0, 1]. Received: ratio={ratio}")
-        self.channels, self.ratio, self.seed = channels, ratio, seed
+        if masked not in ("positions", "channels"):
+            raise ValueError(
+                f'`masked` must be "positions" or "channels". Received: masked={masked!r}'
+            )
+        self.channels, self.ratio, self.masked, self.seed = channels, ratio, masked, seed
         self.random = keras.random.SeedGenerator(seed)
         self.align = None
         self.first, self.second = (
@@ -204,11 +210,13 @@ class MaskedGenerator(layers.Layer):
         if self.align is not None:
             features = self.align(features)
         if training:
-            shape = (*ops.shape(features)[:-1], 1)
+            batch, height, width, channels = ops.shape(features)
+            positions = self.masked == "positions"
+            shape = (batch, height, width, 1) if positions else (batch, 1, 1, channels)
             kept = keras.random.uniform(shape, seed=self.random) >= self.ratio
             features = features * ops.cast(kept, features.dtype)
         return self.second(self.first(features))
 
     def get_config(self):
-        own = {"channels": self.channels, "ratio": self.ratio, "seed": self.seed}
-        return {**super().get_config(), **own}
+        own = {"channels": self.channels, "ratio": self.ratio, "masked": self.masked}
+        return {**super().get_config(), **own, "seed": self.seed}

@@ -11,16 +11,17 @@ def be_your_own_teacher(net, *, temperature=3.0, hint=0.1, deep="final"):
 
     `terms = sum_i T^2 KL(p_deep(T) || p_i(T)) + hint * mean((f_i - f_deep)^2)`
 
-    With labels on every exit and the distiller's `alpha` this is the paper's loss:
+    With labels on every exit and the distiller's `alpha` this is
     `(1 - alpha) * sum_i CE_i + alpha * sum_i KL_i + lambda * sum_i L2_i`, where
-    `hint = lambda / alpha`, up to the mean over the feature's width.
+    `hint = lambda / alpha`. The authors' code gives the deepest exit's label loss weight 1, which
+    `loss_weights={"final": 1 / (1 - alpha), ...}` does here, and has no `T^2`.
 
     Args:
         net: a model with exits, as `models.add_exits` makes.
-        temperature: `T`, positive. Defaults to `3.0`.
+        temperature: `T`, positive. Defaults to `3.0`, the authors' code's.
         hint: the weight of the features' distance, non-negative; 0 leaves features out. Defaults
-            to `0.1`: the code of the method has `alpha=0.3` and `lambda=0.03`, of sums over
-            features, not means.
+            to `0.1`: the authors' code has `alpha=0.3` and `lambda=0.03`. Its distance is the
+            norm over a whole batch, and leaves out the shallowest exit; the mean square is ours.
         deep: the name of the deepest exit. Defaults to `"final"`.
 
     Returns:
@@ -60,7 +61,7 @@ def mutual(*members, temperature=1.0):
 
     Args:
         *members: the names of the outputs of a `models.cohort`, two or more.
-        temperature: `T`, positive. Defaults to `1.0`.
+        temperature: `T`, positive. Defaults to `1.0`: the method has none.
 
     Returns:
         A list of `Term`s, one for each ordered pair.
@@ -102,9 +103,9 @@ def online(teacher="teacher", student="student", *, temperature=1.0, back=0.0):
     Args:
         teacher: the name of the teaching output of a `models.cohort`. Defaults to `"teacher"`.
         student: the name of the learning output. Defaults to `"student"`.
-        temperature: `T`, positive. Defaults to `1.0`: no scaling.
+        temperature: `T`, positive. Defaults to `1.0`: no scaling; our choice.
         back: the weight of what the teacher learns from the student, non-negative. Defaults to
-            `0.0`: nothing.
+            `0.0`: nothing; our choice.
 
     Returns:
         A list of `Term`s.
@@ -138,11 +139,12 @@ def one(net, *, temperature=3.0, ensemble="ensemble"):
     """ONE: each branch learns from the gated ensemble of all branches.
 
     `terms = sum_k T^2 KL(p_ensemble(T) || p_k(T))`, `p_ensemble` constant; labels go to the
-    branches and to the ensemble, which trains the gate.
+    branches and to the ensemble, which trains the gate. The authors' code lets the terms grow
+    in the first 80 epochs, as `Term(weight=schedule)` can.
 
     Args:
         net: a model with branches and their ensemble, as `models.gated_ensemble` makes.
-        temperature: `T`, positive. Defaults to `3.0`.
+        temperature: `T`, positive. Defaults to `3.0`, the authors' code's.
         ensemble: the name of the ensemble's output. Defaults to `"ensemble"`.
 
     Returns:
@@ -178,8 +180,8 @@ def kdcl(*members, ensemble="min_logit", temperature=2.0):
     Args:
         *members: the names of the outputs of a `models.cohort`, two or more.
         ensemble: `"min_logit"`, `"best"` or `"mean"`, see `losses.CollaborativeKL`. Defaults to
-            `"min_logit"`.
-        temperature: `T`, positive. Defaults to `2.0`.
+            `"min_logit"`, our choice.
+        temperature: `T`, positive. Defaults to `2.0`, our choice.
 
     Returns:
         A list of `Term`s, one for each member.

@@ -81,6 +81,16 @@ def test_contrastive_takes_the_examples_numbers(pair):
     assert changed and np.isfinite(logs["contrastive_representation"]).all()
 
 
+def test_weights_are_those_of_the_authors_means(pair):
+    """Of a batch of bert, whose width is 4: mean over blocks and width; labels of weight 2."""
+    student, teacher, _ = pair("bert")
+    blocks = recipes.match_layers(student, teacher, verbose=False)
+    patient = recipes.patient(student, teacher, pairs=blocks)
+    assert [term.weight for term in patient] == [100 / (2 * 4)] * 2
+    distilbert = recipes.distilbert(student, teacher)
+    assert [2 * term.weight for term in distilbert] == [5, 1]
+
+
 def test_recipes_add_up_and_weights_are_the_papers(pair):
     student, teacher, (x, y) = pair("cnn")
     terms = recipes.hinton() + recipes.relational(student, teacher)
