@@ -43,9 +43,8 @@ def example(monkeypatch):
 def test_a_dictionary_answers_questions(example):
     entries = dict(example("conversation").entries(DICTIONARY))
     assert entries == {
-        "00-database-info": "This is about the dictionary.",
         "bit": "A binary digit, the smallest unit of data.",
-        "byte\noctet": "Eight bits, which are kept together.",
+        "byte": "Eight bits, which are kept together.",
     }
 
 
