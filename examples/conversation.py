@@ -35,15 +35,14 @@ def pairs(given, tail="\n"):
 def entries(text):
     """`(term, the first paragraph of its meaning)` of a dictionary in FOLDOC's layout.
 
-    Terms begin their lines, meanings are indented; braces mark links, and angle brackets the
-    field. What only refers to another entry is left out.
+    Terms begin their lines, the first of several is taken; meanings are indented. Braces mark
+    links, and angle brackets the field. What only refers to another entry is left out.
     """
-    for entry in re.split(r"\n(?=\S)", text):
-        term, _, body = entry.partition("\n")
-        paragraph = next((p for p in re.split(r"\n\s*\n", body) if p.strip()), "")
-        meaning = re.sub(r"<[^<>]*>|[{}]", "", " ".join(paragraph.split())).strip()
+    for entry in re.split(r"\n\n+(?=\S)", text):
+        terms, *paragraphs = re.split(r"\n[ \t]*\n", entry.strip("\n"))
+        meaning = re.sub(r"<[^<>]*>|[{}]", "", " ".join("".join(paragraphs[:1]).split())).strip()
         if len(meaning.split()) > 4:
-            yield term.strip(), meaning
+            yield terms.splitlines()[0], meaning
 
 
 def tokenizer(texts, size):

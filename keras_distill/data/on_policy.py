@@ -84,7 +84,8 @@ def on_policy(student, prompts, answers=None, *, share=0.5, batch_size=32, tempe
         batch_size: prompts a batch. Those beyond the last whole batch wait for another epoch.
         temperature: of the student's sampling; 0 takes the likeliest token.
         top_p: in (0, 1]: tokens are drawn from the fewest that have this probability together.
-        seed: an integer, for the order, the choice of batches, and the samples.
+        seed: an integer, for the rows and the kind of each batch, and for the samples. In which
+            order the batches of an epoch come, Keras shuffles (`keras.utils.set_random_seed`).
 
     Returns:
         A `keras.utils.PyDataset` of `(x, y, sample_weight)`, as `prompt_masked` makes them.

@@ -164,17 +164,16 @@ def test_a_share_of_the_batches_are_the_students_own():
 
 def test_the_teacher_scores_the_students_own_answers():
     student, teacher = language_model(0), language_model(1)
-    prompts = PROMPTS[:4]
-    x, _, weight = data.on_policy(student, prompts, share=1, batch_size=4)[0]
+    batches = data.on_policy(student, PROMPTS[:4], share=1, batch_size=4, temperature=0)
+    x, _, weight = batches[0]  # the likeliest answers are the same in whatever order
     ours, theirs = (keras.ops.log_softmax(model(x)) for model in (student, teacher))
     values = np.sum(np.exp(ours) * (ours - theirs), -1)
     expected = np.sum(values * weight) / np.sum(weight)
     distiller = Distiller(student, teacher=teacher, terms=[Term(losses.ReverseKL(1.0), name="kl")])
-    distiller.compile(keras.optimizers.Adam(0.02), run_eagerly=True)
-    batches = data.on_policy(student, prompts, share=1, batch_size=4)
-    found = distiller.fit(batches, epochs=8, verbose=0).history["kl"]
+    distiller.compile(keras.optimizers.Adam(0.05), run_eagerly=True)
+    found = distiller.fit(batches, epochs=6, verbose=0).history["kl"]
     assert found[0] == pytest.approx(expected, rel=1e-4)
-    assert found[-1] < 0.8 * found[0]
+    assert found[-1] < 0.9 * found[0]
 
 
 def test_a_sequence_to_sequence_model_answers_and_is_trained(tmp_path):
@@ -196,7 +195,8 @@ def test_what_is_refused(tmp_path):
     plain = keras.Sequential([keras.layers.Dense(1)])
     with pytest.raises(TypeError, match="must be a KerasHub `CausalLM`.*Received: .*Sequential"):
         data.generate(plain, PROMPTS, tmp_path / "a")
-    ends = hub.tokenizers.GPT2Tokenizer({"<|endoftext|>": 0, "a": 1}, [])
+    ends = {"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3}
+    ends = hub.tokenizers.GPT2Tokenizer(ends, ["a b"])
     padded = hub.models.GPT2CausalLMPreprocessor(ends, sequence_length=8)
     with pytest.raises(ValueError, match="another than the padding.*Received: 0 for both"):
         data.on_policy(hub.models.GPT2CausalLM(task.backbone, padded), ["a"], share=1)

@@ -43,9 +43,8 @@ def example(monkeypatch):
 def test_a_dictionary_answers_questions(example):
     entries = dict(example("conversation").entries(DICTIONARY))
     assert entries == {
-        "00-database-info": "This is about the dictionary.",
         "bit": "A binary digit, the smallest unit of data.",
-        "byte\noctet": "Eight bits, which are kept together.",
+        "byte": "Eight bits, which are kept together.",
     }
 
 
@@ -62,8 +61,14 @@ def test_a_tiny_run_that_goes_on_and_converses(example, tmp_path, capsys, monkey
         rows += [f"{split}\tWhat is {n}?\tIt is a number." for n in range(count)]
     (tmp_path / "pairs.tsv").write_text("\n".join(rows) + "\n")
     chatbot = example("chatbot")
-    names = ["alone", "reverse KL", "sequence-level", "on-policy"]
-    flags = ["--tiny", f"--out={tmp_path}", f"--tsv={tmp_path / 'pairs.tsv'}", "--students"]
+    names = ["reverse KL", "sequence-level", "on-policy"]
+    flags = [
+        "--tiny",
+        "--length=16",
+        f"--out={tmp_path}",
+        f"--tsv={tmp_path / 'pairs.tsv'}",
+        "--students",
+    ]
     chatbot.main([*flags, *names])
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "results.json").read_text())
@@ -72,11 +77,11 @@ def test_a_tiny_run_that_goes_on_and_converses(example, tmp_path, capsys, monkey
     assert all(row["perplexity"] > 1 for row in found["table"].values())
     assert "| on-policy |" in printed and "tokens_a_second" in printed
     monkeypatch.setattr(chatbot, "train", None)  # nothing is trained again
-    chatbot.main([*flags, "alone"])
+    chatbot.main([*flags, "on-policy"])
     questions = iter(["What is 1?", ""])
     monkeypatch.setattr("builtins.input", lambda _: next(questions))
     capsys.readouterr()
-    chatbot.main(["--chat=alone", f"--out={tmp_path}"])
+    chatbot.main(["--chat=on-policy", f"--out={tmp_path}"])
     assert "tokens a second" in capsys.readouterr().out
 
 
