@@ -25,6 +25,8 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/cached_epoch.py
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/lean_teachers.py
+	$(BIN)/python benchmarks/large_vocabulary.py
 
 # Each set of extras is installed once, and again when setup.py changes.
 .venv/%: setup.py
