@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_distill import taps
 from keras_distill.batch import Batch
-from keras_distill.callbacks.cka_heat_map import rows_of
+from keras_distill.callbacks.cka_heat_map import cka_heat_map, rows_of
 from keras_distill.losses import cka
 from keras_distill.term import Term
 
@@ -32,6 +32,9 @@ class FeatureHook(keras.callbacks.Callback):
         source: the teacher's name. Defaults to `"teacher"`.
         probe: a batch of inputs, `(x, y)`, or a `tf.data.Dataset`, of which the first batch
             counts. Defaults to the first batch of the distiller's first `fit`.
+        heat_map: where to write a PNG, when the `fit` ends, of the CKA of every layer of the
+            student with every layer of the teacher on the probe (`cka_heat_map`; it needs
+            matplotlib). Defaults to `None`: none.
         name: the term's name, and how its logs begin. Defaults to the paths, joined by "_".
 
     Raises:
@@ -52,18 +55,18 @@ class FeatureHook(keras.callbacks.Callback):
     """
 
     def __init__(self, student, teacher, *, loss=None, weight=1.0, projector="auto",
-                 source="teacher", probe=None, name=None):  # fmt: skip
+                 source="teacher", probe=None, heat_map=None, name=None):  # fmt: skip
         super().__init__()
         self.student, self.teacher, self.source = student, teacher, source
         self.name = name or _name(student, teacher)
-        self.terms = []
+        self.terms, self.heat_map = [], heat_map
         if projector == "auto" and not getattr(loss, "same_shape", True):
             projector = None
         if loss is not None:
             term = Term(loss, student=student, teacher=teacher, source=source, weight=weight,
                         projector=projector, name=self.name)  # fmt: skip
             self.terms.append(term)
-        self.looks_on = loss is None or probe is not None
+        self.looks_on = loss is None or probe is not None or heat_map is not None
         if self.looks_on and not (isinstance(student, str) and isinstance(teacher, str)):
             raise ValueError(
                 "A `FeatureHook` that looks on takes one path on each side. Received: "
@@ -90,6 +93,12 @@ class FeatureHook(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self.looks_on and logs is not None:
             logs.update({f"{self.name}_{key}": value for key, value in self._measured().items()})
+
+    def on_train_end(self, logs=None):
+        if self.heat_map is not None:
+            own = self.source == "self"
+            other = self.model.student if own else self.model.teachers[self.source]
+            cka_heat_map(self.model.student, other, self._probe().x, self.heat_map)
 
     def _measured(self):
         student, teacher = self._pair()

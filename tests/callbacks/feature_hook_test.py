@@ -207,3 +207,10 @@ def test_the_heat_map_is_numpys_and_a_picture(tmp_path):
     with pytest.raises(ValueError, match="give paths"):
         cka_heat_map(student, lambda x: x, X)
     np.testing.assert_allclose(cka_heat_map(student, teacher, X * 0)[0], 0)
+
+
+@pytest.mark.parametrize("source", ["teacher", "self"])
+def test_a_hook_draws_the_heat_map_when_the_fit_ends(tmp_path, source):
+    path = tmp_path / "cka.png"
+    fitted(made(), FeatureHook("hidden", "hidden", source=source, probe=X, heat_map=path))
+    assert path.read_bytes().startswith(b"\x89PNG")
