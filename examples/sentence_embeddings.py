@@ -194,7 +194,9 @@ def neighbours(vectors, count=10):
     """The set of the nearest others of each vector."""
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -np.inf)
-    return [set(row) for row in np.argpartition(-similarity, count, axis=1)[:, :count].tolist()]
+    count = min(count, len(vectors) - 1)
+    nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+    return [set(row) for row in nearest.tolist()]
 
 
 def word_pairs(folder):

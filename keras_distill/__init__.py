@@ -14,6 +14,7 @@ _MODULES = (
     "data",
     "experiment",
     "export",
+    "fused",
     "losses",
     "models",
     "projectors",
@@ -22,6 +23,7 @@ _MODULES = (
     "schedules",
     "taps",
     "teachers",
+    "tuning",
 )
 _NAMES = {
     "Batch": "batch",

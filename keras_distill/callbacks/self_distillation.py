@@ -18,7 +18,8 @@ class SelfDistillation(keras.callbacks.Callback):
     Each exit's accuracy on the training data is logged as `"<exit>_accuracy"`, and
     `"self_distillation"` is the weight of the terms.
 
-    After a restart, terms that a `margin` had opened wait for the end of the next epoch.
+    Whether a `margin` has been reached is kept in the distiller's checkpoint: a `fit` that resumes
+    with `BackupAndRestore` goes on with open terms.
 
     Args:
         deep: the name of the output that teaches, such as `"final"`.
@@ -63,13 +64,15 @@ class SelfDistillation(keras.callbacks.Callback):
         self._check(monitor)
         self._weight = keras.Variable(0.0, trainable=False, name="self_distillation_weight")
         self.terms = [*self._responses(loss), *self._hints(hint or {}), *self._accuracies()]
-        self._led = False
+        self._led = None
 
-    def on_train_begin(self, logs=None):
-        self._led = False
+    def set_model(self, model):
+        super().set_model(model)
+        if self.margin is not None:
+            self._keep_led(model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        due = epoch >= self.start_epoch and (self.margin is None or self._led)
+        due = epoch >= self.start_epoch and (self.margin is None or bool(self._led.numpy()))
         self._weight.assign(self.weight if due else 0.0)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -77,11 +80,22 @@ class SelfDistillation(keras.callbacks.Callback):
         for term in self._measured:
             logs[term.exit] = logs.pop(term.name)
         logs["self_distillation"] = float(self._weight)
-        if self.margin is not None and not self._led and epoch >= self.start_epoch - 1:
-            self._led = self._lead(logs) >= self.margin
+        if self.margin is not None and not self._led.numpy() and epoch >= self.start_epoch - 1:
+            self._led.assign(float(self._lead(logs) >= self.margin))
 
     def on_train_end(self, logs=None):
         self._weight.assign(0.0)
+
+    def _keep_led(self, distiller):
+        """A variable that the distiller saves; what is resumed is loaded after it is made."""
+        if not hasattr(distiller, "exits_led"):
+            distiller.exits_led = {}
+        led, name = distiller.exits_led, self.terms[0].name
+        if name not in led:
+            with distiller.distribute_strategy.scope():
+                led[name] = keras.Variable(0.0, trainable=False, name=f"{name}_led")
+        self._led = led[name]
+        self._led.assign(0.0)
 
     def _responses(self, loss):
         loss = KLDivergence(temperature=3.0) if loss is None else loss

@@ -20,8 +20,8 @@ def early_exit(net, threshold, *, from_logits=None, with_exit=False):
     keeps the dynamic depth. It is for inference: dropout and batch statistics never train in it.
 
     Args:
-        net: a functional model with a dict of outputs, as `add_exits` makes; the weights are
-            shared.
+        net: a functional model with a dict of outputs, shallowest first, as `add_exits` makes; the
+            weights are shared.
         threshold: in [0, 1]: 0 stops always at the first exit.
         from_logits: whether the exits give logits. Defaults to `None`: unless they end in a
             softmax.
@@ -55,7 +55,7 @@ class Cascade(keras.layers.Layer):
     """The stages of a model with exits, run one after the other until one is sure enough.
 
     Args:
-        net: a functional model with a dict of outputs.
+        net: a functional model with a dict of outputs, shallowest first.
         threshold: in [0, 1], what the greatest probability must reach.
         from_logits: whether the exits give logits. Defaults to `None`: unless they end in a
             softmax.
@@ -73,11 +73,10 @@ class Cascade(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.net, self.threshold = net, threshold
         outputs = outputs_of(net)
-        ranked = sorted(outputs, key=lambda name: len(_nodes(net, outputs[name])))
-        self.exits = tuple(ranked)
+        self.exits = tuple(outputs)  # a long head may hold more layers than all deeper blocks
         self.from_logits = _are_logits(outputs.values()) if from_logits is None else from_logits
         done, self._stages = set(), []
-        for name in ranked:
+        for name in self.exits:
             nodes = [node for node in _nodes(net, outputs[name]) if id(node) not in done]
             done.update(map(id, nodes))
             self._stages.append((nodes, id(outputs[name])))

@@ -178,6 +178,29 @@ def test_a_second_fit_starts_closed():
     assert fit(distiller, callback, epochs=3, initial_epoch=1)["self_distillation"] == [1, 1]
 
 
+def test_a_killed_fit_resumes_with_what_a_margin_had_opened(tmp_path):
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def run(student, *others):
+        callback = SelfDistillation("final", "exit_1", margin=-100)
+        return fit(made(student), callback, *others)
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    first = net()
+    copies = [twin(first) for _ in range(2)]
+    whole = run(first)
+    with pytest.raises(KeyboardInterrupt):
+        run(copies[0], backup(), Killed())
+    assert whole["self_distillation"] == [0, 1, 1, 1]
+    assert run(copies[1], backup())["self_distillation"] == [1, 1]
+    assert alike(first.get_weights(), copies[1].get_weights())
+
+
 def test_without_labels():
     distiller = Distiller(net())
     distiller.compile("sgd")

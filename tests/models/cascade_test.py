@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_distill import export, models
+from keras_distill.models import Cascade
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(24, 6)).astype("float32") * 3
@@ -146,6 +147,18 @@ def test_evaluate_and_mixed_precision():
     early.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     assert early.output.dtype == model.output["final"].dtype == "float16"
     assert np.isfinite(early.evaluate(X, np.zeros(24), verbose=0))
+
+
+def test_a_long_head_is_no_deeper_exit(tmp_path):
+    """Exits are asked as the model names them, before and after it is saved."""
+    x = inputs = keras.Input((8, 8, 1))
+    for block in (1, 2):
+        x = layers.Conv2D(4, 3, strides=2, padding="same", name=f"block_{block}")(x)
+    plain = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    net = models.add_exits(plain, {"z": "block_1", "a": "block_2"})
+    net.save(tmp_path / "net.keras")
+    for each in (net, keras.models.load_model(tmp_path / "net.keras")):
+        assert Cascade(each, 0.5).exits == ("z", "a", "final")
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 2, float("nan"), "high", True])

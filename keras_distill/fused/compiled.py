@@ -1,0 +1,79 @@
+"""What a fused head lets `compile` take: a loss and metrics that need no dense logits.
+
+They are given `(batch, tokens, 2)`: each token's cross-entropy, and 1 where the likeliest word is
+its label.
+"""
+
+import keras
+
+
+class GivenCrossEntropy(keras.losses.Loss):
+    """A cross-entropy that was measured by blocks; weights and reduction are Keras's."""
+
+    def call(self, y_true, y_pred):
+        return y_pred[..., 0]
+
+
+class GivenAccuracy(keras.metrics.Mean):
+    """The mean of what is right."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """With a batch; `y_true` is in `y_pred` already."""
+        return super().update_state(y_pred[..., 1], sample_weight)
+
+
+class GivenPerplexity(keras.metrics.Mean):
+    """The exponential of the mean cross-entropy, without the tokens `mask_token_id`."""
+
+    def __init__(self, name="perplexity", mask_token_id=None):
+        super().__init__(name=name)
+        self.mask_token_id = mask_token_id
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """With a batch."""
+        if self.mask_token_id is not None:
+            known = keras.ops.cast(keras.ops.not_equal(y_true, self.mask_token_id), "float32")
+            other = 1.0 if sample_weight is None else keras.ops.cast(sample_weight, "float32")
+            sample_weight = known * other
+        return super().update_state(y_pred[..., 0], sample_weight)
+
+    def result(self):
+        return keras.ops.where(self.count == 0, 0.0, keras.ops.exp(super().result()))
+
+
+def given_loss(loss):
+    """The compiled loss, as it is measured by blocks."""
+    if loss is None:
+        return None
+    kind = keras.losses.SparseCategoricalCrossentropy
+    fits = isinstance(loss, kind) and loss.from_logits
+    if not fits or getattr(loss, "ignore_class", None) is not None:
+        raise ValueError(
+            "With `fused_head=True` there are no logits of all words, so `compile` takes one loss: "
+            "`SparseCategoricalCrossentropy(from_logits=True)`, without `ignore_class` (weigh "
+            f"these tokens 0 by `sample_weight`). Received: loss={loss!r}"
+        )
+    return GivenCrossEntropy(reduction=loss.reduction, name=loss.name)
+
+
+def given_metrics(metrics):
+    """The compiled metrics, as they are measured by blocks."""
+    if metrics is not None and not isinstance(metrics, (list, tuple)):
+        raise ValueError(
+            f"With `fused_head=True`, metrics are a list. Received: metrics={metrics!r}"
+        )
+    return None if metrics is None else [_given_metric(metric) for metric in metrics]
+
+
+def _given_metric(metric):
+    if metric in ("accuracy", "acc", "sparse_categorical_accuracy"):
+        return GivenAccuracy(name=metric)
+    if type(metric) is keras.metrics.SparseCategoricalAccuracy:
+        return GivenAccuracy(name=metric.name)
+    if type(metric).__name__ == "Perplexity" and getattr(metric, "from_logits", False):
+        return GivenPerplexity(metric.name, metric.mask_token_id)  # KerasHub's
+    raise ValueError(
+        "With `fused_head=True` there are no logits of all words, so metrics are "
+        '"accuracy", `SparseCategoricalAccuracy` or KerasHub\'s `Perplexity(from_logits=True)`. '
+        f"Received: {metric!r}"
+    )

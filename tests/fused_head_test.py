@@ -1,0 +1,186 @@
+"""`Distiller(fused_head=True)` trains and evaluates as the plain one does."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_distill import CachedTeacher, Distiller, Supervision, Term, TopK, losses
+from keras_distill.fused import head
+
+keras_hub = pytest.importorskip("keras_hub")
+
+WORDS, TOKENS, ROWS = 61, 6, 4
+
+
+def language_model(seed, width, dtype=None):
+    keras.utils.set_random_seed(seed)
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=WORDS, num_layers=1, num_heads=2, hidden_dim=width,
+        intermediate_dim=8, dropout=0.0, max_sequence_length=TOKENS, dtype=dtype,
+    )  # fmt: skip
+    return keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, WORDS, (ROWS, TOKENS))
+    mask = np.arange(TOKENS)[None] < np.array([6, 3, 5, 2])[:, None]
+    x = {"token_ids": ids, "padding_mask": mask}
+    return x, rng.integers(0, WORDS, (ROWS, TOKENS)), mask.astype("float32")
+
+
+def entropy():
+    return keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+
+
+def compiled(student, fused_head, loss=True, **kwargs):
+    terms = kwargs.pop("terms", None)
+    distiller = Distiller(student, terms=terms, fused_head=fused_head, **kwargs)
+    if not loss:
+        distiller.compile(keras.optimizers.SGD(0.5))
+        return distiller
+    perplexity = keras_hub.metrics.Perplexity(from_logits=True, mask_token_id=3)
+    distiller.compile(
+        keras.optimizers.SGD(0.5), entropy(), weighted_metrics=["accuracy", perplexity]
+    )
+    return distiller
+
+
+def trained(data, fused_head, dtype=None, **kwargs):
+    """The student's weights after two steps, with what `fit` and `evaluate` report."""
+    student = language_model(1, 8, dtype)
+    distiller = compiled(student, fused_head, **kwargs)
+    x, y, weights = data
+    logs = distiller.fit(x, y, batch_size=ROWS, epochs=2, sample_weight=weights, shuffle=False,
+                         verbose=0).history  # fmt: skip
+    if kwargs.get("loss", True):
+        logs["evaluated"] = distiller.evaluate(
+            x, y, sample_weight=weights, verbose=0, return_dict=True
+        )
+    return student.get_weights(), logs
+
+
+def assert_alike(one, two, tolerance=1e-5):
+    keras.tree.assert_same_structure(one, two)
+    for a, b in zip(keras.tree.flatten(one), keras.tree.flatten(two)):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_it_trains_and_evaluates_as_the_plain_one(data):
+    hint = dict(student="backbone/transformer_layer_0", teacher="backbone/transformer_layer_0")
+    plain, fused = (
+        trained(
+            data,
+            fused_head,
+            teacher=language_model(2, 12),
+            terms=[
+                Term(losses.KLDivergence(2.0)),
+                Term(losses.ReverseKL(), weight=0.5),
+                Term("mse", projector=keras.layers.Dense(12, "tanh", name="to_teacher",
+                     kernel_initializer="ones"), name="hint", **hint),
+            ],
+        )
+        for fused_head in (False, True)
+    )  # fmt: skip
+    assert_alike(plain, fused)
+    before = language_model(1, 8).get_weights()
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, fused[0]) if a.size > 8)
+
+
+def test_without_labels_and_from_a_cached_top_k(data):
+    x, labels, weights = data
+    logits = language_model(2, 12)(x)
+    log_probs, ids = tf.math.top_k(tf.nn.log_softmax(logits / 2), 5)
+    tail = tf.math.log(1 - tf.reduce_sum(tf.exp(log_probs), -1))
+    top = TopK(ids, log_probs, tail, tf.fill((ROWS,), 2.0))
+    cached = tf.data.Dataset.from_tensors((x, Supervision(labels, {"output": top}), weights))
+    one, two = {}, {}
+    for fused_head, found in ((False, one), (True, two)):
+        student = language_model(1, 8)
+        distiller = compiled(student, fused_head, loss=False, teacher=CachedTeacher())
+        found["logs"] = distiller.fit(cached, epochs=2, verbose=0).history
+        found["weights"] = student.get_weights()
+    assert_alike(one, two)
+
+
+def test_low_precision(data):
+    """bfloat16 rounds logits to 3 digits; both ways stay near float32's."""
+    exact = trained(data, False, teacher=language_model(2, 12))
+    fused = trained(data, True, "mixed_bfloat16", teacher=language_model(2, 12, "mixed_bfloat16"))
+    assert fused[1]["loss"] == pytest.approx(exact[1]["loss"], rel=2e-2)
+    for a, b in zip(exact[0], fused[0]):
+        np.testing.assert_allclose(a, b, atol=2e-2)
+
+
+@pytest.mark.parametrize("fused_head", [True, False])
+def test_no_tensor_of_a_step_has_an_axis_of_words_beside_one_of_tokens(fused_head, monkeypatch):
+    monkeypatch.setattr(head, "BLOCK", 8)
+    distiller = compiled(language_model(1, 8), fused_head, teacher=language_model(2, 12))
+    ids = tf.zeros((ROWS, TOKENS), tf.int32)
+    x = {"token_ids": ids, "padding_mask": tf.ones((ROWS, TOKENS), tf.bool)}
+    distiller.optimizer.build(distiller.trainable_variables)
+    graph = tf.function(distiller.train_step).get_concrete_function((x, ids)).graph
+    graphs = [graph, *(f.graph for f in graph._functions.values() if hasattr(f, "graph"))]
+    tensors = [t for each in graphs for op in each.get_operations() for t in op.outputs]
+    dense = [t.name for t in tensors if t.shape.rank in (2, 3) and t.shape[-1] == WORDS]
+    assert bool(dense) != fused_head, dense
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (dict(loss="sparse_categorical_crossentropy"), "takes one loss"),
+        (dict(loss=keras.losses.CategoricalCrossentropy(from_logits=True)), "takes one loss"),
+        (dict(loss=entropy(), metrics=["top_k_categorical_accuracy"]), "metrics are"),
+        (dict(loss=entropy(), metrics={"output": "accuracy"}), "are a list"),
+        (dict(loss=entropy(), loss_weights=[1.0]), "leave `loss_weights` out"),
+    ],
+)
+def test_what_compile_refuses(arguments, said):
+    distiller = Distiller(language_model(1, 8), teacher=language_model(2, 12), fused_head=True)
+    with pytest.raises(ValueError, match=said):
+        distiller.compile("sgd", **arguments)
+
+
+def test_which_terms_and_models_it_refuses():
+    student, teacher = language_model(1, 8), language_model(2, 12)
+    with pytest.raises(ValueError, match="a sum over the classes"):
+        Distiller(student, teacher=teacher, terms=[Term(losses.LogitsMSE())], fused_head=True)
+    with pytest.raises(ValueError, match="an output head"):
+        term = Term(losses.KLDivergence(), source="self")
+        Distiller(student, terms=[term], fused_head=True)
+    softmax = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "softmax")])
+    with pytest.raises(ValueError, match="whose one output is"):
+        Distiller(softmax, teacher=teacher, fused_head=True)
+    with pytest.raises(ValueError, match="whose one output is"):
+        Distiller(student, teacher=softmax, fused_head=True)
+
+
+def test_labels_out_of_range(data):
+    x, labels, weights = data
+    distiller = compiled(language_model(1, 8), True, teacher=language_model(2, 12))
+    with pytest.raises(ValueError, match="class ids"):
+        distiller.fit(x, labels + WORDS, sample_weight=weights, verbose=0)
+
+
+def test_two_replicas_train_as_one():
+    child = pathlib.Path(__file__).with_name("fused_replicas_child.py")
+    path = os.pathsep.join([str(child.parent.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(child)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"},
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(done.stdout.split("apart")[-1]) < 1e-5
