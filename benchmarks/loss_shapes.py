@@ -79,6 +79,14 @@ def _top_k(batch, k=64):
     return TopK(ids, values, tail)
 
 
+def _spans(batch, ours=128, theirs=96, classes=1100):
+    """A teacher that cuts the text of 128 tokens into 96; 48 spans hold whole tokens of both."""
+    numbers = [tf.tile(tf.range(length)[None] * 48 // length + 1, (batch, 1))
+               for length in (theirs, ours)]  # fmt: skip
+    logits = tf.random.normal((batch, theirs, classes))
+    return {"logits": logits, "spans": numbers[0], "student_spans": numbers[1]}
+
+
 def _remembered(batch):
     index = tf.range(batch, dtype="int32")
     return {"feature": tf.random.normal((batch, 1024)), "index": index}
@@ -118,6 +126,10 @@ CASES = {
     },
     "ClassSubset": Case(lambda: losses.ClassSubset(losses.KLDivergence()), LOGITS, (1100,)),
     "Standardized": Case(lambda: losses.Standardized(losses.KLDivergence()), LOGITS),
+    "UniversalLogits": Case(losses.UniversalLogits, LOGITS, (1100,)),
+    "AlignedSpans": Case(
+        lambda: losses.AlignedSpans(losses.UniversalLogits()), (128, CLASSES), _spans, batch=8
+    ),
     "MultiLevelLogits": Case(losses.MultiLevelLogits, LOGITS, order=2),
     "HingeRanking": Case(losses.HingeRanking, LOGITS, _top_k),
     "LogisticRanking": Case(losses.LogisticRanking, LOGITS, _top_k),
