@@ -27,6 +27,7 @@ class Family:
         minimum: its value where both sides agree; `None` where that is no minimum.
         scale: the standard deviation of the inputs.
         slope: whether the gradient is the slope of the value; not where a part is held constant.
+        step: of the finite difference that is the slope; small where the loss has many kinks.
         labels: the shape of one example's label, where it is not one class an example or token.
         tokens: whether the axis after the batch runs over tokens that a mask may leave out, though
             some shapes are not (batch, tokens, width) or a value is an example's.
@@ -40,6 +41,7 @@ class Family:
     minimum: float | None = 0.0
     scale: float = 2.0
     slope: bool = True
+    step: float = 1e-2
     labels: tuple | None = None
     tokens: bool = False
     tolerance: float = 1e-5
@@ -62,6 +64,7 @@ FAMILIES = {
     # response
     "KLDivergence": Family({"temperature": 2.0}),
     "BinaryKLDivergence": features((6, CLASSES), (4, 3, CLASSES)),
+    "UniversalLogits": Family(step=1e-3),
     "AlignedSpans": features(
         (4, 3, CLASSES),
         teacher=({"logits": (4, 2, 7), "spans": (4, 2), "student_spans": (4, 3)},),

@@ -19,11 +19,10 @@ from keras_distill.recipes.offline import (
     review,
     similarity,
     standardized,
-    universal,
     variational,
 )
 from keras_distill.recipes.schemes import be_your_own_teacher, kdcl, mutual, one, online
-from keras_distill.recipes.transformers import distilbert, minilm, patient, tinybert
+from keras_distill.recipes.transformers import distilbert, minilm, patient, tinybert, universal
 
 __all__ = [
     "alignment",
