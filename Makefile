@@ -1,12 +1,22 @@
 PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test test-backends lint bench clean
 
 quickstart: .venv/examples
 	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --resume
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests
+
+# Losses and projectors on Keras's other backends, where there is no TensorFlow.
+test-backends: .backends/ready
+	KERAS_BACKEND=torch .backends/bin/python -m pytest tests/losses tests/projectors_test.py
+	KERAS_BACKEND=jax .backends/bin/python -m pytest tests/losses tests/projectors_test.py
+
+.backends/ready:
+	test -x .backends/bin/python || $(PYTHON) -m venv .backends
+	.backends/bin/python -m pip install --quiet "keras>=3.15" absl-py pytest jax torch
+	touch $@
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -23,4 +33,4 @@ bench: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .backends build *.egg-info

@@ -1,5 +1,6 @@
 """Small grey images for the examples, from scikit-learn, idx files or TensorFlow Datasets."""
 
+import functools
 import gzip
 import pathlib
 
@@ -76,6 +77,7 @@ def _three_splits(train, test, valid):
     }
 
 
+@functools.lru_cache(maxsize=1)  # `tune` makes many experiments of one file
 def load(data=None, tfds=None, limit=None):
     """`{split: (images, labels)}` from idx files, TensorFlow Datasets or scikit-learn.
 

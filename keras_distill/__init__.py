@@ -23,6 +23,7 @@ _MODULES = (
     "schedules",
     "taps",
     "teachers",
+    "tuning",
 )
 _NAMES = {
     "Batch": "batch",

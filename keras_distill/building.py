@@ -6,7 +6,7 @@ from keras_distill import checks, first_batch, schedules
 from keras_distill.batch import Batch
 from keras_distill.losses import KLDivergence
 from keras_distill.teachers import ModelTeacher, SelfTeacher, Teacher
-from keras_distill.term import Term
+from keras_distill.term import Term, teacher_paths
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 
@@ -79,6 +79,8 @@ def look(distiller, batch):
     before = [(v, v.numpy()) for v in student.non_trainable_variables]
     with schedules.at(0):
         features = distiller._features(batch, training=False)
+        for source, asked in teacher_paths(distiller.terms).items():
+            distiller.teachers[source].examine(batch, asked)
         targets = distiller._targets(batch, features)
         distiller.built = True
         checks.check_knobs(distiller)
@@ -97,6 +99,14 @@ def look(distiller, batch):
     checks.check_labels(distiller, batch, features["output"])
     for variable, value in before:
         variable.assign(value)
+
+
+def trained(distiller):
+    """The variables that a step trains: not those of terms that were detached."""
+    names = {made for term in distiller.terms for made in (term.name, f"{term.name}_loss")}
+    layers = [layer for name, layer in distiller.projectors.items() if name not in names]
+    idle = {id(variable) for layer in layers for variable in layer.trainable_variables}
+    return [v for v in distiller.trainable_variables if id(v) not in idle]
 
 
 def suspects(distiller, label, measured, targets):
@@ -141,7 +151,9 @@ def described(distiller):
         if key != "self":
             model = getattr(teacher, "model", None)
             name = getattr(model, "name", type(teacher).__name__)
-            lines.append(f"  teacher `{key}`: {name}{_size(model)}")
+            dtype = getattr(teacher, "dtype", None)
+            precision = f", in {dtype}" if dtype else ""
+            lines.append(f"  teacher `{key}`: {name}{_size(model)}{precision}")
     for term in distiller.terms:
         fixed = schedules.is_number(term.weight) or isinstance(term.weight, keras.Variable)
         weight = (

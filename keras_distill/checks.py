@@ -172,16 +172,13 @@ def check_labels(distiller, batch, output):
             "`compile` has a `loss`, but the data hold no labels: give `(x, y)`, or leave the "
             "loss out to learn from the teacher alone."
         )
-    loss, sparse = _categorical(loss)
-    if loss is None or not tf.is_tensor(output):
+    if not tf.is_tensor(output):
         return
-    from_logits = getattr(loss, "from_logits", False)
-    if from_logits == (logits_of(output) is not output or are_probabilities(output)):
-        gives, needs = ("logits", True) if not from_logits else ("probabilities", False)
-        raise ValueError(
-            f"The student gives {gives}: `compile` needs a loss with `from_logits={needs}`. "
-            f"Received: from_logits={from_logits}"
-        )
+    _check_binary(loss, output)
+    loss, sparse = _categorical(loss)
+    if loss is None:
+        return
+    _check_from_logits(loss, logits_of(output) is not output or are_probabilities(output))
     if sparse and batch.labels is not None:
         labels, classes = np.asarray(batch.labels), output.shape[-1]
         ignored = getattr(loss, "ignore_class", None)
@@ -190,11 +187,41 @@ def check_labels(distiller, batch, output):
             raise ValueError(f"Labels must be class ids in [0, {classes}). Received: {wrong[0]}.")
 
 
-def _categorical(loss):
-    """The cross-entropy that was compiled, however it was given, and whether it takes class ids."""
+def _check_from_logits(loss, probabilities):
+    """Refuses a loss that takes logits for probabilities, or the other way round."""
+    from_logits = getattr(loss, "from_logits", False)
+    if from_logits == probabilities:
+        gives = "probabilities" if probabilities else "logits"
+        raise ValueError(
+            f"The student gives {gives}: `compile` needs a loss with "
+            f"`from_logits={not probabilities}`. Received: from_logits={from_logits}"
+        )
+
+
+def _check_binary(loss, output):
+    """The same where each unit has a label; only what is sure is refused."""
+    loss = _one(loss)
+    kinds = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
+    functions = (keras.losses.binary_crossentropy, keras.losses.binary_focal_crossentropy)
+    if not (isinstance(loss, kinds) or loss in functions):
+        return
+    values = np.asarray(output, "float32")
+    if logits_of(output) is not output:
+        _check_from_logits(loss, probabilities=True)
+    elif ((values < 0) | (values > 1)).any():
+        _check_from_logits(loss, probabilities=False)
+
+
+def _one(loss):
+    """A compiled loss that stands for one output, however it was given."""
     if isinstance(loss, (list, tuple)) and len(loss) == 1:
         loss = loss[0]
-    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    return keras.losses.get(loss) if isinstance(loss, str) else loss
+
+
+def _categorical(loss):
+    """The cross-entropy that was compiled, and whether it takes class ids."""
+    loss = _one(loss)
     one_hot = (keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy)
     ids = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
     for sparse, (kind, function) in ((False, one_hot), (True, ids)):

@@ -103,8 +103,7 @@ class Experiment:
         settings = {**self._settings(), "cached": cache is not None}
         run.open(settings, overwrite=overwrite, resume=resume)
         if not run.is_trained("teacher"):
-            self._rehearse()
-            self._train_teacher(run, callbacks)
+            self.keep_teacher(run, callbacks=callbacks)
         if cache is not None:
             in_experiment.prepare(self, run.model("teacher"), cache)
         for seed in self.seeds:
@@ -159,17 +158,38 @@ class Experiment:
         self._compile(teacher, self.teacher_optimizer)
         run.keep("teacher", teacher, self._fit(teacher, train, self.teacher_epochs, callbacks))
 
-    def _train_student(self, run, arm, seed, callbacks, cache):
-        teacher = run.model("teacher") if arm == "distilled" else None
-        print(f"Training the student, {arm}, seed {seed}, for {self.epochs} epochs.", flush=True)
+    def prepared(self, arm, seed, teacher, cache=None):
+        """What trains a student: `(student, compiled model, training data)`.
+
+        Args:
+            arm: "alone" or "distilled".
+            seed: Of weights and order.
+            teacher: The trained teacher; a student alone does without.
+            cache: A folder of its targets, or `None` to run it.
+        """
         keras.utils.set_random_seed(seed)
         train = self.data("train")
         student = _model("student", self.student())
         model = student
-        if teacher is not None:
+        if arm == "distilled":
             cached, train = in_experiment.from_cache(train, cache) if cache else (None, train)
             model = self._distiller(student, teacher, cached)
         self._compile(model, self.optimizer)
+        return student, model, train
+
+    def keep_teacher(self, run, file=None, callbacks=None):
+        """Puts the teacher into a run: a saved one, or the one that is trained here."""
+        if file is None:
+            self._rehearse()
+            self._train_teacher(run, callbacks)
+        else:
+            record = {"history": {}, "seconds": 0.0}
+            run.keep("teacher", keras.saving.load_model(file, compile=False), record)
+
+    def _train_student(self, run, arm, seed, callbacks, cache):
+        teacher = run.model("teacher") if arm == "distilled" else None
+        print(f"Training the student, {arm}, seed {seed}, for {self.epochs} epochs.", flush=True)
+        student, model, train = self.prepared(arm, seed, teacher, cache)
         run.keep(f"{arm}-{seed}", student, self._fit(model, train, self.epochs, callbacks))
 
     def _new_teacher(self):

@@ -28,18 +28,31 @@ def load_experiment(path, options):
         TypeError: The function returns no `Experiment`.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No such experiment file: {path}")
-    make = _namespace(path).get("experiment")
-    if not callable(make):
-        raise ValueError(f"{path} defines no function `experiment`.")
+    make = _maker(path)
     given = _bound(path, make, options)
     experiment = make(**options)
     if not isinstance(experiment, Experiment):
         raise TypeError(f"`experiment` of {path} must return an `Experiment`. "
                         f"Received: {experiment!r}")  # fmt: skip
-    experiment.origin = {"options": given, "files": _fingerprints(path)}
+    inner = {f"{name} (inside)": v for name, v in experiment.origin.get("files", {}).items()}
+    experiment.origin = {"options": given, "files": {**inner, **_fingerprints(path)}}
     return experiment
+
+
+def options_of(path):
+    """The names of the options that an experiment's file takes; raises as `load_experiment`."""
+    parameters = inspect.signature(_maker(pathlib.Path(path))).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+
+def _maker(path):
+    """The function `experiment` of a file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"No such experiment file: {path}")
+    make = _namespace(path).get("experiment")
+    if not callable(make):
+        raise ValueError(f"{path} defines no function `experiment`.")
+    return make
 
 
 def _namespace(path):

@@ -9,6 +9,10 @@ from keras_distill import first_batch
 from keras_distill.schedules import Knob
 
 
+class NotFinite(ValueError):
+    """A loss or gradient was NaN or infinite; the update was not made."""
+
+
 class Guard:
     """Remembers the first step whose total or gradients were not finite.
 
@@ -99,7 +103,7 @@ class Guard:
             raise names[0].error(step)
         if len(names) > 1 and names[-1] == self.culprits[-1]:
             names.pop()  # a replica without a culprit of its own
-        raise ValueError(
+        raise NotFinite(
             f"Not finite (NaN or infinite) at step {step}: {', '.join(names)}. The update was "
             "skipped: the last good weights remain. Look for bad inputs or labels out of range; "
             "else lower the learning rate or the term's weight, or set `clipnorm`."

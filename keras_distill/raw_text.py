@@ -99,13 +99,16 @@ def _piped(distiller, given, shuffle=False):
 def _read(distiller, x, y=None, sample_weight=None):
     """One batch of raw samples, preprocessed; views of teachers ride along with the labels."""
     views = [view for teacher in distiller.teachers.values() for view in teacher.views]
-    inputs = {view.key: view.inputs(x, labels_of(y), sample_weight) for view in views}
+    theirs = [(view, view.read(x, labels_of(y), sample_weight)) for view in views]
+    inputs = {view.key: made[0] for view, made in theirs}
     targets = y.targets if isinstance(y, Supervision) else None
     labels = y.labels if isinstance(y, Supervision) else y
     if preprocessor_of(distiller.student) is not None:
         x, labels, sample_weight = unpacked(
             preprocessed(distiller.student, x, labels, sample_weight)
         )
+    for view, made in theirs:
+        inputs.update(view.beside(made, (x, labels, sample_weight)))
     if inputs:
         targets = targets if isinstance(targets, dict) or targets is None else {"output": targets}
         targets = {**(targets or {}), VIEWS: inputs}

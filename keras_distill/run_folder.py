@@ -9,8 +9,11 @@ import shutil
 import keras
 
 RUN = "run.json"  # marks a folder that holds a run, and says which
-WRITTEN = (RUN, "arms", "report.html", "report.json", "student.keras", "teacher.keras", "serving")
-UNFINISHED = (".tmp_*", "*.unfinished", "report.*.tmp", "arms/*.unfinished*")
+WRITTEN = (
+    RUN, "arms", "report.html", "report.json", "student.keras", "teacher.keras", "serving",
+    "trials", "targets", "ranking.json", "ranking.png", "winner.py",
+)  # fmt: skip
+UNFINISHED = (".tmp_*", "*.unfinished", "report.*.tmp", "*/*.unfinished*")
 
 
 class RunFolder:
@@ -46,7 +49,7 @@ class RunFolder:
         else:
             self._remove(held)
         self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(self.path / RUN, settings)
+        write_json(self.path / RUN, settings)
         (self.path / "arms").mkdir(exist_ok=True)
         self._remove_unfinished()
 
@@ -55,7 +58,7 @@ class RunFolder:
         unfinished = self.path / "arms" / f"{key}.unfinished.keras"
         model.save(unfinished)
         os.replace(unfinished, self._model(key))
-        _write_json(self._record(key), record)  # last: it marks the model as trained
+        write_json(self._record(key), record)  # last: it marks the model as trained
 
     def is_trained(self, key):
         """Whether the model of this name was trained to the end and kept."""
@@ -146,7 +149,8 @@ def _why_refused(path, held, resume):
     return f"{path} already holds a run: overwrite or resume it."
 
 
-def _write_json(path, value):
+def write_json(path, value):
+    """Writes what JSON can hold, whole or not at all."""
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(value, indent=1))
     os.replace(unfinished, path)

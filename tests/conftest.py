@@ -1,4 +1,4 @@
-"""Quiet TensorFlow, and the same random numbers in every run."""
+"""Quiet TensorFlow, the same random numbers in every run, and how processes share the tests."""
 
 import os
 
@@ -12,3 +12,21 @@ def _seeded():
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+FIRST = ("replicas_test.py", "workers_test.py")  # the longest
+SPREAD = "contract_test.py"  # over the processes; of another file one runs all, fixtures made once
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The longest file first, and last the many small tests that end all processes at once."""
+    for item in items:
+        if item.path.name != SPREAD and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
+    items.sort(key=_turn)
+
+
+def _turn(item):
+    alone = item.get_closest_marker("xdist_group") is None
+    return item.path.name not in FIRST, alone, item.path.name != SPREAD

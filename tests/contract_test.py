@@ -1,5 +1,6 @@
 """What every exported loss and every teacher must do. A new one is tested by being exported."""
 
+import functools
 import inspect
 import json
 
@@ -114,18 +115,59 @@ class Case:
         self.rewind()
         return self.unreduced()[0].numpy()
 
-    def gradient(self, wrap=lambda f: f):
-        """The mean over the batch and its gradients for the student's outputs."""
+    def differentiate(self, y_pred):
+        """The mean over the batch and its gradients for the student's outputs, as tensors."""
+        with tf.GradientTape() as tape:
+            tape.watch(y_pred)
+            loss = global_mean(*self.unreduced(y_pred))
+        return loss, tape.gradient(loss, y_pred, unconnected_gradients="zero")
 
-        def compute(y_pred):
-            with tf.GradientTape() as tape:
-                tape.watch(y_pred)
-                loss = global_mean(*self.unreduced(y_pred))
-            return loss, tape.gradient(loss, y_pred, unconnected_gradients="zero")
-
+    def gradient(self):
+        """The same as arrays."""
         self.rewind()
-        loss, gradient = wrap(compute)(self.tensors(self.y_pred))
+        loss, gradient = self.differentiate(self.tensors(self.y_pred))
         return loss.numpy(), each(lambda tensor: tensor.numpy(), gradient)
+
+
+def compiled(cases, jit_compile):
+    """`gradient()` of every case, from one function of them all; none where it does not compile."""
+
+    def differentiate(inputs):
+        return {key: case.differentiate(inputs[key]) for key, case in cases.items()}
+
+    for case in cases.values():
+        case.rewind()
+    inputs = {key: case.tensors(case.y_pred) for key, case in cases.items()}
+    try:
+        outputs = tf.function(differentiate, jit_compile=jit_compile)(inputs)
+    except Exception:
+        if len(cases) == 1:
+            raise
+        return {}  # each alone then says which it was
+    return tf.nest.map_structure(lambda tensor: tensor.numpy(), outputs)
+
+
+def compiled_gradient(make_case, name, shape, jit_compile):
+    """By XLA a case alone; as a graph one case's part of what all of them give, traced once."""
+    key = f"{name}-{title(shape)}"
+    together = {} if jit_compile else graphs(make_case)
+    return together[key] if together else compiled({key: make_case(name, shape)}, jit_compile)[key]
+
+
+@functools.cache
+def graphs(make_case):
+    return compiled({case.id: make_case(*case.values) for case in EVERY}, jit_compile=False)
+
+
+def weighted(name, shape):
+    keras.utils.set_random_seed(0)  # for what `build` makes
+    return Case(make(name), shape, weight=np.arange(examples(shape)))
+
+
+def with_padded_vocabulary(name, shape):
+    case = Case(make(name), shape)
+    case.change(padded_with(-np.inf, (len(shape) - 1,), 3))
+    return case
 
 
 def close(actual, expected, tolerance=1e-5):
@@ -172,8 +214,11 @@ def padded_with(filler, axes, size=2):
     return pad
 
 
-every = pytest.mark.parametrize("name, shape", list(cases()))
-every_of_logits = pytest.mark.parametrize("name, shape", list(cases("logits")))
+EVERY, OF_LOGITS = list(cases()), list(cases("logits"))
+every = pytest.mark.parametrize("name, shape", EVERY)
+every_of_logits = pytest.mark.parametrize("name, shape", OF_LOGITS)
+# Run by one process where there are several: what is compiled once serves them all.
+compiles = pytest.mark.xdist_group("compiled losses")
 
 
 # Losses
@@ -305,12 +350,12 @@ def test_the_scale_of_the_weights_does_not_matter(name, shape):
     close(scaled, expected, tolerance_of(name))
 
 
+@compiles
 @every
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_graphs_compute_what_eager_computes(name, shape, jit_compile):
-    case = Case(make(name), shape, weight=np.arange(examples(shape)))
-    compiled = case.gradient(lambda compute: tf.function(compute, jit_compile=jit_compile))
-    close(compiled, case.gradient(), tolerance_of(name))
+    graph = compiled_gradient(weighted, name, shape, jit_compile)
+    close(graph, weighted(name, shape).gradient(), tolerance_of(name))
 
 
 @every
@@ -376,15 +421,18 @@ def test_logits_count_up_to_a_constant(name, shape):
     close(shifted_gradient, gradient, 1e-4)
 
 
+@compiles
 @every_of_logits
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["eager", "xla"])
 def test_a_padded_vocabulary_may_hold_minus_infinity(name, shape, jit_compile):
     """Entries that neither side can choose change nothing."""
     case = Case(make(name), shape)
     loss, gradient = case.gradient()
-    case.change(padded_with(-np.inf, (len(shape) - 1,), 3))
-    wrap = tf.function(jit_compile=True) if jit_compile else lambda compute: compute
-    padded_loss, padded_gradient = case.gradient(wrap)
+    if jit_compile:
+        padded = compiled_gradient(with_padded_vocabulary, name, shape, True)
+    else:
+        padded = with_padded_vocabulary(name, shape).gradient()
+    padded_loss, padded_gradient = padded
     assert np.isfinite(padded_loss) and np.isfinite(padded_gradient).all()
     if case.loss.name == "kl_divergence":  # others may divide by the number of classes
         close(padded_loss, loss)

@@ -124,6 +124,14 @@ def test_a_term_refuses():
         (dict(loss=keras.losses.sparse_categorical_crossentropy), r"from_logits=True"),
         (dict(loss=keras.losses.SparseCategoricalCrossentropy(name="ce")), r"from_logits=True"),
         (dict(student=net(activation="softmax")), r"from_logits=False"),
+        (dict(loss=keras.losses.CategoricalCrossentropy()), r"from_logits=True"),
+        (dict(loss="binary_crossentropy"), r"from_logits=True"),
+        (dict(loss=keras.losses.BinaryCrossentropy()), r"from_logits=True"),
+        (
+            dict(student=net(activation="sigmoid"),
+                 loss=keras.losses.BinaryCrossentropy(from_logits=True)),
+            r"from_logits=False",
+        ),
         (dict(terms=[]), r"No term uses"),
     ],
 )
@@ -300,6 +308,41 @@ def test_regression_and_multi_label_heads():
         distiller = made(head, net(8), loss, terms=[Term("mse", name="answers")])
         history = distiller.fit(X, y, epochs=2, verbose=0).history
         assert np.isfinite(history["loss"]).all() and "answers" in history
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_many_labels_an_example(activation):
+    """Each label a question of yes or no, to the labels as to the teacher."""
+    student, teacher = net(activation=activation), net(8)
+    y = (X[:, :3] > 0).astype("float32")
+    z, t = student(X).numpy(), teacher(X).numpy()
+    p = sigmoid(z) if activation is None else z
+    soft_teacher, soft_student = sigmoid(t / 2), sigmoid(np.log(p / (1 - p)) / 2)
+    label_loss = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    kl = soft_teacher * np.log(soft_teacher / soft_student)
+    kl += (1 - soft_teacher) * np.log((1 - soft_teacher) / (1 - soft_student))
+    loss = keras.losses.BinaryCrossentropy(from_logits=activation is None)
+    term = Term(losses.BinaryKLDivergence(2.0), name="kl")
+    distiller = made(student, teacher, loss, terms=[term], alpha=0.25)
+    logs = distiller.fit(X, y, batch_size=32, verbose=0).history
+    assert logs["label_loss"][0] == pytest.approx(label_loss, rel=1e-4)
+    assert logs["kl"][0] == pytest.approx(4 * kl.sum(-1).mean(), rel=1e-4)
+    assert logs["loss"][0] == pytest.approx(0.75 * label_loss + 0.25 * logs["kl"][0], rel=1e-4)
+
+
+def test_class_weights_weigh_terms_as_sample_weights_do():
+    by_class, teacher = {0: 3.0, 1: 0.5, 2: 0.0}, net(8)
+    distillers = [made(net(), teacher, None) for _ in range(2)]
+    distillers[1].student.set_weights(distillers[0].student.get_weights())
+    fits = {"class_weight": by_class}, {"sample_weight": np.array([by_class[y] for y in Y])}
+    for distiller, fit in zip(distillers, fits, strict=True):
+        distiller.fit(X, Y, verbose=0, shuffle=False, **fit)
+    for one, other in zip(*(weights(d.student) for d in distillers), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_outputs_by_key_and_metrics_for_each():

@@ -62,6 +62,12 @@ FAMILIES = {
     # response
     "KLDivergence": Family({"temperature": 2.0}),
     "BinaryKLDivergence": features((6, CLASSES), (4, 3, CLASSES)),
+    "AlignedSpans": features(
+        (4, 3, CLASSES),
+        teacher=({"logits": (4, 2, 7), "spans": (4, 2), "student_spans": (4, 3)},),
+        arguments={"loss": losses.UniversalLogits()},
+        minimum=None,
+    ),
     "ClassSubset": Family(
         {
             "loss": losses.KLDivergence(2.0),

@@ -14,6 +14,7 @@ from keras_distill import (
     Supervision,
     Term,
     losses,
+    recipes,
 )
 from keras_distill.raw_text import is_text
 
@@ -217,3 +218,51 @@ def test_a_dataset_brings_its_labels():
         distiller.fit(data, LABELS, verbose=0)
     with pytest.raises(ValueError, match="`validation_split` takes arrays or lists"):
         distiller.fit(data, validation_split=0.5, verbose=0)
+
+
+def test_a_language_model_learns_from_one_with_another_tokenizer():
+    """The pipeline's spans are those of the text, and the terms see both sides' tokens."""
+    student, teacher = language_model(1, 0), language_model(2, 1, alphabet="edcba")
+    teacher.preprocessor.tokenizer.set_vocabulary_and_merges(
+        {token: i for i, token in enumerate([*"edcba", "Ġ", "cd", "x", "<|endoftext|>"])}, ["c d"]
+    )
+    seen = {}
+    aligned = ModelTeacher(teacher, aligned=True)
+    served = aligned.targets
+
+    def targets(batch, features, paths):
+        found = served(batch, features, paths)
+        if not tf.is_symbolic_tensor(found["output"]):
+            seen.update(found)
+        return found
+
+    aligned.targets = targets
+    tokenizers = student.preprocessor.tokenizer, teacher.preprocessor.tokenizer
+    with pytest.warns(UserWarning, match="no partner"):
+        shared = losses.ClassSubset.from_tokenizers(losses.KLDivergence(), *tokenizers)
+    terms = [
+        *recipes.universal(),
+        Term(losses.AlignedSpans(shared), teacher=losses.AlignedSpans.PATHS, name="shared"),
+    ]
+    distiller = Distiller(student, teacher=aligned, terms=terms, alpha=0.5)
+    distiller.compile(keras.optimizers.SGD(0.1), CE, run_eagerly=True)
+    logs = distiller.fit(["abcd ab"], batch_size=1, verbose=0, shuffle=False).history
+    assert all(np.isfinite(logs[term.name]).all() and logs[term.name][0] > 0 for term in terms)
+    # what each predicts: "ab c d ␣ab end" and "a b cd ␣ a b end"; the student knows "Ġa", not "Ġab"
+    assert seen["spans:student"].numpy().tolist()[0][:3] == [1, 2, 2]
+    assert seen["spans:teacher"].numpy().tolist()[0][:3] == [1, 1, 2]
+    distiller.compile(keras.optimizers.SGD(0.1), CE)
+    graph = distiller.fit(["abcd ab", "dab"], batch_size=2, verbose=0).history
+    assert np.isfinite(graph["loss"]).all()
+    with pytest.raises(ValueError, match="give `fit` strings"):
+        distiller.fit(student.preprocessor(["abcd ab"])[0], np.zeros((1, 8)), verbose=0)
+
+
+def test_spans_need_two_language_models():
+    aligned = ModelTeacher(classifier(), aligned=True)
+    with pytest.raises(ValueError, match="language models.*label of each token"):
+        distilled(classifier(length=6), aligned).fit(TEXTS, LABELS, verbose=0)
+    with pytest.raises(ValueError, match="tokenizers"):
+        Distiller(keras.Sequential([layers.Dense(3)]), teacher=aligned)
+    with pytest.raises(ValueError, match="preprocess"):
+        ModelTeacher(classifier(), preprocess=lambda x: x, aligned=True)

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 CHILD = pathlib.Path(__file__).with_name("replicas_child.py")
-CASES = ["uneven weighted", "last batch of one", "steps_per_execution"]
+CASES = ["uneven weighted", "last batch of one, several steps an execution"]
+pytestmark = pytest.mark.xdist_group("replicas")  # one child, not one for each process
 
 
 @pytest.fixture(scope="module")

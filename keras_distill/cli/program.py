@@ -78,14 +78,20 @@ def add_experiment(parser, required=True):
         parser.add_argument(f"--{name}", help=f"{what}: the experiment's option `{name}`")
 
 
-def experiment_of(arguments):
-    """The experiment that the arguments choose."""
+def options_of(arguments):
+    """The experiment's options that the arguments give."""
     options = {n: v for n in ("data", "tfds", "tsv") if (v := getattr(arguments, n)) is not None}
     for pair in arguments.set:
-        key, equals, value = pair.partition("=")
+        key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
             raise ValueError(f"--set takes KEY=VALUE. Received: {pair}")
-        options[key] = _value(value)
+        options[key] = value(text)
+    return options
+
+
+def experiment_of(arguments):
+    """The experiment that the arguments choose."""
+    options = options_of(arguments)
     if not os.path.isfile(arguments.experiment):
         raise FileNotFoundError(f"No such experiment file: {arguments.experiment}")
     quiet.import_keras(verbose())
@@ -104,7 +110,8 @@ def model_of(path):
     return keras.saving.load_model(path, compile=False)
 
 
-def _value(text):
+def value(text):
+    """A number, list or other literal of Python; what is none is text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

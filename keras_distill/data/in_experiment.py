@@ -14,12 +14,13 @@ def paths_of(experiment, teacher):
     return ["output"] if terms is None else teacher_paths(terms).get("teacher", ["output"])
 
 
-def prepare(experiment, teacher, path):
+def prepare(experiment, teacher, path, paths=None):
     """Writes whole float32 targets of the training split, unless a whole cache is there.
 
-    What is there is used as it is, top-k or float16 too; it must be this teacher's.
+    What is there is used as it is, top-k or float16 too; it must be this teacher's. `paths` are
+    what is kept, by default what the experiment's terms read.
     """
-    dataset, paths = experiment.data("train"), paths_of(experiment, teacher)
+    dataset, paths = experiment.data("train"), paths or paths_of(experiment, teacher)
     if shards.read_json(shards.join(path, shards.HEADER)) is None or not _is_whole(path):
         write_targets(teacher, dataset, path, paths=paths, dtype="float32")
     cache = TargetsOnDisk(path)

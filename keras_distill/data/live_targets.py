@@ -38,6 +38,7 @@ class LiveTargets:
 
     def decide(self, batch, top_k, temperature, dtype):
         """Chooses a form for each path by the targets of a first batch."""
+        self.teacher.examine(Batch(*batch, None), self.paths)
         for path, value in self.raw(*batch).items():
             if top_k is not None and taps.is_edge(path) and path.startswith("output"):
                 _check_top_k(path, value, top_k)

@@ -1,10 +1,12 @@
 """Losses on logits that are changed first: standardized, or cut to some classes."""
 
 import inspect
+import warnings
 
 import keras
 from keras import ops
 
+from keras_distill import tokens
 from keras_distill.batch import TopK
 from keras_distill.feature_maps import root
 from keras_distill.losses.distillation_loss import DistillationLoss
@@ -21,7 +23,10 @@ class WrappedLoss(DistillationLoss):
             raise ValueError(f"`loss` must be a loss on logits. Received: loss={loss!r}")
         self.loss = loss
         self.across_batch = loss.across_batch
-        self._extras = {"mask", "labels"} & set(inspect.signature(loss.call).parameters)
+        if isinstance(loss, WrappedLoss):
+            self._extras = loss._extras
+        else:
+            self._extras = {"mask", "labels"} & set(inspect.signature(loss.call).parameters)
 
     def call(self, y_true, y_pred, mask=None, labels=None):
         if isinstance(y_true, TopK):
@@ -139,6 +144,40 @@ class ClassSubset(WrappedLoss):
             )
         if "labels" in self._extras and student_classes is not None:
             raise ValueError(f"`student_classes` would renumber the labels of `{loss.name}`")
+
+    @classmethod
+    def from_tokenizers(cls, loss, student, teacher, **kwargs):
+        """The loss between the tokens that both tokenizers have, by their text.
+
+        Special tokens are paired by what they do: the end of a text is the end of a text, however
+        it is written. What has no partner is left out of both sides' softmax, with a warning
+        that says how much it is.
+
+        Args:
+            loss: a loss on logits.
+            student, teacher: tokenizers of KerasHub, or any objects with `get_vocabulary()` and
+                `token_to_id(token)`.
+            **kwargs: as in `ClassSubset`.
+
+        Raises:
+            ValueError: if no token is common to both, or `loss` takes labels and some of the
+                student's tokens have no partner.
+            TypeError: for an object that is no tokenizer.
+        """
+        ours, theirs = tokens.shared(student, teacher)
+        sizes = [len(tokens.texts(tokenizer)) for tokenizer in (student, teacher)]
+        lost = [1 - len(ours) / size for size in sizes]
+        missing = (
+            f"{lost[0]:.1%} of the student's {sizes[0]:,} tokens and {lost[1]:.1%} of the "
+            f"teacher's {sizes[1]:,} have no partner on the other side"
+        )
+        if not ours:
+            raise ValueError(f"{missing}. Compare them by `UniversalLogits`, or give other ones.")
+        if any(lost):
+            warnings.warn(f"{missing}: the loss leaves them out.", stacklevel=2)
+        if ours == list(range(len(ours))):  # so that labels may count the student's classes
+            ours = None
+        return cls(loss, student_classes=ours, teacher_classes=theirs, **kwargs)
 
     def changed(self, y_true, y_pred):
         size = min(

@@ -19,6 +19,7 @@ from keras_distill.recipes.offline import (
     review,
     similarity,
     standardized,
+    universal,
     variational,
 )
 from keras_distill.recipes.schemes import be_your_own_teacher, kdcl, mutual, one, online
@@ -54,5 +55,6 @@ __all__ = [
     "standardized",
     "stages",
     "tinybert",
+    "universal",
     "variational",
 ]

@@ -64,6 +64,17 @@ def multi_level(weight=9.0):
     return [Term(losses.MultiLevelLogits(), weight=weight)]
 
 
+def universal(temperature=1.0, weight=1.0, merge="mean"):
+    """Sorted probabilities of aligned spans, ULD, [Boizard et al., 2024](https://arxiv.org/abs/2402.12030).
+
+    Takes a `ModelTeacher(model, aligned=True)`, whose tokenizer may be another. The paper aligns
+    tokens by their place in the answer; here it is done by the text they cover. The weight is
+    that of the label loss.
+    """  # noqa: E501
+    loss = losses.AlignedSpans(losses.UniversalLogits(temperature), merge)
+    return [Term(loss, teacher=losses.AlignedSpans.PATHS, weight=weight)]
+
+
 # Features
 
 

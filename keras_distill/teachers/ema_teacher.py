@@ -3,6 +3,7 @@
 import keras
 
 from keras_distill import schedules
+from keras_distill.teachers.inference import Inference
 from keras_distill.teachers.model_teacher import ModelTeacher
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
@@ -65,6 +66,7 @@ class EMATeacher(ModelTeacher):
             self.model.set_weights(student.get_weights())
             self.model.trainable = False
             self.step = keras.Variable(0, dtype="int64", trainable=False, name="ema_step")
+        self.inference = Inference(self.model)
         pairs = zip(self.model.variables, student.variables)
         self._pairs = [(copy, own) for copy, own in pairs if "float" in str(copy.dtype)]
 

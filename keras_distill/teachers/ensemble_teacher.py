@@ -88,15 +88,23 @@ class EnsembleTeacher(Teacher):
         for member in self.members.values():
             member.update(student)
 
+    def examine(self, batch, paths):
+        for name, own in self._asked(paths).items():
+            self.members[name].examine(batch, own)
+
     def targets(self, batch, features, paths):
-        asked = {name: [] for name in self.members}
+        answers = {name: self.members[name].targets(batch, features, own)
+                   for name, own in self._asked(paths).items()}  # fmt: skip
+        return {path: self._served(path, answers, batch) for path in paths}
+
+    def _asked(self, paths):
+        """What to ask of each member that is asked at all."""
+        asked = {name: {} for name in self.members}
         for path in paths:
             member, own = self._one(path)
             for name in [member] if member else asked:
-                asked[name].append(own)
-        answers = {name: member.targets(batch, features, list(dict.fromkeys(asked[name])))
-                   for name, member in self.members.items() if asked[name]}  # fmt: skip
-        return {path: self._served(path, answers, batch) for path in paths}
+                asked[name][own] = None
+        return {name: list(own) for name, own in asked.items() if own}
 
     def _one(self, path):
         """The member that a path names, or `None`, and the path in it."""

@@ -21,9 +21,17 @@ class TextView:
         self.why = _difference(model.preprocessor, ours)
         self.foreign = ours is not None and bool(_other_tokenizer(model.preprocessor, ours))
 
-    def inputs(self, x, y=None, sample_weight=None):
-        """The teacher's inputs for a batch of raw samples."""
-        return unpacked(preprocessed(self.model, x, y, sample_weight))[0]
+    def read(self, x, y=None, sample_weight=None):
+        """What the teacher's preprocessor makes of a batch of raw samples."""
+        return unpacked(preprocessed(self.model, x, y, sample_weight))
+
+    def beside(self, theirs, ours):
+        """What else rides in the batch, from what both preprocessors made: nothing."""
+        return {}
+
+    def spans_in(self, batch, paths):
+        """The spans of text among the paths: none."""
+        return {}
 
     def rides_in(self, batch):
         """Whether a `Batch` holds the view: else text was not raw, and must be read by one way."""
@@ -46,7 +54,7 @@ class TextView:
                     f"`{path}` of the teacher `{self.model.name}` has values for every token, and "
                     f"the student's tokens are others: {self.why}. Give both one tokenizer and one "
                     "sequence length, or compare what is one value an example, such as the logits "
-                    "of classes."
+                    "of classes. Language models may differ: `ModelTeacher(model, aligned=True)`."
                 )
 
 

@@ -56,6 +56,16 @@ def test_with_a_loss_it_is_a_term_of_this_fit():
     assert again["hidden"][0] < history["hidden"][0]
 
 
+def test_its_projector_rests_when_the_fit_is_over(recwarn):
+    distiller = made(keras.optimizers.Adam(0.1, weight_decay=0.1))
+    fitted(distiller, FeatureHook("hidden", "hidden", loss="mse"))
+    before = [v.numpy() for v in distiller.projectors["hidden"].variables]
+    fitted(distiller)
+    for old, now in zip(before, distiller.projectors["hidden"].variables, strict=True):
+        np.testing.assert_array_equal(old, now)
+    assert not [w for w in recwarn if "Gradients do not exist" in str(w.message)]
+
+
 def test_it_trains_as_the_term_does():
     def term():
         return Term("mse", student="hidden", teacher="hidden", weight=0.5, projector="auto",

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from backends import need_tensorflow, tf
+
+need_tensorflow()
 
 from keras_distill.batch import TopK
 from keras_distill.losses import closed_form, softened

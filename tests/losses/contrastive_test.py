@@ -5,9 +5,11 @@ import math
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from backends import need_tensorflow, tf
 from golden import contrastive
 from golden_test import METHODS, arrays_of
+
+need_tensorflow()
 
 from keras_distill import Distiller, Term
 from keras_distill.losses import ContrastiveRepresentation

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from backends import array, tensor
 
 from keras_distill.losses import ChannelWise, IntraClassVariation, PixelWise
 
@@ -11,7 +11,7 @@ TEACHER, STUDENT = (RANDOM.normal(size=(2, 3, 4, 5)) for _ in range(2))
 
 
 def call(loss, teacher=TEACHER, student=STUDENT, **extras):
-    return loss.call(*(tf.constant(x, "float32") for x in (teacher, student)), **extras).numpy()
+    return array(loss.call(*(tensor(x, "float32") for x in (teacher, student)), **extras))
 
 
 def softmax(x):
@@ -87,8 +87,8 @@ def test_pixels_point_away_from_their_class(masked):
     labels[0, 0, 0] = 255
     if masked:
         counts = RANDOM.integers(0, 2, (2, 3, 4)).astype("float32")
-    mask = tf.constant(counts, "float32") if masked else None
-    values = call(IntraClassVariation(2), labels=tf.constant(labels), mask=mask)
+    mask = tensor(counts, "float32") if masked else None
+    values = call(IntraClassVariation(2), labels=tensor(labels), mask=mask)
     for place in np.argwhere(counts):
         teacher, student = (variation(x, labels, counts, *place) for x in (TEACHER, STUDENT))
         expected = (teacher - student) ** 2
@@ -97,13 +97,13 @@ def test_pixels_point_away_from_their_class(masked):
 
 def test_labels_take_the_size_of_the_maps():
     labels = RANDOM.integers(0, 3, (2, 3, 4))
-    expected = call(IntraClassVariation(3), labels=tf.constant(labels))
+    expected = call(IntraClassVariation(3), labels=tensor(labels))
     larger = np.repeat(np.repeat(labels, 2, 1), 3, 2)
     for one in (larger, larger[..., None], larger.astype("uint8")):
-        values = call(IntraClassVariation(3), labels=tf.constant(one))
+        values = call(IntraClassVariation(3), labels=tensor(one))
         np.testing.assert_allclose(values, expected)
-    image = call(IntraClassVariation(3), labels=tf.constant([1, 2]))
-    whole = call(IntraClassVariation(3), labels=tf.ones((2, 3, 4), "int32"))
+    image = call(IntraClassVariation(3), labels=tensor([1, 2]))
+    whole = call(IntraClassVariation(3), labels=tensor(np.ones((2, 3, 4), "int32")))
     np.testing.assert_allclose(image, whole)
 
 
@@ -115,4 +115,4 @@ def test_arguments_are_checked():
     with pytest.raises(ValueError, match="needs labels"):
         call(IntraClassVariation(3))
     with pytest.raises(ValueError, match="one height and width"):
-        call(IntraClassVariation(3), TEACHER[:, :2], labels=tf.constant([1, 2]))
+        call(IntraClassVariation(3), TEACHER[:, :2], labels=tensor([1, 2]))

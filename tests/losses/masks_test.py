@@ -29,7 +29,8 @@ def test_positions(mask, expected):
 def test_the_mean_over_tokens_leaves_out_padding():
     values = np.arange(12, dtype="float32").reshape(2, 2, 3)
     mask = np.array([[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
-    mean = ops.convert_to_numpy(masks.mean_over_tokens(values, mask))
+    given = [ops.convert_to_tensor(x, "float32") for x in (values, mask)]
+    mean = ops.convert_to_numpy(masks.mean_over_tokens(*given))
     assert mean.tolist() == [[0.5, 3.5], [0.0, 0.0]]
-    every = ops.convert_to_numpy(masks.mean_over_tokens(values, None))
+    every = ops.convert_to_numpy(masks.mean_over_tokens(given[0], None))
     np.testing.assert_allclose(every, values.mean(-1))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from backends import call
 
 from keras_distill.losses import DIST, MultiLevelLogits
 
@@ -22,22 +23,22 @@ def of_dist(teacher, student, beta, gamma, temperature):
 
 
 def test_dist():
-    found = np.mean(DIST(2.0, 0.5, temperature=3.0).call(TEACHER, STUDENT))
+    found = np.mean(call(DIST(2.0, 0.5, temperature=3.0), TEACHER, STUDENT))
     np.testing.assert_allclose(found, of_dist(TEACHER, STUDENT, 2.0, 0.5, 3.0), rtol=1e-5)
 
 
 def test_pixels_are_examples():
     maps = [side[None, :, None] for side in (TEACHER, STUDENT)]
-    values = DIST().call(*maps)
+    values = call(DIST(), *maps)
     assert values.shape == (1, 5, 1)
-    np.testing.assert_allclose(np.ravel(values), DIST().call(TEACHER, STUDENT), rtol=1e-5)
+    np.testing.assert_allclose(np.ravel(values), call(DIST(), TEACHER, STUDENT), rtol=1e-5)
 
 
 def test_correlation_forgives_scale_and_shift_of_predictions():
     """Predictions halfway to the uniform ones correlate fully."""
     p = softmax(TEACHER, 1.0)
     student = np.log(0.5 * p + 0.5 / 4)
-    np.testing.assert_allclose(DIST().call(TEACHER, student.astype("float32")), 0, atol=1e-5)
+    np.testing.assert_allclose(call(DIST(), TEACHER, student.astype("float32")), 0, atol=1e-5)
 
 
 def of_levels(teacher, student, temperatures, instance, batch, classes):
@@ -52,7 +53,7 @@ def of_levels(teacher, student, temperatures, instance, batch, classes):
 
 @pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.5, 2, 3)])
 def test_multi_level_logits(weights):
-    found = np.mean(MultiLevelLogits((1.0, 3.0), *weights).call(TEACHER, STUDENT))
+    found = np.mean(call(MultiLevelLogits((1.0, 3.0), *weights), TEACHER, STUDENT))
     np.testing.assert_allclose(found, of_levels(TEACHER, STUDENT, (1, 3), *weights), rtol=1e-5)
 
 
@@ -60,13 +61,13 @@ def test_multi_level_logits(weights):
 def test_masked_rows_leave_the_batch(loss):
     mask = np.array([1.0, 0.5, 0.0, 2.0, 0.0], "float32")
     kept = mask > 0
-    found = np.array(loss.call(TEACHER, STUDENT, mask))[kept]
-    np.testing.assert_allclose(found, loss.call(TEACHER[kept], STUDENT[kept]), rtol=1e-4)
+    found = np.array(call(loss, TEACHER, STUDENT, mask))[kept]
+    np.testing.assert_allclose(found, call(loss, TEACHER[kept], STUDENT[kept]), rtol=1e-4)
 
 
 def test_levels_are_of_a_table():
     with pytest.raises(ValueError, match=r"\(batch, classes\)"):
-        MultiLevelLogits().call(TEACHER[None], STUDENT[None])
+        call(MultiLevelLogits(), TEACHER[None], STUDENT[None])
 
 
 @pytest.mark.parametrize("make, message", [

@@ -2,9 +2,10 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from backends import array, tensor
 
 from keras_distill import losses
 
@@ -16,7 +17,7 @@ def normal(*shape):
 
 
 def value(loss, teacher, student):
-    return loss.call(*tf.nest.map_structure(tf.constant, (teacher, student))).numpy()
+    return array(loss.call(*keras.tree.map_structure(tensor, (teacher, student))))
 
 
 def halved(maps):

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from backends import array, tensor, tensorflow_only, tf
 
 from keras_distill.losses import RelationalAngle, RelationalDistance
 
@@ -13,9 +13,9 @@ TEACHER, STUDENT = RANDOM.normal(size=(5, 4)), RANDOM.normal(size=(5, 3))
 
 
 def call(loss, teacher, student, mask=None):
-    tensors = (tf.constant(x, "float32") for x in (teacher, student))
-    mask = None if mask is None else tf.constant(mask, "float32")
-    return loss.call(*tensors, mask=mask).numpy()
+    tensors = (tensor(x, "float32") for x in (teacher, student))
+    mask = None if mask is None else tensor(mask, "float32")
+    return array(loss.call(*tensors, mask=mask))
 
 
 def smooth_l1(difference):
@@ -71,11 +71,11 @@ def gradient(loss, teacher, student, mask, function=lambda f: f):
     def compute(student):
         with tf.GradientTape() as tape:
             tape.watch(student)
-            values = loss.call(tf.constant(teacher, "float32"), student, mask=mask)
+            values = loss.call(tensor(teacher, "float32"), student, mask=mask)
             total = tf.reduce_sum(values)
         return values, tape.gradient(total, student)
 
-    return function(compute)(tf.constant(student, "float32"))
+    return function(compute)(tensor(student, "float32"))
 
 
 def unknown_size(compute):
@@ -86,11 +86,12 @@ def compiled(compute):
     return tf.function(compute, jit_compile=True)
 
 
+@tensorflow_only
 @pytest.mark.parametrize("function", [lambda f: f, unknown_size, compiled])
 @pytest.mark.parametrize("size, chunk", [(7, 2), (7, 3), (6, 3), (3, 64)])
 def test_in_chunks_is_the_whole(function, size, chunk):
     teacher, student = RANDOM.normal(size=(size, 4)), RANDOM.normal(size=(size, 3))
-    mask = tf.constant([0.0] + [1.0] * (size - 1))
+    mask = tensor([0.0] + [1.0] * (size - 1))
     whole = gradient(RelationalAngle(), teacher, student, mask)
     parts = gradient(RelationalAngle(chunk=chunk), teacher, student, mask, function)
     for one, other in zip(parts, whole):

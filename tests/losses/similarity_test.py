@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from backends import array, tensor
 
 from keras_distill.losses import (
     CorrelationCongruence,
@@ -18,9 +18,9 @@ SIZE = range(4)
 
 
 def call(loss, teacher=TEACHER, student=STUDENT, mask=None):
-    tensors = (tf.constant(x, "float32") for x in (teacher, student))
-    mask = None if mask is None else tf.constant(mask, "float32")
-    return loss.call(*tensors, mask=mask).numpy()
+    tensors = (tensor(x, "float32") for x in (teacher, student))
+    mask = None if mask is None else tensor(mask, "float32")
+    return array(loss.call(*tensors, mask=mask))
 
 
 def unit(x):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from backends import array, call, tensor, tensorflow_only, tf
 
 from keras_distill.batch import Batch, TopK
 from keras_distill.losses import (
@@ -15,7 +15,6 @@ from keras_distill.losses import (
     SkewedKL,
     TotalVariation,
 )
-from keras_distill.term import Term, global_mean
 
 RANDOM = np.random.default_rng(0)
 TEACHER, STUDENT = RANDOM.normal(size=(2, 2, 3, 6)).astype("float32") * 2
@@ -30,7 +29,7 @@ def top(logits, k, temperature):
     log_tail = (
         np.log(np.maximum(rest, 1e-300)) if k < logits.shape[-1] else np.full_like(rest, -np.inf)
     )
-    return TopK(tf.constant(ids), tf.constant(kept), tf.constant(log_tail, "float32"), temperature)
+    return TopK(tensor(ids), tensor(kept), tensor(log_tail, "float32"), temperature)
 
 
 def merged(logits, ids, temperature):
@@ -44,31 +43,34 @@ def merged(logits, ids, temperature):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_rest_counts_as_one_class(loss):
     target = top(TEACHER, 3, 2.0)
-    sides = [merged(side, target.ids.numpy(), 2.0) for side in (TEACHER, STUDENT)]
-    expected = loss(temperature=2.0).call(*sides)
-    found = loss(temperature=2.0).call(target, tf.constant(STUDENT))
+    sides = [merged(side, array(target.ids), 2.0) for side in (TEACHER, STUDENT)]
+    expected = call(loss(temperature=2.0), *sides)
+    found = call(loss(temperature=2.0), target, tensor(STUDENT))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_all_classes_are_the_dense_loss(loss):
-    found = loss(temperature=2.0).call(top(TEACHER, 6, 2.0), tf.constant(STUDENT))
-    expected = loss(temperature=2.0).call(TEACHER, STUDENT)
+    found = call(loss(temperature=2.0), top(TEACHER, 6, 2.0), tensor(STUDENT))
+    expected = call(loss(temperature=2.0), TEACHER, STUDENT)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_another_temperature_is_refused():
     with pytest.raises(ValueError, match="temperature=1.0, TopK at 2.0"):
-        KLDivergence().call(top(TEACHER, 3, 2.0), tf.constant(STUDENT))
+        call(KLDivergence(), top(TEACHER, 3, 2.0), tensor(STUDENT))
     schedule = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 1.0)
     with pytest.raises(ValueError, match="TopK at 2.0"):
-        KLDivergence(schedule).call(top(TEACHER, 3, 2.0), tf.constant(STUDENT))
+        call(KLDivergence(schedule), top(TEACHER, 3, 2.0), tensor(STUDENT))
 
 
+@tensorflow_only
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("loss", [*LOSSES, LogisticRanking, HingeRanking])
 def test_a_term_takes_it_and_masks_it(loss, jit_compile):
     """Masked tokens may hold anything; the value and gradient are those of the others."""
+    from keras_distill.term import Term, global_mean
+
     loss = loss() if loss in (LogisticRanking, HingeRanking) else loss(temperature=2.0)
     target, weight = top(TEACHER, 3, 2.0), np.array([[1, 1, 0], [1, 0, 0]], "float32")
     hidden = weight == 0
@@ -81,12 +83,12 @@ def test_a_term_takes_it_and_masks_it(loss, jit_compile):
     def compute(student):
         with tf.GradientTape() as tape:
             tape.watch(student)
-            batch = Batch(None, None, tf.constant(weight), None)
+            batch = Batch(None, None, tensor(weight), None)
             value = global_mean(*Term(loss)({"output": student}, {"output": target}, batch))
         return value, tape.gradient(value, student)
 
-    value, gradient = compute(tf.constant(np.where(hidden[..., None], np.inf, STUDENT)))
+    value, gradient = compute(tensor(np.where(hidden[..., None], np.inf, STUDENT)))
     assert np.isfinite(value) and not gradient.numpy()[hidden].any()
     kept = [tf.boolean_mask(part, ~hidden)[:, None] for part in target[:3]]
-    alone = loss.call(TopK(*kept, target.temperature), tf.constant(STUDENT[~hidden][:, None]))
+    alone = loss.call(TopK(*kept, target.temperature), tensor(STUDENT[~hidden][:, None]))
     np.testing.assert_allclose(value, np.mean(alone), rtol=1e-4)

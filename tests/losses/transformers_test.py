@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from backends import need_tensorflow, tf
+
+need_tensorflow()
 
 from keras_distill import losses, taps
 from keras_distill.batch import Batch

@@ -1,0 +1,182 @@
+"""Tuned students of a Fashion-MNIST teacher, against themselves alone and `keras.distillation`.
+
+For a student of 5,000 and one of 48,000 parameters (`examples/fashion_mnist.py`):
+
+1. `keras_distill.tuning.tune` chooses recipe, temperature, alpha and epochs by the validation
+   split (the last 5,000 training images).
+2. `keras.distillation.Distiller`, given the winner's epochs, is tried at the same temperatures and
+   shares of the labels, with the loss that makes it Hinton's (`keras.losses.KLDivergence()`), and
+   the best by the validation split is its best setting. Its default is what its constructors have.
+3. Each arm is trained over seeds that took no part: the student alone, the winner,
+   `keras.distillation` by default and at its best, all for the winner's epochs, from the same
+   weights and the same order of the data for each seed, and measured on the test split.
+
+`keras.distillation` reads the teacher's logits from memory, as an input of its own that a model in
+the teacher's place hands on: its losses are as they are, without the time of the teacher.
+
+Every trained student's numbers are on disk as soon as they are known: the same command goes on
+after an interruption. `DIR` holds the four idx `.gz` files.
+
+    python benchmarks/tuned_students.py --data=DIR --teacher=teacher.keras --out=runs/tuned \
+        [--seeds=5] [--epochs=20,40] [--limit=N]
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import pathlib
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from measuring import write_json
+
+from keras_distill import report
+from keras_distill.data import read_targets
+from keras_distill.experiment_file import load_experiment
+from keras_distill.run_folder import RUN
+from keras_distill.tuning import tune
+from keras_distill.tuning.settings import shown
+
+FILE = pathlib.Path(__file__).parents[1] / "examples" / "fashion_mnist.py"
+WIDTHS = {"5k": 1.0, "48k": 3.5}
+TEMPERATURES = [1.0, 2.0, 4.0]
+ALPHAS = [0.25, 0.5, 0.9]
+FIRST = 100  # of the seeds of the comparison
+DEFAULT = {"temperature": 3.0, "labels": 0.5, "divergence": False}
+
+
+def tuned(size, arguments):
+    """The winner's experiment, tuned unless it is on disk; and its setting."""
+    folder = pathlib.Path(arguments.out) / size / "tune"
+    options = {"data": arguments.data, "width": WIDTHS[size], "limit": arguments.limit}
+    sweep = {"recipe": ["hinton", "dist"], "temperature": TEMPERATURES, "alpha": ALPHAS,
+             "epochs": arguments.epochs}  # fmt: skip
+    if not (folder / "winner.py").exists():
+        tune(FILE, folder, sweep, options=options, teacher=arguments.teacher,
+             cache=str(pathlib.Path(arguments.out) / "targets"),
+             resume=(folder / RUN).exists(), command=" ".join(sys.argv))  # fmt: skip
+    rows = json.loads((folder / "ranking.json").read_text())["rows"]
+    return load_experiment(folder / "winner.py", {}), rows[0]["setting"]
+
+
+class HandsOn(keras.layers.Layer):
+    """Hands on the logits that ride in the inputs, in a teacher's place."""
+
+    def call(self, x):
+        return x + 0.0
+
+
+def keras_distillation(experiment, cache, seed, temperature, labels, divergence):
+    """A student that `keras.distillation` has trained."""
+    keras.utils.set_random_seed(seed)
+    data = read_targets(experiment.data("train"), cache)
+    student = experiment.student()
+    image, theirs = keras.Input((28, 28, 1), name="image"), keras.Input((10,), name="logits")
+    both = {"image": image, "logits": theirs}
+    loss = {"loss": keras.losses.KLDivergence()} if divergence else {}
+    model = keras.distillation.Distiller(
+        teacher=keras.Model(both, HandsOn()(theirs)),
+        student=keras.Model(both, student(image)),
+        distillation_losses=keras.distillation.LogitsDistillation(temperature, **loss),
+        student_loss_weight=labels,
+    )
+    model.compile(experiment.optimizer(), experiment.loss)
+    given = data.map(lambda x, y: ({"image": x, "logits": y.targets["output"]}, y.labels))
+    model.fit(given, epochs=experiment.epochs, shuffle=False, verbose=0)
+    return student
+
+
+def ours(experiment, cache, seed, arm, teacher):
+    """A student alone or distilled, as `train` has it."""
+    student, model, data = experiment.prepared(arm, seed, teacher, cache)
+    model.fit(data, epochs=experiment.epochs, shuffle=False, verbose=0)
+    return student
+
+
+def known(path, make, data):
+    """What is on disk, or what `make()` gives on `data`, written there."""
+    if not path.exists():
+        keras.backend.clear_session()
+        started = time.time()
+        measured = report.measure(make(), data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**measured, "seconds": time.time() - started})
+        print(f"{path}: {100 * measured['accuracy']:.2f}%", flush=True)
+    return json.loads(path.read_text())
+
+
+def best_of_the_peer(folder, experiment, cache):
+    """The setting of `keras.distillation` that is best on the validation split."""
+    found = {}
+    for temperature, alpha in itertools.product(TEMPERATURES, ALPHAS):
+        setting = {"temperature": temperature, "labels": 1 - alpha, "divergence": True}
+        name = folder / "peer" / f"{temperature}-{alpha}.json"
+        train = functools.partial(keras_distillation, experiment, cache, 0, **setting)
+        score = known(name, train, experiment.data("valid"))["accuracy"]
+        found[score] = setting
+    return found[max(found)]
+
+
+def compared(size, arguments):
+    """`{arm: test accuracies}` of one student, and what was chosen for it."""
+    folder, cache = pathlib.Path(arguments.out) / size, f"{arguments.out}/targets"
+    experiment, setting = tuned(size, arguments)
+    teacher = keras.saving.load_model(arguments.teacher, compile=False)
+    peer = best_of_the_peer(folder, experiment, cache)
+    arms = {
+        "alone": functools.partial(ours, experiment, cache, arm="alone", teacher=teacher),
+        "tuned": functools.partial(ours, experiment, cache, arm="distilled", teacher=teacher),
+        "keras.distillation, default": functools.partial(
+            keras_distillation, experiment, cache, **DEFAULT
+        ),
+        "keras.distillation, best": functools.partial(
+            keras_distillation, experiment, cache, **peer
+        ),
+    }
+    accuracies = {arm: [] for arm in arms}
+    for seed, arm in itertools.product(range(FIRST, FIRST + arguments.seeds), arms):
+        path = folder / "test" / f"{arm.replace(', ', '-')}-{seed}.json"
+        train = functools.partial(arms[arm], seed=seed)
+        accuracies[arm].append(known(path, train, experiment.data("test"))["accuracy"])
+    return accuracies, {"tuned": setting, "peer": peer}
+
+
+def table(size, accuracies):
+    """Rows of percent on the test split; gains over the student alone by pairs of seeds."""
+    for arm, values in accuracies.items():
+        gains = 100 * np.subtract(values, accuracies["alone"])
+        error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+        spread = 100 * np.std(values, ddof=1) if len(gains) > 1 else float("nan")
+        gain = "" if arm == "alone" else f"{gains.mean():+.2f} ± {error:.2f}"
+        yield f"| {size} | {arm} | {100 * np.mean(values):.2f} ± {spread:.2f} | {gain} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, metavar="DIR", help="Fashion-MNIST's idx files")
+    parser.add_argument("--teacher", required=True, metavar="FILE", help="a .keras file")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", default="20,40", help="the budgets to try")
+    parser.add_argument("--limit", type=int, help="only the first examples of each split")
+    arguments = parser.parse_args()
+    arguments.epochs = [int(part) for part in arguments.epochs.split(",")]
+    rows, chosen = [], {}
+    for size in WIDTHS:
+        accuracies, chosen[size] = compared(size, arguments)
+        rows += table(size, accuracies)
+        write_json(f"{arguments.out}/{size}.json", accuracies=accuracies, chosen=chosen[size])
+    print("\n| student | arm | test accuracy %, ± deviation | gain, points ± standard error |")
+    print("\n".join(["|---|---|---|---|", *rows]))
+    for size, settings in chosen.items():
+        print(f"{size}: tuned: {shown(settings['tuned'])}; keras.distillation: {settings['peer']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,353 @@
+"""
+# A chatbot, and its answers from a third of the layers
+
+A byte-pair tokenizer and a GPT-2-style teacher are trained on dialogues and on a dictionary of
+computing, read as answers to "What is X?". Students with a third of its layers are cut from it and
+trained in all the ways that distill a language model:
+
+- on the answers alone, as a student without a teacher is;
+- token by token: forward KL, reverse KL, the generalized Jensen-Shannon divergence, skewed KL;
+- by sequence: on answers that the teacher wrote;
+- on policy: half of the batches are the student's own answers, scored by the teacher.
+
+In all of them the prompt counts for nothing: what is learned is to answer.
+
+    python examples/chatbot.py --data=DIR --out=runs/chatbot
+    python examples/chatbot.py --chat --out=runs/chatbot
+
+`DIR` holds `dialogue.tsv` (columns split, question, answer) and, if it is there, `text.txt`, the
+dictionary FOLDOC. Other pairs: `--tsv=FILE` or `--tfds=NAME`, with `--text=` and `--label=` for the
+columns of questions and answers.
+
+`--tiny` tries it out in under a minute: its numbers and its answers mean nothing. A killed run goes
+on from the end of the last epoch when the same command is given again. `--chat` is a conversation
+in the terminal with a trained student; each question is answered for itself.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import conversation
+import data
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+from training import train, warmed_up
+
+from keras_distill import Distiller, Term, losses, models
+from keras_distill.data import generate, on_policy, prompt_masked
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(
+    from_logits=True, reduction="mean_with_sample_weight"
+)
+BATCH = 32
+
+"""
+## The teacher
+
+KerasHub's GPT-2 with sizes of our own. It is trained as it would be without this package, except
+that `prompt_masked` makes the batches: tokens of question and answer, weighed on the answer.
+"""
+
+
+def language_model(given, tokenizer):
+    width, depth = (16, 3) if given.tiny else (given.width, given.depth)
+    backbone = keras_hub.models.GPT2Backbone(
+        tokenizer.vocabulary_size(), num_layers=depth, num_heads=max(1, width // 32),
+        hidden_dim=width, intermediate_dim=4 * width, max_sequence_length=given.length,
+    )  # fmt: skip
+    preprocessor = keras_hub.models.GPT2CausalLMPreprocessor(
+        tokenizer, sequence_length=given.length
+    )
+    return keras_hub.models.GPT2CausalLM(backbone, preprocessor, name="teacher")
+
+
+"""
+## The students
+
+Each starts from the same cut of the teacher, with its weights, so that they differ only in what
+they are taught. A token-level student learns from the answers in the data as much as from the
+teacher. Sequence-level distillation needs no teacher while it trains: the data are the teacher's
+words. On policy there are no labels: what the student itself has said is not right by definition.
+"""
+
+TOKEN_LEVEL = {
+    "forward KL": losses.KLDivergence(temperature=1.0),
+    "reverse KL": losses.ReverseKL(),
+    "Jensen-Shannon": losses.JensenShannon(beta=0.5),
+    "skewed KL": losses.SkewedKL(alpha=0.1),
+}
+STUDENTS = ("alone", *TOKEN_LEVEL, "sequence-level", "on-policy")
+
+
+class Run:
+    """The parts of one run, each made when it is first needed and then kept in `given.out`."""
+
+    def __init__(self, given):
+        self.given = given
+        self.splits = conversation.pairs(given)
+        self.prompts, self.answers = self.splits["train"]
+
+    def teacher(self):
+        file = self.given.out / "teacher.keras"
+        if not file.exists():
+            keras.utils.set_random_seed(0)
+            texts = [q + a for q, a in zip(self.prompts, self.answers, strict=True)]
+            task = language_model(self.given, conversation.tokenizer(texts, self.given.tokens))
+            said = prompt_masked(task, self.prompts, self.answers)
+            self.fit(Distiller(task), said, file, self.given.teacher_epochs, self.given.rate)
+        return self.loaded(file)
+
+    def student(self, name, teacher):
+        file = self.given.out / f"{file_name(name)}.keras"
+        if not file.exists():
+            keras.utils.set_random_seed(1)
+            depth = max(1, teacher.backbone.num_layers // 3)
+            student = models.shrink(teacher, depth=depth, name="student")
+            student.run_eagerly = self.given.tiny
+            distiller, batches = self.lesson(name, student, teacher)
+            self.fit(distiller, batches, file, self.given.epochs, self.given.rate / 2)
+        return self.loaded(file)
+
+    def loaded(self, file):
+        task = keras.saving.load_model(file, compile=False)
+        task.run_eagerly = self.given.tiny
+        return task
+
+    def lesson(self, name, student, teacher):
+        """`(distiller, batches)`: how the student `name` is taught, and on what."""
+        said = prompt_masked(student, self.prompts, self.answers)
+        if name in TOKEN_LEVEL:
+            terms = [Term(TOKEN_LEVEL[name], name="teacher")]
+            return Distiller(student, teacher=teacher, terms=terms, alpha=self.given.alpha), said
+        if name == "on-policy":
+            terms = [Term(TOKEN_LEVEL["Jensen-Shannon"], name="teacher")]
+            own = on_policy(student, self.prompts, self.answers, share=0.5, batch_size=BATCH)
+            return Distiller(student, teacher=teacher, terms=terms, alpha=1.0), own
+        if name == "sequence-level":
+            wrote = self.written(teacher)
+            said = prompt_masked(student, wrote["prompt"], wrote["answer"], wrote["finished"])
+        return Distiller(student), said
+
+    def written(self, teacher):
+        """The teacher's answers to every different question in the training data."""
+        prompts = list(dict.fromkeys(self.prompts))
+        return generate(teacher, prompts, self.given.out / "answers.jsonl", batch_size=64)
+
+    def fit(self, distiller, batches, file, epochs, rate):
+        """Trains and writes `file`. On policy the tokens a second are those of people's answers,
+        since how long the student's will be is not known."""
+        task, counted = distiller.student, batches
+        if isinstance(batches, tuple):
+            rows = tf.data.Dataset.from_tensor_slices(batches)
+            batches = rows.shuffle(len(rows), seed=1).batch(BATCH)
+        else:
+            counted = prompt_masked(task, self.prompts, self.answers)
+        epochs = 1 if self.given.tiny else epochs
+        optimizer = keras.optimizers.AdamW(warmed_up(rate, epochs * len(batches)))
+        distiller.compile(optimizer, LOSS, run_eagerly=self.given.tiny)
+        valid = tf.data.Dataset.from_tensor_slices(prompt_masked(task, *self.splits["valid"]))
+        train(distiller, batches, file, epochs=epochs, validation_data=valid.batch(BATCH),
+              tokens=int(counted[0]["padding_mask"].sum()))  # fmt: skip
+
+
+def file_name(name):
+    return name.lower().replace(" ", "_")
+
+
+"""
+## Streaming
+
+KerasHub's `generate` returns whole texts. To show each token when it is there, the same pieces are
+used one by one: the prompt fills the cache of keys and values, then each step reads one token.
+"""
+
+
+class Speaker:
+    """Answers a prompt piece by piece.
+
+    Args:
+        task: the model.
+        temperature: divides the logits; 0 takes the likeliest token.
+        seed: of the draws.
+    """
+
+    def __init__(self, task, temperature=0.7, seed=0):
+        self.task, self.temperature = task, temperature
+        self.length = task.preprocessor.sequence_length
+        self.draw = np.random.default_rng(seed)
+        backbone = task.backbone
+        self.shape = (1, backbone.num_layers, 2, self.length, backbone.num_heads,
+                      backbone.hidden_dim // backbone.num_heads)  # fmt: skip
+        run = task.call_with_cache
+        self._run = run if task.run_eagerly else tf.function(run)  # one trace a length
+
+    def pieces(self, prompt):
+        """Yields the text of an answer as it is made."""
+        tokenizer = self.task.preprocessor.tokenizer
+        said, shown, text = [], "", ""
+        for token in self.tokens(prompt):
+            said.append(token)
+            text = tokenizer.detokenize(said)
+            if not text.endswith("\ufffd"):  # a letter of several bytes is not whole yet
+                yield text[len(shown) :]
+                shown = text
+        yield text[len(shown) :]
+
+    def tokens(self, prompt):
+        """Yields ids until the end token, which is left out, or until the length is full."""
+        x = self.task.preprocessor.generate_preprocess([prompt], sequence_length=self.length)
+        at = int(np.sum(x["padding_mask"]))
+        ids = tf.constant(np.asarray(x["token_ids"], "int32"))
+        logits, _, cache = self._run(ids, tf.zeros(self.shape), tf.constant(0))
+        logits = logits[:, at - 1]
+        while at < self.length:
+            token = self._drawn(np.asarray(logits)[0])
+            if token == self.task.preprocessor.tokenizer.end_token_id:
+                return
+            yield token
+            logits, _, cache = self._run(tf.constant([[token]]), cache, tf.constant(at))
+            logits, at = logits[:, -1], at + 1
+
+    def _drawn(self, logits):
+        if self.temperature == 0:
+            return int(np.argmax(logits))
+        noise = self.draw.gumbel(size=logits.shape)
+        return int(np.argmax(logits / self.temperature + noise))
+
+
+def chat(task, temperature):
+    """A conversation in the terminal, until an empty line or the end of the input."""
+    speaker = Speaker(task, temperature)
+    list(speaker.tokens("Hello\n"))  # what is compiled once is compiled now
+    print("Ask something; an empty line ends it.")
+    while question := ask():
+        started, first, count = time.perf_counter(), None, 0
+        for piece in speaker.pieces(question + "\n"):
+            first = first or time.perf_counter() - started
+            count += 1
+            print(piece, end="", flush=True)
+        rate = count / (time.perf_counter() - started)
+        print(f"\n  [{1e3 * (first or 0):.0f} ms to the first token, {rate:.0f} tokens a second]")
+
+
+def ask():
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+"""
+## The table
+
+Perplexity of the answers in the test split; the forward KL from the teacher on the same tokens;
+distinct-1 and -2, the share of different words and pairs of words in sampled answers; milliseconds
+a token when one prompt is answered with the cache; memory of the weights and of a full cache.
+"""
+
+
+def measured(task, teacher, run):
+    prompts, answers = run.splits["test"]
+    batches = tf.data.Dataset.from_tensor_slices(prompt_masked(task, prompts, answers)).batch(BATCH)
+    loss, divergence, tokens = 0.0, 0.0, 0.0
+    for x, y, weight in batches:
+        weight = tf.cast(weight, "float32")
+        ours, theirs = (tf.nn.log_softmax(model(x, training=False)) for model in (task, teacher))
+        taken = tf.gather(ours, y, batch_dims=2)
+        loss -= float(tf.reduce_sum(taken * weight))
+        gap = tf.reduce_sum(tf.exp(theirs) * (theirs - ours), -1)
+        divergence += float(tf.reduce_sum(gap * weight))
+        tokens += float(tf.reduce_sum(weight))
+    speaker = Speaker(task)
+    words = [word for prompt in prompts[:20] for word in "".join(speaker.pieces(prompt)).split()]
+    return {
+        "perplexity": float(np.exp(loss / tokens)), "KL to the teacher": divergence / tokens,
+        "distinct-1": distinct(words, 1), "distinct-2": distinct(words, 2),
+        "ms a token": 1e3 * seconds_a_token(task, prompts[0], runs=1 if run.given.tiny else 5),
+        "parameters": task.count_params(), "MB of weights": 4e-6 * task.count_params(),
+        "MB of cache": 4e-6 * float(np.prod(speaker.shape)),
+    }  # fmt: skip
+
+
+def distinct(words, n):
+    """The share of different n-grams."""
+    grams = list(zip(*(words[i:] for i in range(n)), strict=False))
+    return len({*grams}) / max(1, len(grams))
+
+
+def seconds_a_token(task, prompt, runs):
+    """The median of several answers, each as long as the model allows, after one that compiles."""
+    x, times = task.preprocessor.generate_preprocess([prompt]), []
+    count = max(1, x["padding_mask"].shape[1] - int(np.sum(x["padding_mask"])))
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        task.generate([prompt], stop_token_ids=None)
+        times.append((time.perf_counter() - started) / count)
+    return float(np.median(times[1:]))
+
+
+def table(rows):
+    """Markdown of `{model: its row}`."""
+    heads = list(next(iter(rows.values())))
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name, row in rows.items():
+        cells = [f"{row[h]:,}" if h == "parameters" else f"{row[h]:.3f}" for h in heads]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def samples(task, prompts, count=4):
+    speaker = Speaker(task, temperature=0)
+    return [(prompt, "".join(speaker.pieces(prompt))) for prompt in prompts[:count]]
+
+
+def arguments(given=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    data.add_arguments(parser, text="question", label="answer")
+    parser.add_argument("--out", default="runs/chatbot", type=pathlib.Path)
+    parser.add_argument("--chat", nargs="?", const="on-policy", choices=["teacher", *STUDENTS],
+                        help="talk to a trained model")  # fmt: skip
+    parser.add_argument("--temperature", default=0.5, type=float, help="of the conversation")
+    parser.add_argument("--tokens", default=4000, type=int, help="the tokenizer's, at most")
+    parser.add_argument("--length", default=96, type=int, help="tokens of a prompt and its answer")
+    parser.add_argument("--width", default=256, type=int, help="the hidden size")
+    parser.add_argument("--depth", default=6, type=int, help="the teacher's layers")
+    parser.add_argument("--repeat", default=4, type=int, help="how often an epoch has a dialogue")
+    parser.add_argument("--limit", type=int, help="only the first pairs of each split")
+    parser.add_argument("--teacher-epochs", default=4, type=int)
+    parser.add_argument("--epochs", default=1, type=int, help="of every student")
+    parser.add_argument("--rate", default=1e-3, type=float, help="the teacher's learning rate")
+    parser.add_argument("--alpha", default=0.5, type=float, help="the teacher's share of the loss")
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
+    parser.add_argument("--tiny", action="store_true", help="16 numbers wide, one epoch")
+    given = parser.parse_args(given)
+    if given.tiny:
+        given.length, given.tokens = min(given.length, 24), 300
+    return given
+
+
+def main(given=None):
+    given = arguments(given)
+    if given.chat:
+        file = given.out / f"{file_name(given.chat)}.keras"
+        return chat(keras.saving.load_model(file, compile=False), given.temperature)
+    given.out.mkdir(parents=True, exist_ok=True)
+    run = Run(given)
+    teacher = run.teacher()
+    found, rows = {"teacher": teacher}, {}
+    found.update({name: run.student(name, teacher) for name in given.students})
+    for name, task in found.items():
+        rows[name] = measured(task, teacher, run)
+    print(f"\n{len(run.prompts):,} pairs, test split\n\n{table(rows)}\n")
+    said = {name: samples(task, run.splits["test"][0]) for name, task in found.items()}
+    for name, pairs in said.items():
+        print(f"{name}: {pairs[0][0].strip()} -> {pairs[0][1]}")
+    (given.out / "results.json").write_text(json.dumps({"table": rows, "said": said}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

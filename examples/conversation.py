@@ -1,0 +1,60 @@
+"""Questions with answers for the chatbot, and a tokenizer that is trained on them."""
+
+import json
+import re
+
+import data
+import keras_hub
+import tokenizers
+
+END = "<|endoftext|>"
+
+
+def pairs(given, tail="\n"):
+    """`{split: (questions, answers)}` from the flags of `data.add_arguments`.
+
+    Beside the dialogues in the folder `--data`, its dictionary of computing is read, as answers to
+    "What is X?". A question ends with a line's end: there the answer begins.
+    """
+    found = data.columns(given, [given.text, given.label], "dialogue.tsv")
+    splits = {}
+    for split, columns in found.items():
+        questions = [*columns[given.text]] * (given.repeat if split == "train" else 1)
+        answers = [*columns[given.label]] * (given.repeat if split == "train" else 1)
+        splits[split] = questions, answers
+    dictionary = given.data / "text.txt" if given.data else None
+    if dictionary and dictionary.exists():
+        for term, meaning in entries(dictionary.read_text(encoding="utf-8")):
+            questions, answers = splits[data.hashed_split(term)]
+            questions.append(f"What is {term}?")
+            answers.append(meaning)
+    return {split: ([q + tail for q in questions[: given.limit]], answers[: given.limit])
+            for split, (questions, answers) in splits.items()}  # fmt: skip
+
+
+def entries(text):
+    """`(term, the first paragraph of its meaning)` of a dictionary in FOLDOC's layout.
+
+    Terms begin their lines, meanings are indented; braces mark links, and angle brackets the
+    field. What only refers to another entry is left out.
+    """
+    for entry in re.split(r"\n(?=\S)", text):
+        term, _, body = entry.partition("\n")
+        paragraph = next((p for p in re.split(r"\n\s*\n", body) if p.strip()), "")
+        meaning = re.sub(r"<[^<>]*>|[{}]", "", " ".join(paragraph.split())).strip()
+        if len(meaning.split()) > 4:
+            yield term.strip(), meaning
+
+
+def tokenizer(texts, size):
+    """A byte-pair tokenizer of at most `size` tokens, the commonest in `texts`: GPT-2's kind.
+
+    The 256 bytes are tokens too, so that every text can be spelled. The end token comes last: the
+    first token is the padding, and padding that is also an end would stop every answer.
+    """
+    trained = tokenizers.ByteLevelBPETokenizer()
+    trained.train_from_iterator(texts, vocab_size=size - 1, min_frequency=2, show_progress=False)
+    model = json.loads(trained.to_str())["model"]
+    merges = [" ".join(pair) for pair in model["merges"]]
+    vocabulary = {**model["vocab"], END: len(model["vocab"])}
+    return keras_hub.models.GPT2Tokenizer(vocabulary=vocabulary, merges=merges)

@@ -1,0 +1,311 @@
+"""
+# Sentence embeddings from two layers
+
+MiniLM turns a sentence into a vector of 384 numbers, such that sentences that mean nearly the same
+lie close together. Its 6 layers are cut to 2 here, and the student is taught, from texts without
+any labels, to put every sentence where the teacher puts it.
+
+    python examples/sentence_embeddings.py --data=DIR --out=runs/sentence_embeddings
+
+`DIR` holds `synopsis.tsv` (columns split, short, long: one-line and long descriptions of software),
+`minilm/`, the encoder in the format of Hugging Face, and, where they are to be reported,
+`wordsim353.tsv` and `simlex999.txt` from gensim's test data. Other texts:
+
+    python examples/sentence_embeddings.py --tfds=cnn_dailymail --text=article --label=highlights \
+        --encoder=DIR/minilm
+    python examples/sentence_embeddings.py --tsv=FILE --text=document --label=title \
+        --encoder=DIR/minilm
+
+The first column holds the documents, the second what they are searched by. `--tiny` tries it out
+in under a minute, with a random encoder: its numbers mean nothing. A killed run goes on from the
+end of the last epoch when the same command is given again. `docs/results.md` has the table.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+
+import data
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+from keras import ops
+from training import speed, train, warmed_up
+
+from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses, models
+from keras_distill.data import read_targets, write_targets
+
+BATCH = 64
+
+"""
+## The teacher and its student
+
+An embedding is the mean of the last block's vectors over the tokens, of unit length. The student's
+encoder is the teacher's first and fourth block, with their weights.
+"""
+
+
+def encoder(given, texts):
+    """The pretrained encoder and what makes its inputs."""
+    if given.tiny:
+        found = sorted({word for text in texts for word in re.findall(r"\w+|\S", text.lower())})
+        tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *found]
+        tokenizer = keras_hub.models.BertTokenizer(vocabulary=tokens, lowercase=True)
+        backbone = keras_hub.models.BertBackbone(
+            vocabulary_size=len(tokens), num_layers=2, num_heads=2, hidden_dim=16,
+            intermediate_dim=16, max_sequence_length=16,
+        )  # fmt: skip
+    else:
+        tokenizer = keras_hub.models.BertTokenizer.from_preset(given.encoder, strip_accents=True)
+        backbone = keras_hub.models.BertBackbone.from_preset(given.encoder)
+    preprocess = keras_hub.models.BertTextClassifierPreprocessor(
+        tokenizer, sequence_length=given.length
+    )
+    return backbone, preprocess
+
+
+def embedder(backbone, name):
+    """A model from tokens to embeddings, around an encoder."""
+    inputs, hidden = backbone.input, backbone.output["sequence_output"]  # without the pooler
+    mask = ops.cast(inputs["padding_mask"], "float32")[..., None]
+    mean = ops.sum(hidden * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
+    return keras.Model(inputs, keras.layers.UnitNormalization()(mean), name=name)
+
+
+"""
+## What is compared
+
+Each sentence's vector with the teacher's, by direction. Then what a search needs, the vectors'
+places among each other: distances and angles between the sentences of a batch (RKD), their
+similarities, and the order in which the others follow each. The last is a loss of our own; a
+formula and its config is all that one needs. It is ListNet's (Cao et al., 2007,
+https://www.microsoft.com/en-us/research/publication/learning-to-rank-from-pairwise-approach-to-listwise-approach/)
+with the teacher's similarities as the scores to be matched.
+"""
+
+
+@keras.saving.register_keras_serializable(package="sentence_embeddings")
+class InBatchRanking(losses.DistillationLoss):
+    """`KL` between the softmax, over the other sentences, of similarities over a temperature."""
+
+    same_shape = False
+    across_batch = True
+
+    def __init__(self, temperature=0.05, name="in_batch_ranking", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        teacher, student = self._log_order(y_true), self._log_order(y_pred)
+        return ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+
+    def _log_order(self, vectors):
+        itself = 1e9 * ops.eye(ops.shape(vectors)[0])
+        similarity = ops.matmul(vectors, ops.transpose(vectors)) / self.temperature
+        return ops.log_softmax(similarity - itself, axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}
+
+
+def pointwise():
+    return [Term(losses.Cosine(), weight=10.0)]
+
+
+def relational():
+    return [
+        *pointwise(),
+        Term(losses.RelationalDistance(), weight=1.0),
+        Term(losses.RelationalAngle(), weight=2.0),
+        Term(losses.SimilarityPreserving(), weight=1.0),
+        Term(InBatchRanking()),
+    ]
+
+
+ARMS = {"cosine": pointwise, "cosine, relations, ranking": relational}
+
+"""
+## The run
+
+The teacher's embeddings of the training texts are computed once and kept on disk. There are no
+labels: `compile` gets no loss, and the terms are all.
+"""
+
+
+def strings(texts, seed=None):
+    """Batches of texts; with a seed they are shuffled, short and long ones apart."""
+    dataset = tf.data.Dataset.from_tensor_slices(texts)
+    if seed is None:
+        return dataset.batch(BATCH)
+    dataset = dataset.shuffle(len(texts), seed=seed)
+    return dataset.bucket_by_sequence_length(
+        lambda text: tf.size(tf.strings.split(text)), [12, 24], [BATCH] * 3
+    )
+
+
+def tokens(preprocess):
+    """A function from strings to tokens, padded to the longest of the batch."""
+
+    def function(text):
+        found = preprocess(text)
+        longest = tf.reduce_max(tf.reduce_sum(tf.cast(found["padding_mask"], tf.int32), -1))
+        return {name: value[:, :longest] for name, value in found.items()}
+
+    return function
+
+
+def distilled(given, arm, texts, teacher, backbone, preprocess, seed):
+    """The student of an arm, trained now or before."""
+    file = given.out / f"{re.sub('[^a-z]+', '_', arm)}-{seed}.keras"
+    if not file.exists():
+        keras.utils.set_random_seed(seed)
+        read, targets = tokens(preprocess), str(given.out / "targets")
+        write_targets(ModelTeacher(teacher, preprocess=read), strings(texts), targets)
+        batches = read_targets(strings(texts, seed), targets)  # found by the string
+        batches = batches.map(lambda text, known: (read(text), known), tf.data.AUTOTUNE)
+        student = embedder(models.shrink(backbone, depth=2), "student")
+        distiller = Distiller(student, teacher=CachedTeacher(), terms=ARMS[arm]())
+        steps = given.epochs * -(-len(texts) // BATCH)
+        optimizer = keras.optimizers.AdamW(warmed_up(given.rate, steps))
+        distiller.compile(optimizer, run_eagerly=given.tiny)
+        count = sum(min(len(each) + 2, given.length) for each in preprocess.tokenizer(texts))
+        train(distiller, batches.prefetch(2), file, epochs=given.epochs, tokens=count)
+    return keras.saving.load_model(file, compile=False), file
+
+
+"""
+## How good a vector is
+
+- recall@k: how often a document is among the k nearest to its title, among all test documents;
+- Spearman's correlation of the similarity of two words with people's judgement;
+- agreement: the share of a document's 10 nearest that are also the teacher's 10 nearest.
+"""
+
+
+def ranks(queries, documents):
+    """At which place, from 0, each query's own document stands."""
+    similarity = queries @ documents.T
+    return (similarity > np.diag(similarity)[:, None]).sum(1)
+
+
+def neighbours(vectors, count=10):
+    """The set of the nearest others of each vector."""
+    similarity = vectors @ vectors.T
+    np.fill_diagonal(similarity, -np.inf)
+    count = min(count, len(vectors) - 1)
+    nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+    return [set(row) for row in nearest.tolist()]
+
+
+def word_pairs(folder):
+    """`{name: (pairs, judgements)}` of the files of word pairs that are in a folder."""
+    found = {}
+    for name, file in (("WordSim-353", "wordsim353.tsv"), ("SimLex-999", "simlex999.txt")):
+        path = folder / file if folder else None
+        if path and path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
+            found[name] = [row[:2] for row in rows], [float(row[2]) for row in rows]
+    return found
+
+
+def measured(model, file, preprocess, test, pairs, reference):
+    """One row of the table, and the documents' nearest neighbours."""
+    from scipy.stats import spearmanr
+
+    def embed(texts):
+        return model.predict(strings(texts).map(tokens(preprocess)), verbose=0)
+
+    documents, queries = embed(test[0]), embed(test[1])
+    place, near = ranks(queries, documents), neighbours(documents)
+    row = {f"recall@{k}": float(np.mean(place < k)) for k in (1, 10)}
+    for name, (words, judged) in pairs.items():
+        one, other = (embed([pair[side] for pair in words]) for side in (0, 1))
+        row[name] = float(spearmanr((one * other).sum(1), judged).statistic)
+    same = [len(ours & theirs) / len(ours) for ours, theirs in zip(near, reference or near)]
+    row["agreement"] = float(np.mean(same))
+    fast = speed(tf.function(lambda x: model(x, training=False)),
+                 preprocess(tf.constant((test[0] * 32)[:32])))  # fmt: skip
+    return {
+        **row,
+        "parameters": model.count_params(),
+        "megabytes": file.stat().st_size / 1e6,
+        "ms at 1": fast[1]["ms"],
+        "a second at 32": fast[32]["examples_a_second"],
+    }, near
+
+
+def table(rows):
+    """Markdown of `{arm: [row of each seed]}`."""
+    heads = list(next(iter(rows.values()))[0])
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for arm, found in rows.items():
+        cells = [cell([row[head] for row in found]) for head in heads]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cell(values):
+    mean = float(np.mean(values))
+    if mean > 1:
+        return f"{mean:,.1f}" if mean < 1000 else f"{mean:,.0f}"
+    deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{mean:.3f}{deviation}"
+
+
+def arguments(given=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    data.add_arguments(parser, text="long", label="short")
+    parser.add_argument("--out", default="runs/sentence_embeddings", type=pathlib.Path)
+    parser.add_argument("--encoder", help="a BERT's folder or preset; by default DATA/minilm")
+    parser.add_argument("--length", default=48, type=int, help="tokens, the longest texts are cut")
+    parser.add_argument(
+        "--limit", default=4000, type=int, help="rows to learn from, two texts each"
+    )
+    parser.add_argument("--documents", default=5000, type=int, help="of the test split")
+    parser.add_argument("--split", default="test", choices=["valid", "test"])
+    parser.add_argument("--seeds", default=1, type=int)
+    parser.add_argument("--epochs", default=2, type=int)
+    parser.add_argument("--rate", default=3e-4, type=float)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--tiny", action="store_true", help="a random encoder, one epoch")
+    given = parser.parse_args(given)
+    if given.tiny:
+        given.seeds, given.epochs, given.length, given.limit = 1, 1, 16, 64
+    given.encoder = given.encoder or (given.data and str(given.data / "minilm"))
+    if not (given.encoder or given.tiny):
+        parser.error("--encoder is needed where --data is not given")
+    return given
+
+
+def main(given=None):
+    given = arguments(given)
+    given.out.mkdir(parents=True, exist_ok=True)
+    found = data.columns(given, [given.text, given.label], "synopsis.tsv")
+    learned = {name: column[: given.limit] for name, column in found["train"].items()}
+    texts = [text for column in learned.values() for text in column]
+    test = [found[given.split][name][: given.documents] for name in (given.text, given.label)]
+    keras.utils.set_random_seed(0)
+    backbone, preprocess = encoder(given, texts)
+    teacher, pairs = embedder(backbone, "teacher"), word_pairs(given.data)
+    cut = embedder(models.shrink(backbone, depth=2), "cut")
+    rows, near = {}, None
+    for name, model in (("teacher", teacher), ("2 layers, only cut", cut)):
+        file = given.out / f"{model.name}.keras"
+        model.save(file)
+        row, found_near = measured(model, file, preprocess, test, pairs, near)
+        near, rows[name] = near or found_near, [row]
+        print(f"{name}: {row}", flush=True)
+    for seed in range(given.seeds):
+        for arm in given.arms:
+            model, file = distilled(given, arm, texts, teacher, backbone, preprocess, seed)
+            row, _ = measured(model, file, preprocess, test, pairs, near)
+            rows.setdefault(f"2 layers, {arm}", []).append(row)
+        print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{table(rows)}\n")
+    (given.out / f"{given.split}.json").write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

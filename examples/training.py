@@ -1,0 +1,76 @@
+"""Trains a model of an example so that a killed run goes on from the last epoch's end."""
+
+import shutil
+import sys
+import time
+
+import keras
+import numpy as np
+
+
+class TokensASecond(keras.callbacks.Callback):
+    """Logs how many tokens of an epoch are trained on in a second, without the validation.
+
+    Args:
+        tokens: how many tokens an epoch has, padding not counted.
+    """
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens = tokens
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.time()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ended = time.time()
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["tokens_a_second"] = round(self.tokens / (self.ended - self.started))
+
+
+def warmed_up(rate, steps, share=0.1):
+    """A rate that rises along the first `share` of the steps and falls along a cosine."""
+    warm = max(1, int(steps * share))
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm), warmup_target=rate, warmup_steps=warm
+    )
+
+
+def train(distiller, data, file, *, epochs, tokens, **fit):
+    """Fits a compiled distiller and writes its student to `file`, whole or not at all.
+
+    Its state is kept at the end of each epoch beside `file`, and found there by the next call.
+    """
+    backup = file.with_suffix(".backup")
+    callbacks = [keras.callbacks.BackupAndRestore(backup), TokensASecond(tokens)]
+    print(f"Training {file.stem} for {epochs} epochs.", flush=True)
+    verbose = 1 if sys.stdout.isatty() else 2
+    distiller.fit(data, epochs=epochs, verbose=verbose, callbacks=callbacks, **fit)
+    part = file.with_suffix(".part.keras")
+    distiller.save(part)
+    part.replace(file)
+    shutil.rmtree(backup, ignore_errors=True)
+
+
+def speed(function, inputs, sizes=(1, 32), runs=30, warmup=3):
+    """Milliseconds a call and examples a second of `function`, by batch size: medians.
+
+    Args:
+        function: of a batch, such as a model.
+        inputs: a tensor or a dict of tensors of at least as many examples as the largest size.
+        sizes: the sizes of a batch.
+        runs: how many calls are timed.
+        warmup: how many calls go before them.
+    """
+    found = {}
+    for size in sizes:
+        batch = keras.tree.map_structure(lambda value, size=size: value[:size], inputs)
+        times = []
+        for _ in range(warmup + runs):
+            started = time.perf_counter()
+            keras.tree.map_structure(np.asarray, function(batch))
+            times.append(time.perf_counter() - started)
+        median = float(np.median(times[warmup:]))
+        found[size] = {"ms": 1e3 * median, "examples_a_second": size / median}
+    return found

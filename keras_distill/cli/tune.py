@@ -1,0 +1,71 @@
+"""`tune`: finds the best setting of an experiment."""
+
+import os
+import shlex
+import sys
+
+from keras_distill.cli import program, quiet
+from keras_distill.cli.main import VERBS
+
+EXAMPLE = (
+    "python -m keras_distill tune --experiment=examples/quickstart.py --out=runs/tune "
+    "--sweep recipe=hinton,dist --sweep temperature=1,2,4 --sweep alpha=0.5,0.9"
+)
+
+
+def parser():
+    """The verb's arguments."""
+    parser = program.Parser("tune", VERBS["tune"], EXAMPLE)
+    program.add_experiment(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the search is written")
+    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V,V",
+                        help="values to try of recipe, temperature, weight (of all terms), alpha, "
+                        "epochs or an option of the experiment; may be repeated, and all "
+                        "combinations count; by default three recipes, temperatures and "
+                        "alphas")  # fmt: skip
+    for name, default, what in (
+        ("trials", None, "draw N combinations (default: all)"),
+        ("halvings", 2, "how often the worse half is stopped early"),
+        ("leaders", 3, "how many settings are repeated over seeds"),
+        ("repeats", 3, "over how many seeds"),
+        ("seed", 0, "of the search"),
+    ):
+        told = what if default is None else f"{what} (default: {default})"
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=told)
+    parser.add_argument("--teacher", metavar="FILE", help="a trained teacher, a .keras file; by "
+                        "default the experiment trains its own")  # fmt: skip
+    parser.add_argument("--cache", metavar="DIR", help="the teacher's targets (default: in --out)")
+    held = parser.add_mutually_exclusive_group()
+    held.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
+    held.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    return parser
+
+
+def act(arguments):
+    """Searches; an interruption leaves what `--resume` goes on with."""
+    sweep = dict(_values(pair) for pair in arguments.sweep)
+    options = program.options_of(arguments)
+    for kind, file in (("experiment", arguments.experiment), ("model", arguments.teacher)):
+        if file is not None and not os.path.isfile(file):
+            raise FileNotFoundError(f"No such {kind} file: {file}")
+    quiet.import_keras(program.verbose())
+    from keras_distill.tuning import tune
+
+    names = ("trials", "halvings", "leaders", "repeats", "seed", "teacher", "cache", "overwrite",
+             "resume")  # fmt: skip
+    command = shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
+    try:
+        tune(arguments.experiment, arguments.out, sweep, options=options, command=command,
+             **{name: getattr(arguments, name) for name in names})  # fmt: skip
+    except KeyboardInterrupt:
+        again = "the same command with --resume"
+        print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _values(pair):
+    name, equals, values = pair.partition("=")
+    if not equals or not name.isidentifier() or not values:
+        raise ValueError(f"--sweep takes KEY=VALUE,VALUE. Received: {pair}")
+    return name, [program.value(text) for text in values.split(",")]

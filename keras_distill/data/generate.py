@@ -1,0 +1,148 @@
+"""Sequence-level distillation: a teacher's answers, written once, as data for any student."""
+
+import json
+import pathlib
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_distill.data.fingerprints import differences, digest, fingerprints_of
+from keras_distill.data.sampling import Sampler
+from keras_distill.data.shards import UNFINISHED
+
+
+def generate(teacher, prompts, file, *, temperature=0.0, top_p=1.0, max_length=None,
+             batch_size=32, seed=0, verbose=1):  # fmt: skip
+    """Writes a teacher's answers to prompts, and returns them; a student learns from them as from
+    any text.
+
+    The file holds a line of JSON that says what made it, then one for each prompt. A run that was
+    stopped goes on after its last whole batch, and writes what it would have written at one go:
+    each batch has a seed of its own. The file gets its name when it is whole; where it is already,
+    it is only read.
+
+    Args:
+        teacher: a KerasHub `CausalLM` or `Seq2SeqLM` with a preprocessor.
+        prompts: strings: a list, or a `tf.data.Dataset` of them or of tuples that begin with them.
+            They are the encoder's text for a `Seq2SeqLM`.
+        file: the path of the file to write.
+        temperature: divides the logits before a token is drawn. Defaults to 0: the likeliest.
+        top_p: in (0, 1]: tokens are drawn from the fewest that have this probability together.
+        max_length: tokens of a prompt with its answer (the decoder's, of a `Seq2SeqLM`). Defaults
+            to `None`: the preprocessor's `sequence_length`.
+        batch_size: prompts at a time.
+        seed: an integer; the same seed, the same answers.
+        verbose: 1 shows progress and tokens a second, 0 nothing.
+
+    Returns:
+        `{"prompt": strings, "answer": strings, "finished": booleans}`, a list each; an answer is
+        not finished that was cut off at `max_length`.
+
+    Raises:
+        TypeError: for a teacher that does not generate from strings.
+        ValueError: for a file of another teacher, other prompts or settings; for settings out of
+            range.
+
+    Example:
+
+    ```python
+    said = data.generate(teacher, questions, "answers.jsonl", temperature=0.7, top_p=0.9)
+    x, y, weight = data.prompt_masked(student, said["prompt"], said["answer"], said["finished"])
+    distiller = Distiller(student)
+    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    distiller.fit(x, y, sample_weight=weight)
+    ```
+
+    Reference:
+        - [Kim and Rush, 2016](https://arxiv.org/abs/1606.07947)
+    """
+    file, prompts = pathlib.Path(file), strings(prompts)
+    sampler = Sampler(teacher, temperature, top_p, max_length)
+    header = {
+        "teacher": fingerprints_of(teacher), "tokenizer": digest(json.dumps(_words(teacher))),
+        "prompts": digest(json.dumps(prompts)), "count": len(prompts), "temperature": temperature,
+        "top_p": top_p, "max_length": sampler.max_length, "batch_size": batch_size, "seed": seed,
+    }  # fmt: skip
+    header = json.loads(json.dumps(header))
+    if not file.exists():
+        _write(sampler, prompts, file, header, verbose)
+    return _columns(_read(file, header))
+
+
+def strings(texts):
+    """A list of the strings in a list, an array or a dataset (the first of its tuples)."""
+    if isinstance(texts, tf.data.Dataset):
+        rows = texts.as_numpy_iterator()
+        texts = [each for row in rows for each in np.ravel(row[0] if type(row) is tuple else row)]
+    found = [each.decode() if isinstance(each, bytes) else each for each in texts]
+    if not found or not all(isinstance(each, str) for each in found):
+        raise ValueError(f"Prompts must be strings, at least one. Received: {found[:1]}")
+    return [str(each) for each in found]
+
+
+def _write(sampler, prompts, file, header, verbose):
+    part = file.with_name(file.name + UNFINISHED)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    size, done = header["batch_size"], _resumed(part, header)
+    bar = keras.utils.Progbar(len(prompts), stateful_metrics=["tokens_a_second"], verbose=verbose)
+    with open(part, "a", encoding="utf-8") as lines:
+        for start in range(done, len(prompts), size):
+            began, batch = time.perf_counter(), prompts[start : start + size]
+            answers = sampler(batch, [header["seed"], start])
+            rows = zip(batch, sampler.texts(answers), answers.finished, strict=True)
+            lines.writelines(_line({"prompt": prompt, "answer": answer, "finished": bool(whole)})
+                             for prompt, answer, whole in rows)  # fmt: skip
+            lines.flush()
+            rate = answers.new.sum() / (time.perf_counter() - began)
+            bar.update(start + len(batch), [("tokens_a_second", rate)])
+    part.replace(file)
+
+
+def _resumed(part, header):
+    """How many prompts an earlier run has answered in whole batches; the rest is cut off."""
+    lines = _whole_lines(part) if part.exists() else []
+    if not lines:
+        part.write_text(_line(header), encoding="utf-8")
+        return 0
+    _refuse_another(part, json.loads(lines[0]), header)
+    done = len(lines) - 1
+    if done < header["count"]:
+        done -= done % header["batch_size"]
+    part.write_text("".join(lines[: 1 + done]), encoding="utf-8")
+    return done
+
+
+def _whole_lines(path):
+    return [line for line in path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+            if line.endswith("\n")]  # fmt: skip
+
+
+def _read(file, header):
+    lines = _whole_lines(file)
+    _refuse_another(file, json.loads(lines[0]) if lines else {}, header)
+    rows = [json.loads(line) for line in lines[1:]]
+    if len(rows) != header["count"]:
+        raise ValueError(f"{file} is damaged: {len(rows)} answers of {header['count']}. Delete it.")
+    return rows
+
+
+def _refuse_another(path, there, header):
+    if found := differences(there, header):
+        raise ValueError(
+            f"{path} holds other answers: {'; '.join(found)}. Give another file, or delete it."
+        )
+
+
+def _columns(rows):
+    return {name: [row[name] for row in rows] for name in ("prompt", "answer", "finished")}
+
+
+def _line(row):
+    return json.dumps(row) + "\n"  # ASCII: an answer holds no line's end
+
+
+def _words(task):
+    tokenizer = task.preprocessor.tokenizer
+    return [*tokenizer.get_vocabulary()] if hasattr(tokenizer, "get_vocabulary") else None

@@ -1,0 +1,118 @@
+"""Draws answers to prompts, token by token, from a task that generates text."""
+
+import keras
+import numpy as np
+
+from keras_distill import schedules, taps  # noqa: F401 (the check of the backend)
+
+import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+
+
+class Answers:
+    """What a task said to a batch of prompts, as tokens.
+
+    Args:
+        x: the task's inputs, prompts with their answers.
+        tokens: ids (batch, length) of prompts and answers; of a sequence-to-sequence task, the
+            decoder's.
+        new: which of them are the answers', their end token included, of the same shape.
+        end: the id of the end token.
+    """
+
+    def __init__(self, x, tokens, new, end):
+        self.x, self.tokens, self.new = x, tokens, new
+        self.finished = np.any(new & (tokens == end), axis=-1)
+
+    def supervised(self):
+        """`(x, y, sample_weight)`: each token's successor, weighed where it is the answer's."""
+        y, weight = (np.pad(a[:, 1:], [(0, 0), (0, 1)]) for a in (self.tokens, self.new))
+        return self.x, y, weight
+
+
+class Sampler:
+    """Draws answers from a KerasHub `CausalLM` or `Seq2SeqLM`, which is left as it was found.
+
+    Args:
+        task: the model, with a preprocessor; its `generate_step` draws the tokens, with its cache
+            of keys and values.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_p: in (0, 1]: tokens are drawn from the fewest that have this probability together.
+        max_length: tokens of prompt and answer, of the decoder's of a sequence-to-sequence task.
+            Defaults to `None`: the preprocessor's `sequence_length`.
+
+    Raises:
+        TypeError: for a model that does not generate from strings.
+        ValueError: for a temperature or a `top_p` out of range, a tokenizer that pads with its end
+            token.
+    """
+
+    def __init__(self, task, temperature=0.0, top_p=1.0, max_length=None):
+        if getattr(task, "preprocessor", None) is None or not hasattr(task, "generate_step"):
+            raise TypeError(
+                "To generate answers a model must be a KerasHub `CausalLM` or `Seq2SeqLM` with a "
+                f"`preprocessor`. Received: {task!r} (of type {type(task).__name__})"
+            )
+        tokenizer = task.preprocessor.tokenizer
+        if tokenizer.pad_token_id == tokenizer.end_token_id:
+            raise ValueError(
+                "The end token must be another than the padding, which would end every answer "
+                f"before it begins. Received: {tokenizer.end_token_id} for both."
+            )
+        self.task = task
+        self.max_length = max_length or task.preprocessor.sequence_length
+        self._sampler = _sampler(temperature, top_p)
+        self._step = self._drawn if task.run_eagerly else tf.function(self._drawn)
+
+    def __call__(self, prompts, seed):
+        """The `Answers` to a list of strings; the same for the same `seed`, a list of integers."""
+        preprocessor = self.task.preprocessor
+        x = preprocessor.generate_preprocess(prompts, sequence_length=self.max_length)
+        x = {name: tf.convert_to_tensor(value) for name, value in x.items()}
+        self._seed(seed)
+        found = keras.tree.map_structure(np.asarray, {**x, **self._step(x)})
+        side = "decoder_" if "decoder_token_ids" in x else ""
+        ours, asked = (np.asarray(each[f"{side}padding_mask"], bool) for each in (found, x))
+        return Answers(
+            found, found[f"{side}token_ids"], ours & ~asked, preprocessor.tokenizer.end_token_id
+        )
+
+    def texts(self, answers):
+        """The strings of the answers alone."""
+        mask = {name: answers.new for name in answers.x if name.endswith("padding_mask")}
+        found = self.task.preprocessor.generate_postprocess({**answers.x, **mask})
+        return [_text(each) for each in found]
+
+    def _drawn(self, x):
+        kept, self.task.sampler = self.task.sampler, self._sampler
+        try:
+            return self.task.generate_step(x, [self.task.preprocessor.tokenizer.end_token_id])
+        finally:
+            self.task.sampler = kept
+
+    def _seed(self, seed):
+        draw = np.random.default_rng(seed)
+        for variable in self._sampler.variables:
+            variable.assign(draw.integers(2**31, size=variable.shape))
+
+
+def _sampler(temperature, top_p):
+    """KerasHub's own sampler, found by the name under which it is registered for saving."""
+    schedules.check("temperature", temperature, low=0)
+    if not 0 < top_p <= 1:
+        raise ValueError(f"`top_p` must be in (0, 1]. Received: top_p={top_p}")
+    if temperature == 0:
+        return _registered("GreedySampler")()
+    if top_p == 1:
+        return _registered("RandomSampler")(temperature=temperature, seed=0)
+    return _registered("TopPSampler")(p=top_p, temperature=temperature, seed=0)
+
+
+def _registered(name):
+    found = keras.saving.get_registered_object(f"keras_hub>{name}")
+    if found is None:
+        raise ImportError("Answers are drawn by KerasHub's samplers: `import keras_hub` first.")
+    return found
+
+
+def _text(value):
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

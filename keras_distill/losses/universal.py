@@ -1,0 +1,159 @@
+"""Losses between models with different tokenizers."""
+
+import keras
+from keras import ops
+
+from keras_distill.batch import TopK
+from keras_distill.losses import masks
+from keras_distill.losses.softened import SoftenedLoss, log_probabilities
+from keras_distill.losses.wrapped import WrappedLoss
+
+MERGES = ("mean", "product")
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class UniversalLogits(SoftenedLoss):
+    """Distance of sorted probabilities, whatever the classes of either side mean (ULD).
+
+    `loss = sum_i |p_teacher(i) - p_student(i)|`, where `p(i)` is the `i`-th largest of
+    `softmax(logits / T)` and the side with fewer classes has zeros at its end: the Wasserstein
+    distance where all classes are equally far from each other. Tokens are compared place by
+    place; wrap the loss in `AlignedSpans` where the two sides cut text into other tokens.
+
+    Args:
+        temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
+        name: the loss's name. Defaults to `"universal_logits"`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: the teacher's logits, (batch, ..., teacher's classes).
+        y_pred: the student's logits, (batch, ..., student's classes).
+
+    Returns:
+        One value per example or token: (batch, ...).
+
+    Raises:
+        ValueError: for a `temperature` that is not positive, or sides that differ in more than
+            the number of classes.
+
+    Reference:
+        - [Boizard et al., 2024](https://arxiv.org/abs/2402.12030)
+    """
+
+    same_shape = False
+
+    def __init__(self, temperature=1.0, name="universal_logits", **kwargs):
+        super().__init__(temperature, name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        shapes = tuple(y_true.shape), tuple(y_pred.shape)
+        known = [size for size in zip(*(shape[1:-1] for shape in shapes)) if None not in size]
+        if len(shapes[0]) != len(shapes[1]) or any(one != other for one, other in known):
+            raise ValueError(
+                f"`{self.name}` compares place by place. Received: logits of shapes {shapes[0]} "
+                f"(teacher) and {shapes[1]} (student). Wrap it: `AlignedSpans(UniversalLogits())`."
+            )
+        temperature = self.temperature_now(y_pred)
+        width = max(shapes[0][-1], shapes[1][-1])
+        teacher, student = (_sorted(y / temperature, width) for y in (y_true, y_pred))
+        return ops.sum(ops.abs(teacher - student), axis=-1)
+
+
+def _sorted(logits, width):
+    """Probabilities from the smallest up, after zeros that make `width` of them."""
+    more = [(0, 0)] * (len(logits.shape) - 1) + [(width - logits.shape[-1], 0)]
+    return ops.pad(ops.sort(ops.softmax(logits, axis=-1), axis=-1), more)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class AlignedSpans(WrappedLoss):
+    """Another loss on logits, between spans of text that two tokenizers cut into other tokens.
+
+    The tokens of a span become one distribution on each side: the softmax of the mean of their
+    log-probabilities (the geometric mean), or of the sum (the product). `loss` compares these;
+    an example's value is the mean over its spans. A span counts where all of its tokens do.
+
+    Args:
+        loss: a loss on logits that takes no labels, such as `UniversalLogits()`, or
+            `ClassSubset.from_tokenizers(KLDivergence(), ...)` for the tokens that both have.
+        merge: `"mean"` or `"product"`. Defaults to `"mean"`.
+        name: the loss's name. Defaults to `"aligned_"` and the name of `loss`.
+        **kwargs: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: a dict: `logits`, the teacher's, (batch, teacher's tokens, classes); `spans`, the
+            number of the span in which each of its tokens is, from 1, and 0 for none, (batch,
+            teacher's tokens); `student_spans`, the same for the student's tokens.
+        y_pred: the student's logits, (batch, tokens, classes).
+        mask: the weights of the student's tokens.
+
+    Returns:
+        One value per example: (batch,).
+
+    Attributes:
+        PATHS: where a `ModelTeacher(model, aligned=True)` has the parts of `y_true`: for a term's
+            `teacher`.
+
+    Raises:
+        ValueError: if `loss` is not a loss on logits, or takes labels, or for another `merge`.
+
+    Example:
+
+    ```python
+    teacher = ModelTeacher(big, aligned=True)
+    terms = recipes.universal()  # AlignedSpans(UniversalLogits()), with the spans' paths
+    Distiller(student, teacher=teacher, terms=terms).fit(texts)
+    ```
+
+    Reference:
+        - [Boizard et al., 2024](https://arxiv.org/abs/2402.12030)
+    """
+
+    PATHS = {"logits": "output", "spans": "spans:teacher", "student_spans": "spans:student"}
+    same_shape = False
+    token_axes = ()  # the mask's tokens are the student's alone: `call` leaves them out
+
+    def __init__(self, loss, merge="mean", name=None, **kwargs):
+        super().__init__(loss, name=name or f"aligned_{loss.name}", **kwargs)
+        if "labels" in self._extras:
+            raise ValueError(f"`{loss.name}` takes a label of each token, and a span has none.")
+        if merge not in MERGES:
+            raise ValueError(f"`merge` must be one of {MERGES}. Received: merge={merge!r}")
+        self.merge = merge
+
+    def call(self, y_true, y_pred, mask=None):
+        logits = y_true["logits"]
+        if isinstance(logits, TopK):
+            raise ValueError(f"`{self.name}` needs the teacher's logits. Received: a `TopK`")
+        most = min(logits.shape[1], y_pred.shape[1])
+        counts = masks.positions(mask, y_pred)
+        student, ours = self._merged(y_pred, y_true["student_spans"], counts, most)
+        teacher, theirs = self._merged(logits, y_true["spans"], ops.ones_like(logits[..., 0]), most)
+        both = ours * theirs
+        extras = {"mask": both} if "mask" in self._extras else {}
+        values = ops.where(both > 0, self.loss.call(teacher, student, **extras), 0.0)
+        return ops.sum(values, axis=-1) / masks.at_least_one(ops.sum(both, axis=-1))
+
+    def _merged(self, logits, spans, counts, most):
+        """Each span's log-probabilities, (batch, most, classes), and 1 where all of it counts."""
+        spans = ops.cast(spans, "int32")
+        spans = ops.where((spans > 0) & (spans <= most), spans, 0)
+        real = counts * ops.cast(spans > 0, counts.dtype)
+        log_p = log_probabilities(ops.where(ops.expand_dims(real > 0, -1), logits, 0.0))
+        summed = _over_spans(log_p, spans, most)
+        tokens = _over_spans(ops.ones_like(log_p[..., :1]), spans, most)
+        counted = _over_spans(ops.expand_dims(real, -1), spans, most)
+        whole = ops.cast((tokens > 0) & (counted == tokens), log_p.dtype)[..., 0]
+        return summed / masks.at_least_one(tokens) if self.merge == "mean" else summed, whole
+
+    def get_config(self):
+        return {**super().get_config(), "merge": self.merge}
+
+
+def _over_spans(values, spans, most):
+    """Sums of (batch, tokens, ...) over the tokens of spans 1 to `most`, (batch, most, ...)."""
+    examples, width = ops.shape(values)[0], values.shape[-1]
+    places = spans + ops.expand_dims(ops.arange(examples, dtype="int32"), -1) * (most + 1)
+    flat = ops.reshape(values, (-1, width))
+    sums = ops.segment_sum(flat, ops.reshape(places, (-1,)), num_segments=examples * (most + 1))
+    return ops.reshape(sums, (-1, most + 1, width))[:, 1:]

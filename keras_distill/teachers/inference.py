@@ -1,0 +1,102 @@
+"""How a teacher's model is run: as far as it is asked, in its precision, compiled or not."""
+
+import contextlib
+
+import keras
+
+from keras_distill import taps
+from keras_distill.teachers import partial, precision
+
+import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+
+
+class Inference:
+    """Runs a frozen model, in inference mode, and returns `{path: value}`.
+
+    Args:
+        model: a Keras model or a function.
+        dtype: `None`, or what `precision.chosen` returns.
+        jit_compile: whether the model is compiled by XLA, on its own.
+
+    Attributes:
+        errors: what the first batch said of the precision; `None` before.
+    """
+
+    def __init__(self, model, dtype=None, jit_compile=False):
+        self.dtype = dtype
+        self.jit_compile = jit_compile
+        self.model = precision.quantized(model) if dtype == "int8" else model
+        self.errors = None
+        self._parts, self._functions = {}, {}
+
+    def get_config(self):
+        """What tells the targets of one from another's."""
+        return {"dtype": self.dtype if self.lowers else None}
+
+    @property
+    def lowers(self):
+        """Whether it computes otherwise than the model does."""
+        return self.dtype not in (None, "float32")
+
+    def __call__(self, x, paths):
+        paths = tuple(paths)
+        if not self.jit_compile:
+            return self._run(x, paths)
+        found, logits = self._function(x, paths)(x)
+        for value, behind in zip(keras.tree.flatten(found), logits):
+            if behind is not None:
+                value._keras_logits = behind
+        return found
+
+    def examine(self, x, paths, model):
+        """Compares the precision with float32 on a batch, prints it, and refuses a coarse one."""
+        if not self.lowers:
+            return
+        expected = taps.run(partial.part_of(model, paths), x, paths, owner=model)
+        self.errors = precision.errors(expected, self(x, paths))
+        precision.check(model, self.dtype, self.errors)
+        shown = ", ".join(f"{measure} {error:.1g} at `{path}`"
+                          for path, (measure, error, _) in self.errors.items())  # fmt: skip
+        print(f"The teacher `{model.name}` runs in {self.dtype}; from float32: {shown}.")
+
+    def _run(self, x, paths):
+        if not isinstance(self.model, keras.layers.Layer):
+            return taps.run(self.model, x, paths)
+        if paths not in self._parts:
+            self._parts[paths] = partial.part_of(self.model, paths)
+        part = self._parts[paths]
+        with self._precision(part):
+            found = taps.run(part, x, paths, owner=self.model)
+        return keras.tree.map_structure(_as_float32, found) if self.lowers else found
+
+    def _precision(self, part):
+        if self.dtype in (None, "float32", "int8"):
+            return contextlib.nullcontext()
+        return precision.computing(part, self.dtype)
+
+    def _function(self, x, paths):
+        """The compiled function for batches of any size, made once."""
+        spec = keras.tree.map_structure(_of_any_batch, x)
+        key = paths, str(spec)
+        if key not in self._functions:
+
+            def answer(x):
+                found = self._run(x, paths)
+                return found, [getattr(v, "_keras_logits", None) for v in keras.tree.flatten(found)]
+
+            self._functions[key] = tf.function(answer, input_signature=[spec], jit_compile=True)
+        return self._functions[key]
+
+
+def _of_any_batch(tensor):
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
+
+
+def _as_float32(tensor):
+    if not tensor.dtype.is_floating or tensor.dtype == tf.float32:
+        return tensor
+    wide = tf.cast(tensor, tf.float32)
+    logits = getattr(tensor, "_keras_logits", None)
+    if logits is not None:
+        wide._keras_logits = tf.cast(logits, tf.float32)
+    return wide

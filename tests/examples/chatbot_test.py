@@ -1,0 +1,90 @@
+"""The chatbot's example runs whole at its smallest, and converses."""
+
+import importlib
+import json
+import pathlib
+import sys
+
+import keras
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+MODULES = ("data", "training", "conversation", "chatbot")
+DICTIONARY = """
+00-database-info
+   This is about the dictionary.
+
+bit
+
+   <unit> A {binary} digit, the smallest unit of data.
+
+   Another paragraph.
+
+byte
+octet
+
+   <unit> Eight {bits}, which are
+   kept together.
+
+nibble
+
+   {half a byte}
+"""
+
+
+@pytest.fixture
+def example(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    yield importlib.import_module
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def test_a_dictionary_answers_questions(example):
+    entries = dict(example("conversation").entries(DICTIONARY))
+    assert entries == {
+        "00-database-info": "This is about the dictionary.",
+        "bit": "A binary digit, the smallest unit of data.",
+        "byte\noctet": "Eight bits, which are kept together.",
+    }
+
+
+def test_a_tokenizer_spells_everything_and_ends_with_its_end(example):
+    tokenizer = example("conversation").tokenizer(["the cat sat on the mat\n"] * 5, 262)
+    ids = tokenizer(["the cat é\n"])[0]
+    assert tokenizer.detokenize(ids) == "the cat é\n" and len(ids) < len("the cat é\n")
+    assert tokenizer.vocabulary_size() == 262 and tokenizer.end_token_id == 261
+
+
+def test_a_tiny_run_that_goes_on_and_converses(example, tmp_path, capsys, monkeypatch):
+    rows = ["split\tquestion\tanswer"]
+    for split, count in (("train", 16), ("valid", 2), ("test", 2)):
+        rows += [f"{split}\tWhat is {n}?\tIt is a number." for n in range(count)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(rows) + "\n")
+    chatbot = example("chatbot")
+    names = ["alone", "reverse KL", "sequence-level", "on-policy"]
+    flags = ["--tiny", f"--out={tmp_path}", f"--tsv={tmp_path / 'pairs.tsv'}", "--students"]
+    chatbot.main([*flags, *names])
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [*found["table"]] == ["teacher", *names]
+    assert found["table"]["teacher"]["KL to the teacher"] == pytest.approx(0, abs=1e-5)
+    assert all(row["perplexity"] > 1 for row in found["table"].values())
+    assert "| on-policy |" in printed and "tokens_a_second" in printed
+    monkeypatch.setattr(chatbot, "train", None)  # nothing is trained again
+    chatbot.main([*flags, "alone"])
+    questions = iter(["What is 1?", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(questions))
+    capsys.readouterr()
+    chatbot.main(["--chat=alone", f"--out={tmp_path}"])
+    assert "tokens a second" in capsys.readouterr().out
+
+
+def test_a_streamed_answer_is_the_generated_one(example):
+    conversation, chatbot = example("conversation"), example("chatbot")
+    given = chatbot.arguments(["--tiny", "--tsv=unused"])
+    keras.utils.set_random_seed(0)
+    task = chatbot.language_model(given, conversation.tokenizer(["ab cd é"] * 3, 262))
+    task.compile(sampler="greedy", run_eagerly=True)
+    expected = task.generate("ab\n", strip_prompt=True)
+    assert "".join(chatbot.Speaker(task, temperature=0).pieces("ab\n")) == expected

@@ -1,0 +1,189 @@
+"""The examples of text: their loaders, and each run whole at its smallest."""
+
+import argparse
+import importlib
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+MODULES = ("data", "training", "text_classification", "sentence_embeddings")
+GOOD = ["a fine and moving film", "fine acting", "a warm film", "moving and warm"]
+BAD = ["a dull and empty film", "dull acting", "a cold film", "empty and cold"]
+
+
+@pytest.fixture
+def example(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    yield importlib.import_module
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    """A table of labelled sentences, split by a column."""
+    rows = [("split", "label", "text")]
+    for split, count in (("train", 4), ("valid", 1), ("test", 1)):
+        for number in range(count):
+            rows += [(split, "good", f"{text} {number}") for text in GOOD]
+            rows += [(split, "bad", f"{text} {number}") for text in BAD]
+    return written(tmp_path / "reviews.tsv", rows)
+
+
+def written(path, rows):
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def flags(**given):
+    names = {"data": None, "tsv": None, "tfds": None}
+    return argparse.Namespace(**{**names, **given})
+
+
+def test_columns_of_a_table(example, reviews):
+    data = example("data")
+    found = data.columns(flags(tsv=reviews), ["text", "label"], "unused.tsv")
+    assert [len(found[split]["text"]) for split in data.SPLITS] == [32, 8, 8]
+    assert found == data.columns(flags(data=reviews.parent), ["text", "label"], reviews.name)
+    splits, names = data.classified(found, "text", "label")
+    assert names == ["bad", "good"] and splits["test"][1].tolist() == [1] * 4 + [0] * 4
+    with pytest.raises(ValueError, match=r"no column \['stars'\].*'split', 'label', 'text'"):
+        data.columns(flags(tsv=reviews), ["text", "stars"], "")
+    with pytest.raises(ValueError, match="Give --data, --tsv or --tfds"):
+        data.columns(flags(), ["text"], "")
+
+
+def test_a_table_without_splits_is_split_by_its_texts(example, tmp_path):
+    data = example("data")
+    rows = [("text", "label"), *((f"text {i}", str(i % 3)) for i in range(300))]
+    found = data.from_tsv(written(tmp_path / "a.tsv", rows), ["text", "label"])
+    sizes = {split: len(found[split]["text"]) for split in data.SPLITS}
+    assert sum(sizes.values()) == 300 and 200 < sizes["train"] < 280 and min(sizes.values()) > 10
+    again = data.from_tsv(written(tmp_path / "b.tsv", [rows[0], *rows[:0:-1]]), ["text", "label"])
+    assert {*again["test"]["text"]} == {*found["test"]["text"]}
+    few, names = data.classified(found, "text", "label", classes=2, limit=5)
+    assert len(names) == 2 and len(few["train"][0]) == 5
+
+
+def test_a_dataset_whose_test_labels_are_secret(example, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    data = example("data")
+
+    def rows(split):
+        labels = [-1] * 10 if split == "test" else [0, 1] * 5
+        return [
+            {"text": np.bytes_(f"{split} {i}"), "label": np.int64(y)} for i, y in enumerate(labels)
+        ]
+
+    class Builder:
+        info = argparse.Namespace(splits=("train", "validation", "test"))
+
+    monkeypatch.setattr(tfds, "builder", lambda name: Builder)
+    monkeypatch.setattr(tfds, "load", lambda name, split: rows(split))
+    monkeypatch.setattr(tfds, "as_numpy", lambda found: found)
+    found = data.columns(flags(tfds="glue/sst2"), ["text", "label"], "")
+    assert found["test"]["text"] == [f"validation {i}" for i in range(10)]
+    assert [len(found[split]["label"]) for split in data.SPLITS] == [9, 1, 10]
+    both = sorted(found["train"]["text"] + found["valid"]["text"])
+    assert both == [f"train {i}" for i in range(10)]
+
+
+def test_a_tiny_classifier_is_trained_once(example, reviews, tmp_path, capsys, monkeypatch):
+    module = example("text_classification")
+    given = ["--tiny", f"--tsv={reviews}", f"--out={tmp_path / 'run'}", "--students",
+             "2 layers, 8,000 tokens", "convolution"]  # fmt: skip
+    module.main(given)
+    printed = capsys.readouterr().out
+    assert "| teacher" in printed and "| convolution distilled" in printed
+    assert "similarity" in printed and "tokens_a_second" in printed
+    student = keras.saving.load_model(tmp_path / "run/2_layers_8_000_tokens-distilled-0.keras")
+    assert student.predict(GOOD, verbose=0).shape == (4, 2)
+
+    def again(*arguments, **others):
+        raise RuntimeError("trained again")
+
+    monkeypatch.setattr(module, "train", again)
+    module.main(given)
+
+
+def test_terms_of_students_with_the_teachers_tokens(example, reviews, tmp_path):
+    module = example("text_classification")
+    given = module.arguments(["--tiny", f"--tsv={reviews}", f"--out={tmp_path}"])
+    teacher = module.Run(given).pretrained()
+    terms = module.token_terms(module.three_layers(teacher, None), teacher)
+    assert [term.name for term in terms][-3:] == ["hidden_0", "hidden_1", "minilm_relations"]
+    assert [term.teacher for term in terms[1:3]] == [
+        "backbone/transformer_layer_0", "backbone/transformer_layer_2",
+    ]  # fmt: skip
+
+
+def test_tiny_embeddings(example, tmp_path, capsys):
+    module = example("sentence_embeddings")
+    rows = [("long", "short"), *((f"a program that draws number {i}", f"{i}") for i in range(150))]
+    table = written(tmp_path / "texts.tsv", rows)
+    module.main(["--tiny", f"--tsv={table}", f"--out={tmp_path / 'run'}"])
+    printed = capsys.readouterr().out
+    assert "recall@10" in printed and "in_batch_ranking" in printed
+    student = keras.saving.load_model(tmp_path / "run/cosine-0.keras")
+    lengths = np.linalg.norm(student.predict({
+        "token_ids": np.ones((2, 4), int), "segment_ids": np.zeros((2, 4), int),
+        "padding_mask": np.ones((2, 4), int),
+    }, verbose=0), axis=1)  # fmt: skip
+    np.testing.assert_allclose(lengths, 1, atol=1e-5)
+
+
+def test_ranks_and_neighbours(example):
+    module = example("sentence_embeddings")
+    documents = np.eye(3)
+    queries = np.array([[1, 0, 0], [1, 0.5, 0], [0.1, 0.9, 0.5]])
+    assert module.ranks(queries, documents).tolist() == [0, 1, 1]
+    vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]])
+    assert module.neighbours(vectors, 1) == [{1}, {0}, {3}, {2}]
+    assert module.neighbours(vectors, 10)[0] == {1, 2, 3}  # there are no more
+
+
+def test_in_batch_ranking_is_a_divergence_of_orders(example):
+    loss = example("sentence_embeddings").InBatchRanking(temperature=0.5)
+    random = np.random.default_rng(0)
+    teacher, student = random.normal(size=(2, 4, 3)).astype("float32")
+    expected = []
+    for i in range(4):
+        others = [j for j in range(4) if j != i]
+        logits = [[side[i] @ side[j] / 0.5 for j in others] for side in (teacher, student)]
+        p, q = (np.exp(x) / np.exp(x).sum() for x in logits)
+        expected.append(np.sum(p * np.log(p / q)))
+    np.testing.assert_allclose(loss.call(teacher, student), expected, rtol=1e-4)
+    assert float(loss(teacher, teacher)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_killed_run_goes_on_from_the_last_epoch(example, tmp_path):
+    training = example("training")
+    from keras_distill import Distiller
+
+    x, y = np.ones((8, 2), "float32"), np.zeros((8, 1), "float32")
+    file, seen = tmp_path / "model.keras", []
+
+    class Killed(Distiller):
+        killed = True
+
+        def evaluate(self, *args, **kwargs):  # at an epoch's end, before its state is kept
+            seen.append(int(self.optimizer.iterations))
+            if self.killed and len(seen) == 2:
+                raise KeyboardInterrupt
+            return super().evaluate(*args, **kwargs)
+
+    def fit(killed):
+        distiller = Killed(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+        distiller.killed = killed
+        distiller.compile("sgd", "mse")
+        training.train(distiller, x, file, epochs=3, tokens=8, y=y, validation_data=(x, y))
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(True)
+    assert not file.exists()
+    fit(False)
+    assert seen == [1, 2, 2, 3] and file.exists()  # the second epoch again, then the third
