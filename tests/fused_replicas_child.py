@@ -21,6 +21,8 @@ def language_model(seed, width):
     keras.utils.set_random_seed(seed)
     ids = keras.Input((TOKENS,), dtype="int32")
     embedding = keras.layers.ReversibleEmbedding(WORDS, width)
+    embedding.build()
+    embedding.embeddings.assign(20 * embedding.embeddings)  # logits of some size
     hidden = keras.layers.Dense(width, "tanh")(embedding(ids))
     return keras.Model(ids, embedding(hidden, reverse=True))
 
@@ -31,11 +33,15 @@ def trained(strategy):
     weights = (rng.random((8, TOKENS)) < 0.5).astype("float32")  # uneven between replicas
     with strategy.scope() if strategy else contextlib.nullcontext():
         student = language_model(0, 4)
+        before = student.get_weights()
         distiller = Distiller(student, teacher=language_model(1, 6), alpha=1.0, fused_head=True)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(0.5), loss, weighted_metrics=["accuracy"])
     data = tf.data.Dataset.from_tensors((ids, labels, weights)).unbatch().batch(8)
     logs = distiller.fit(data, epochs=2, verbose=0).history
+    moved = min(float(np.abs(a - b).max()) for a, b in zip(before, student.get_weights()))
+    if moved < 1e-3:
+        raise RuntimeError(f"A weight is not trained: {moved}")
     return student.get_weights(), logs["kl_divergence"], logs["accuracy"]
 
 
