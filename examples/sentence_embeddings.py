@@ -27,8 +27,8 @@ import pathlib
 import re
 
 import data
+import encoders
 import keras
-import keras_hub
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -45,25 +45,6 @@ BATCH = 64
 An embedding is the mean of the last block's vectors over the tokens, of unit length. The student's
 encoder is the teacher's first and fourth block, with their weights.
 """
-
-
-def encoder(given, texts):
-    """The pretrained encoder and what makes its inputs."""
-    if given.tiny:
-        found = sorted({word for text in texts for word in re.findall(r"\w+|\S", text.lower())})
-        tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *found]
-        tokenizer = keras_hub.models.BertTokenizer(vocabulary=tokens, lowercase=True)
-        backbone = keras_hub.models.BertBackbone(
-            vocabulary_size=len(tokens), num_layers=2, num_heads=2, hidden_dim=16,
-            intermediate_dim=16, max_sequence_length=16,
-        )  # fmt: skip
-    else:
-        tokenizer = keras_hub.models.BertTokenizer.from_preset(given.encoder, strip_accents=True)
-        backbone = keras_hub.models.BertBackbone.from_preset(given.encoder)
-    preprocess = keras_hub.models.BertTextClassifierPreprocessor(
-        tokenizer, sequence_length=given.length
-    )
-    return backbone, preprocess
 
 
 def embedder(backbone, name):
@@ -259,8 +240,7 @@ def arguments(given=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     data.add_arguments(parser, text="long", label="short")
     parser.add_argument("--out", default="runs/sentence_embeddings", type=pathlib.Path)
-    parser.add_argument("--encoder", help="a BERT's folder or preset; by default DATA/minilm")
-    parser.add_argument("--length", default=48, type=int, help="tokens, the longest texts are cut")
+    encoders.add_arguments(parser, length=48)
     parser.add_argument(
         "--limit", default=4000, type=int, help="rows to learn from, two texts each"
     )
@@ -270,13 +250,9 @@ def arguments(given=None):
     parser.add_argument("--epochs", default=2, type=int)
     parser.add_argument("--rate", default=3e-4, type=float)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--tiny", action="store_true", help="a random encoder, one epoch")
-    given = parser.parse_args(given)
+    given = encoders.parsed(parser, given)
     if given.tiny:
         given.seeds, given.epochs, given.length, given.limit = 1, 1, 16, 64
-    given.encoder = given.encoder or (given.data and str(given.data / "minilm"))
-    if not (given.encoder or given.tiny):
-        parser.error("--encoder is needed where --data is not given")
     return given
 
 
@@ -288,7 +264,7 @@ def main(given=None):
     texts = [text for column in learned.values() for text in column]
     test = [found[given.split][name][: given.documents] for name in (given.text, given.label)]
     keras.utils.set_random_seed(0)
-    backbone, preprocess = encoder(given, texts)
+    backbone, preprocess = encoders.encoder(given, texts)
     teacher, pairs = embedder(backbone, "teacher"), word_pairs(given.data)
     cut = embedder(models.shrink(backbone, depth=2), "cut")
     rows, near = {}, None

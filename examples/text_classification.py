@@ -34,6 +34,7 @@ import pathlib
 import re
 
 import data
+import encoders
 import keras
 import keras_hub
 import numpy as np
@@ -57,26 +58,8 @@ the tokens. Nothing of this package is needed so far.
 
 def classifier(given, texts, classes):
     """The pretrained encoder with a new head."""
-    if given.tiny:
-        tokenizer, backbone = tiny_encoder(texts)
-    else:
-        tokenizer = keras_hub.models.BertTokenizer.from_preset(given.encoder, strip_accents=True)
-        backbone = keras_hub.models.BertBackbone.from_preset(given.encoder)
-    preprocess = keras_hub.models.BertTextClassifierPreprocessor(
-        tokenizer, sequence_length=given.length
-    )
+    backbone, preprocess = encoders.encoder(given, texts)
     return keras_hub.models.BertTextClassifier(backbone, classes, preprocess, name="teacher")
-
-
-def tiny_encoder(texts):
-    """A random encoder over the words of `texts`."""
-    found = sorted({word for text in texts for word in re.findall(r"\w+|\S", text.lower())})
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *found]
-    backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=len(tokens), num_layers=3, num_heads=2, hidden_dim=16,
-        intermediate_dim=16, max_sequence_length=16,
-    )  # fmt: skip
-    return keras_hub.models.BertTokenizer(vocabulary=tokens, lowercase=True), backbone
 
 
 """
@@ -289,8 +272,7 @@ def arguments(given=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     data.add_arguments(parser)
     parser.add_argument("--out", default="runs/text_classification", type=pathlib.Path)
-    parser.add_argument("--encoder", help="a BERT's folder or preset; by default DATA/minilm")
-    parser.add_argument("--length", default=32, type=int, help="tokens, the longest texts are cut")
+    encoders.add_arguments(parser, length=32)
     parser.add_argument("--classes", type=int, help="only the commonest classes")
     parser.add_argument("--limit", type=int, help="only the first rows of each split")
     parser.add_argument("--seeds", default=3, type=int)
@@ -300,13 +282,9 @@ def arguments(given=None):
     parser.add_argument("--alpha", default=0.8, type=float, help="the teacher's share of the loss")
     parser.add_argument("--split", default="test", choices=["valid", "test"])
     parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
-    parser.add_argument("--tiny", action="store_true", help="a random encoder, one epoch")
-    given = parser.parse_args(given)
+    given = encoders.parsed(parser, given)
     if given.tiny:
         given.seeds, given.teacher_epochs, given.epochs, given.length = 1, 1, 1, 16
-    given.encoder = given.encoder or (given.data and str(given.data / "minilm"))
-    if not (given.encoder or given.tiny):
-        parser.error("--encoder is needed where --data is not given")
     return given
 
 

@@ -75,11 +75,11 @@ def _bound(path, make, options):
                                  f"It has: {', '.join(parameters) or 'none'}.")  # fmt: skip
     defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
     given = {**defaults, **options}
-    return described({name: _place(name, given[name]) for name in given if name != "seeds"})
+    return described({name: placed(name, given[name]) for name in given if name != "seeds"})
 
 
-def _place(name, value):
-    """The value; a path is the same wherever the command is given."""
+def placed(name, value):
+    """An option's value; a path is the same wherever the command is given."""
     return os.path.abspath(value) if name in PATHS and isinstance(value, str) else value
 
 

@@ -1,10 +1,6 @@
 """`Distiller(fused_head=True)` trains and evaluates as the plain one does."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
+import children
 import keras
 import numpy as np
 import pytest
@@ -173,14 +169,4 @@ def test_labels_out_of_range(data):
 
 
 def test_two_replicas_train_as_one():
-    child = pathlib.Path(__file__).with_name("fused_replicas_child.py")
-    path = os.pathsep.join([str(child.parent.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, str(child)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"},
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert float(done.stdout.split("apart")[-1]) < 1e-5
+    assert children.result(children.start("fused_replicas_child.py"), timeout=900) < 1e-5

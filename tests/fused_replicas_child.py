@@ -49,4 +49,4 @@ STRATEGY = tf.distribute.MirroredStrategy(
     ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
 )
 one, two = (keras.tree.flatten(trained(strategy)) for strategy in (None, STRATEGY))
-print("apart", max(float(np.abs(a - b).max()) for a, b in zip(one, two, strict=True)))
+print(max(float(np.abs(a - b).max()) for a, b in zip(one, two, strict=True)))

@@ -1,30 +1,15 @@
 """The update on two replicas is the update on one, for every term and whatever the batch."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
+import children
 import pytest
 
-CHILD = pathlib.Path(__file__).with_name("replicas_child.py")
 CASES = ["uneven weighted", "last batch of one, several steps an execution"]
 pytestmark = pytest.mark.xdist_group("replicas")  # one child, not one for each process
 
 
 @pytest.fixture(scope="module")
 def report():
-    path = os.pathsep.join([str(CHILD.parent.parent), os.environ.get("PYTHONPATH", "")])
-    child = subprocess.run(
-        [sys.executable, str(CHILD)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"},
-        timeout=1800,
-    )
-    assert child.returncode == 0, child.stderr[-6000:]
-    return json.loads(child.stdout.splitlines()[-1])
+    return children.result(children.start("replicas_child.py"), timeout=1800)
 
 
 def apart(differences, tolerance):

@@ -6,10 +6,10 @@ import pprint
 
 import numpy as np
 
+from keras_distill.experiment_file import placed
 from keras_distill.run_folder import write_json
 from keras_distill.tuning.settings import shown
 
-PATHS = ("data", "tsv")  # options that name a file or folder
 _SERIES = (("alone", "alone", -0.12, "#d97706"), ("distilled", "accuracies", 0.12, "#2563eb"))
 
 
@@ -69,8 +69,7 @@ def write(folder, rows, stages, *, file, options, command):
 def _winner(folder, rows, said, file, options, command):
     """The text of an experiment's file; a path in it is relative to that file."""
     place = os.path.relpath(os.path.abspath(file), os.path.abspath(folder))
-    given = {n: os.path.abspath(v) if n in PATHS and isinstance(v, str) else v
-             for n, v in options.items()}  # fmt: skip
+    given = {name: placed(name, value) for name, value in options.items()}
     said = said.replace("\\", "\\\\").replace('"', "'")
     return f'''"""The best setting that `keras_distill tune` found, by the validation split.
 

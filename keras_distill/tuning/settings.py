@@ -7,6 +7,7 @@ import random
 
 from keras_distill import recipes
 from keras_distill.experiment_file import load_experiment, options_of
+from keras_distill.recipes import offline, transformers
 from keras_distill.schedules import check, is_number
 
 TERMS = ("recipe", "temperature", "weight")
@@ -52,24 +53,21 @@ def _sensible(setting):
 
 
 def _recipe(name):
-    make = getattr(recipes, name, None) if name in recipes.__all__ else None
-    needed = {
-        n for n, p in inspect.signature(make).parameters.items() if p.default is p.empty
-    } if make else {"?"}  # fmt: skip
-    if not needed <= {"student", "teacher"}:
+    if name not in known_recipes():
         raise ValueError(f"`recipe` must be one of {', '.join(known_recipes())}. Received: {name}")
-    return make
+    return getattr(recipes, name)
 
 
 def known_recipes():
-    """The recipes that need nothing beside a student and a teacher."""
-    found = []
-    for name in recipes.__all__:
-        parameters = inspect.signature(getattr(recipes, name)).parameters.items()
-        needed = {n for n, p in parameters if p.default is p.empty}
-        if needed in (set(), {"student", "teacher"}):
-            found.append(name)
-    return found
+    """The recipes with a frozen teacher that need nothing beside it and a student."""
+    return [name for name in recipes.__all__ if _needs_only_models(getattr(recipes, name))]
+
+
+def _needs_only_models(recipe):
+    parameters = inspect.signature(recipe).parameters.items()
+    needed = {name for name, parameter in parameters if parameter.default is parameter.empty}
+    frozen = recipe.__module__ in (offline.__name__, transformers.__name__)
+    return frozen and needed in (set(), {"student", "teacher"})
 
 
 def alone(setting):

@@ -1,15 +1,10 @@
 """The chatbot's example runs whole at its smallest, and converses."""
 
-import importlib
 import json
-import pathlib
-import sys
 
 import keras
 import pytest
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
-MODULES = ("data", "training", "conversation", "chatbot")
 DICTIONARY = """
 00-database-info
    This is about the dictionary.
@@ -30,14 +25,6 @@ nibble
 
    {half a byte}
 """
-
-
-@pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    yield importlib.import_module
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 def test_a_dictionary_answers_questions(example):

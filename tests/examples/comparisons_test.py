@@ -1,16 +1,12 @@
 """The comparisons of the examples run whole at their smallest, and go on where they were."""
 
-import importlib
 import json
-import pathlib
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 ARMS = {
     "self_distillation": ["each depth alone", "exits, labels only", "exits, self-distilled"],
     "early_exit": ["exit_1, for all", "exit_2, for all", "final, for all", "early exit",
@@ -23,15 +19,6 @@ ARMS = {
                    "a fifth of the labels", "and hard answers for the rest",
                    "and soft answers for the rest"],
 }  # fmt: skip
-
-
-@pytest.fixture
-def example(monkeypatch):
-    """A function that imports a module of the examples."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    yield importlib.import_module
-    for name in (*ARMS, "arms", "images", "networks"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import gzip
 import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -13,12 +12,8 @@ EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
-def images(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    import images
-
-    yield images
-    sys.modules.pop("images")
+def images(example):
+    return example("images")
 
 
 @pytest.fixture

@@ -1,26 +1,13 @@
 """The examples of text: their loaders, and each run whole at its smallest."""
 
 import argparse
-import importlib
-import pathlib
-import sys
 
 import keras
 import numpy as np
 import pytest
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
-MODULES = ("data", "training", "text_classification", "sentence_embeddings")
 GOOD = ["a fine and moving film", "fine acting", "a warm film", "moving and warm"]
 BAD = ["a dull and empty film", "dull acting", "a cold film", "empty and cold"]
-
-
-@pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    yield importlib.import_module
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
