@@ -12,10 +12,11 @@ How it is measured:
   `keras.distillation.LogitsDistillation(temperature=2, loss=KLDivergence())`.
 - "fused": `keras_distill.fused.measure`, which `Distiller(fused_head=True)` runs. "top-k": from a
   teacher's `TopK` with k = 32 instead of its hidden states. "XLA": with `jit_compile=True`.
-- Memory, on Linux: each arm in a child process, whose allocator gives every large block back. The
-  arm runs once; then the peak of resident memory in one more run, less what was held before it
-  (inputs, weights, the traced function). The embeddings' gradient, which every arm must give, is in
-  it, and shown as a column of its own since no loss can do without it.
+- Memory, on Linux: each arm in a child process that traces it and runs it once: the peak of
+  resident memory, less what was held before that run (inputs, weights, the traced function).
+  TensorFlow keeps what it has freed, so a second run would show less. XLA compiles in that run. The
+  embeddings' gradient, which every arm must give, is in it, and shown as a column of its own since
+  no loss can do without it.
 - Time: the CPU time of the process, all threads, in interleaved rounds (A B C, C B A, ...); medians
   of the rounds, and of the ratios within a round.
 
@@ -107,8 +108,8 @@ ARMS = {
 }
 
 
-def step(name, setting):
-    """The compiled step of an arm, traced and run once."""
+def compiled(name, setting):
+    """The step of an arm, as a function of TensorFlow."""
     function, xla = ARMS[name]
     learned = [setting.hidden[0], setting.embeddings[0]]
 
@@ -119,6 +120,13 @@ def step(name, setting):
             total = function(setting)
         return total, tape.gradient(total, learned)
 
+    return run
+
+
+def step(name, setting):
+    """The compiled step of an arm, traced and run once."""
+    run = compiled(name, setting)
+
     def wait():
         return float(run()[0])
 
@@ -127,12 +135,13 @@ def step(name, setting):
 
 
 def memory_of(name, size):
-    """MB at the peak of one run, over what was held before."""
-    run = step(name, Setting(*size))
+    """MB at the peak of the first run, over what was held before."""
+    run = compiled(name, Setting(*size))
+    run.get_concrete_function()  # traces
     gc.collect()
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak before
     before = _status("VmRSS")
-    run()
+    float(run()[0])
     return (_status("VmHWM") - before) / 1024
 
 
@@ -145,8 +154,7 @@ def memory_in_a_child(name, size):
     numbers = [str(size[0]), str(size[1]), ",".join(map(str, size[2]))]
     command = [sys.executable, __file__, f"--memory-of={name}", f"--words={numbers[0]}",
                f"--tokens={numbers[1]}", f"--widths={numbers[2]}"]  # fmt: skip
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
 
@@ -164,11 +172,10 @@ def times(size, rounds):
     return taken
 
 
-def measured(size, rounds):
-    """The rows of one size."""
+def measured(size, rounds, memory):
+    """The rows of one size, of whose arms the memory is known."""
     words, _, widths = size
     taken = times(size, rounds)
-    memory = {name: memory_in_a_child(name, size) for name in ARMS}
     rows = []
     for name in ARMS:
         ratio = statistics.median(a / b for a, b in zip(taken[name], taken["plain"]))
@@ -215,7 +222,9 @@ def main():
     if args.memory_of:
         return print(memory_of(args.memory_of, sizes[0]))
     print(" ".join(f"{key}={value}" for key, value in machine().items()), f"rounds={args.rounds}")
-    rows = [row for size in sizes for row in measured(size, args.rounds)]
+    # before any time is taken, since this process keeps what it has freed
+    memory = [{name: memory_in_a_child(name, size) for name in ARMS} for size in sizes]
+    rows = [row for size, peaks in zip(sizes, memory) for row in measured(size, args.rounds, peaks)]
     print(file=sys.stderr)
     print_table(rows)
     if args.json:

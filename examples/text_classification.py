@@ -25,7 +25,7 @@ of Hugging Face. Other texts, other encoders:
 
 `--tiny` tries it out in under a minute, with a random encoder: its numbers mean nothing. A killed
 run goes on from the end of the last epoch when the same command is given again.
-`docs/results.md` has the tables, honest about what helped.
+`docs/results.md` says what was run.
 """
 
 import argparse

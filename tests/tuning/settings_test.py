@@ -5,7 +5,7 @@ from tuned_experiment import FILE
 
 from keras_distill import losses
 from keras_distill.tuning import chosen, combinations
-from keras_distill.tuning.settings import alone, shown
+from keras_distill.tuning.settings import alone, known_recipes, shown
 
 
 @pytest.fixture
@@ -29,6 +29,14 @@ def test_every_combination_once_and_a_temperature_only_where_one_is_taken():
     assert alone({"recipe": "dist", "alpha": 0.5, "units": 2}) == {"units": 2}
     assert shown({"recipe": "dist", "alpha": 0.5}) == "dist, alpha 0.5"
     assert shown({"units": 2}, taught=False) == "alone, units 2"
+
+
+def test_what_is_no_recipe_with_a_frozen_teacher_is_not_swept():
+    found = known_recipes()
+    assert {"hinton", "fitnets", "minilm"} <= {*found}
+    assert not {"match_layers", "mutual", "online", "contrastive"} & {*found}
+    with pytest.raises(ValueError, match="must be one of.*hinton.*Received: match_layers"):
+        combinations({"recipe": ["match_layers"]})
 
 
 def test_a_setting_becomes_an_experiment(file):
