@@ -1,9 +1,12 @@
-"""Pairs of rows of a batch: their products and distances, some anchors at a time."""
+"""Pairs and triples of rows of a batch: their products, distances and angles."""
 
 import keras
 from keras import ops
 
+from keras_distill.losses import masks
+
 CHUNK = 64
+ROUNDING = 2e-7
 
 
 def products(x):
@@ -14,8 +17,9 @@ def products(x):
 def over_anchors(function, sides, chunk=CHUNK):
     """`function(*sides, *anchors)` of all rows as anchors, at most `chunk` of them at a time.
 
-    `function` gives a row for every anchor. Past `chunk` rows it is computed again for the
-    gradient, so that what it needs in between is held for one chunk only.
+    `sides` are matrices with a row for every anchor, and so is what `function` gives. Past `chunk`
+    rows it is computed again for the gradient, so that what it needs in between is held for one
+    chunk only.
     """
     size = ops.shape(sides[0])[0]
     if isinstance(size, int) and size <= chunk:
@@ -30,13 +34,23 @@ def over_anchors(function, sides, chunk=CHUNK):
     return ops.reshape(rows, (-1, *ops.shape(rows)[2:]))[:size]
 
 
-def squared_distances(x):
-    """Squared distances of all pairs of rows, from their differences: exact where they are near."""
-    return over_anchors(_squares, (x,))
+def centred(x, present):
+    """Rows less the mean of those that count, which no distance depends on: it keeps digits."""
+    count = masks.at_least_one(ops.sum(present))
+    return x - ops.sum(x * ops.expand_dims(present, -1), axis=0) / count
 
 
-def _squares(x, anchors):
-    return ops.sum(ops.square(ops.expand_dims(x, 0) - ops.expand_dims(anchors, 1)), axis=-1)
+def squared_distances(x, present):
+    """Squared distances of all pairs of rows, from dot products of the rows less their mean.
+
+    `d^2(i, j) = <x_i, x_i> + <x_j, x_j> - 2 <x_i, x_j>` needs no array of (batch, batch, width).
+    What the subtraction leaves of rounding, some `2e-7` of the squared lengths, is taken for zero.
+    """
+    gram = products(centred(x, present))
+    lengths = ops.diagonal(gram)
+    lengths = ops.expand_dims(lengths, 0) + ops.expand_dims(lengths, 1)
+    square = lengths - 2.0 * gram
+    return ops.where(square > ROUNDING * lengths, square, 0.0)
 
 
 def pairs(present):

@@ -43,10 +43,8 @@ def _kernel(x, kernel, present):
         raise ValueError(f"`kernel` must be one of {KERNELS}. Received: kernel={kernel!r}")
     x = flat(x)
     if kernel == "linear":
-        count = masks.at_least_one(ops.sum(present))
-        present = ops.expand_dims(present, -1)
-        return geometry.products(x - ops.sum(x * present, axis=0) / count)  # keeps digits
-    square = geometry.squared_distances(x)
+        return geometry.products(geometry.centred(x, present))
+    square = geometry.squared_distances(x, present)
     return ops.exp(-square / (2 * _median(square, geometry.pairs(present))))
 
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_distill.feature_maps import flat, root, unit
+from keras_distill.feature_maps import flat, root
 from keras_distill.losses import geometry, masks
 from keras_distill.losses.distillation_loss import DistillationLoss
 
@@ -45,14 +45,14 @@ class RelationalDistance(DistillationLoss):
     def call(self, y_true, y_pred, mask=None):
         present = masks.examples(mask, y_pred)
         pairs = geometry.pairs(present)
-        teacher, student = (self._relative(y, pairs) for y in (y_true, y_pred))
+        teacher, student = (self._relative(y, present, pairs) for y in (y_true, y_pred))
         others = ops.sum(present) - (1 if self.distinct else 0)
         deviation = ops.sum(geometry.smooth_l1(teacher - student) * pairs, axis=-1)
         return deviation / masks.at_least_one(others)
 
-    def _relative(self, x, pairs):
+    def _relative(self, x, present, pairs):
         """Distances in units of their mean."""
-        distances = root(geometry.squared_distances(flat(x))) * pairs
+        distances = root(geometry.squared_distances(flat(x), present)) * pairs
         mean = ops.sum(distances) / masks.at_least_one(ops.sum(pairs))
         return distances / ops.where(mean > 0, mean, 1.0)
 
@@ -71,7 +71,7 @@ class RelationalAngle(DistillationLoss):
 
     All triples of a batch are too many to hold: past `chunk` examples the angles at `chunk`
     examples are computed at a time, and again for the gradient, which needs memory for
-    `chunk * batch * (batch + width)` numbers.
+    `chunk * batch^2` numbers.
 
     Args:
         distinct: whether the mean is over triples of different examples. `False` divides by all
@@ -106,7 +106,7 @@ class RelationalAngle(DistillationLoss):
 
     def call(self, y_true, y_pred, mask=None):
         present = masks.examples(mask, y_pred)
-        sides = flat(y_true), flat(y_pred)
+        sides = [geometry.squared_distances(flat(y), present) for y in (y_true, y_pred)]
 
         def deviation(teacher, student, *anchors):
             return _deviation(present, teacher, student, *anchors)
@@ -128,6 +128,19 @@ def _deviation(present, teacher, student, teacher_anchors, student_anchors):
     return ops.sum(apart * both, axis=(1, 2))
 
 
-def _cosines(x, anchors):
-    edges = unit(ops.expand_dims(x, 0) - ops.expand_dims(anchors, 1))
-    return ops.matmul(edges, ops.swapaxes(edges, 1, 2))
+def _cosines(squares, anchors):
+    """Cosines of the angles at each anchor by the law of cosines, 0 where a side has no length.
+
+    Args:
+        squares: squared distances of all pairs, (batch, batch).
+        anchors: the rows of those whose angles are asked for, (anchors, batch).
+
+    Returns:
+        `(d_ij^2 + d_ik^2 - d_jk^2) / (2 d_ij d_ik)`, (anchors, batch, batch).
+    """
+    apart = anchors > 0
+    lengths = ops.sqrt(ops.where(apart, anchors, 1.0))
+    inverse = ops.where(apart, 1.0 / lengths, 0.0)
+    one, other = ops.expand_dims(anchors, 2), ops.expand_dims(anchors, 1)
+    product = 0.5 * (one + other - ops.expand_dims(squares, 0))
+    return product * ops.expand_dims(inverse, 2) * ops.expand_dims(inverse, 1)
