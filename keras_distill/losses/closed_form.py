@@ -7,10 +7,11 @@ the operations that automatic differentiation would run, which counts where ther
 from keras import ops
 
 from keras_distill.losses.softened import (
+    LOWEST,
     forward_kl,
     log_probabilities,
+    log_with_tail,
     placed,
-    with_rest,
 )
 
 
@@ -42,22 +43,27 @@ def kl_of_top_k(top, y_pred, temperature, factor):
     """The same between the teacher's `TopK` and the student; all other classes count as one.
 
     The gradient is `(p_student - p_teacher) / T` at the teacher's classes. The other classes share
-    that of their sum in proportion to the student's own probabilities.
+    that of their sum in proportion to `q`, the student's probabilities among them, so that `q` is
+    the only array over all classes that is kept.
     """
 
     @ops.custom_gradient
     def divergence(y_pred):
-        log_student = log_probabilities(y_pred / temperature)
-        log_teacher, student = with_rest(top, log_student)
+        ids = ops.cast(top.ids, "int32")
+        kept = ops.take_along_axis(y_pred, ids, axis=-1)
+        others = placed(y_pred, ids, ops.full_like(kept, LOWEST)) / temperature
+        kept = ops.maximum(kept / temperature, LOWEST)
+        q = ops.softmax(others, axis=-1)
+        rest = ops.max(others, axis=-1, keepdims=True) - ops.log(ops.max(q, -1, keepdims=True))
+        log_student = log_probabilities(ops.concatenate([kept, rest], axis=-1))
+        log_teacher = log_with_tail(top)
 
         def gradient(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            scale = ops.expand_dims(upstream * factor / temperature, -1)
-            too_much = student[..., -1:] - log_teacher[..., -1:]  # of the rest, as a logarithm
-            slope = ops.exp(log_student) * (scale * (1 - ops.exp(-ops.maximum(too_much, -80.0))))
-            kept = ops.exp(student[..., :-1]) - ops.exp(log_teacher[..., :-1])
-            return placed(slope, ops.cast(top.ids, "int32"), scale * kept)
+            slope = ops.exp(log_student) - ops.exp(log_teacher)
+            slope = ops.expand_dims(upstream * factor / temperature, -1) * slope
+            return placed(q * slope[..., -1:], ids, slope[..., :-1])
 
-        return factor * forward_kl(log_teacher, student), gradient
+        return factor * forward_kl(log_teacher, log_student), gradient
 
     return divergence(y_pred)

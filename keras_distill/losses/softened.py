@@ -122,8 +122,13 @@ def with_rest(top, log_student):
     others = placed(log_student, ids, ops.full_like(kept, LOWEST))
     rest = ops.logsumexp(others, axis=-1, keepdims=True)
     student = ops.concatenate([kept, rest], axis=-1)
-    teacher = ops.concatenate([top.log_probs, ops.expand_dims(top.log_tail, -1)], axis=-1)
-    return ops.maximum(teacher, LOWEST), ops.maximum(student, LOWEST)
+    return log_with_tail(top), ops.maximum(student, LOWEST)
+
+
+def log_with_tail(top):
+    """A `TopK`'s log-probabilities of its `k` classes and, last, of all others: (..., k + 1)."""
+    tail = ops.expand_dims(top.log_tail, -1)
+    return ops.maximum(ops.concatenate([top.log_probs, tail], axis=-1), LOWEST)
 
 
 def placed(values, ids, others):
