@@ -211,6 +211,37 @@ def online(strategy):
     return [*cohort.get_weights(), *mean.model.get_weights(), mean.step.numpy()]
 
 
+def own_teacher(strategy):
+    """Exits that learn from the deepest one, hints with a projector: all weights."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(11, 8, 8, 1)), random.integers(0, CLASSES, 11)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(0)
+        maps = inputs = keras.Input((8, 8, 1))
+        for block, width in enumerate((3, 4)):
+            maps = keras.layers.Conv2D(width, 3, activation="tanh", name=f"block_{block}")(maps)
+        outputs = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(maps))
+        net = models.add_exits(
+            keras.Model(inputs, outputs), {"exit_1": "block_0"}, head=pooled_classifier
+        )
+        # the shallow feature has another width: it gets a projector
+        hint = Term("mse", student="block_0", teacher="block_1", source="self", projector="auto",
+                    weight=0.1, name="hint")  # fmt: skip
+        terms = [*recipes.be_your_own_teacher(net, hint=0), hint]
+        distiller = Distiller(net, terms=terms)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(keras.optimizers.SGD(0.05, momentum=0.5), loss, jit_compile=False)
+    fit = {"x": x, "y": y, "batch_size": 4, "shuffle": False, "verbose": 0}
+    distiller.fit(**fit, epochs=0)
+    fill(distiller.trainable_variables, 5)
+    distiller.fit(**fit, epochs=2)
+    return [variable.numpy() for variable in distiller.trainable_variables]
+
+
+def pooled_classifier(feature):
+    return keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(feature))
+
+
 class Kept(keras.callbacks.Callback):
     """The weights after the last batch that was good."""
 
@@ -284,7 +315,9 @@ if __name__ == "__main__":
     report["heads"] = list(HEADS)
     report["evaluate"] = [evaluate(None), evaluate(STRATEGY)]
     report["guarded"] = guarded()
-    report["online"] = [
-        float(np.abs(one - two).max()) for one, two in zip(online(None), online(STRATEGY))
-    ]
+    for scheme in (online, own_teacher):
+        report[scheme.__name__] = [
+            float(np.abs(one - two).max())
+            for one, two in zip(scheme(None), scheme(STRATEGY), strict=True)
+        ]
     print(json.dumps(report))

@@ -48,6 +48,11 @@ def test_cohorts_their_rates_and_mean_teachers_train_as_one(report):
     assert max(report["online"]) <= 1e-6
 
 
+def test_exits_train_as_one(report):
+    assert len(report["own_teacher"]) == 2 * (2 + 2 + 1)  # blocks, heads, the projector
+    assert max(report["own_teacher"]) <= 1e-6
+
+
 def test_a_fault_on_one_replica_stops_both_with_the_last_good_weights(report):
     said, kept = report["guarded"]
     assert "at step 1: the output of `teacher`" in said and kept

@@ -61,7 +61,7 @@ class SelfDistillation(keras.callbacks.Callback):
         self.weight, self.start_epoch = weight, start_epoch
         self.margin, self.monitor = margin, monitor or "accuracy"
         self.accuracy = accuracy
-        self._check(monitor)
+        self._check(monitor, hint)
         self._weight = keras.Variable(0.0, trainable=False, name="self_distillation_weight")
         self.terms = [*self._responses(loss), *self._hints(hint or {}), *self._accuracies()]
         self._led = None
@@ -137,7 +137,7 @@ class SelfDistillation(keras.callbacks.Callback):
         deep, *shallow = (logs[name] for name in names)
         return min(shallow) - deep if metric.endswith("loss") else deep - max(shallow)
 
-    def _check(self, monitor):
+    def _check(self, monitor, hint):
         if not self.shallow or self.deep in self.shallow:
             raise ValueError(
                 "`shallow` must name at least one exit other than `deep`. Received: "
@@ -146,6 +146,11 @@ class SelfDistillation(keras.callbacks.Callback):
         if not is_number(self.weight) or not self.weight >= 0:
             raise ValueError(
                 f"`weight` must be a non-negative number. Received: weight={self.weight}"
+            )
+        if not isinstance(hint, (dict, type(None))):
+            raise ValueError(
+                "`hint` must be a dict from a shallow feature's path to a deep one's. Received: "
+                f"hint={hint!r}"
             )
         if not isinstance(self.start_epoch, int) or self.start_epoch < 0:
             raise ValueError(

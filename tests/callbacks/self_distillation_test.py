@@ -216,6 +216,7 @@ def test_without_labels():
         ({"shallow": []}, "at least one exit"),
         ({"shallow": ["final"]}, "other than `deep`"),
         ({"weight": -1}, "weight.*non-negative.*-1"),
+        ({"hint": 0.1}, "`hint` must be a dict.*0.1"),
         ({"start_epoch": -1}, "start_epoch.*-1"),
         ({"start_epoch": 0.5}, "start_epoch.*0.5"),
         ({"monitor": "accuracy"}, "needs a `margin`"),
