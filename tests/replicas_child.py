@@ -212,9 +212,12 @@ def online(strategy):
 
 
 def own_teacher(strategy):
-    """Exits that learn from the deepest one, hints with a projector: all weights."""
+    """Exits that learn from the deepest one, hints with a projector: all weights.
+
+    Batches are even, since Keras takes the mean of the labels' losses on each replica by itself.
+    """
     random = np.random.default_rng(0)
-    x, y = random.normal(size=(11, 8, 8, 1)), random.integers(0, CLASSES, 11)
+    x, y = random.normal(size=(12, 8, 8, 1)), random.integers(0, CLASSES, 12)
     with strategy.scope() if strategy else contextlib.nullcontext():
         keras.utils.set_random_seed(0)
         maps = inputs = keras.Input((8, 8, 1))
