@@ -6,8 +6,8 @@ How it is measured:
   of width 192 that predicts each next of 64 tokens, the student one of one block of width 64. Both
   are trained on the text, seeded, by cross-entropy.
 - Targets of sequences that were not trained on are written by `write_targets` and read back by
-  `read_targets`: whole, or the `k` likeliest words and the mass of the rest. Bytes a token are those
-  of the files, with what stands once an example (64 tokens).
+  `read_targets`: whole, or the `k` likeliest words and the mass of the rest. Bytes a token are
+  those of the files, with what stands once an example (64 tokens).
 - Loss and gradient are those of `KLDivergence`, means over the tokens; the gradient is with respect
   to the student's logits. Their errors are over the live teacher in float32: of the loss
   `|L' - L| / L`, of the gradient `||G' - G|| / ||G||` over all tokens and words.
@@ -173,7 +173,7 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True, help="the folder of text.txt")
     parser.add_argument("--k", type=int, action="append", help="default: 1, 4, 16, 32, 64, 128")
     parser.add_argument("--temperature", type=float, action="append", help="default: 1 and 2")
-    parser.add_argument("--batches", type=int, default=600, help="what the teacher is trained on")
+    parser.add_argument("--batches", type=int, default=400, help="what the teacher is trained on")
     parser.add_argument("--quick", action="store_true", help="30 batches, k = 16")
     parser.add_argument("--json", metavar="FILE", help="also write results and machine here")
     args = parser.parse_args()
