@@ -10,7 +10,8 @@ How it is measured:
 - First steps: the workloads of `step_overhead.py`, on data of one batch. From the making of the
   step (the distiller and its `compile`; for the floor its taps and the optimizer's variables) to
   the end of the first step: the first `fit` looks at the first batch, builds, traces and runs.
-  Models are new each time, and made before the clock starts. Rounds alternate as above.
+  Models are new each time, and made before the clock starts. Rounds alternate as above. "plain
+  student" is the first `fit` of the student alone, with its `compile`: what Keras itself takes.
 
     python benchmarks/imports.py [--quick] [--workload=NAME] [--rounds=N] [--json=FILE]
 """
@@ -22,6 +23,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -60,6 +62,13 @@ def first_steps(name):
     def fit(teacher, student, pairs, data):
         return lambda: make_ours(teacher, student, pairs).fit(data, verbose=0)
 
+    def alone(teacher, student, pairs, data):
+        def run():
+            student.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+            student.fit(data, verbose=0)
+
+        return run
+
     def by_hand(teacher, student, pairs, data):
         return lambda: floor(teacher, student, pairs, data)()
 
@@ -76,8 +85,9 @@ def first_steps(name):
         return run
 
     works = {"logits": [], "3 features": workload.equal}
-    return {f"{who}, {work}": arm(make, pairs) for work, pairs in works.items()
+    arms = {f"{who}, {work}": arm(make, pairs) for work, pairs in works.items()
             for who, make in (("floor", by_hand), ("ours", fit))}  # fmt: skip
+    return {"plain student, logits": arm(alone, []), **arms}
 
 
 def alternated(arms, rounds):
@@ -109,6 +119,10 @@ def summarized(taken, reference_of, goal):
     return rows
 
 
+def _floor_of(arm):
+    return f"floor, {arm.partition(', ')[2]}"
+
+
 def print_table(what, rows):
     for row in rows:
         ratios = goal = " | "
@@ -134,12 +148,15 @@ def main():
     taken = alternated({n: lambda code=c: an_import(code) for n, c in IMPORTS.items()}, rounds)
     results = {"import": summarized(taken, lambda name: "keras", IMPORT_GOAL)}
     print_table("import", results["import"])
+    import tensorflow as tf
     from measuring import machine, write_json
     from step_arms import WORKLOADS
 
+    tf.get_logger().setLevel("ERROR")  # of tracings: each round has its own
     for name in args.workload or list(WORKLOADS)[: 1 if args.quick else None]:
-        taken = alternated(first_steps(name), rounds)
-        results[name] = summarized(taken, lambda arm: arm.replace("ours", "floor"), STEP_GOAL)
+        with warnings.catch_warnings(action="ignore"):  # a dataset is not shuffled by `fit`
+            taken = alternated(first_steps(name), rounds)
+        results[name] = summarized(taken, _floor_of, STEP_GOAL)
         print_table(f"first step, {name}", results[name])
     print(machine())
     if args.json:
