@@ -49,10 +49,10 @@ def cnn(widths, convolutions):
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
 
 
-def transformer(blocks, width, heads=4):
+def transformer(blocks, width, heads=4, words=WORDS):
     """Predicts each next token."""
     inputs = keras.Input((LENGTH,), dtype="int32")
-    x = layers.Embedding(WORDS, width)(inputs) + layers.Embedding(LENGTH, width)(np.arange(LENGTH))
+    x = layers.Embedding(words, width)(inputs) + layers.Embedding(LENGTH, width)(np.arange(LENGTH))
     for _ in range(blocks):
         normed = layers.LayerNormalization()(x)
         x = x + layers.MultiHeadAttention(heads, width // heads)(
@@ -60,7 +60,7 @@ def transformer(blocks, width, heads=4):
         )
         inner = layers.Dense(4 * width, activation="gelu")(layers.LayerNormalization()(x))
         x = x + layers.Dense(width)(inner)
-    return keras.Model(inputs, layers.Dense(WORDS)(layers.LayerNormalization()(x)))
+    return keras.Model(inputs, layers.Dense(words)(layers.LayerNormalization()(x)))
 
 
 def images(examples):

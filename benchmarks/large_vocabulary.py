@@ -27,8 +27,6 @@ How it is measured:
 import argparse
 import gc
 import os
-import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -38,7 +36,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from measuring import machine, now, write_json
+from measuring import machine, now, peak_of, write_json
 
 from keras_distill import TopK, losses
 from keras_distill.fused import Head, measure
@@ -139,15 +137,7 @@ def memory_of(name, size):
     run = compiled(name, Setting(*size))
     run.get_concrete_function()  # traces
     gc.collect()
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak before
-    before = _status("VmRSS")
-    float(run()[0])
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(key):
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(rf"{key}:\s+(\d+) kB", status).group(1))
+    return peak_of(lambda: float(run()[0]))[0]
 
 
 def memory_in_a_child(name, size):

@@ -10,8 +10,8 @@ import tensorflow as tf
 from keras import layers
 from measuring import now, timed
 
-from keras_distill import Distiller, Term
-from keras_distill.losses import KLDivergence
+from keras_distill import CachedTeacher, Distiller, Supervision, Term
+from keras_distill.losses import AttentionTransfer, KLDivergence, SimilarityPreserving
 
 T = 2.0
 ALPHA = 0.5
@@ -58,6 +58,7 @@ CNN_EQUAL = [(f"block{i}", f"block{i}") for i in (2, 1, 0)]
 CNN_PROJECTED = [(f"narrow{i}", f"block{i}") for i in (2, 1, 0)]
 BERT_EQUAL = [("pooler", "pooler"), ("inner1", "inner3"), ("inner0", "inner1")]
 BERT_PROJECTED = [("block1", "block3"), ("block0", "block1")]
+MAPS = [("block1", "block1")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Workload:
     student: callable
     equal: list  # pairs of layers whose outputs have one shape
     projected: list  # pairs of layers whose widths differ
+    maps: list  # pairs of convolutions to compare by their attention
     batch: int
     steps: int
     limit: float  # goal: ours over the floor, logits
@@ -76,13 +78,13 @@ class Workload:
 # fmt: off
 WORKLOADS = {
     "cnn b32": Workload(
-        SMALL_TEACHER, SMALL_STUDENT, CNN_EQUAL, CNN_PROJECTED, 32, 60, 1.05, 1.08, 1.25),
+        SMALL_TEACHER, SMALL_STUDENT, CNN_EQUAL, CNN_PROJECTED, MAPS, 32, 64, 1.05, 1.08, 1.25),
     "cnn b256": Workload(
-        TEACHER, STUDENT, CNN_EQUAL, CNN_PROJECTED, 256, 10, 1.03, 1.05, 1.25),
+        TEACHER, STUDENT, CNN_EQUAL, CNN_PROJECTED, MAPS, 256, 10, 1.03, 1.05, 1.25),
     "bert b32": Workload(
-        BERT_TEACHER, BERT_STUDENT, BERT_EQUAL, BERT_PROJECTED, 32, 10, 1.03, 1.05, 1.25),
+        BERT_TEACHER, BERT_STUDENT, BERT_EQUAL, BERT_PROJECTED, [], 32, 10, 1.03, 1.05, 1.25),
     "one size b128": Workload(
-        STUDENT, STUDENT, CNN_EQUAL, [], 128, 20, 1.05, 1.08, 1.5),
+        STUDENT, STUDENT, CNN_EQUAL, [], MAPS, 128, 20, 1.05, 1.08, 1.5),
 }
 # fmt: on
 
@@ -97,10 +99,40 @@ def dataset(workload, steps, copies=4):
     return data.take(steps).prefetch(tf.data.AUTOTUNE)
 
 
+# How features are compared, by hand.
+
+
+def squared(goal, feature):
+    return tf.reduce_mean(tf.math.squared_difference(goal, feature))
+
+
+def similarity(goal, feature):
+    """`SimilarityPreserving`."""
+    rows = [tf.reshape(side, (tf.shape(side)[0], -1)) for side in (goal, feature)]
+    rows = [tf.math.l2_normalize(tf.matmul(row, row, transpose_b=True), 1) for row in rows]
+    return tf.reduce_mean(tf.math.squared_difference(*rows))
+
+
+def attention(goal, feature):
+    """`AttentionTransfer`."""
+    maps = [tf.reduce_mean(tf.square(side), -1) for side in (goal, feature)]
+    maps = [tf.math.l2_normalize(tf.reshape(one, (tf.shape(one)[0], -1)), 1) for one in maps]
+    return tf.reduce_mean(tf.norm(maps[0] - maps[1], axis=1))
+
+
 # Arms: each is a function that runs one epoch and returns (CPU seconds, wall seconds).
 
 
-def floor(teacher, student, pairs, data):
+def remembered(teacher, data):
+    """The batches with the teacher's logits as a third part, in memory."""
+    return data.map(lambda x, y: (x, y, teacher(x, training=False))).cache().prefetch(2)
+
+
+def floor_cached(teacher, student, pairs, data):
+    return floor(teacher, student, pairs, remembered(teacher, data))
+
+
+def floor(teacher, student, pairs, data, compare=squared):
     cross_entropy, optimizer = CROSS_ENTROPY(), keras.optimizers.Adam()
     teacher_taps = [teacher.output, *(teacher.get_layer(name).output for _, name in pairs)]
     student_taps = [student.output, *(student.get_layer(name).output for name, _ in pairs)]
@@ -120,23 +152,23 @@ def floor(teacher, student, pairs, data):
     optimizer.build(variables)
 
     @functools.partial(tf.function, input_signature=data.element_spec)
-    def step(x, y):
-        target, *goals = keras.tree.flatten(teacher(x, training=False))
+    def step(x, y, *given):
+        target, *goals = given or keras.tree.flatten(teacher(x, training=False))
         with tf.GradientTape() as tape:
             logits, *features = keras.tree.flatten(student(x, training=True))
             log_t, log_s = tf.nn.log_softmax(target / T), tf.nn.log_softmax(logits / T)
             kl = T**2 * tf.reduce_mean(tf.reduce_sum(tf.exp(log_t) * (log_t - log_s), -1))
             for goal, feature, projection in zip(goals, features, projections):
                 feature = feature if projection is None else projection(feature)
-                kl += tf.reduce_mean(tf.math.squared_difference(goal, feature))
+                kl += compare(goal, feature)
             loss = (1 - ALPHA) * cross_entropy(y, logits) + ALPHA * kl
         gradients = tape.gradient(loss, [v.value for v in variables])
         optimizer.apply_gradients(zip(gradients, variables))
 
     def epoch():
         start = now()
-        for x, y in data:
-            step(x, y)
+        for batch in data:
+            step(*batch)
         return now() - start
 
     return epoch
@@ -147,21 +179,26 @@ def plain(teacher, student, pairs, data):
     return timed(student.fit, data)
 
 
-def make_ours(teacher, student, pairs):
+def make_ours(teacher, student, pairs, loss=None, **compiled):
     terms = [Term(KLDivergence(temperature=T), name="kd")]
     for i, (ours, theirs) in enumerate(pairs):
         same = student.get_layer(ours).output.shape == teacher.get_layer(theirs).output.shape
-        mse, projector = keras.losses.MeanSquaredError(), None if same else "auto"
+        compared, projector = loss or keras.losses.MeanSquaredError(), None if same else "auto"
         terms.append(
-            Term(mse, student=ours, teacher=theirs, projector=projector, name=f"feature{i}")
+            Term(compared, student=ours, teacher=theirs, projector=projector, name=f"feature{i}")
         )
     distiller = Distiller(student, teacher=teacher, terms=terms, alpha=ALPHA)
-    distiller.compile("adam", CROSS_ENTROPY())
+    distiller.compile("adam", CROSS_ENTROPY(), **compiled)
     return distiller
 
 
-def ours(teacher, student, pairs, data):
-    return timed(make_ours(teacher, student, pairs).fit, data)
+def ours(teacher, student, pairs, data, **kwargs):
+    return timed(make_ours(teacher, student, pairs, **kwargs).fit, data)
+
+
+def ours_cached(teacher, student, pairs, data):
+    data = remembered(teacher, data).map(lambda x, y, target: (x, Supervision(y, target)))
+    return timed(make_ours(CachedTeacher(), student, pairs).fit, data)
 
 
 def keras_distillation(teacher, student, pairs, data):
@@ -233,6 +270,18 @@ def arms(workload):
                 f"ours, {work}",
                 goal,
             )
+    partial = functools.partial
+    works = [("relation", w.equal[:1], similarity, SimilarityPreserving)]
+    works += [("attention", w.maps, attention, AttentionTransfer)] if w.maps else []
+    for work, pairs, by_hand, loss in works:
+        table[f"floor, {work}"] = (partial(floor, compare=by_hand), pairs, None, None)
+        table[f"ours, {work}"] = (partial(ours, loss=loss()), pairs, f"floor, {work}",
+                                  at_most(w.limit_features))  # fmt: skip
+    table["floor, cached"] = (floor_cached, [], None, None)
+    table["ours, cached"] = (ours_cached, [], "floor, cached", at_most(w.limit))
+    if w.steps % 16 == 0:
+        many = partial(ours, steps_per_execution=16)
+        table["ours, 16 steps a call"] = (many, [], "floor, logits", None)
     table["keras.io style, logits"] = (keras_io, [], "floor, logits", None)
     table["evaluate, student"] = (evaluate_student, [], None, None)
     table["evaluate, ours"] = (evaluate_ours, w.equal, "evaluate, student", at_most(1.05))

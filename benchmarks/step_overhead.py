@@ -17,6 +17,9 @@ How it is measured:
 - `keras.distillation` has no projector, so features are tapped where teacher and student have one
   shape ("1 feature", "3 features"); "3 projected" taps narrower layers of the student, which only
   ours and the floor can do. It gets `KLDivergence()` instances: its default loss is not KL.
+- "relation" is a term of `SimilarityPreserving`, "attention" one of `AttentionTransfer`. "cached":
+  the teacher's logits ride in the batch, in memory; no teacher runs (`cached_epoch.py` reads them
+  from disk). "16 steps a call": `compile(steps_per_execution=16)`.
 - "keras.io style" is the well-known example: the teacher in the tape and not frozen, hence trained.
 
     python benchmarks/step_overhead.py [--quick] [--workload=NAME] [--rounds=N] [--json=FILE]

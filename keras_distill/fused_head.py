@@ -28,10 +28,11 @@ def _fused(kind):
 
 
 class Labelled(NamedTuple):
-    """Inputs with the labels that a forward pass judges at once."""
+    """Inputs with the labels that a forward pass judges at once, and what weighs them."""
 
     x: Any
     labels: Any
+    sample_weight: Any
 
 
 class FusedStep:
@@ -85,13 +86,14 @@ class FusedStep:
         """The student's logits; of `Labelled` inputs, what is known of each token."""
         if not isinstance(x, Labelled):
             return super().call(x, training=training)
-        head = self._of_student.head(self._of_student.body(x.x, training=training))
+        hidden = tf.identity(self._of_student.body(x.x, training=training))
+        head = self._of_student.head(_silenced(hidden, [x.sample_weight]))
         return self._judged(fused.measure(head, labels=x.labels, accuracy=self._judges_words))
 
     def test_step(self, data):
         """The student alone, by blocks."""
         batch = Batch.unpack(data)
-        x = batch.x if batch.labels is None else Labelled(batch.x, batch.labels)
+        x = batch.x if batch.labels is None else Labelled(*batch[:3])
         return super().test_step((x, batch.labels, batch.sample_weight))
 
     def _features(self, batch, training):
@@ -104,7 +106,7 @@ class FusedStep:
         weights = {term: weights_of.product(term.masks, "output", hidden, batch, term.name)
                    for term in terms}  # fmt: skip
         labels = batch.labels if self._compile_loss is not None else None
-        found = [None if labels is None else batch.sample_weight, *weights.values()]
+        found = [*weights.values()] + ([] if labels is None else [batch.sample_weight])
         student = self._of_student.head(_silenced(hidden, found))
         labels = _in_range(labels, student)
         values = {}
@@ -145,8 +147,8 @@ def _reads_logits(term):
 
 
 def _silenced(values, weights):
-    """Zeros where no weight counts; all count where one of the weights is `None`."""
-    if any(weight is None for weight in weights):
+    """Zeros where no weight counts; all count where one of the weights is `None`, or none is."""
+    if not weights or any(weight is None for weight in weights):
         return values
     rank = max((weight.shape.rank for weight in weights), default=0)
     counts = [weights_of.expanded(tf.cast(weight, tf.float32), rank) != 0 for weight in weights]

@@ -51,9 +51,8 @@ def compiled(student, fused_head, loss=True, **kwargs):
     return distiller
 
 
-def trained(data, fused_head, dtype=None, **kwargs):
+def fitted(student, data, fused_head, **kwargs):
     """The student's weights after two steps, with what `fit` and `evaluate` report."""
-    student = language_model(1, 8, dtype)
     distiller = compiled(student, fused_head, **kwargs)
     x, y, weights = data
     logs = distiller.fit(x, y, batch_size=ROWS, epochs=2, sample_weight=weights, shuffle=False,
@@ -63,6 +62,11 @@ def trained(data, fused_head, dtype=None, **kwargs):
             x, y, sample_weight=weights, verbose=0, return_dict=True
         )
     return student.get_weights(), logs
+
+
+def trained(data, fused_head, dtype=None, **kwargs):
+    """The same of a language model."""
+    return fitted(language_model(1, 8, dtype), data, fused_head, **kwargs)
 
 
 def assert_alike(one, two, tolerance=1e-5):
@@ -170,3 +174,82 @@ def test_labels_out_of_range(data):
 
 def test_two_replicas_train_as_one():
     assert children.result(children.start("fused_replicas_child.py"), timeout=900) < 1e-5
+
+
+# Heads of other kinds, and hidden states that hold NaN where nothing counts
+
+
+def functional(seed, width, head, spoiled=None):
+    """Embeddings and a `head`; where `mask` is false, hidden states are `spoiled`."""
+    keras.utils.set_random_seed(seed)
+    ids, mask = keras.Input((TOKENS,), name="token_ids"), keras.Input((TOKENS,), name="mask")
+    x = keras.layers.Dense(width, "tanh")(keras.layers.Embedding(WORDS, width)(ids))
+    if spoiled is not None:
+        x = keras.ops.where(keras.ops.expand_dims(mask, -1) > 0, x, spoiled)
+    return keras.Model({"token_ids": ids, "mask": mask}, head()(x))
+
+
+def dense_head():
+    """With a bias that is not all zeros."""
+    return keras.layers.Dense(WORDS, bias_initializer=keras.initializers.RandomNormal(seed=3))
+
+
+def test_a_dense_head_with_a_bias_in_a_functional_model(data):
+    x, y, weights = data
+    given = {"token_ids": x["token_ids"], "mask": weights}, y, weights
+    plain, fused = (
+        fitted(functional(1, 8, dense_head), given, fused_head,
+               teacher=functional(2, 12, dense_head))
+        for fused_head in (False, True)
+    )  # fmt: skip
+    assert_alike(plain, fused)
+    assert np.abs(fused[0][-1] - functional(1, 8, dense_head).get_weights()[-1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("loss", [True, False], ids=["labels", "no labels"])
+def test_masked_hidden_states_may_hold_anything(data, loss):
+    x, y, weights = data
+    given = {"token_ids": x["token_ids"], "mask": weights}, y, weights
+    anything = np.resize(np.array([np.nan, np.inf, -np.inf], "float32"), (TOKENS, 1))
+    wanted, found = (
+        fitted(functional(1, 8, dense_head, value), given, True, loss=loss,
+               teacher=functional(2, 12, dense_head, value),
+               terms=[Term(losses.KLDivergence(2.0)), Term(losses.ReverseKL())])
+        for value in (0.0, anything)
+    )  # fmt: skip
+    assert all(np.isfinite(value).all() for value in keras.tree.flatten(found))
+    assert_alike(wanted, found)
+
+
+def llama(seed, width):
+    """Its head is not tied to its embeddings."""
+    keras.utils.set_random_seed(seed)
+    backbone = keras_hub.models.LlamaBackbone(
+        vocabulary_size=WORDS, num_layers=1, num_query_heads=2, hidden_dim=width,
+        intermediate_dim=8, num_key_value_heads=1, tie_word_embeddings=False,
+    )  # fmt: skip
+    return keras_hub.models.LlamaCausalLM(backbone=backbone, preprocessor=None)
+
+
+def bart(seed, width):
+    keras.utils.set_random_seed(seed)
+    backbone = keras_hub.models.BartBackbone(
+        vocabulary_size=WORDS, num_layers=1, num_heads=2, hidden_dim=width, intermediate_dim=8,
+        dropout=0.0, max_sequence_length=TOKENS,
+    )  # fmt: skip
+    return keras_hub.models.BartSeq2SeqLM(backbone=backbone, preprocessor=None)
+
+
+@pytest.mark.parametrize("model", [llama, bart], ids=["untied head", "Seq2SeqLM"])
+def test_language_models_of_other_kinds(data, model):
+    x, y, weights = data
+    if model is bart:
+        x = {f"{side}_{name}": value for side in ("encoder", "decoder")
+             for name, value in x.items()}  # fmt: skip
+    plain, fused = (
+        fitted(model(1, 8), (x, y, weights), fused_head, teacher=model(2, 12))
+        for fused_head in (False, True)
+    )
+    assert_alike(plain, fused)
+    before = model(1, 8).get_weights()
+    assert max(np.abs(a - b).max() for a, b in zip(before, fused[0])) > 1e-3

@@ -32,6 +32,7 @@ class Writer:
         self.folder, self.identity, self.rows_per_shard = folder, identity, rows_per_shard
         self.name = f"{part}-of-{parts}"
         self.shards = []
+        self._numbers = itertools.count()
         self._records, self._rows, self._size = [], [], 0
         self._clear()
 
@@ -63,7 +64,8 @@ class Writer:
         """Writes what was collected as one shard: its index, then its records, then the name."""
         if not self._rows:
             return
-        rows = np.sort(np.array(self._rows, ROW), order="key")
+        rows = np.array(self._rows, ROW)
+        rows = rows[np.argsort(rows["key"], kind="stable")]
         name = self._free()
         shard = {
             "name": f"{name}.tfrecord", "rows": len(rows), "bytes": self._size,
@@ -86,7 +88,7 @@ class Writer:
 
     def _free(self):
         taken = {shard["name"] for shard in self.shards}
-        names = (f"targets-{self.name}-{number:05d}" for number in itertools.count())
+        names = (f"targets-{self.name}-{number:05d}" for number in self._numbers)
         return next(name for name in names if f"{name}.tfrecord" not in taken)
 
     def _clear(self):
@@ -110,15 +112,14 @@ class Seen:
             prints[here] = run["print"][at[here]]
         return known, prints
 
-    def add(self, rows):
-        """Takes a structured array with "key" and "print"."""
-        run = np.sort(rows[["key", "print"]].astype([("key", "<i8"), ("print", "<i8")]),
-                      order="key")  # fmt: skip
+    def add(self, keys, prints):
+        """Takes keys and their prints, (n,) each."""
+        run = np.empty(len(keys), [("key", "<i8"), ("print", "<i8")])
+        run["key"], run["print"] = keys, prints
         while self.runs and len(self.runs[-1]) <= len(run):
             run = np.concatenate([self.runs.pop(), run])
-            run = run[np.argsort(run["key"], kind="stable")]
         if len(run):
-            self.runs.append(run)
+            self.runs.append(run[np.argsort(run["key"], kind="stable")])
 
 
 def checksum(rows):

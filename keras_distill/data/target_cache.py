@@ -82,7 +82,7 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
     writer = shards.Writer(str(path), identity(described), part, parts, rows_per_shard)
     seen = shards.Seen()
     for rows in writer.resume():
-        seen.add(rows)
+        seen.add(rows["key"], rows["print"])
     batches = dataset.cardinality().numpy() * views
     if verbose:
         print(estimate(live, first, batches, writer, own[1]), flush=True)
@@ -201,7 +201,7 @@ def _write(batch, live, writer, seen, own):
     for at, (key, view) in enumerate(zip(keys[new].tolist(), prints[new].tolist())):
         record = records.serialize(key, view, {name: value[at] for name, value in data.items()})
         writer.add(key, view, record)
-    seen.add(np.array(list(zip(keys[new], prints[new])), [("key", "<i8"), ("print", "<i8")]))
+    seen.add(keys[new], prints[new])
 
 
 def _fresh(keys, prints, seen):

@@ -1,5 +1,6 @@
 """A cache that is open: which rows it holds, and their records by key."""
 
+import functools
 import json
 import mmap
 import os
@@ -103,9 +104,8 @@ class TargetsOnDisk:
         Raises:
             ValueError: naming the first shard whose records are not those that were written.
         """
-        for number in range(len(self.shards)):
-            for row in self.index[self.owner == number]:
-                self._record(number, *(int(row[name]) for name in ("offset", "size", "crc")))
+        for number, row in zip(self.owner.tolist(), self.index):
+            self._record(number, *(int(row[name]) for name in ("offset", "size", "crc")))
 
     def check(self, expected):
         """Refuses a cache whose header differs from what is `expected` of some of its entries."""
@@ -158,27 +158,26 @@ class TargetsOnDisk:
                 )
 
     def _open(self):
-        indices = []
-        for shard in self.shards:
+        counts = [shard["rows"] for shard in self.shards]
+        self.index = np.empty(sum(counts), shards.ROW)
+        for shard, end in zip(self.shards, np.cumsum(counts)):
             path = shards.join(self.path, shard["name"].replace(".tfrecord", ".index"))
             described, rows = shards.read_index(path)
             if described != shard:
                 raise ValueError(f"{path} is foreign: it describes another shard.")
-            indices.append(rows)
-        self.index = np.concatenate(indices) if indices else np.zeros(0, shards.ROW)
-        self.owner = np.repeat(np.arange(len(indices), dtype="int32"), [len(i) for i in indices])
-        self.order = np.argsort(self.index["key"])
+            self.index[end - len(rows) : end] = rows
+        self.owner = np.repeat(np.arange(len(counts), dtype="int32"), counts)
+        self.order = np.argsort(self.index["key"], kind="stable")  # fast, of rows in sorted runs
         self.keys = self.index["key"][self.order]
         if not self.rows:
             raise ValueError(f"{self.path} holds no rows.")
-        self._maps, self._copies = {}, None
+        self._map = functools.lru_cache(_open_files())(self._mapped)
+        self._copies = None
 
-    def _map(self, number):
-        """The bytes of a shard, mapped into memory when first needed."""
-        if number not in self._maps:
-            with open(self._local(self.shards[number]["name"]), "rb") as file:
-                self._maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._maps[number]
+    def _mapped(self, number):
+        """The bytes of a shard, mapped into memory: a map keeps its file open."""
+        with open(self._local(self.shards[number]["name"]), "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _local(self, name):
         path = shards.join(self.path, name)
@@ -190,6 +189,16 @@ class TargetsOnDisk:
         copy = os.path.join(self._copies, name)
         tf.io.gfile.copy(path, copy, overwrite=True)
         return copy
+
+
+def _open_files():
+    """How many shards to hold open: half of what a process may."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 4096
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 2**16 if limit == resource.RLIM_INFINITY else max(1, limit // 2)
 
 
 def identity(header):

@@ -8,7 +8,13 @@ from keras import layers
 
 from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses
 from keras_distill.batch import Supervision
-from keras_distill.data import TargetsOnDisk, read_targets, write_targets
+from keras_distill.data import (
+    TargetsOnDisk,
+    read_targets,
+    records,
+    targets_on_disk,
+    write_targets,
+)
 
 N, CLASSES = 50, 7
 X = np.random.default_rng(0).normal(size=(N, 6)).astype("float32")
@@ -102,6 +108,24 @@ def test_training_equals_the_live_teachers_bit_for_bit(cache, terms):
 def test_float16_is_close(tmp_path):
     written(tmp_path, dtype="float16")
     assert right(read_targets(dataset(), tmp_path), atol=5e-3) == N
+
+
+def test_a_record_is_what_tensorflow_writes():
+    rows = {"output": np.arange(200, dtype="uint8"), "empty": np.zeros(0, "uint8")}
+    for key, view in ((0, 127), (128, 2**63 - 1), (-1, -(2**63))):
+        example = tf.train.Example.FromString(records.serialize(key, view, rows))
+        found = example.features.feature
+        assert {*found} == {"output", "empty", "key", "input"}
+        assert all(found[name].bytes_list.value == [row.tobytes()] for name, row in rows.items())
+        assert [found[name].int64_list.value for name in ("key", "input")] == [[key], [view]]
+
+
+def test_more_shards_than_files_that_may_be_open(cache, monkeypatch):
+    monkeypatch.setattr(targets_on_disk, "_open_files", lambda: 2)
+    opened = TargetsOnDisk(cache)
+    assert len(opened.shards) > 2
+    assert right(read_targets(dataset().unbatch().shuffle(N).batch(8), opened)) == N
+    assert opened._map.cache_info().currsize == 2
 
 
 def test_sample_of_a_key_column(tmp_path):
