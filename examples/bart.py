@@ -40,12 +40,13 @@ class Bart(keras_hub.models.Backbone):
         self.encoder_transformer_layers = list(whole.encoder_transformer_layers)
         self.decoder_transformer_layers = list(decoder)
         self.num_layers = decoder_num_layers
-        self.num_heads, self.hidden_dim = whole.num_heads, whole.hidden_dim
         self.sizes = {
-            "encoder_num_layers": encoder_num_layers, "decoder_num_layers": decoder_num_layers,
             **{key: value for key, value in whole.get_config().items()
                if key not in ("name", "trainable", "dtype", "num_layers")},
+            "encoder_num_layers": encoder_num_layers, "decoder_num_layers": decoder_num_layers,
         }  # fmt: skip
+        for key, value in self.sizes.items():
+            setattr(self, key, value)
 
     def get_config(self):
         return {**super().get_config(), **self.sizes}
