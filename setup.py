@@ -11,7 +11,13 @@ README = ROOT / "README.md"
 
 NLP = ["keras-nlp>=0.32"]
 TFDS = ["tensorflow-datasets>=4.9.10", "importlib_resources"]
-EXAMPLES = ["scikit-learn>=1.5", "matplotlib>=3.9", "safetensors>=0.5", "tokenizers>=0.21"]
+EXAMPLES = [
+    "scikit-learn>=1.5",
+    "matplotlib>=3.9",
+    "safetensors>=0.5",
+    "tokenizers>=0.21",
+    "rouge-score>=0.1.2",
+]
 
 setup(
     name="keras-distill",

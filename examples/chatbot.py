@@ -35,15 +35,10 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
-from training import train, warmed_up
+from language import BATCH, file_name, fit, loaded, table, tokens_of
 
 from keras_distill import Distiller, Term, losses, models
 from keras_distill.data import generate, on_policy, prompt_masked
-
-LOSS = keras.losses.SparseCategoricalCrossentropy(
-    from_logits=True, reduction="mean_with_sample_weight"
-)
-BATCH = 32
 
 """
 ## The teacher
@@ -99,7 +94,7 @@ class Run:
             task = language_model(self.given, conversation.tokenizer(texts, self.given.tokens))
             said = prompt_masked(task, self.prompts, self.answers)
             self.fit(Distiller(task), said, file, self.given.teacher_epochs, self.given.rate)
-        return self.loaded(file)
+        return loaded(file, self.given.tiny)
 
     def student(self, name, teacher):
         file = self.given.out / f"{file_name(name)}.keras"
@@ -110,12 +105,7 @@ class Run:
             student.run_eagerly = self.given.tiny
             distiller, batches = self.lesson(name, student, teacher)
             self.fit(distiller, batches, file, self.given.epochs, self.given.rate / 2)
-        return self.loaded(file)
-
-    def loaded(self, file):
-        task = keras.saving.load_model(file, compile=False)
-        task.run_eagerly = self.given.tiny
-        return task
+        return loaded(file, self.given.tiny)
 
     def lesson(self, name, student, teacher):
         """`(distiller, batches)`: how the student `name` is taught, and on what."""
@@ -141,21 +131,11 @@ class Run:
         """Trains and writes `file`. On policy the tokens a second are those of people's answers,
         since how long the student's will be is not known."""
         task, counted = distiller.student, batches
-        if isinstance(batches, tuple):
-            rows = tf.data.Dataset.from_tensor_slices(batches)
-            batches = rows.shuffle(len(rows), seed=1).batch(BATCH)
-        else:
+        if not isinstance(batches, tuple):
             counted = prompt_masked(task, self.prompts, self.answers)
-        epochs = 1 if self.given.tiny else epochs
-        optimizer = keras.optimizers.AdamW(warmed_up(rate, epochs * len(batches)))
-        distiller.compile(optimizer, LOSS, run_eagerly=self.given.tiny)
-        valid = tf.data.Dataset.from_tensor_slices(prompt_masked(task, *self.splits["valid"]))
-        train(distiller, batches, file, epochs=epochs, validation_data=valid.batch(BATCH),
-              tokens=int(counted[0]["padding_mask"].sum()))  # fmt: skip
-
-
-def file_name(name):
-    return name.lower().replace(" ", "_")
+        valid = prompt_masked(task, *self.splits["valid"])
+        fit(distiller, batches, file, valid=valid, epochs=epochs, rate=rate,
+            tokens=tokens_of(counted[0]), tiny=self.given.tiny)  # fmt: skip
 
 
 """
@@ -288,16 +268,6 @@ def seconds_a_token(task, prompt, runs):
         task.generate([prompt], stop_token_ids=None)
         times.append((time.perf_counter() - started) / count)
     return float(np.median(times[1:]))
-
-
-def table(rows):
-    """Markdown of `{model: its row}`."""
-    heads = list(next(iter(rows.values())))
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for name, row in rows.items():
-        cells = [f"{row[h]:,}" if h == "parameters" else f"{row[h]:.3f}" for h in heads]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def samples(task, prompts, count=4):

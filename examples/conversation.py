@@ -1,11 +1,10 @@
 """Questions with answers for the chatbot, and a tokenizer that is trained on them."""
 
-import json
 import re
 
 import data
 import keras_hub
-import tokenizers
+from language import byte_pairs
 
 END = "<|endoftext|>"
 
@@ -51,9 +50,6 @@ def tokenizer(texts, size):
     The 256 bytes are tokens too, so that every text can be spelled. The end token comes last: the
     first token is the padding, and padding that is also an end would stop every answer.
     """
-    trained = tokenizers.ByteLevelBPETokenizer()
-    trained.train_from_iterator(texts, vocab_size=size - 1, min_frequency=2, show_progress=False)
-    model = json.loads(trained.to_str())["model"]
-    merges = [" ".join(pair) for pair in model["merges"]]
-    vocabulary = {**model["vocab"], END: len(model["vocab"])}
+    vocabulary, merges = byte_pairs(texts, size - 1)
+    vocabulary = {**vocabulary, END: len(vocabulary)}
     return keras_hub.models.GPT2Tokenizer(vocabulary=vocabulary, merges=merges)

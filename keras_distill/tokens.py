@@ -5,6 +5,9 @@ import itertools
 
 import numpy as np
 
+# What KerasHub's preprocessors call the number of tokens that they make.
+LENGTHS = ("sequence_length", "encoder_sequence_length", "decoder_sequence_length")
+
 # Special tokens have a byte that no text in UTF-8 holds.
 ROLES = {
     b"\xf8": ("end_token", "sep_token"),

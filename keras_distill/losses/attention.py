@@ -33,12 +33,19 @@ class _AttentionLoss(DistillationLoss):
 
     token_axes = (2, 3)
 
-    def __init__(self, heads, name, **kwargs):
+    def __init__(self, heads, cross, name, **kwargs):
         super().__init__(name=name, **kwargs)
         if heads not in (None, "mean", "sum"):
             raise ValueError(f'`heads` must be "mean", "sum" or `None`. Received: heads={heads!r}')
         self.heads = heads
         self.same_shape = heads is None
+        self.cross = bool(cross)
+        if cross:
+            self.token_axes = (2,)
+
+    def _keys(self, mask):
+        """The mask of the keys, where they are the queries' own tokens."""
+        return None if self.cross else mask
 
     def _merged(self, scores):
         if self.heads is None:
@@ -47,7 +54,7 @@ class _AttentionLoss(DistillationLoss):
         return reduce(scores, axis=1, keepdims=True)
 
     def get_config(self):
-        return {**super().get_config(), "heads": self.heads}
+        return {**super().get_config(), "heads": self.heads, "cross": self.cross}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -60,13 +67,16 @@ class AttentionDivergence(_AttentionLoss):
     Args:
         heads: `None` to compare head by head, `"mean"` or `"sum"` to compare the heads' mean or
             summed scores, which allows another number of heads. Defaults to `None`.
+        cross: whether the keys are tokens of another sequence than the queries, as in a decoder's
+            attention to its encoder. The mask then counts the queries alone; keys that are ruled
+            out are those of very low scores, as taps show padded ones. Defaults to `False`.
         name: the loss's name. Defaults to `"attention_divergence"`.
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
         y_true: the teacher's scores before the softmax, (batch, heads, queries, keys).
         y_pred: the student's scores, of the same shape.
-        mask: weights of the tokens, (batch, tokens), 0 for padding.
+        mask: weights of the queries' tokens, (batch, tokens), 0 for padding.
 
     Returns:
         One value per query: (batch, queries).
@@ -78,11 +88,11 @@ class AttentionDivergence(_AttentionLoss):
         - [Wang et al., 2020](https://arxiv.org/abs/2002.10957)
     """
 
-    def __init__(self, heads=None, name="attention_divergence", **kwargs):
-        super().__init__(heads, name, **kwargs)
+    def __init__(self, heads=None, cross=False, name="attention_divergence", **kwargs):
+        super().__init__(heads, cross, name, **kwargs)
 
     def call(self, y_true, y_pred, mask=None):
-        return attention_divergence(self._merged(y_true), self._merged(y_pred), mask)
+        return attention_divergence(self._merged(y_true), self._merged(y_pred), self._keys(mask))
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -95,6 +105,9 @@ class AttentionCrossEntropy(_AttentionLoss):
     Args:
         heads: `None` to compare head by head, `"mean"` or `"sum"` to compare the heads' mean or
             summed scores, which allows another number of heads. Defaults to `None`.
+        cross: whether the keys are tokens of another sequence than the queries, as in a decoder's
+            attention to its encoder. The mask then counts the queries alone; keys that are ruled
+            out are those of very low scores, as taps show padded ones. Defaults to `False`.
         threshold: keys that the teacher scores at or below it weigh nothing, `None` for no limit.
             TextBrewer has -1e-3 where it has no mask. Defaults to `None`.
         name: the loss's name. Defaults to `"attention_cross_entropy"`.
@@ -103,7 +116,7 @@ class AttentionCrossEntropy(_AttentionLoss):
     Call arguments:
         y_true: the teacher's scores before the softmax, (batch, heads, queries, keys).
         y_pred: the student's scores, of the same shape.
-        mask: weights of the tokens, (batch, tokens), 0 for padding.
+        mask: weights of the queries' tokens, (batch, tokens), 0 for padding.
 
     Returns:
         One value per query: (batch, queries).
@@ -115,12 +128,14 @@ class AttentionCrossEntropy(_AttentionLoss):
         - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
     """
 
-    def __init__(self, heads=None, threshold=None, name="attention_cross_entropy", **kwargs):
-        super().__init__(heads, name, **kwargs)
+    def __init__(self, heads=None, threshold=None, cross=False, name="attention_cross_entropy",
+                 **kwargs):  # fmt: skip
+        super().__init__(heads, cross, name, **kwargs)
         self.threshold = threshold
 
     def call(self, y_true, y_pred, mask=None):
         y_true, y_pred = self._merged(y_true), self._merged(y_pred)
+        mask = self._keys(mask)
         log_teacher = _log_attention(y_true, mask)
         if self.threshold is not None:
             log_teacher = ops.where(y_true > self.threshold, log_teacher, PADDING)
@@ -142,6 +157,9 @@ class AttentionMSE(_AttentionLoss):
     Args:
         heads: `None` to compare head by head, `"mean"` or `"sum"` to compare the heads' mean or
             summed scores, which allows another number of heads. Defaults to `None`.
+        cross: whether the keys are tokens of another sequence than the queries, as in a decoder's
+            attention to its encoder. The mask then counts the queries alone; keys that are ruled
+            out are those of very low scores, as taps show padded ones. Defaults to `False`.
         threshold: scores at or below it count as 0, `None` for no limit. TextBrewer has -1e-3
             without a mask and none with one. Defaults to `-1e2`.
         name: the loss's name. Defaults to `"attention_mse"`.
@@ -150,7 +168,7 @@ class AttentionMSE(_AttentionLoss):
     Call arguments:
         y_true: the teacher's scores before the softmax, (batch, heads, queries, keys).
         y_pred: the student's scores, of the same shape.
-        mask: weights of the tokens, (batch, tokens), 0 for padding.
+        mask: weights of the queries' tokens, (batch, tokens), 0 for padding.
 
     Returns:
         One value per query: (batch, queries).
@@ -162,13 +180,14 @@ class AttentionMSE(_AttentionLoss):
         - [Jiao et al., 2020](https://arxiv.org/abs/1909.10351)
     """
 
-    def __init__(self, heads=None, threshold=-1e2, name="attention_mse", **kwargs):
-        super().__init__(heads, name, **kwargs)
+    def __init__(self, heads=None, threshold=-1e2, cross=False, name="attention_mse", **kwargs):
+        super().__init__(heads, cross, name, **kwargs)
         self.threshold = threshold
 
     def call(self, y_true, y_pred, mask=None):
         difference = self._clipped(y_true) - self._clipped(y_pred)
-        return masks.mean_over_tokens(ops.mean(ops.square(difference), axis=1), mask)
+        squares = ops.mean(ops.square(difference), axis=1)
+        return masks.mean_over_tokens(squares, self._keys(mask))
 
     def _clipped(self, scores):
         scores = self._merged(scores)

@@ -19,11 +19,13 @@ def shrink(teacher, *, layers=None, every=None, depth=None, width=None, vocabula
 
     Args:
         teacher: a KerasHub backbone or task (BERT, DistilBERT, RoBERTa, ALBERT, GPT-2, Llama,
-            Gemma, BART, T5, ViT, ResNet and others whose config has `num_layers` or
-            `stackwise_num_blocks`), or a functional or sequential model of blocks whose layers
-            are named by number, such as `block_0_conv`, `block_1_conv`.
+            Gemma, BART, T5, ViT, ResNet and others whose config has `num_layers`,
+            `encoder_num_layers` and `decoder_num_layers`, or `stackwise_num_blocks`), or a
+            functional or sequential model of blocks whose layers are named by number, such as
+            `block_0_conv`, `block_1_conv`.
         layers: the positions of the blocks that are kept, from 0, ascending; in each stack of
-            blocks, or `{part of a stack's name: positions}`.
+            blocks, or `{part of a stack's name: positions}`. KerasHub's BART and T5 have one depth
+            for encoder and decoder; a backbone with a depth for each may lose decoder blocks alone.
         every: keeps the blocks 0, `every`, 2 `every` and so on.
         depth: how many blocks are kept of each stack, evenly from the first.
         width: the new `hidden_dim`, or a share of the old one such as `0.5`; only for models made

@@ -6,10 +6,14 @@ import numbers
 from keras_distill.models import blocks
 from keras_distill.models.choice import selected, whole
 
+DEPTHS = ("num_layers", "encoder_num_layers", "stackwise_num_blocks")
+SIDES = ("encoder", "decoder")
 SCALED = (
     "intermediate_dim",
     "mlp_dim",
     "num_heads",
+    "encoder_num_heads",
+    "decoder_num_heads",
     "num_query_heads",
     "num_key_value_heads",
 )
@@ -24,7 +28,7 @@ def config_of(model):
         config = model.get_config()
     except (NotImplementedError, ValueError):
         return None
-    if "num_layers" not in config and "stackwise_num_blocks" not in config:
+    if not any(key in config for key in DEPTHS):
         return None
     for key in inspect.signature(kind.__init__).parameters:  # some configs leave arguments out
         if key not in ("self", "args", "kwargs", "dtype") and hasattr(model, key):
@@ -40,6 +44,8 @@ def cut_depth(config, stacks, choice, name):
         return _stackwise(config, stacks, choice)
     if "num_groups" in config:
         return _grouped(config, choice)
+    if "encoder_num_layers" in config:
+        return _two_sided(config, stacks, choice, name)
     count = config["num_layers"]
     stacks = {stack: indices for stack, indices in stacks.items() if len(indices) == count}
     if not stacks:
@@ -56,6 +62,26 @@ def cut_depth(config, stacks, choice, name):
         if key.startswith("layer") and isinstance(value, (list, tuple)) and len(value) == count:
             config[key] = [value[position] for position in positions[: config["num_layers"]]]
     return config, blocks.Selection(kept)
+
+
+def _two_sided(config, stacks, choice, name):
+    """An encoder and a decoder, each of its own depth; a side of one block stays as it is."""
+    depths = {f"{side}_num_layers": side for side in SIDES}
+    deep = {key: side for key, side in depths.items() if config[key] > 1}
+    found = {
+        key: [stack for stack, each in stacks.items() if side in stack and len(each) == config[key]]
+        for key, side in deep.items()
+    }
+    if any(len(named) != 1 for named in found.values()):
+        raise ValueError(
+            f"`{name}` cannot be cut in depth: the blocks of its sides were not found. "
+            f"Found: {found}"
+        )
+    if not found:
+        raise ValueError(f"`{name}` cannot be cut in depth: each side has one block.")
+    kept = selected({stack: stacks[stack] for (stack,) in found.values()}, choice)
+    cut = {key: len(kept[stack]) for key, (stack,) in found.items()}
+    return {**config, **cut}, blocks.Selection(kept)
 
 
 def _stackwise(config, stacks, choice):

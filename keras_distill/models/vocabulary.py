@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_distill.models.choice import whole
+from keras_distill.tokens import LENGTHS
 
 BATCH = 256
 
@@ -125,7 +126,11 @@ def cut_preprocessor(preprocessor, ids):
             "alone, `shrink(task.backbone, vocabulary=ids)`, and give it token ids."
         )
     cut = type(tokenizer).from_config(config)
-    return type(preprocessor).from_config({**preprocessor.get_config(), "tokenizer": cut})
+    made = type(preprocessor).from_config({**preprocessor.get_config(), "tokenizer": cut})
+    for name in LENGTHS:  # not all of them are in the config of a sequence-to-sequence task's
+        if hasattr(preprocessor, name):
+            setattr(made, name, getattr(preprocessor, name))
+    return made
 
 
 class _Pieces:

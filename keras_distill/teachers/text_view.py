@@ -2,7 +2,8 @@
 
 import keras
 
-LENGTHS = ("sequence_length", "encoder_sequence_length", "decoder_sequence_length")
+from keras_distill.tokens import LENGTHS
+
 OF_NO_ACCOUNT = ("name", "trainable", "dtype", "tokenizer", "config_file")
 
 

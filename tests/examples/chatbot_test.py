@@ -63,7 +63,7 @@ def test_a_tiny_run_that_goes_on_and_converses(example, tmp_path, capsys, monkey
     assert found["table"]["teacher"]["KL to the teacher"] == pytest.approx(0, abs=1e-5)
     assert all(row["perplexity"] > 1 for row in found["table"].values())
     assert "| on-policy |" in printed and "tokens_a_second" in printed
-    monkeypatch.setattr(chatbot, "train", None)  # nothing is trained again
+    monkeypatch.setattr(chatbot, "fit", None)  # nothing is trained again
     chatbot.main([*flags, "on-policy"])
     questions = iter(["What is 1?", ""])
     monkeypatch.setattr("builtins.input", lambda _: next(questions))

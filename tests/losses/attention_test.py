@@ -152,3 +152,27 @@ def test_heads_are_merged_in_known_ways(loss):
         keras.saving.serialize_keras_object(loss(heads="sum"))
     )
     assert again.heads == "sum" and not again.same_shape
+
+
+@pytest.mark.parametrize(
+    "loss, formula",
+    [
+        (losses.AttentionDivergence, divergence),
+        (losses.AttentionCrossEntropy, cross_entropy),
+        (losses.AttentionMSE, squares),
+    ],
+)
+def test_keys_of_another_sequence_are_not_the_masks(loss, formula):
+    """Of six keys the last two are padding in the second example; a query there is padding too."""
+    teacher, student = RANDOM.normal(size=(2, 2, 3, 4, 6)).astype("float32")
+    kept = np.array([[1] * 6, [1, 1, 1, 1, 0, 0]])[:, None, None] > 0
+    teacher, student = (np.where(kept, scores, -1e9) for scores in (teacher, student))
+    queries = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])
+    expected = np.full((2, 4), np.nan)
+    for b, q in np.argwhere(queries):
+        count = 6 if formula is squares else int(kept[b].sum())  # there a masked score counts as 0
+        rows = np.where(kept[b], [teacher[b], student[b]], 0)[:, :, q, :count]
+        expected[b, q] = np.mean([formula(*pair) for pair in zip(*rows, strict=True)])
+    compare(loss(cross=True), expected, queries, teacher, student)
+    again = loss.from_config(loss(cross=True).get_config())
+    assert again.cross and again.token_axes == (2,) and loss().token_axes == (2, 3)

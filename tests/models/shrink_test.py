@@ -150,6 +150,26 @@ def test_a_stack_may_choose_its_own_blocks():
         models.shrink(teacher, layers={"encoder": [0, 1]})
 
 
+def test_a_decoder_may_lose_blocks_alone():
+    teacher = randomized(hub.MoonshineBackbone(
+        vocabulary_size=30, filter_dim=16, encoder_num_layers=3, decoder_num_layers=4,
+        hidden_dim=16, intermediate_dim=24, encoder_num_heads=4, decoder_num_heads=4,
+    ))  # fmt: skip
+    student = models.shrink(teacher, layers={"encoder": [0, 1, 2], "decoder": [1, 3]})
+    assert (student.encoder_num_layers, student.decoder_num_layers) == (3, 2)
+    for ours, theirs in (("encoder_block_2", "encoder_block_2"),
+                         ("decoder_block_0", "decoder_block_1"),
+                         ("decoder_block_1", "decoder_block_3")):  # fmt: skip
+        pairs = zip(student.get_layer(ours).weights, teacher.get_layer(theirs).weights, strict=True)
+        for one, two in pairs:
+            np.testing.assert_array_equal(one, two)
+    one = models.shrink(student, depth=1)
+    assert (one.encoder_num_layers, one.decoder_num_layers) == (1, 1)
+    with pytest.raises(ValueError, match="each side has one block"):
+        models.shrink(one, depth=1)
+    assert models.shrink(teacher, width=0.5).decoder_num_heads == 2
+
+
 def test_a_resnet_keeps_the_first_blocks_of_its_stages():
     teacher = BACKBONES["resnet"]()
     assert models.shrink(teacher, depth=2).stackwise_num_blocks == [2, 2]

@@ -38,6 +38,20 @@ def language_model():
     )
 
 
+def test_a_preprocessor_with_fewer_words_keeps_its_lengths():
+    tokens = [*"abĠ", "ab", "<s>", "<pad>", "</s>", "<mask>"]
+    tokenizer = hub.tokenizers.BartTokenizer({t: i for i, t in enumerate(tokens)}, ["a b"])
+    preprocessor = hub.models.BartSeq2SeqLMPreprocessor(
+        tokenizer, encoder_sequence_length=8, decoder_sequence_length=6
+    )
+    backbone = hub.models.BartBackbone(len(tokens), max_sequence_length=8, **SIZES)
+    teacher = hub.models.BartSeq2SeqLM(backbone, preprocessor)
+    student = models.shrink(teacher, vocabulary=[0, 1, 3, 4, 5, 6, 7])
+    x = student.preprocessor.generate_preprocess(["ab"])
+    lengths = x["encoder_token_ids"].shape, x["decoder_token_ids"].shape
+    assert lengths == ((1, 8), (1, 6)) and int(np.sum(x["encoder_padding_mask"])) == 3
+
+
 def test_common_tokens():
     teacher = classifier()
     ids = models.common_tokens(teacher, TEXTS, 8)

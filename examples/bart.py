@@ -1,0 +1,68 @@
+"""BART with a depth of its own on each side, so that a student may lose decoder blocks alone."""
+
+import keras
+import keras_hub
+from language import byte_pairs
+
+EMBEDDINGS = ("position_embedding", "embeddings_add", "embeddings_layer_norm", "embeddings_dropout")
+
+
+@keras.saving.register_keras_serializable(package="keras_distill_examples")
+class Bart(keras_hub.models.Backbone):
+    """KerasHub's `BartBackbone`, which has one depth for both sides, with the decoder cut short.
+
+    Args:
+        encoder_num_layers: the encoder's blocks.
+        decoder_num_layers: the decoder's, not more.
+        **sizes: `BartBackbone`'s other arguments.
+
+    Raises:
+        ValueError: for a decoder that is deeper than the encoder.
+    """
+
+    def __init__(self, encoder_num_layers, decoder_num_layers, *, name=None, trainable=True,
+                 **sizes):  # fmt: skip
+        if decoder_num_layers > encoder_num_layers:
+            raise ValueError(
+                f"The decoder may have at most the {encoder_num_layers} blocks of the encoder. "
+                f"Received: decoder_num_layers={decoder_num_layers}"
+            )
+        whole = keras_hub.models.BartBackbone(num_layers=encoder_num_layers, **sizes)
+        decoder = whole.decoder_transformer_layers[:decoder_num_layers]
+        outputs = {**whole.output, "decoder_sequence_output": decoder[-1].output}
+        dtype = sizes.pop("dtype", None)
+        super().__init__(whole.input, outputs, name=name, trainable=trainable, dtype=dtype)
+        # What `BartSeq2SeqLM` looks for when it generates; its cache is as deep as the decoder.
+        self.token_embedding = whole.token_embedding
+        for side in ("encoder", "decoder"):
+            for part in EMBEDDINGS:
+                setattr(self, f"{side}_{part}", getattr(whole, f"{side}_{part}"))
+        self.encoder_transformer_layers = list(whole.encoder_transformer_layers)
+        self.decoder_transformer_layers = list(decoder)
+        self.num_layers = decoder_num_layers
+        self.sizes = {
+            **{key: value for key, value in whole.get_config().items()
+               if key not in ("name", "trainable", "dtype", "num_layers")},
+            "encoder_num_layers": encoder_num_layers, "decoder_num_layers": decoder_num_layers,
+        }  # fmt: skip
+        for key, value in self.sizes.items():
+            setattr(self, key, value)
+
+    def get_config(self):
+        return {**super().get_config(), **self.sizes}
+
+
+def tokenizer(texts, size):
+    """BART's kind of tokenizer, of at most `size` tokens, the commonest in `texts`."""
+    special = ["<s>", "<pad>", "</s>", "<mask>"]
+    vocabulary, merges = byte_pairs(texts, size - len(special))
+    vocabulary |= {token: len(vocabulary) + index for index, token in enumerate(special)}
+    return keras_hub.models.BartTokenizer(vocabulary=vocabulary, merges=merges)
+
+
+def task(backbone, tokenizer, length, summary_length, name=None):
+    """A model that reads texts of `length` tokens and writes up to `summary_length`."""
+    preprocessor = keras_hub.models.BartSeq2SeqLMPreprocessor(
+        tokenizer, encoder_sequence_length=length, decoder_sequence_length=summary_length
+    )
+    return keras_hub.models.BartSeq2SeqLM(backbone, preprocessor, name=name)

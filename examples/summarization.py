@@ -1,0 +1,311 @@
+"""
+# Summaries in one line, by a decoder with a third of the layers
+
+A BART-style teacher is trained to say in one line what a software package is, from its long
+description: an encoder reads, a decoder writes. Most of the time goes into the decoder, which runs
+once for each token, so a student keeps the encoder and loses decoder blocks. It is trained
+
+- on the summaries in the data, as a student without a teacher is;
+- on the teacher's probabilities of each token ("logits");
+- on these, on the hidden states of encoder and decoder, and on where the decoder looks in the text,
+  its cross-attention ("logits and features");
+- by sequence: on summaries that the teacher wrote.
+
+    python examples/summarization.py --data=DIR --out=runs/summarization
+
+`DIR` holds `synopsis.tsv` (columns split, short, long). Other texts with summaries:
+
+    python examples/summarization.py --tsv=FILE --text=article --label=highlights
+    python examples/summarization.py --tfds=gigaword --text=document --label=summary
+
+`--tiny` tries it out in under a minute: its numbers and its summaries mean nothing. A killed run
+goes on from the end of the last epoch when the same command is given again. What is trained and
+written is kept, so that the same command measures the times alone anew.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import time
+
+import bart
+import data
+import keras
+import numpy as np
+from language import file_name, fit, loaded, table, tokens_of
+from rouge_score import rouge_scorer
+
+from keras_distill import Distiller, Term, losses, models
+from keras_distill.data import generate, prompt_masked
+
+"""
+## The teacher
+
+KerasHub's BART with sizes of our own; `bart.Bart` differs from its backbone only in that the
+decoder may have fewer blocks than the encoder.
+"""
+
+
+def teacher_of(given, texts):
+    width, depth = (16, 2) if given.tiny else (given.width, given.depth)
+    tokenizer = bart.tokenizer(texts, given.tokens)
+    backbone = bart.Bart(
+        depth, depth, vocabulary_size=tokenizer.vocabulary_size(), num_heads=max(1, width // 32),
+        hidden_dim=width, intermediate_dim=4 * width, dropout=given.dropout,
+        max_sequence_length=max(given.length, given.summary_length),
+    )  # fmt: skip
+    return bart.task(backbone, tokenizer, given.length, given.summary_length, name="teacher")
+
+
+"""
+## The students
+
+All start from the same cut, with the teacher's weights: the whole encoder, and one or two of the
+decoder's blocks, evenly from the first.
+
+Padding counts for nothing. In the outputs and the decoder it is the sample weight that says so, in
+the encoder its padding mask. The cross-attention of a summary's token runs over the tokens of the
+text: its divergence from the teacher's is a value for each token of the summary.
+"""
+
+
+def student_of(teacher, depth):
+    sides = teacher.backbone.encoder_num_layers, teacher.backbone.decoder_num_layers
+    kept = [block * sides[1] // depth for block in range(depth)]
+    blocks = {"encoder": list(range(sides[0])), "decoder": kept}
+    return models.shrink(teacher, layers=blocks, name="student")
+
+
+def block(side, index):
+    return f"backbone/transformer_{side}_layer_{index}"
+
+
+def output_terms(student, teacher):
+    return [Term(losses.KLDivergence(temperature=2.0), name="logits")]
+
+
+def feature_terms(student, teacher):
+    """Each of the student's decoder blocks learns from the last one of those that it stands for."""
+    terms = output_terms(student, teacher)
+    deep = teacher.backbone.encoder_num_layers
+    for index in range(deep):
+        path = block("encoder", index)
+        terms.append(Term(losses.Cosine(), student=path, teacher=path, weight=1 / deep,
+                          mask="input:encoder_padding_mask", name=f"encoder_{index}"))  # fmt: skip
+    deep, shallow = teacher.backbone.decoder_num_layers, student.backbone.decoder_num_layers
+    for index in range(shallow):
+        ours, theirs = block("decoder", index), block("decoder", (index + 1) * deep // shallow - 1)
+        terms.append(Term(losses.Cosine(), student=ours, teacher=theirs, weight=1 / shallow,
+                          name=f"decoder_{index}"))  # fmt: skip
+        terms.append(Term(losses.AttentionDivergence(cross=True), weight=1 / shallow,
+                          student=f"{ours}/cross_attention:scores",
+                          teacher=f"{theirs}/cross_attention:scores",
+                          name=f"cross_attention_{index}"))  # fmt: skip
+    return terms
+
+
+TERMS = {"logits": output_terms, "logits and features": feature_terms}
+STUDENTS = ("alone", *TERMS, "sequence-level")
+
+
+class Run:
+    """The parts of one run, each made when it is first needed and then kept in `given.out`."""
+
+    def __init__(self, given):
+        self.given = given
+        found = data.columns(given, [given.text, given.label], "synopsis.tsv")
+        self.splits = {
+            split: [spaced(columns[name][: given.limit]) for name in (given.text, given.label)]
+            for split, columns in found.items()
+        }
+        self.splits["valid"] = [texts[: given.valid] for texts in self.splits["valid"]]
+        self.splits["test"] = [texts[: given.test] for texts in self.splits["test"]]
+
+    @functools.cached_property
+    def teacher(self):
+        file = self.given.out / "teacher.keras"
+        if not file.exists():
+            keras.utils.set_random_seed(0)
+            task = teacher_of(self.given, sum(self.splits["train"], []))
+            rows = prompt_masked(task, *self.splits["train"])
+            self.fit(Distiller(task), rows, file, self.given.teacher_epochs, self.given.rate)
+        return self.loaded(file)
+
+    def student(self, name):
+        file = self.given.out / f"{file_name(name)}.keras"
+        if not file.exists():
+            keras.utils.set_random_seed(1)
+            student = student_of(self.teacher, self.given.student_depth)
+            distiller, rows = Distiller(student), self.rows
+            if name in TERMS:
+                distiller = Distiller(
+                    student, teacher=self.teacher, terms=TERMS[name](student, self.teacher),
+                    alpha=self.given.alpha,
+                )  # fmt: skip
+            elif name == "sequence-level":
+                wrote = self.written(self.teacher, "train", "teacher")
+                rows = prompt_masked(student, wrote["prompt"], wrote["answer"], wrote["finished"])
+            self.fit(distiller, rows, file, self.given.epochs, self.given.rate / 2)
+        return self.loaded(file)
+
+    def loaded(self, file):
+        """A trained task; KerasHub saves all of its preprocessor but the lengths."""
+        task = loaded(file, self.given.tiny)
+        task.preprocessor.encoder_sequence_length = self.given.length
+        task.preprocessor.decoder_sequence_length = self.given.summary_length
+        return task
+
+    @functools.cached_property
+    def rows(self):
+        """The tokens of what students learn from."""
+        return prompt_masked(self.teacher, *self.lessons)
+
+    @property
+    def lessons(self):
+        return [texts[: self.given.student_limit] for texts in self.splits["train"]]
+
+    def written(self, task, split, name):
+        """What a model writes about the texts of a split: the likeliest tokens one by one."""
+        texts = self.lessons[0] if split == "train" else self.splits[split][0]
+        file = self.given.out / f"{file_name(name)}.{split}.jsonl"
+        return generate(task, texts, file, batch_size=64)
+
+    def fit(self, distiller, rows, file, epochs, rate):
+        valid = prompt_masked(distiller.student, *self.splits["valid"])
+        fit(distiller, rows, file, valid=valid, epochs=epochs, rate=rate,
+            tokens=tokens_of(rows[0]), tiny=self.given.tiny)  # fmt: skip
+
+
+def spaced(texts):
+    """Texts that begin with a space, so that a word is the same token wherever it stands."""
+    return [f" {text}" for text in texts]
+
+
+"""
+## The table
+
+ROUGE-1, ROUGE-2 and ROUGE-L (F1, mean over the test texts, no stemming) by Google's `rouge-score`.
+The baseline says the first eight words of the text.
+"""
+
+KINDS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+
+
+def first_words(texts, count=8):
+    return [" ".join(text.split()[:count]) for text in texts]
+
+
+def rouge(said, expected):
+    """`{kind: F1 of each text}`."""
+    scorer = rouge_scorer.RougeScorer(list(KINDS))
+    found = [scorer.score(*pair) for pair in zip(expected, said, strict=True)]
+    return {name: [each[kind].fmeasure for each in found] for kind, name in KINDS.items()}
+
+
+"""
+## From a long article to a hundred tokens
+
+How long it takes depends on the sizes, not on the weights. So the articles of a time are longer
+than those of the training: a model of the same blocks, with positions enough for all tokens of the
+article, reads a thousand words and writes 100 tokens, whatever they are, since no token stops it.
+Strings go in and out.
+"""
+
+
+def seconds(task, texts, *, words, tokens, runs):
+    """The median time of `runs` summaries, batch size 1, after one that compiles."""
+    article = " ".join(" ".join(texts).split()[:words])
+    tokenizer = task.preprocessor.tokenizer
+    length = len(tokenizer([article])[0]) + 2  # its start and its end
+    long = longer(task, length, tokens + 2)  # the decoder's prompt has two
+    times = []
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        long.generate([article], stop_token_ids=None)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times[1:]))
+
+
+def longer(task, length, summary_length):
+    """A new model of a task's sizes, for longer texts and summaries."""
+    config = {**task.backbone.get_config(), "max_sequence_length": max(length, summary_length)}
+    backbone = type(task.backbone).from_config(config)
+    long = bart.task(backbone, task.preprocessor.tokenizer, length, summary_length)
+    long.compile(sampler="greedy", run_eagerly=task.run_eagerly)
+    return long
+
+
+def samples(run, said, scores, name):
+    """Test texts from those about which a model wrote best to those about which it wrote worst."""
+    texts, expected = run.splits["test"]
+    order = np.argsort(scores, kind="stable")[::-1]
+    chosen = [order[int(share * (len(order) - 1))] for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.95)]
+    return [
+        {"text": " ".join(texts[i].split()[:40]), "expected": expected[i].strip(),
+         "teacher": said["teacher"][i].strip(), name: said[name][i].strip()}
+        for i in chosen
+    ]  # fmt: skip
+
+
+def arguments(given=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    data.add_arguments(parser, text="long", label="short")
+    parser.add_argument("--out", default="runs/summarization", type=pathlib.Path)
+    parser.add_argument("--tokens", default=6000, type=int, help="the tokenizer's, at most")
+    parser.add_argument("--length", default=48, type=int, help="tokens of a text; the rest is cut")
+    parser.add_argument("--summary-length", default=20, type=int, help="tokens of a summary")
+    parser.add_argument("--width", default=128, type=int, help="the hidden size")
+    parser.add_argument("--depth", default=3, type=int, help="the teacher's blocks on each side")
+    parser.add_argument("--student-depth", default=1, type=int, help="the student's decoder blocks")
+    parser.add_argument("--dropout", default=0.0, type=float)
+    parser.add_argument("--limit", type=int, help="only the first pairs of each split")
+    parser.add_argument("--student-limit", type=int, default=16000,
+                        help="students learn from the first of the training pairs")  # fmt: skip
+    parser.add_argument("--valid", type=int, default=1000, help="so many pairs for validation")
+    parser.add_argument("--test", type=int, default=2000, help="so many pairs for the table")
+    parser.add_argument("--teacher-epochs", default=2, type=int)
+    parser.add_argument("--epochs", default=1, type=int, help="of every student")
+    parser.add_argument("--rate", default=1e-3, type=float, help="the teacher's learning rate")
+    parser.add_argument("--alpha", default=0.5, type=float, help="the teacher's share of the loss")
+    parser.add_argument("--words", default=1000, type=int, help="of the article that is timed")
+    parser.add_argument("--write", default=100, type=int, help="tokens of the timed summary")
+    parser.add_argument("--runs", default=5, type=int, help="how often it is timed")
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
+    parser.add_argument("--tiny", action="store_true", help="16 numbers wide, one epoch")
+    given = parser.parse_args(given)
+    if given.tiny:
+        given.length, given.summary_length, given.tokens = 16, 8, 300
+        given.words, given.write, given.runs = 20, 4, 1
+    return given
+
+
+def main(given=None):
+    given = arguments(given)
+    given.out.mkdir(parents=True, exist_ok=True)
+    run = Run(given)
+    texts, expected = run.splits["test"]
+    tasks = {"teacher": run.teacher, **{name: run.student(name) for name in given.students}}
+    said = {name: run.written(task, "test", name)["answer"] for name, task in tasks.items()}
+    said = {"the first eight words": first_words(texts), **said}
+    scores = {name: rouge(answers, expected) for name, answers in said.items()}
+    rows = {name: {kind: float(np.mean(found)) for kind, found in kinds.items()}
+            for name, kinds in scores.items()}  # fmt: skip
+    for name, task in tasks.items():
+        rows[name]["parameters"] = task.count_params()
+    print(f"\n{len(expected):,} test texts\n\n{table(rows)}\n", flush=True)
+    shown = {name: samples(run, said, scores[name]["ROUGE-L"], name) for name in given.students}
+    for sample in shown[given.students[-1]]:
+        print("\n".join(f"{key}: {value}" for key, value in sample.items()), end="\n\n")
+    times = {}
+    for name in ("teacher", given.students[0]):  # all students have the same sizes
+        times[name] = seconds(tasks[name], texts, words=given.words, tokens=given.write,
+                              runs=given.runs)  # fmt: skip
+        kind = "student" if name != "teacher" else name
+        print(f"{kind}: {given.words:,} words to {given.write} tokens in {times[name]:.3f} s")
+    found = {"table": rows, "seconds": times, "said": shown}
+    (given.out / "results.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
