@@ -27,6 +27,8 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/lean_teachers.py
 	$(BIN)/python benchmarks/large_vocabulary.py
+	$(BIN)/python benchmarks/imports.py
+	$(BIN)/python benchmarks/scale.py
 
 # Each set of extras is installed once, and again when setup.py changes.
 .venv/%: setup.py
