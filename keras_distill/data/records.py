@@ -1,7 +1,5 @@
 """The record of one example: a `tf.train.Example` with the bytes of each path's target."""
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
@@ -146,46 +144,45 @@ def form(path, config):
     return FORMS[config["kind"]](path, **{k: v for k, v in config.items() if k != "kind"})
 
 
-def serialize(key, view, data):
-    """One record, of one row of `{feature: bytes (rows, size)}`.
+def serialize(keys, views, data):
+    """The records of a batch, bytes (rows, size), of `{feature: bytes (rows, size)}`.
 
-    The bytes of `tf.train.Example`, whose messages are put together by hand: to make and encode
-    the objects takes several times as long, which counts where rows are small and many.
+    They are the bytes of `tf.train.Example`, put together here for all rows at once: to make and
+    encode the objects takes many times as long, which counts where rows are small and many. Every
+    number takes the ten bytes that the largest needs, so that all records have one layout.
     """
     parts = []
-    for name, row in data.items():
-        parts += [_before(name, row.nbytes), row.tobytes()]
-    for name, value in ((KEY, key), (VIEW, view)):
-        number = _varint(value % 2**64)
-        parts.append(_feature(name, _message(3, _message(1, number))))
-    return _message(1, b"".join(parts))
+    for name, values in data.items():
+        parts += [_before(name, 1, values.shape[1]), values]
+    for name, numbers in ((KEY, keys), (VIEW, views)):
+        parts += [_before(name, 3, 10), _varints(numbers)]
+    size = sum(part.shape[-1] for part in parts)
+    parts = [np.frombuffer(_message(1, bytes(size))[:-size], "uint8"), *parts]
+    return np.concatenate([np.broadcast_to(part, (len(keys), part.shape[-1])) for part in parts], 1)
 
 
-@functools.lru_cache(1000)
-def _before(name, size):
-    """What stands before the `size` bytes of a feature, always the same."""
-    return _feature(name, _message(1, _message(1, bytes(size))))[: -size or None]
-
-
-def _feature(name, content):
-    return _message(1, _message(1, name.encode()) + _message(2, content))
+def _before(name, kind, size):
+    """What stands before the `size` bytes of a feature: a list of bytes, 1, or of integers, 3."""
+    value = _message(2, _message(kind, _message(1, bytes(size))))
+    whole = _message(1, _message(1, name.encode()) + value)
+    return np.frombuffer(whole[: len(whole) - size], "uint8")
 
 
 def _message(field, content):
     """A field of bytes or of a message, as Protocol Buffers have it on the wire."""
-    return bytes([field << 3 | 2]) + _varint(len(content)) + content
+    length, size = [], len(content)
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([field << 3 | 2, *length, size]) + content
 
 
-def _varint(number):
-    """Seven bits a byte, the lowest first; the eighth says that more come."""
-    if number < 128:
-        return bytes([number])
-    found = bytearray()
-    while number > 127:
-        found.append(number & 127 | 128)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+def _varints(numbers):
+    """64-bit integers, seven bits a byte, the lowest first; the eighth says that more come."""
+    shifts = np.arange(0, 70, 7).astype("uint64")
+    found = (np.asarray(numbers, "int64").view("uint64")[:, None] >> shifts) & np.uint64(127)
+    found[:, :-1] |= np.uint64(128)
+    return found.astype("uint8")
 
 
 def parse(forms, records):

@@ -198,9 +198,9 @@ def _write(batch, live, writer, seen, own):
     for path, form in live.forms.items():
         data.update(form.encode(taken[path]))
     new = rows[fresh]
-    for at, (key, view) in enumerate(zip(keys[new].tolist(), prints[new].tolist())):
-        record = records.serialize(key, view, {name: value[at] for name, value in data.items()})
-        writer.add(key, view, record)
+    whole = records.serialize(keys[new], prints[new], data)
+    for key, view, record in zip(keys[new].tolist(), prints[new].tolist(), whole):
+        writer.add(key, view, record.tobytes())
     seen.add(keys[new], prints[new])
 
 

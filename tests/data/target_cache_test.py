@@ -111,13 +111,18 @@ def test_float16_is_close(tmp_path):
 
 
 def test_a_record_is_what_tensorflow_writes():
-    rows = {"output": np.arange(200, dtype="uint8"), "empty": np.zeros(0, "uint8")}
-    for key, view in ((0, 127), (128, 2**63 - 1), (-1, -(2**63))):
-        example = tf.train.Example.FromString(records.serialize(key, view, rows))
-        found = example.features.feature
+    keys, views = [0, 127, 128, -1], [2**63 - 1, -(2**63), 1, -300]
+    data = {"output": np.arange(4 * 200, dtype="uint8").reshape(4, 200),
+            "empty": np.zeros((4, 0), "uint8")}  # fmt: skip
+    written = [row.tobytes() for row in records.serialize(keys, views, data)]
+    for at, record in enumerate(written):
+        found = tf.train.Example.FromString(record).features.feature
         assert {*found} == {"output", "empty", "key", "input"}
-        assert all(found[name].bytes_list.value == [row.tobytes()] for name, row in rows.items())
-        assert [found[name].int64_list.value for name in ("key", "input")] == [[key], [view]]
+        assert all(found[name].bytes_list.value == [data[name][at].tobytes()] for name in data)
+        assert [found[name].int64_list.value for name in ("key", "input")] == [
+            [keys[at]], [views[at]]]  # fmt: skip
+    spec = {"key": tf.io.FixedLenFeature([], tf.int64)}
+    np.testing.assert_array_equal(tf.io.parse_example(written, spec)["key"], keys)
 
 
 def test_more_shards_than_files_that_may_be_open(cache, monkeypatch):
