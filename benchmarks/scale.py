@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -226,7 +227,8 @@ def soak(args):
         distiller = Distiller(workload.student(), teacher=CachedTeacher())
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile("adam", loss, metrics=["accuracy"])
-        distiller.fit(read_targets(data, folder), epochs=10**6, verbose=0, callbacks=[resident])
+        with warnings.catch_warnings(action="ignore"):  # a dataset is not shuffled by `fit`
+            distiller.fit(read_targets(data, folder), epochs=10**6, verbose=0, callbacks=[resident])
     points = np.array(resident.points)
     slope = float(np.polyfit(*points[len(points) // 2 :].T, 1)[0])
     print("| epoch | minutes | MB resident |\n|---|---|---|")

@@ -124,7 +124,7 @@ class Seen:
 
 def checksum(rows):
     """One number for all rows of an index, and so for the records that they describe."""
-    return zlib.crc32(rows.tobytes())
+    return zlib.crc32(rows.view("uint8"))
 
 
 def read_index(path):
