@@ -19,7 +19,7 @@ In all of them the prompt counts for nothing: what is learned is to answer.
 dictionary FOLDOC. Other pairs: `--tsv=FILE` or `--tfds=NAME`, with `--text=` and `--label=` for the
 columns of questions and answers.
 
-`--tiny` tries it out in under a minute: its numbers and its answers mean nothing. A killed run goes
+`--tiny --limit=64` tries it out: its numbers and its answers mean nothing. A killed run goes
 on from the end of the last epoch when the same command is given again. `--chat` is a conversation
 in the terminal with a trained student; each question is answered for itself.
 """

@@ -16,8 +16,8 @@ any labels, to put every sentence where the teacher puts it.
     python examples/sentence_embeddings.py --tsv=FILE --text=document --label=title \
         --encoder=DIR/minilm
 
-The first column holds the documents, the second what they are searched by. `--tiny` tries it out
-in under a minute, with a random encoder: its numbers mean nothing. A killed run goes on from the
+The first column holds the documents, the second what they are searched by. `--tiny` tries
+it out in minutes, with a random encoder: its numbers mean nothing. A killed run goes on from the
 end of the last epoch when the same command is given again. `docs/results.md` says what was run.
 """
 

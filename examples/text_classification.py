@@ -24,7 +24,7 @@ of Hugging Face. Other texts, other encoders:
     python examples/text_classification.py --tsv=FILE --text=long --label=section --classes=25 \
         --encoder=DIR/minilm
 
-`--tiny` tries it out in under a minute, with a random encoder: its numbers mean nothing. A killed
+`--tiny --limit=64` tries it out, with a random encoder: its numbers mean nothing. A killed
 run goes on from the end of the last epoch when the same command is given again.
 `docs/results.md` says what was run.
 """

@@ -5,7 +5,6 @@ from keras import ops
 
 from keras_distill.losses import masks
 
-CHUNK = 64
 ROUNDING = 2e-7
 
 
@@ -14,7 +13,7 @@ def products(x):
     return ops.matmul(x, ops.transpose(x))
 
 
-def over_anchors(function, sides, chunk=CHUNK):
+def over_anchors(function, sides, chunk):
     """`function(*sides, *anchors)` of all rows as anchors, at most `chunk` of them at a time.
 
     `sides` are matrices with a row for every anchor, and so is what `function` gives. Past `chunk`
