@@ -148,15 +148,19 @@ def compiled(cases, jit_compile):
 
 
 def compiled_gradient(make_case, name, shape, jit_compile):
-    """By XLA a case alone; as a graph one case's part of what all of them give, traced once."""
+    """One case's part of what its family gives, compiled as one function."""
     key = f"{name}-{title(shape)}"
-    together = {} if jit_compile else graphs(make_case)
+    together = compiled_family(make_case, LOSSES[name].__module__, jit_compile)
     return together[key] if together else compiled({key: make_case(name, shape)}, jit_compile)[key]
 
 
 @functools.cache
-def graphs(make_case):
-    return compiled({case.id: make_case(*case.values) for case in EVERY}, jit_compile=False)
+def compiled_family(make_case, module, jit_compile):
+    """All cases of the losses of one file; of logits alone where the case is about them."""
+    values = [case.values for case in (EVERY if make_case is weighted else OF_LOGITS)]
+    family = [(name, shape) for name, shape in values if LOSSES[name].__module__ == module]
+    made = {f"{name}-{title(shape)}": make_case(name, shape) for name, shape in family}
+    return compiled(made, jit_compile)
 
 
 def weighted(name, shape):
