@@ -35,7 +35,8 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
-from language import BATCH, file_name, fit, loaded, table, tokens_of
+from language import BATCH, file_name, fit, table, tokens_of
+from training import loaded
 
 from keras_distill import Distiller, Term, losses, models
 from keras_distill.data import generate, on_policy, prompt_masked
@@ -243,7 +244,8 @@ def measured(task, teacher, run):
         divergence += float(tf.reduce_sum(gap * weight))
         tokens += float(tf.reduce_sum(weight))
     speaker = Speaker(task)
-    words = [word for prompt in prompts[:20] for word in "".join(speaker.pieces(prompt)).split()]
+    asked = prompts[: 4 if run.given.tiny else 20]
+    words = [word for prompt in asked for word in "".join(speaker.pieces(prompt)).split()]
     return {
         "perplexity": float(np.exp(loss / tokens)), "KL to the teacher": divergence / tokens,
         "distinct-1": distinct(words, 1), "distinct-2": distinct(words, 2),
@@ -283,8 +285,8 @@ def arguments(given=None):
                         help="talk to a trained model")  # fmt: skip
     parser.add_argument("--temperature", default=0.5, type=float, help="of the conversation")
     parser.add_argument("--tokens", default=4000, type=int, help="the tokenizer's, at most")
-    parser.add_argument("--length", default=96, type=int, help="tokens of a prompt and its answer")
-    parser.add_argument("--width", default=256, type=int, help="the hidden size")
+    parser.add_argument("--length", default=64, type=int, help="tokens of a prompt and its answer")
+    parser.add_argument("--width", default=192, type=int, help="the hidden size")
     parser.add_argument("--depth", default=6, type=int, help="the teacher's layers")
     parser.add_argument("--repeat", default=4, type=int, help="how often an epoch has a dialogue")
     parser.add_argument("--limit", type=int, help="only the first pairs of each split")

@@ -53,13 +53,6 @@ def tokens_of(x):
     return sum(int(mask.sum()) for name, mask in x.items() if name.endswith("padding_mask"))
 
 
-def loaded(file, tiny):
-    """A trained task."""
-    task = keras.saving.load_model(file, compile=False)
-    task.run_eagerly = tiny
-    return task
-
-
 def file_name(name):
     return name.lower().replace(", ", "_").replace(" ", "_")
 

@@ -33,8 +33,9 @@ import bart
 import data
 import keras
 import numpy as np
-from language import file_name, fit, loaded, table, tokens_of
+from language import file_name, fit, table, tokens_of
 from rouge_score import rouge_scorer
+from training import loaded
 
 from keras_distill import Distiller, Term, losses, models
 from keras_distill.data import generate, prompt_masked
@@ -232,7 +233,8 @@ def longer(task, length, summary_length):
     config = {**task.backbone.get_config(), "max_sequence_length": max(length, summary_length)}
     backbone = type(task.backbone).from_config(config)
     long = bart.task(backbone, task.preprocessor.tokenizer, length, summary_length)
-    long.compile(sampler="greedy", run_eagerly=task.run_eagerly)
+    eager = task.run_eagerly
+    long.compile(sampler="greedy", run_eagerly=eager, jit_compile=not eager)
     return long
 
 

@@ -41,7 +41,7 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from training import speed, train, warmed_up
+from training import loaded, speed, train, warmed_up
 
 from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses, models, recipes
 from keras_distill.data import read_targets, write_targets
@@ -180,7 +180,7 @@ class Run:
             task = self.pretrained()
             self.fit(Distiller(task), self.batches("train", 0), file, self.given.teacher_epochs,
                      self.given.rate, task)  # fmt: skip
-        return keras.saving.load_model(file, compile=False)
+        return loaded(file, self.given.tiny)
 
     def fit(self, distiller, batches, file, epochs, rate, task):
         steps = epochs * -(-len(self.texts) // BATCH)
@@ -221,7 +221,7 @@ class Run:
                     alpha=self.given.alpha,
                 )  # fmt: skip
             self.fit(distiller, batches, file, epochs, rate, teacher)
-        return keras.saving.load_model(file, compile=False), file
+        return loaded(file, self.given.tiny), file
 
 
 """
@@ -238,8 +238,7 @@ def measured(model, file, texts, labels):
     logits = model.predict(tf.constant(texts), batch_size=64, verbose=0)
     preprocess = getattr(model, "preprocessor", None) or (lambda strings: strings)
     inputs = preprocess(tf.constant((texts * BATCH)[:BATCH]))
-    run = tf.function(lambda x: model(x, training=False))
-    fast = speed(run, inputs)
+    fast = speed(model, inputs)
     return {
         "accuracy": float(np.mean(logits.argmax(-1) == labels)),
         "parameters": model.count_params(),

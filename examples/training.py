@@ -1,11 +1,13 @@
 """Trains a model of an example so that a killed run goes on from the last epoch's end."""
 
+import functools
 import shutil
 import sys
 import time
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 
 class TokensASecond(keras.callbacks.Callback):
@@ -53,23 +55,32 @@ def train(distiller, data, file, *, epochs, tokens, **fit):
     shutil.rmtree(backup, ignore_errors=True)
 
 
-def speed(function, inputs, sizes=(1, 32), runs=30, warmup=3):
-    """Milliseconds a call and examples a second of `function`, by batch size: medians.
+def loaded(file, eagerly):
+    """A model that `train` has written; `eagerly` for a few calls, which graphs do not repay."""
+    model = keras.saving.load_model(file, compile=False)
+    model.run_eagerly = eagerly
+    return model
+
+
+def speed(model, inputs, sizes=(1, 32), runs=30, warmup=3):
+    """Milliseconds a call and examples a second of a model, by batch size: medians.
 
     Args:
-        function: of a batch, such as a model.
+        model: called as in inference, by a compiled function; eagerly if it `run_eagerly`.
         inputs: a tensor or a dict of tensors of at least as many examples as the largest size.
         sizes: the sizes of a batch.
         runs: how many calls are timed.
         warmup: how many calls go before them.
     """
+    run = functools.partial(model, training=False)
+    run = run if model.run_eagerly else tf.function(run)
     found = {}
     for size in sizes:
         batch = keras.tree.map_structure(lambda value, size=size: value[:size], inputs)
         times = []
         for _ in range(warmup + runs):
             started = time.perf_counter()
-            keras.tree.map_structure(np.asarray, function(batch))
+            keras.tree.map_structure(np.asarray, run(batch))
             times.append(time.perf_counter() - started)
         median = float(np.median(times[warmup:]))
         found[size] = {"ms": 1e3 * median, "examples_a_second": size / median}
