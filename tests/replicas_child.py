@@ -68,14 +68,14 @@ def parts(name, structure):
     return named if isinstance(structure, dict) else list(named.values())
 
 
-def network(width, side):
+def network(heads, width, side):
     """A head of its own for every loss, a hidden layer for hints, and one for labels."""
     x = keras.Input((5,), name="x")
-    masks = {tokens: keras.Input((tokens,), name=f"mask{tokens}") for tokens in lengths()}
+    masks = {tokens: keras.Input((tokens,), name=f"mask{tokens}") for tokens in lengths(heads)}
     inner = keras.Sequential([keras.layers.Dense(width, "tanh", name="hint")], name="inner")
     hidden = keras.Sequential([inner], name="outer")(x)
     outputs = {"label": keras.layers.Dense(1, name="label")(hidden)}
-    for name, head in HEADS.items():
+    for name, head in heads.items():
         names = keras.tree.flatten(parts(name, head[side]))
         for part, shape in zip(names, in_order(head[side]), strict=True):
             # not linear: a loss that ignores a shift must train the bias too
@@ -103,16 +103,16 @@ def in_order(structure):
     return leaves(structure)
 
 
-def lengths():
-    return sorted({tokens_of(loss, shape) for loss, shape, _ in HEADS.values()} - {0})
+def lengths(heads):
+    return sorted({tokens_of(loss, shape) for loss, shape, _ in heads.values()} - {0})
 
 
 def paths(name, structure):
     return keras.tree.map_structure(lambda part: f"output:{part}", parts(name, structure))
 
 
-def terms():
-    for name, (loss, student, teacher) in HEADS.items():
+def terms(heads):
+    for name, (loss, student, teacher) in heads.items():
         loss = type(loss).from_config(loss.get_config())  # what it remembers is a strategy's own
         tokens = tokens_of(loss, student)
         mask = ("sample_weight", f"input:mask{tokens}") if tokens else "sample_weight"
@@ -127,12 +127,10 @@ def terms():
     )
 
 
-def data(size, labels):
+def data(size, labels, heads=HEADS):
     random = np.random.default_rng(size)
-    x = {
-        "x": random.normal(size=(size, 5)).astype("float32"),
-    }
-    for tokens in lengths():
+    x = {"x": random.normal(size=(size, 5)).astype("float32")}
+    for tokens in lengths(heads):
         kept = np.arange(tokens) <= random.integers(0, tokens, (size, 1))
         x[f"mask{tokens}"] = kept.astype("float32")
     weight = random.uniform(0.1, 3, size).astype("float32")
@@ -145,13 +143,15 @@ def fill(variables, seed):
         variable.assign(random.normal(size=variable.shape) * 0.5)
 
 
-def train(strategy, size, batch_size, weighted, optimizer="sgd", steps_per_execution=1):
+def train(
+    strategy, size, batch_size, weighted, heads=HEADS, optimizer="sgd", steps_per_execution=1
+):
     """The weights and the logs after two epochs without labels."""
-    x, y, weight = data(size, lambda random, size: random.integers(0, CLASSES, size))
+    x, y, weight = data(size, lambda random, size: random.integers(0, CLASSES, size), heads)
     with strategy.scope() if strategy else contextlib.nullcontext():
-        student, teacher = network(6, 1), network(9, 2)
+        student, teacher = network(heads, 6, 1), network(heads, 9, 2)
         fill(teacher.trainable_variables, 1)
-        distiller = Distiller(student, teacher=teacher, terms=list(terms()), alpha=1.0)
+        distiller = Distiller(student, teacher=teacher, terms=list(terms(heads)), alpha=1.0)
         distiller.compile(
             optimizer=OPTIMIZERS[optimizer](),
             loss=None,
@@ -310,6 +310,7 @@ CASES = {
     "last batch of one, several steps an execution": {
         "size": 9, "batch_size": 4, "weighted": False,
         "steps_per_execution": 2, "optimizer": "momentum",
+        "heads": {name: head for name, head in HEADS.items() if name.endswith("_0")},
     },
 }  # fmt: skip
 
