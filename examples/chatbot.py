@@ -19,9 +19,9 @@ In all of them the prompt counts for nothing: what is learned is to answer.
 dictionary FOLDOC. Other pairs: `--tsv=FILE` or `--tfds=NAME`, with `--text=` and `--label=` for the
 columns of questions and answers.
 
-`--tiny --limit=64` tries it out: its numbers and its answers mean nothing. A killed run goes
-on from the end of the last epoch when the same command is given again. `--chat` is a conversation
-in the terminal with a trained student; each question is answered for itself.
+`--tiny --limit=64` tries it out in under a minute: its numbers and its answers mean nothing. A
+killed run goes on from the end of the last epoch when the same command is given again. `--chat` is
+a conversation in the terminal with a trained student; each question is answered for itself.
 """
 
 import argparse
@@ -244,7 +244,7 @@ def measured(task, teacher, run):
         divergence += float(tf.reduce_sum(gap * weight))
         tokens += float(tf.reduce_sum(weight))
     speaker = Speaker(task)
-    asked = prompts[: 4 if run.given.tiny else 20]
+    asked = prompts[: 1 if run.given.tiny else 20]
     words = [word for prompt in asked for word in "".join(speaker.pieces(prompt)).split()]
     return {
         "perplexity": float(np.exp(loss / tokens)), "KL to the teacher": divergence / tokens,
@@ -272,9 +272,9 @@ def seconds_a_token(task, prompt, runs):
     return float(np.median(times[1:]))
 
 
-def samples(task, prompts, count=4):
+def samples(task, prompts):
     speaker = Speaker(task, temperature=0)
-    return [(prompt, "".join(speaker.pieces(prompt))) for prompt in prompts[:count]]
+    return [(prompt, "".join(speaker.pieces(prompt))) for prompt in prompts]
 
 
 def arguments(given=None):
@@ -315,7 +315,8 @@ def main(given=None):
     for name, task in found.items():
         rows[name] = measured(task, teacher, run)
     print(f"\n{len(run.prompts):,} pairs, test split\n\n{table(rows)}\n")
-    said = {name: samples(task, run.splits["test"][0]) for name, task in found.items()}
+    asked = run.splits["test"][0][: 1 if given.tiny else 4]
+    said = {name: samples(task, asked) for name, task in found.items()}
     for name, pairs in said.items():
         print(f"{name}: {pairs[0][0].strip()} -> {pairs[0][1]}")
     (given.out / "results.json").write_text(json.dumps({"table": rows, "said": said}, indent=1))

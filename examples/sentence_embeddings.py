@@ -17,7 +17,7 @@ any labels, to put every sentence where the teacher puts it.
         --encoder=DIR/minilm
 
 The first column holds the documents, the second what they are searched by. `--tiny` tries
-it out in minutes, with a random encoder: its numbers mean nothing. A killed run goes on from the
+it out in a minute, with a random encoder: its numbers mean nothing. A killed run goes on from the
 end of the last epoch when the same command is given again. `docs/results.md` says what was run.
 """
 
@@ -192,22 +192,41 @@ def word_pairs(folder):
     return found
 
 
-def measured(model, file, preprocess, test, pairs, reference):
+class Test:
+    """The texts of the table, made into tokens once for all models.
+
+    Args:
+        documents: texts.
+        queries: what each of them is searched by.
+        pairs: of words, as `word_pairs` gives them.
+        preprocess: makes tokens of strings.
+    """
+
+    def __init__(self, documents, queries, pairs, preprocess):
+        def read(texts):
+            return strings(texts).map(tokens(preprocess)).cache()
+
+        self.documents, self.queries = read(documents), read(queries)
+        self.pairs = {
+            name: ([read(list(words)) for words in zip(*pairs, strict=True)], judged)
+            for name, (pairs, judged) in pairs.items()
+        }
+        self.timed = preprocess(tf.constant((documents * 32)[:32]))
+
+
+def measured(model, file, test, reference):
     """One row of the table, and the documents' nearest neighbours."""
     from scipy.stats import spearmanr
 
-    def embed(texts):
-        return model.predict(strings(texts).map(tokens(preprocess)), verbose=0)
-
-    documents, queries = embed(test[0]), embed(test[1])
-    place, near = ranks(queries, documents), neighbours(documents)
+    documents = model.predict(test.documents, verbose=0)
+    place, near = ranks(model.predict(test.queries, verbose=0), documents), neighbours(documents)
     row = {f"recall@{k}": float(np.mean(place < k)) for k in (1, 10)}
-    for name, (words, judged) in pairs.items():
-        one, other = (embed([pair[side] for pair in words]) for side in (0, 1))
+    for name, (words, judged) in test.pairs.items():
+        one, other = (model.predict(side, verbose=0) for side in words)
         row[name] = float(spearmanr((one * other).sum(1), judged).statistic)
     same = [len(ours & theirs) / len(ours) for ours, theirs in zip(near, reference or near)]
     row["agreement"] = float(np.mean(same))
-    fast = speed(model, preprocess(tf.constant((test[0] * 32)[:32])))
+    fast = speed(model, test.timed)
     return {
         **row,
         "parameters": model.count_params(),
@@ -262,23 +281,23 @@ def main(given=None):
     found = data.columns(given, [given.text, given.label], "synopsis.tsv")
     learned = {name: column[: given.limit] for name, column in found["train"].items()}
     texts = [text for column in learned.values() for text in column]
-    test = [found[given.split][name][: given.documents] for name in (given.text, given.label)]
+    asked = [found[given.split][name][: given.documents] for name in (given.text, given.label)]
     keras.utils.set_random_seed(0)
     backbone, preprocess = encoders.encoder(given, texts)
-    teacher, pairs = embedder(backbone, "teacher"), word_pairs(given.data)
+    teacher, test = embedder(backbone, "teacher"), Test(*asked, word_pairs(given.data), preprocess)
     cut = embedder(models.shrink(backbone, depth=2), "cut")
     rows, near = {}, None
     for name, model in (("teacher", teacher), ("2 layers, only cut", cut)):
         file = given.out / f"{model.name}.keras"
         model.save(file)
         model.run_eagerly = given.tiny
-        row, found_near = measured(model, file, preprocess, test, pairs, near)
+        row, found_near = measured(model, file, test, near)
         near, rows[name] = near or found_near, [row]
         print(f"{name}: {row}", flush=True)
     for seed in range(given.seeds):
         for arm in given.arms:
             model, file = distilled(given, arm, texts, teacher, backbone, preprocess, seed)
-            row, _ = measured(model, file, preprocess, test, pairs, near)
+            row, _ = measured(model, file, test, near)
             rows.setdefault(f"2 layers, {arm}", []).append(row)
         print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{table(rows)}\n")
     (given.out / f"{given.split}.json").write_text(json.dumps(rows, indent=1))

@@ -18,9 +18,9 @@ once for each token, so a student keeps the encoder and loses decoder blocks. It
     python examples/summarization.py --tsv=FILE --text=article --label=highlights
     python examples/summarization.py --tfds=gigaword --text=document --label=summary
 
-`--tiny --limit=64` tries it out: its numbers and its summaries mean nothing. A killed run
-goes on from the end of the last epoch when the same command is given again. What is trained and
-written is kept, so that the same command measures the times alone anew.
+`--tiny --limit=64` tries it out in under a minute: its numbers and its summaries mean nothing. A
+killed run goes on from the end of the last epoch when the same command is given again. What is
+trained and written is kept, so that the same command measures the times alone anew.
 """
 
 import argparse

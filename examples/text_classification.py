@@ -30,6 +30,7 @@ run goes on from the end of the last epoch when the same command is given again.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import re
@@ -173,6 +174,7 @@ class Run:
     def pretrained(self):
         return classifier(self.given, self.texts, len(self.names))
 
+    @functools.cached_property
     def teacher(self):
         file = self.given.out / "teacher.keras"
         if not file.exists():
@@ -194,33 +196,34 @@ class Run:
         train(distiller, batches, file, epochs=epochs, tokens=self.tokens,
               validation_data=self.batches("valid"))  # fmt: skip
 
-    def targets(self, teacher):
+    @functools.cached_property
+    def targets(self):
         """The cache of what the teacher says of the training texts."""
-        terms = token_terms(three_layers(teacher, None), teacher)
-        terms += example_terms(None, teacher)
+        terms = token_terms(three_layers(self.teacher, None), self.teacher)
+        terms += example_terms(None, self.teacher)
         asked = keras.tree.flatten([term.teacher for term in terms])
-        source = ModelTeacher(teacher, preprocess=teacher.preprocessor)
+        source = ModelTeacher(self.teacher, preprocess=self.teacher.preprocessor)
         folder = str(self.given.out / "targets")
         write_targets(source, self.batches("train"), folder, paths=asked)
         return folder
 
-    def student(self, name, arm, seed, teacher):
+    def student(self, name, arm, seed):
         """The student `name`, trained as an arm of `arms(name)`."""
         make, terms, epochs, rate = STUDENTS[name]
         epochs = self.given.epochs or epochs
         file = self.given.out / f"{re.sub('[^a-z0-9]+', '_', name)}-{arm}-{seed}.keras"
         if not file.exists():
             keras.utils.set_random_seed(seed)
-            cut_from = self.pretrained() if arm == "alone" else teacher
+            cut_from = self.pretrained() if arm == "alone" else self.teacher
             student, batches = make(cut_from, self.texts), self.batches("train", seed)
             distiller = Distiller(student)
             if arm == "distilled":
-                batches = read_targets(batches, self.targets(teacher))
+                batches = read_targets(batches, self.targets)
                 distiller = Distiller(
-                    student, teacher=CachedTeacher(), terms=terms(student, teacher),
+                    student, teacher=CachedTeacher(), terms=terms(student, self.teacher),
                     alpha=self.given.alpha,
                 )  # fmt: skip
-            self.fit(distiller, batches, file, epochs, rate, teacher)
+            self.fit(distiller, batches, file, epochs, rate, self.teacher)
         return loaded(file, self.given.tiny), file
 
 
@@ -298,12 +301,12 @@ def main(given=None):
     given.out.mkdir(parents=True, exist_ok=True)
     run = Run(given)
     texts, labels = run.splits[given.split]
-    teacher = run.teacher()
-    rows = {("teacher", ""): [measured(teacher, given.out / "teacher.keras", texts, labels)]}
+    row = measured(run.teacher, given.out / "teacher.keras", texts, labels)
+    rows = {("teacher", ""): [row]}
     for seed in range(given.seeds):
         for name in given.students:
             for arm in arms(name):
-                model, file = run.student(name, arm, seed, teacher)
+                model, file = run.student(name, arm, seed)
                 rows.setdefault((name, arm), []).append(measured(model, file, texts, labels))
         print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{table(rows)}\n")
     results = [{"student": key, "seeds": found} for key, found in rows.items()]

@@ -66,14 +66,18 @@ def speed(model, inputs, sizes=(1, 32), runs=30, warmup=3):
     """Milliseconds a call and examples a second of a model, by batch size: medians.
 
     Args:
-        model: called as in inference, by a compiled function; eagerly if it `run_eagerly`.
+        model: called as in inference, by a compiled function; if it `run_eagerly`, eagerly and
+            once.
         inputs: a tensor or a dict of tensors of at least as many examples as the largest size.
         sizes: the sizes of a batch.
         runs: how many calls are timed.
         warmup: how many calls go before them.
     """
     run = functools.partial(model, training=False)
-    run = run if model.run_eagerly else tf.function(run)
+    if model.run_eagerly:
+        runs, warmup = 1, 0
+    else:
+        run = tf.function(run)
     found = {}
     for size in sizes:
         batch = keras.tree.map_structure(lambda value, size=size: value[:size], inputs)
