@@ -46,17 +46,18 @@ def kl_of_top_k(top, y_pred, temperature, factor):
     that of their sum in proportion to `q`, the student's probabilities among them, so that `q` is
     the only array over all classes that is kept.
     """
+    log_teacher = ops.stop_gradient(log_with_tail(top))
 
     @ops.custom_gradient
     def divergence(y_pred):
         ids = ops.cast(top.ids, "int32")
-        kept = ops.take_along_axis(y_pred, ids, axis=-1)
-        others = placed(y_pred, ids, ops.full_like(kept, LOWEST)) / temperature
-        kept = ops.maximum(kept / temperature, LOWEST)
+        logits = y_pred / temperature
+        kept = ops.maximum(ops.take_along_axis(logits, ids, axis=-1), LOWEST)
+        # LOWEST is put in after the division, which XLA's rounding would not undo in the softmax.
+        others = placed(logits, ids, ops.full_like(kept, LOWEST))
         q = ops.softmax(others, axis=-1)
         rest = ops.max(others, axis=-1, keepdims=True) - ops.log(ops.max(q, -1, keepdims=True))
         log_student = log_probabilities(ops.concatenate([kept, rest], axis=-1))
-        log_teacher = log_with_tail(top)
 
         def gradient(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream

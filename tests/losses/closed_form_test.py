@@ -64,3 +64,11 @@ def test_top_k_where_the_student_gives_the_rest_nothing():
     sure = np.where(np.arange(7) == TEACHER.argmax(-1)[..., None], 200.0, -200.0).astype("float32")
     values, gradient = with_gradient(lambda z: closed_form.kl_of_top_k(top(1), z, T, FACTOR), sure)
     assert np.isfinite(values).all() and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("k", [3, 7])  # of all classes nothing is left: no NaN by XLA's rounding
+def test_top_k_by_xla(k):
+    def ours(y_pred):
+        return closed_form.kl_of_top_k(top(k), y_pred, 3.0, FACTOR)
+
+    same(with_gradient(tf.function(ours, jit_compile=True), STUDENT), with_gradient(ours, STUDENT))
