@@ -1,5 +1,8 @@
 """Datasets of strings: the student's preprocessor, a teacher's own view, and what is refused."""
 
+import pathlib
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -251,11 +254,20 @@ def test_a_language_model_learns_from_one_with_another_tokenizer():
     # what each predicts: "ab c d ␣ab end" and "a b cd ␣ a b end"; the student knows "Ġa", not "Ġab"
     assert seen["spans:student"].numpy().tolist()[0][:3] == [1, 2, 2]
     assert seen["spans:teacher"].numpy().tolist()[0][:3] == [1, 1, 2]
-    distiller.compile(keras.optimizers.SGD(0.1), CE)
-    graph = distiller.fit(["abcd ab", "dab"], batch_size=2, verbose=0).history
-    assert np.isfinite(graph["loss"]).all()
     with pytest.raises(ValueError, match="give `fit` strings"):
         distiller.fit(student.preprocessor(["abcd ab"])[0], np.zeros((1, 8)), verbose=0)
+    with pytest.warns(UserWarning, match="no partner"):
+        names = run_page(student=student, teacher=teacher)
+    assert np.isfinite(names["distiller"].history.history["shared"]).all()
+
+
+def run_page(**models):
+    """What the code of the page on vocabularies makes of two language models."""
+    page = pathlib.Path(__file__).parents[1] / "docs" / "vocabularies.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    names = {**models, "cross_entropy": CE, "texts": ["abcd ab", "dab"]}
+    exec(compile("\n".join(blocks), page.name, "exec"), names)
+    return names
 
 
 def test_spans_need_two_language_models():
