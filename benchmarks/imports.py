@@ -2,11 +2,12 @@
 
 How it is measured:
 
-- Imports: each in a child process that says its CPU and wall time since it began. "keras" is
-  `import keras` on TensorFlow. Children alternate (A B C, C B A, ...); the first round, which may
-  read from a cold disk and write bytecode, is thrown away. Medians; ratios are taken within a
-  round. `import keras_distill` is lazy and alone imports nothing, so `import keras` goes before it;
-  the third arm uses it: `Distiller`, `Term` and `losses`.
+- Imports: each in a child process that says its CPU time since it began, which is Python's own
+  start too, and the wall time of the import. "keras" is `import keras` on TensorFlow. Children
+  alternate (A B C, C B A, ...); the first round, which may read from a cold disk and write
+  bytecode, is thrown away. Medians; ratios are taken within a round. `import keras_distill` is lazy
+  and alone imports nothing, so `import keras` goes before it; the third arm uses it: `Distiller`,
+  `Term` and `losses`.
 - First steps: the workloads of `step_overhead.py`, on data of one batch. From the making of the
   step (the distiller and its `compile`; for the floor its taps and the optimizer's variables) to
   the end of the first step: the first `fit` looks at the first batch, builds, traces and runs.

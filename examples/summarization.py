@@ -62,8 +62,8 @@ def teacher_of(given, texts):
 """
 ## The students
 
-All start from the same cut, with the teacher's weights: the whole encoder, and one or two of the
-decoder's blocks, evenly from the first.
+All start from the same cut, with the teacher's weights: the whole encoder, and `--student-depth` of
+the decoder's blocks, evenly from the first.
 
 Padding counts for nothing. In the outputs and the decoder it is the sample weight that says so, in
 the encoder its padding mask. The cross-attention of a summary's token runs over the tokens of the

@@ -6,8 +6,8 @@ import tensorflow as tf
 from keras_distill.batch import TopK
 from keras_distill.data import packing
 
-KEY = "key"  # the features that every record has beside the targets
-VIEW = "input"
+KEY = "//key"  # the features that every record has beside the targets; no path has such a name
+VIEW = "//input"
 QUANTIZED = "uint8"
 
 

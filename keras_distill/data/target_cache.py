@@ -198,9 +198,13 @@ def _write(batch, live, writer, seen, own):
     for path, form in live.forms.items():
         data.update(form.encode(taken[path]))
     new = rows[fresh]
-    whole = records.serialize(keys[new], prints[new], data)
-    for key, view, record in zip(keys[new].tolist(), prints[new].tolist(), whole):
-        writer.add(key, view, record.tobytes())
+    step = max(1, 2**24 // sum(values.shape[-1] for values in data.values()))  # 16 MB at once
+    for start in range(0, new.size, step):
+        some = slice(start, start + step)
+        at = new[some]
+        whole = records.serialize(keys[at], prints[at], {k: v[some] for k, v in data.items()})
+        for key, view, record in zip(keys[at].tolist(), prints[at].tolist(), whole):
+            writer.add(key, view, record.tobytes())
     seen.add(keys[new], prints[new])
 
 

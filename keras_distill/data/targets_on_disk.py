@@ -116,7 +116,7 @@ class TargetsOnDisk:
             raise ValueError(f"{self.path} was written for something else: {'; '.join(found)}.")
 
     def _record(self, number, offset, size, crc):
-        data = self._map(number)[offset : offset + size]
+        data = self._map(self._local(number))[offset : offset + size]
         if zlib.crc32(data) != crc:
             raise ValueError(
                 f"{self.shards[number]['name']} in {self.path} is damaged or foreign: a record's "
@@ -171,34 +171,40 @@ class TargetsOnDisk:
         self.keys = self.index["key"][self.order]
         if not self.rows:
             raise ValueError(f"{self.path} holds no rows.")
-        self._map = functools.lru_cache(_open_files())(self._mapped)
-        self._copies = None
+        self._map = functools.lru_cache(_open_files())(_mapped)
+        self._files, self._copies = {}, None
 
-    def _mapped(self, number):
-        """The bytes of a shard, mapped into memory: a map keeps its file open."""
-        with open(self._local(self.shards[number]["name"]), "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def _local(self, number):
+        """The local file of a shard, copied once where the cache is not local."""
+        if number not in self._files:
+            name = self.shards[number]["name"]
+            path = shards.join(self.path, name)
+            self._files[number] = path if os.path.exists(path) else self._copied(path, name)
+        return self._files[number]
 
-    def _local(self, name):
-        path = shards.join(self.path, name)
-        if os.path.exists(path):
-            return path
+    def _copied(self, path, name):
         if self._copies is None:
             self._copies = tempfile.mkdtemp(prefix="targets-")
             weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
-        copy = os.path.join(self._copies, name)
-        tf.io.gfile.copy(path, copy, overwrite=True)
-        return copy
+        part = tempfile.mktemp(dir=self._copies)  # of this thread: others may copy it too
+        tf.io.gfile.copy(path, part)
+        return os.replace(part, copy := os.path.join(self._copies, name)) or copy
+
+
+def _mapped(path):
+    """The bytes of a file, mapped into memory: a map keeps its file open."""
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _open_files():
-    """How many shards to hold open: half of what a process may."""
+    """How many shards a cache holds open: a quarter of what a process may."""
     try:
         import resource  # not on Windows
     except ImportError:
         return 4096
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 2**16 if limit == resource.RLIM_INFINITY else max(1, limit // 2)
+    return 2**16 if limit == resource.RLIM_INFINITY else max(1, limit // 4)
 
 
 def identity(header):

@@ -10,6 +10,7 @@ from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.losses.softened import expectation, forward_kl
 
 RULED_OUT = -1e9  # the score of a key that a query may not see
+LOW = -1e2  # no key that a query may see has so low a score
 PADDING = -1e30  # lower still: a padded key counts for no query at all
 
 
@@ -158,8 +159,9 @@ class AttentionMSE(_AttentionLoss):
         heads: `None` to compare head by head, `"mean"` or `"sum"` to compare the heads' mean or
             summed scores, which allows another number of heads. Defaults to `None`.
         cross: whether the keys are tokens of another sequence than the queries, as in a decoder's
-            attention to its encoder. The mask then counts the queries alone; keys that are ruled
-            out are those of very low scores, as taps show padded ones. Defaults to `False`.
+            attention to its encoder. The mask then counts the queries alone; keys whose scores
+            of the teacher are -1e2 or lower, as those of padding are, count for nothing.
+            Defaults to `False`.
         threshold: scores at or below it count as 0, `None` for no limit. TextBrewer has -1e-3
             without a mask and none with one. Defaults to `-1e2`.
         name: the loss's name. Defaults to `"attention_mse"`.
@@ -180,14 +182,18 @@ class AttentionMSE(_AttentionLoss):
         - [Jiao et al., 2020](https://arxiv.org/abs/1909.10351)
     """
 
-    def __init__(self, heads=None, threshold=-1e2, cross=False, name="attention_mse", **kwargs):
+    def __init__(self, heads=None, threshold=LOW, cross=False, name="attention_mse", **kwargs):
         super().__init__(heads, cross, name, **kwargs)
         self.threshold = threshold
 
     def call(self, y_true, y_pred, mask=None):
-        difference = self._clipped(y_true) - self._clipped(y_pred)
-        squares = ops.mean(ops.square(difference), axis=1)
-        return masks.mean_over_tokens(squares, self._keys(mask))
+        squares = ops.square(self._clipped(y_true) - self._clipped(y_pred))
+        if not self.cross:
+            return masks.mean_over_tokens(ops.mean(squares, axis=1), mask)
+        limit = LOW if self.threshold is None else min(LOW, self.threshold)
+        seen = self._merged(y_true) > limit
+        count = masks.at_least_one(ops.sum(ops.cast(seen, squares.dtype), axis=-1))
+        return ops.mean(ops.sum(ops.where(seen, squares, 0.0), axis=-1) / count, axis=1)
 
     def _clipped(self, scores):
         scores = self._merged(scores)

@@ -5,7 +5,12 @@ from keras import ops
 
 from keras_distill.feature_maps import unit
 from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities
+from keras_distill.losses.softened import (
+    LOWEST,
+    SoftenedLoss,
+    forward_kl,
+    log_probabilities,
+)
 from keras_distill.schedules import value_at
 
 DIVERGENCES = ("kl", "mse")
@@ -25,8 +30,10 @@ class _Softened(SoftenedLoss):
     def _diverge(self, teacher, student):
         if self.divergence == "kl":
             temperature = self.temperature_now(student)
-            sides = (log_probabilities(side / temperature) for side in (teacher, student))
-            return temperature**2 * forward_kl(*sides)
+            # finite after the division, which XLA's rounding would not undo in the softmax
+            sides = (ops.maximum(side / temperature, LOWEST) for side in (teacher, student))
+            return temperature**2 * forward_kl(*map(log_probabilities, sides))
+        teacher, student = (ops.maximum(side, LOWEST) for side in (teacher, student))
         apart = ops.softmax(teacher, axis=-1) - ops.softmax(student, axis=-1)
         return ops.sum(ops.square(apart), axis=-1)
 
@@ -71,9 +78,9 @@ class ChannelWise(_Softened):
         return ops.mean(self._diverge(teacher, student), axis=-1)
 
     def _by_channel(self, maps):
-        """(batch, channels, positions), finite."""
+        """(batch, channels, positions)."""
         maps = ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))
-        return ops.swapaxes(ops.maximum(maps, -1e30), 1, 2)
+        return ops.swapaxes(maps, 1, 2)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

@@ -6,6 +6,7 @@ from keras import ops
 from keras_distill.losses import masks
 
 ROUNDING = 2e-7
+CHUNK = 64  # anchors whose differences from all rows are held at a time
 
 
 def products(x):
@@ -44,12 +45,28 @@ def squared_distances(x, present):
 
     `d^2(i, j) = <x_i, x_i> + <x_j, x_j> - 2 <x_i, x_j>` needs no array of (batch, batch, width).
     What the subtraction leaves of rounding, some `2e-7` of the squared lengths, is taken for zero.
+    GPUs and TPUs round the factors of a product to 11 bits or fewer, too few for a difference of
+    products: there it is the squares of differences.
     """
+    if not products_are_exact():
+        return over_anchors(_squares_of_differences, [x], CHUNK)
     gram = products(centred(x, present))
     lengths = ops.diagonal(gram)
     lengths = ops.expand_dims(lengths, 0) + ops.expand_dims(lengths, 1)
     square = lengths - 2.0 * gram
     return ops.where(square > ROUNDING * lengths, square, 0.0)
+
+
+def _squares_of_differences(x, anchors):
+    difference = ops.expand_dims(anchors, 1) - ops.expand_dims(x, 0)
+    return ops.sum(ops.square(difference), axis=-1)
+
+
+def products_are_exact():
+    """Whether products of float32 matrices are float32: on CPUs, and PyTorch unless it is told."""
+    if keras.backend.backend() == "torch":
+        return True
+    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
 def pairs(present):

@@ -143,4 +143,5 @@ def _cosines(squares, anchors):
     inverse = ops.where(apart, 1.0 / lengths, 0.0)
     one, other = ops.expand_dims(anchors, 2), ops.expand_dims(anchors, 1)
     product = 0.5 * (one + other - ops.expand_dims(squares, 0))
-    return product * ops.expand_dims(inverse, 2) * ops.expand_dims(inverse, 1)
+    cosines = product * ops.expand_dims(inverse, 2) * ops.expand_dims(inverse, 1)
+    return ops.clip(cosines, -1.0, 1.0)  # rounding counts where examples nearly coincide

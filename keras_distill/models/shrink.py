@@ -87,7 +87,7 @@ def _task(teacher, choice, width, tokens, name):
     if sizes.config_of(backbone) is None:
         raise ValueError(
             f"`{teacher.name}` cannot be cut: the config of its backbone, a "
-            f"`{type(backbone).__name__}`, has neither `num_layers` nor `stackwise_num_blocks`."
+            f"`{type(backbone).__name__}`, has none of: {', '.join(sizes.DEPTHS)}."
         )
     config, selection = _plan(backbone, choice, width, tokens)
     old, new = backbone.get_config().get("hidden_dim"), config.get("hidden_dim")
@@ -116,7 +116,7 @@ def _graph(teacher, choice, width, tokens, name):
     if not graph_cut.is_graph(teacher):
         raise ValueError(
             f"`{teacher.name}` (a {type(teacher).__name__}) cannot be cut: it is neither "
-            "functional nor sequential, and its config has no `num_layers`."
+            f"functional nor sequential, and its config has none of: {', '.join(sizes.DEPTHS)}."
         )
     student, selection = graph_cut.cut(teacher, choice, name)
     copied_weights.copy(student, teacher, selection, copied_weights.Rows())

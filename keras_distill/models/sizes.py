@@ -30,9 +30,10 @@ def config_of(model):
         return None
     if not any(key in config for key in DEPTHS):
         return None
-    for key in inspect.signature(kind.__init__).parameters:  # some configs leave arguments out
-        if key not in ("self", "args", "kwargs", "dtype") and hasattr(model, key):
-            config.setdefault(key, getattr(model, key))
+    for key, parameter in inspect.signature(kind.__init__).parameters.items():
+        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if named and key not in ("self", "dtype") and hasattr(model, key):
+            config.setdefault(key, getattr(model, key))  # some configs leave arguments out
     return config
 
 
@@ -56,12 +57,19 @@ def cut_depth(config, stacks, choice, name):
         raise ValueError(
             f"`{name}` has one depth for all its stacks (`num_layers`). Received: {depths}"
         )
-    positions = [old - stacks[stack][0] for stack, each in kept.items() for old in each.values()]
-    config = {**config, "num_layers": len(positions) // len(stacks)}
-    for key, value in config.items():  # what differs from block to block is listed there
-        if key.startswith("layer") and isinstance(value, (list, tuple)) and len(value) == count:
-            config[key] = [value[position] for position in positions[: config["num_layers"]]]
-    return config, blocks.Selection(kept)
+    stack, each = next(iter(kept.items()))
+    positions = [old - stacks[stack][0] for old in each.values()]
+    config = {**config, "num_layers": len(positions)}
+    return {**config, **_listed(config, "layer", count, positions)}, blocks.Selection(kept)
+
+
+def _listed(config, prefix, count, positions):
+    """What differs from block to block and is listed in a config, at the positions kept."""
+    return {
+        key: [value[position] for position in positions]
+        for key, value in config.items()
+        if key.startswith(prefix) and isinstance(value, (list, tuple)) and len(value) == count
+    }
 
 
 def _two_sided(config, stacks, choice, name):
@@ -79,8 +87,15 @@ def _two_sided(config, stacks, choice, name):
         )
     if not found:
         raise ValueError(f"`{name}` cannot be cut in depth: each side has one block.")
+    for side in {*SIDES} - {*deep.values()}:
+        if isinstance(choice.layers, dict) and side in choice.layers:
+            choice.of(side, 1)  # refuses blocks that are not there
     kept = selected({stack: stacks[stack] for (stack,) in found.values()}, choice)
-    cut = {key: len(kept[stack]) for key, (stack,) in found.items()}
+    cut = {}
+    for key, (stack,) in found.items():
+        positions = [old - stacks[stack][0] for old in kept[stack].values()]
+        cut.update(_listed(config, f"{deep[key]}_layer", config[key], positions))
+        cut[key] = len(positions)
     return {**config, **cut}, blocks.Selection(kept)
 
 

@@ -117,12 +117,12 @@ def test_a_record_is_what_tensorflow_writes():
     written = [row.tobytes() for row in records.serialize(keys, views, data)]
     for at, record in enumerate(written):
         found = tf.train.Example.FromString(record).features.feature
-        assert {*found} == {"output", "empty", "key", "input"}
+        assert {*found} == {"output", "empty", "//key", "//input"}
         assert all(found[name].bytes_list.value == [data[name][at].tobytes()] for name in data)
-        assert [found[name].int64_list.value for name in ("key", "input")] == [
+        assert [found[name].int64_list.value for name in ("//key", "//input")] == [
             [keys[at]], [views[at]]]  # fmt: skip
-    spec = {"key": tf.io.FixedLenFeature([], tf.int64)}
-    np.testing.assert_array_equal(tf.io.parse_example(written, spec)["key"], keys)
+    spec = {"//key": tf.io.FixedLenFeature([], tf.int64)}
+    np.testing.assert_array_equal(tf.io.parse_example(written, spec)["//key"], keys)
 
 
 def test_more_shards_than_files_that_may_be_open(cache, monkeypatch):
@@ -131,6 +131,18 @@ def test_more_shards_than_files_that_may_be_open(cache, monkeypatch):
     assert len(opened.shards) > 2
     assert right(read_targets(dataset().unbatch().shuffle(N).batch(8), opened)) == N
     assert opened._map.cache_info().currsize == 2
+
+
+def test_shards_of_another_machine_are_copied_once(cache, monkeypatch):
+    copied = []
+    copy = tf.io.gfile.copy
+    monkeypatch.setattr(targets_on_disk, "_open_files", lambda: 2)
+    monkeypatch.setattr(targets_on_disk.os.path, "exists", lambda path: False)
+    monkeypatch.setattr(tf.io.gfile, "copy", lambda *a, **k: (copied.append(a[0]), copy(*a, **k)))
+    opened = TargetsOnDisk(cache)
+    for _ in range(2):
+        opened.verify()
+    assert len(copied) == len({*copied}) == len(opened.shards) > 2
 
 
 def test_sample_of_a_key_column(tmp_path):

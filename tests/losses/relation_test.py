@@ -2,11 +2,12 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 from backends import array, tensor, tensorflow_only, tf
 
-from keras_distill.losses import RelationalAngle, RelationalDistance
+from keras_distill.losses import RelationalAngle, RelationalDistance, geometry
 
 RANDOM = np.random.default_rng(0)
 TEACHER, STUDENT = RANDOM.normal(size=(5, 4)), RANDOM.normal(size=(5, 3))
@@ -45,7 +46,9 @@ def deviations(measure, number, teacher, student):
     "kind, measure, number", [(RelationalDistance, relative, 2), (RelationalAngle, cosine, 3)]
 )
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_is_the_mean_over_tuples(kind, measure, number, scale):
+@pytest.mark.parametrize("exact", [True, False])
+def test_is_the_mean_over_tuples(kind, measure, number, scale, exact, monkeypatch):
+    monkeypatch.setattr(geometry, "products_are_exact", lambda: exact)
     student = STUDENT * [scale, 1.0, 1.0]  # far apart too, where the loss is linear
     expected = deviations(measure, number, TEACHER, student)
     np.testing.assert_allclose(call(kind(), TEACHER, student).mean(), np.mean(expected), 1e-5)
@@ -98,7 +101,9 @@ def test_in_chunks_is_the_whole(function, size, chunk):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_distances_past_a_chunk_are_those_of_the_formula():
+@pytest.mark.parametrize("exact", [True, False])
+def test_distances_past_a_chunk_are_those_of_the_formula(exact, monkeypatch):
+    monkeypatch.setattr(geometry, "products_are_exact", lambda: exact)
     teacher, student = RANDOM.normal(size=(70, 4)), RANDOM.normal(size=(70, 3))
     expected = np.mean(deviations(lambda x, i, j: np.linalg.norm(x[i] - x[j]) / mean(x), 2,
                                   teacher, student))  # fmt: skip
@@ -110,8 +115,10 @@ def mean(x):
     return distances.sum() / (len(x) * (len(x) - 1))
 
 
-def test_near_examples_keep_their_distance():
+@pytest.mark.parametrize("exact", [True, False])
+def test_near_examples_keep_their_distance(exact, monkeypatch):
     """Far from the origin a difference of squares would lose it."""
+    monkeypatch.setattr(geometry, "products_are_exact", lambda: exact)
     near = np.array([[100.0, 0.0], [100.001, 0.0], [100.0, 0.003]], "float32").astype("float64")
     expected = np.mean(deviations(relative, 2, TEACHER[:3], near))
     np.testing.assert_allclose(call(RelationalDistance(), TEACHER[:3], near).mean(), expected, 1e-5)
@@ -120,3 +127,10 @@ def test_near_examples_keep_their_distance():
 def test_a_chunk_is_positive():
     with pytest.raises(ValueError, match="`chunk` must be positive. Received: chunk=0"):
         RelationalAngle(chunk=0)
+
+
+def test_products_are_exact_on_processors(monkeypatch):
+    assert geometry.products_are_exact()
+    if keras.backend.backend() != "torch":
+        monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0", "gpu:0"])
+        assert not geometry.products_are_exact()

@@ -167,7 +167,39 @@ def test_a_decoder_may_lose_blocks_alone():
     assert (one.encoder_num_layers, one.decoder_num_layers) == (1, 1)
     with pytest.raises(ValueError, match="each side has one block"):
         models.shrink(one, depth=1)
+    uneven = models.shrink(teacher, layers={"encoder": [0, 1, 2], "decoder": [2]})
+    with pytest.raises(ValueError, match=r"positions in \[0, 1\), the blocks of `decoder`.*\[5\]"):
+        models.shrink(uneven, layers={"encoder": [0, 1], "decoder": [5]})
     assert models.shrink(teacher, width=0.5).decoder_num_heads == 2
+
+
+def test_what_a_config_lists_by_block_is_cut_with_the_blocks():
+    """As T5Gemma lists the kinds of attention of each side."""
+    config = {
+        "encoder_num_layers": 4, "decoder_num_layers": 2,
+        "encoder_layer_types": ["sliding", "full", "full", "sliding"],
+        "decoder_layer_types": ["full", "sliding"], "encoder_layer_norms": [1, 2],
+    }  # fmt: skip
+    stacks = {"encoder_block_": [0, 1, 2, 3], "decoder_block_": [0, 1]}
+    choice = Choice(layers={"encoder": [0, 2], "decoder": [1]})
+    cut, _ = sizes.cut_depth(config, stacks, choice, "t5gemma")
+    assert cut == {
+        "encoder_num_layers": 2, "decoder_num_layers": 1,
+        "encoder_layer_types": ["sliding", "full"], "decoder_layer_types": ["sliding"],
+        "encoder_layer_norms": [1, 2],
+    }  # fmt: skip
+
+
+def test_what_a_constructor_hands_on_is_no_part_of_the_config():
+    class Sized(hub.BertBackbone):
+        def __init__(self, **sizes):
+            super().__init__(**sizes)
+            self.sizes = sizes
+
+        def get_config(self):
+            return {"num_layers": 1}
+
+    assert sizes.config_of(Sized(**SIZES, **SHORT)) == {"num_layers": 1}
 
 
 def test_a_resnet_keeps_the_first_blocks_of_its_stages():
