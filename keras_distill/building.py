@@ -1,6 +1,7 @@
 """What a distiller builds before its first step, and what its step reads."""
 
 import keras
+import numpy as np
 
 from keras_distill import checks, first_batch, schedules
 from keras_distill.batch import Batch
@@ -39,6 +40,23 @@ def reducible(distiller, logs):
     return keras.tree.map_structure(lambda value: tf.reshape(value, (1,)), logs)
 
 
+def teachers_jit(distiller):
+    """Whether XLA can compile all teachers, of which Keras, which does not track them, asks none.
+
+    A function may do anything: of it that is not known.
+    """
+    found = [one for teacher in distiller.teachers.values() for one in _models(teacher)]
+    known = all(isinstance(model, keras.Model) for model in found)
+    return known and all(layer.supports_jit for model in found for layer in model._flatten_layers())
+
+
+def _models(teacher):
+    members = getattr(teacher, "members", None)
+    if members is not None:
+        return [model for member in members.values() for model in _models(member)]
+    return [teacher.model] if hasattr(teacher, "model") else []
+
+
 def unbuilt(distiller):
     """The terms whose projector or loss waits for a batch."""
     return [term for term in distiller.terms if term.trains and term not in distiller.built_terms]
@@ -74,7 +92,8 @@ def look(distiller, batch):
     Runs eagerly and in inference mode, and leaves the student's state as it was.
     """
     batch = keras.tree.map_structure(_tensor, batch)
-    distiller.first_batch = batch  # for callbacks that measure on a batch
+    if not hasattr(distiller, "first_batch"):
+        distiller.first_batch = batch  # for callbacks that measure on a batch
     student = distiller.student
     before = [(v, v.numpy()) for v in student.non_trainable_variables]
     with schedules.at(0):
@@ -170,6 +189,13 @@ def _size(model):
     if not isinstance(model, keras.layers.Layer):
         return ""
     return f", {model.count_params():,} parameters" if model.built else ", not built"
+
+
+def tensors(batch):
+    """A batch whose arrays are tensors: eagerly Keras hands on what it was given."""
+    return keras.tree.map_structure(
+        lambda value: tf.convert_to_tensor(value) if isinstance(value, np.ndarray) else value, batch
+    )
 
 
 def _tensor(value):

@@ -28,13 +28,14 @@ def compare(run, about, seeds, data):
     best = _best(run, seeds, data("valid"))
     models = {"teacher": run.model("teacher")}
     models.update({arm: run.model(f"{arm}-{best}") for arm in ARMS})
-    inputs, labels = _arrays(test)
-    results = {**about, **_measured(run, seeds, test), **_pictures(models, test, inputs, labels)}
+    held = [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in test]  # in one order
+    inputs = _together([x for x, _ in held])
+    results = {**about, **_measured(run, seeds, held), **_pictures(models, held, inputs)}
     results["latency"] = report.latency(models, _first(inputs, 1))
-    _export(run, about["name"], models, _first(inputs, CHECKED))
     report.write(run.path, results)
     print(report.table(report.summaries(results)))
     print(f"\nThe report: {run.path / 'report.html'}")
+    _export(run, about["name"], models, _first(inputs, CHECKED))
     return results
 
 
@@ -65,7 +66,8 @@ def _best(run, seeds, valid):
     return max(seeds, key=accuracy)
 
 
-def _pictures(models, test, inputs, labels):
+def _pictures(models, test, inputs):
+    _, labels = report.predictions(models["teacher"], test)
     log_probs = {arm: report.predictions(model, test)[0] for arm, model in models.items()}
     reliability = {arm: report.reliability(found, labels) for arm, found in log_probs.items()}
     return {"reliability": reliability, "doubts": report.doubts(inputs, labels, log_probs)}
@@ -76,17 +78,16 @@ def _export(run, name, models, examples):
     export.write_student(models["teacher"], run.path / "teacher.keras")
     shutil.rmtree(run.path / "serving", ignore_errors=True)
     path = export.write_saved_model(models["distilled"], run.path / "serving", name=name)
-    expected = models["distilled"].predict(examples, verbose=0)
+    expected = export.answers(models["distilled"], examples)
     difference = export.check_saved_model(path, examples, expected)
     count = len(keras.tree.flatten(examples)[0])
     print(f"{path}: reloaded, differs by at most {difference:.1e} over {count} test examples.")
 
 
-def _arrays(dataset):
-    """All of a dataset's inputs and labels, in memory."""
-    pairs = [(batch[0], batch[1]) for batch in dataset]
+def _together(batches):
+    """All inputs of some batches, as arrays."""
     return keras.tree.map_structure(
-        lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *pairs
+        lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *batches
     )
 
 

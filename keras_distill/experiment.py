@@ -44,7 +44,8 @@ class Experiment:
 
     Raises:
         TypeError: What must be a function is none.
-        ValueError: A number is out of its range, or the name cannot name a folder.
+        ValueError: A number is out of its range, the name cannot name a folder, or a list of terms
+            holds weights, which the seeds would share.
 
     Example:
 
@@ -60,6 +61,7 @@ class Experiment:
                  teacher_optimizer=None):  # fmt: skip
         if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
             raise ValueError(f"`name` must be usable as a folder's name. Received: name={name!r}")
+        _check_terms(terms)
         self.name, self.terms, self.loss, self.metrics = name, terms, loss, metrics
         self.student, self.teacher = _maker("student", student), _maker("teacher", teacher)
         self.data, self.optimizer = _maker("data", data, "split"), _maker("optimizer", optimizer)
@@ -101,6 +103,9 @@ class Experiment:
         report_page.check_plots()
         run = RunFolder(folder)
         settings = {**self._settings(), "cached": cache is not None}
+        run.check(settings, overwrite=overwrite, resume=resume)
+        if not (resume and run.is_trained("teacher")):
+            self.rehearse()  # before a run that is there is deleted
         run.open(settings, overwrite=overwrite, resume=resume)
         if not run.is_trained("teacher"):
             self.keep_teacher(run, callbacks=callbacks)
@@ -135,7 +140,7 @@ class Experiment:
         settings = {"name": self.name, **settings.pop("options", {}), **settings}
         return {key: value for key, value in settings.items() if value is not None}
 
-    def _rehearse(self):
+    def rehearse(self, splits=("valid", "test")):
         """Puts all parts together once, so that what does not fit is said before any training."""
         teacher, student = self._new_teacher(), _model("student", self.student())
         for name, model in (("teacher", teacher), ("student", student)):
@@ -143,7 +148,7 @@ class Experiment:
         model = self._distiller(student, teacher)
         self._compile(model, self.optimizer)
         model.fit(self.data("train"), epochs=0, shuffle=False, verbose=0)
-        for split in ("valid", "test"):
+        for split in splits:
             report.measure(student, itertools.islice(self.data(split), 1), teacher)
 
     def _train_teacher(self, run, callbacks):
@@ -177,14 +182,12 @@ class Experiment:
         self._compile(model, self.optimizer)
         return student, model, train
 
-    def keep_teacher(self, run, file=None, callbacks=None):
-        """Puts the teacher into a run: a saved one, or the one that is trained here."""
-        if file is None:
-            self._rehearse()
+    def keep_teacher(self, run, model=None, callbacks=None):
+        """Puts the teacher into a run: a trained model, or the one that is trained here."""
+        if model is None:
             self._train_teacher(run, callbacks)
         else:
-            record = {"history": {}, "seconds": 0.0}
-            run.keep("teacher", keras.saving.load_model(file, compile=False), record)
+            run.keep("teacher", model, {"history": {}, "seconds": 0.0})
 
     def _train_student(self, run, arm, seed, callbacks, cache):
         teacher = run.model("teacher") if arm == "distilled" else None
@@ -221,6 +224,17 @@ class Experiment:
 
 def _parts(term):
     return {name: value for name, value in vars(term).items() if not name.startswith("_")}
+
+
+def _check_terms(terms):
+    """Refuses a list of terms that one seed would hand to the next with what it has learned."""
+    for term in () if terms is None or callable(terms) else terms:
+        if term.remembers:
+            raise ValueError(
+                "`terms` must be a function `(student, teacher)` where a term has a projector of "
+                "its own or a loss that learns: each seed needs new ones. "
+                f"Received: a list with {term!r}"
+            )
 
 
 def _maker(name, function, *takes):

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_distill.export_check import check_saved_model
+from keras_distill.export_check import answers, check_saved_model
 
-__all__ = ["check_saved_model", "random_inputs", "write_saved_model", "write_student"]
+__all__ = ["answers", "check_saved_model", "random_inputs", "write_saved_model", "write_student"]
 
 # Operations of a graph that only hand on what the head computed.
 _PASSING = ("Identity", "Cast", "Reshape", "Squeeze")

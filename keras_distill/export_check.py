@@ -4,7 +4,9 @@ import subprocess
 import sys
 import tempfile
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 # What the fresh process runs: TensorFlow alone, on the CPU, with Keras out of reach.
 _RELOAD = """
@@ -47,6 +49,9 @@ def check_saved_model(path, inputs, expected, atol=1e-5):
     """
     with tempfile.TemporaryDirectory() as folder:
         given, got = os.path.join(folder, "inputs.npz"), os.path.join(folder, "outputs.npz")
+        if isinstance(inputs, (list, tuple)):
+            raise ValueError("Several `inputs` must be a dict of arrays by input name. "
+                             f"Received: a {type(inputs).__name__} of {len(inputs)}")
         np.savez(given, **(inputs if isinstance(inputs, dict) else {"__only__": inputs}))
         _run_fresh(os.path.abspath(path), given, got)
         with np.load(got) as outputs:
@@ -55,6 +60,17 @@ def check_saved_model(path, inputs, expected, atol=1e-5):
         raise ValueError(f"The reloaded SavedModel must agree with the model to atol={atol}. "
                          f"Received: a largest difference of {difference}, in {path!r}")
     return difference
+
+
+def answers(model, inputs):
+    """What a model returns for inputs on the CPU, as the fresh process does: arrays.
+
+    Args:
+        model: A `keras.Model`.
+        inputs: An array, or a dict of arrays by input name.
+    """
+    with tf.device("CPU:0"):  # GPUs round the factors of products to fewer bits
+        return keras.tree.map_structure(np.asarray, model(inputs, training=False))
 
 
 def _run_fresh(*arguments):

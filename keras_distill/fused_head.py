@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_distill import checks, fused, taps, weights_of
+from keras_distill import building, checks, fused, taps, weights_of
 from keras_distill.batch import Batch, TopK
 from keras_distill.fused.compiled import given_loss, given_metrics
 from keras_distill.fused.split import SplitModel
@@ -86,13 +86,22 @@ class FusedStep:
         """The student's logits; of `Labelled` inputs, what is known of each token."""
         if not isinstance(x, Labelled):
             return super().call(x, training=training)
-        hidden = tf.identity(self._of_student.body(x.x, training=training))
-        head = self._of_student.head(_silenced(hidden, [x.sample_weight]))
-        return self._judged(fused.measure(head, labels=x.labels, accuracy=self._judges_words))
+        hidden = self._hidden(self._of_student.body(x.x, training=training))
+        weights = _of_labels(hidden, Batch(*x, targets=None))
+        head = self._of_student.head(_silenced(hidden, [weights]))
+        measured = fused.measure(head, labels=x.labels, accuracy=self._judges_words)
+        return self._judged(measured, hidden)
+
+    def _hidden(self, output):
+        """The body's output, with the mask that logits would have."""
+        hidden = tf.identity(output)
+        if (mask := self._of_student.mask(output)) is not None:
+            hidden._keras_mask = mask
+        return hidden
 
     def test_step(self, data):
         """The student alone, by blocks."""
-        batch = Batch.unpack(data)
+        batch = building.tensors(Batch.unpack(data))
         x = batch.x if batch.labels is None else Labelled(*batch[:3])
         return super().test_step((x, batch.labels, batch.sample_weight))
 
@@ -101,12 +110,13 @@ class FusedStep:
         return taps.run(self._of_student.body, batch.x, paths, training=training)
 
     def _measure(self, features, targets, batch):
-        hidden = tf.identity(features["output"])  # without Keras's mask, which no logits have
+        hidden = self._hidden(features["output"])
         terms = [term for term in self.terms if _reads_logits(term)]
         weights = {term: weights_of.product(term.masks, "output", hidden, batch, term.name)
                    for term in terms}  # fmt: skip
-        labels = batch.labels if self._compile_loss is not None else None
-        found = [*weights.values()] + ([] if labels is None else [batch.sample_weight])
+        judged = self._compile_loss is not None or self._judges_words
+        labels = batch.labels if judged else None
+        found = [*weights.values()] + ([] if labels is None else [_of_labels(hidden, batch)])
         student = self._of_student.head(_silenced(hidden, found))
         labels = _in_range(labels, student)
         values = {}
@@ -116,7 +126,7 @@ class FusedStep:
                                      loss=term and term.loss,
                                      accuracy=self._judges_words)  # fmt: skip
             if labels is not None:
-                features["output"] = self._judged(measured)
+                features["output"] = self._judged(measured, hidden)
             labels = None  # once is enough
             values[term] = measured.divergence
         return {term: term._weighed(values[term], weights[term]) if term in values
@@ -135,15 +145,23 @@ class FusedStep:
             f"it spares. Received: a tensor of shape {tuple(target.shape)}. Cache with `top_k=...`."
         )
 
-    def _judged(self, measured):
+    def _judged(self, measured, hidden):
         right = measured.correct
         right = tf.zeros_like(measured.cross_entropy) if right is None else right
-        return tf.stack([measured.cross_entropy, right], axis=-1)
+        judged = tf.stack([measured.cross_entropy, right], axis=-1)
+        if (mask := getattr(hidden, "_keras_mask", None)) is not None:
+            judged._keras_mask = mask
+        return judged
 
 
 def _reads_logits(term):
     paths = keras.tree.flatten([term.student, term.teacher])
     return any(path.partition(":")[0] == "output" for path in paths)
+
+
+def _of_labels(hidden, batch):
+    """What weighs the labels' loss: the sample weight, and Keras's mask."""
+    return weights_of.product(("sample_weight",), "output", hidden, batch, "labels")
 
 
 def _silenced(values, weights):

@@ -33,17 +33,22 @@ class TakesText:
                 given.pop(taken, None)
         return super().fit(**given)
 
-    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None,
-                 **kwargs):  # fmt: skip
-        if is_text(x):
-            given = {"x": x, "y": y, "batch_size": batch_size, "sample_weight": sample_weight}
-            x, y, batch_size, sample_weight = _piped(self, given), None, None, None
-        return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+    def evaluate(self, *args, **kwargs):
+        return super().evaluate(**self._read_texts(keras.Model.evaluate, args, kwargs))
 
-    def predict(self, x, batch_size=None, **kwargs):
-        if is_text(x):
-            x, batch_size = _piped(self, {"x": x, "batch_size": batch_size}), None
-        return super().predict(x, batch_size, **kwargs)
+    def predict(self, *args, **kwargs):
+        return super().predict(**self._read_texts(keras.Model.predict, args, kwargs))
+
+    def _read_texts(self, function, args, kwargs):
+        """The arguments by name, with batches of tokens in the place of texts."""
+        given = inspect.signature(function).bind(self, *args, **kwargs).arguments
+        del given["self"]
+        given |= given.pop("kwargs", {})  # Keras's own, without names in the signature
+        if is_text(given.get("x")):
+            given["x"] = _piped(self, given)
+            for taken in ("y", "sample_weight", "batch_size"):
+                given.pop(taken, None)
+        return given
 
 
 def is_text(x):

@@ -41,17 +41,24 @@ class RunFolder:
             FileExistsError: There is a run, or a part of one, and it is to be kept.
             ValueError: The run to go on with has other settings: the message says which.
         """
-        held = [name for name in WRITTEN if (self.path / name).exists()]
-        if resume and RUN in held:
-            self._same(settings)
-        elif held and not overwrite:
-            raise FileExistsError(_why_refused(self.path, held, resume))
-        else:
-            self._remove(held)
+        self.check(settings, overwrite=overwrite, resume=resume)
+        if not (resume and RUN in self._held()):
+            self._remove(self._held())
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / RUN, settings)
         (self.path / "arms").mkdir(exist_ok=True)
         self._remove_unfinished()
+
+    def check(self, settings, *, overwrite=False, resume=False):
+        """Raises what `open` would, and changes nothing."""
+        held = self._held()
+        if resume and RUN in held:
+            self._same(settings)
+        elif held and not overwrite:
+            raise FileExistsError(_why_refused(self.path, held, resume))
+
+    def _held(self):
+        return [name for name in WRITTEN if (self.path / name).exists()]
 
     def keep(self, key, model, record):
         """Writes a trained model, then what is known of its training."""

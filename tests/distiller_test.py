@@ -6,7 +6,16 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_distill import Distiller, ModelTeacher, Term, losses
+from keras_distill import (
+    CachedTeacher,
+    Distiller,
+    EnsembleTeacher,
+    ModelTeacher,
+    Supervision,
+    Term,
+    building,
+    losses,
+)
 from keras_distill.callbacks import TeacherAgreement
 
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
@@ -475,3 +484,88 @@ def test_a_head_of_one_unit_has_no_distribution_over_classes():
     distiller.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
     with pytest.raises(ValueError, match="one unit.*BinaryKLDivergence"):
         distiller.fit(X, Y % 2, verbose=0)
+
+
+def test_alpha_is_not_trained():
+    alpha = keras.Variable(0.25)
+    distiller = made(alpha=alpha, optimizer="adam")
+    distiller.fit(X, Y, verbose=0)
+    assert float(alpha) == 0.25 and all(v is not alpha for v in distiller.trainable_variables)
+
+
+def test_compiled_again_without_a_loss_it_has_no_labels():
+    distiller = made(loss=CE)
+    distiller.fit(X, Y, verbose=0)
+    distiller.compile(keras.optimizers.SGD(0.0))
+    logs = distiller.fit(X, verbose=0).history
+    assert logs["loss"] == pytest.approx(logs["kl_divergence"]) and logs["label_loss"] == [0.0]
+    assert len(distiller.train_on_batch(X)) == len(logs)
+
+
+def test_inputs_of_mixed_precision_are_the_students():
+    """Ids past 256 that come as floats are other ids in bfloat16."""
+    inputs = keras.Input((1,))
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    words = layers.Flatten(dtype=policy)(layers.Embedding(999, 3, dtype=policy)(inputs))
+    student = keras.Model(inputs, words)
+    student.dtype_policy = policy
+    ids = np.arange(400, 432, dtype="float32")[:, None]
+    distiller = Distiller(student)
+    distiller.compile("sgd", CE)
+    np.testing.assert_array_equal(distiller.predict(ids, 8, 0), student.predict(ids, verbose=0))
+    expected = CE(Y, student(ids).numpy().astype("float32"))
+    assert distiller.evaluate(ids, Y, 32, 0) == pytest.approx(float(expected), rel=1e-2)
+
+
+def test_eagerly_arrays_are_batches_too():
+    distiller = made()
+    distiller.compile("sgd", CE, run_eagerly=True)
+    logs = distiller.train_on_batch(X, Y, sample_weight=np.ones(32), return_dict=True)
+    targets = {"output": net(8)(X).numpy()}
+    cached = Distiller(net(), teacher=CachedTeacher())
+    cached.compile("sgd", CE, run_eagerly=True)
+    found = cached.train_on_batch(X, Supervision(Y, targets), return_dict=True)
+    assert np.isfinite(logs["loss"]) and np.isfinite(found["loss"])
+
+
+@keras.saving.register_keras_serializable(package="distiller_test")
+class Late(keras.Model):
+    """A student that is built by its first batch."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.head = layers.Dense(4, name="hidden"), layers.Dense(3, name="head")
+
+    def call(self, x):
+        return self.head(self.hidden(x))
+
+
+def test_a_student_may_be_evaluated_before_it_is_built():
+    term = Term("mse", student="hidden", teacher="hidden", projector="auto")
+    distiller = made(student=Late(), terms=[term])
+    distiller.evaluate(X, Y, verbose=0)
+    distiller.fit(X, Y, verbose=0)
+    distiller.compile("sgd", CE)
+    assert np.isfinite(distiller.fit(X, Y, verbose=0).history["loss"]).all()
+
+
+def test_a_teacher_that_xla_cannot_compile_is_asked_too():
+    inputs = keras.Input((6,))
+    words = layers.Reshape((6, 1))(inputs)
+    recurrent = keras.Model(inputs, layers.Dense(3)(layers.LSTM(4)(words)))
+    recurrent.get_layer(index=2).supports_jit = False  # as Keras sets it where cuDNN is
+    assert building.teachers_jit(made())
+    for teacher in (recurrent, lambda x: x[:, :3], EnsembleTeacher([net(), recurrent])):
+        distiller = made(teacher=teacher)
+        assert not building.teachers_jit(distiller) and not distiller.jit_compile
+
+
+def test_teacher_agreement_leaves_out_what_has_no_weight():
+    distiller, weight = made(), (np.arange(32) < 20).astype("float32")
+    x = np.where(weight[:, None] > 0, X, np.nan)
+    data = tf.data.Dataset.from_tensor_slices((x, Y, weight)).batch(8)
+    history = distiller.fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data)]).history
+    teacher = distiller.teachers["teacher"].model
+    s, t = (model(X[:20]).numpy() for model in (distiller.student, teacher))
+    assert history["teacher_agreement"] == pytest.approx([(s.argmax(-1) == t.argmax(-1)).mean()])
+    assert np.isfinite(history["teacher_kl"]).all()

@@ -255,7 +255,7 @@ def test_what_does_not_fit_is_said_before_any_training(tmp_path, quick, changes,
     with pytest.raises((TypeError, ValueError), match=said):
         tiny(**changes).run(tmp_path, callbacks=never)
     assert Interrupt.fits == 0
-    assert not list((tmp_path / "arms").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_draws_the_report_is_missed_before_anything_is_written(tmp_path, monkeypatch):
@@ -273,3 +273,29 @@ def test_metrics_are_as_compile_takes_them(metrics):
     made._compile(student, made.optimizer)
     logs = student.fit(data("train"), verbose=0).history
     assert ("accuracy" in logs) == (metrics is not None)
+
+
+def test_a_list_of_terms_holds_no_weights():
+    terms = [Term("mse", student="hidden", projector=keras.layers.Dense(8))]
+    with pytest.raises(ValueError, match="`terms` must be a function.*projector"):
+        tiny(terms=terms)
+    assert tiny(terms=lambda student, teacher: terms) and tiny(terms=[Term("mse")])
+
+
+def test_a_run_that_is_there_outlives_a_mistake(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="No layer `nowhere`"):
+        tiny(terms=[Term("mse", student="nowhere")]).run(tmp_path, overwrite=True)
+    assert (tmp_path / "run.json").read_text() == "{}"
+
+
+def test_labels_may_have_an_axis_of_one_and_the_test_split_a_shuffle(tmp_path):
+    def shuffled(split):
+        dataset = data(split).unbatch().map(lambda x, y: (x, y[None]))
+        return dataset.shuffle(24).batch(8)
+
+    results = tiny(data=shuffled).run(tmp_path)
+    bins, count = results["reliability"]["teacher"], sum(results["reliability"]["teacher"]["count"])
+    right = sum(n * (a or 0) for a, n in zip(bins["accuracy"], bins["count"], strict=True))
+    accuracy = results["arms"]["teacher"]["seeds"][0]["accuracy"]
+    assert right / count == pytest.approx(accuracy)

@@ -253,3 +253,36 @@ def test_language_models_of_other_kinds(data, model):
     assert_alike(plain, fused)
     before = model(1, 8).get_weights()
     assert max(np.abs(a - b).max() for a, b in zip(before, fused[0])) > 1e-3
+
+
+def recurrent(seed, width):
+    keras.utils.set_random_seed(seed)
+    hidden = keras.layers.Embedding(WORDS, width, mask_zero=True)(inputs := keras.Input((TOKENS,)))
+    hidden = keras.layers.LSTM(width, return_sequences=True)(hidden)
+    return keras.Model(inputs, keras.layers.Dense(WORDS)(hidden))
+
+
+def test_a_dense_head_hands_on_keras_mask():
+    """Padding of an embedding with `mask_zero` counts for nothing, as without a fused head."""
+    rng = np.random.default_rng(0)
+    kept = np.arange(TOKENS) < np.array([6, 3, 5, 2])[:, None]
+    x = np.where(kept, rng.integers(1, WORDS, (ROWS, TOKENS)), 0)
+    y, found = rng.integers(0, WORDS, (ROWS, TOKENS)), []
+    for fused_head in (False, True):
+        distiller = Distiller(recurrent(0, 4), teacher=recurrent(1, 8), fused_head=fused_head)
+        distiller.compile(keras.optimizers.SGD(0.5), entropy(), weighted_metrics=["accuracy"])
+        logs = [distiller.train_on_batch(x, y, return_dict=True) for _ in range(2)]
+        found.append([*logs, distiller.evaluate(x, y, verbose=0, return_dict=True)])
+    for plain, fused_logs in zip(*found, strict=True):
+        assert plain == pytest.approx(fused_logs, rel=1e-4, abs=1e-6)
+
+
+def test_metrics_without_a_loss_are_of_the_labels(data):
+    x, y, _ = data
+    found = []
+    for fused_head in (False, True):
+        teacher = language_model(1, 8)
+        distiller = Distiller(language_model(0, 4), teacher=teacher, fused_head=fused_head)
+        distiller.compile(keras.optimizers.SGD(0.0), metrics=["accuracy"])
+        found.append(distiller.train_on_batch(x, y, return_dict=True)["accuracy"])
+    assert found[0] == pytest.approx(found[1])

@@ -86,15 +86,26 @@ def _shows(model, path, shape, paths):
     return bool(layer.weights) and not inner and "Normalization" not in type(layer).__name__
 
 
-def _draw(cka, student_paths, teacher_paths, filepath):
+def check_drawable(student, teacher):
+    """Raises what a picture of all layers would: no matplotlib, or no layers to find."""
+    _figure_class()
+    for model in (student, getattr(teacher, "model", None)):
+        _layers(model)
+
+
+def _figure_class():
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
             "A picture needs matplotlib: run `pip install keras_distill[examples]`."
         ) from error
+    return Figure
+
+
+def _draw(cka, student_paths, teacher_paths, filepath):
     size = [3 + 0.35 * len(paths) for paths in (student_paths, teacher_paths)]
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _figure_class()(figsize=size, layout="constrained")
     axis = figure.add_subplot()
     image = axis.imshow(cka, vmin=0, vmax=1, origin="lower", cmap="magma", aspect="auto")
     axis.set_xticks(range(len(student_paths)), student_paths, rotation=90, fontsize=7)

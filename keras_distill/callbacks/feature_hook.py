@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from keras_distill import taps
 from keras_distill.batch import Batch
-from keras_distill.callbacks.cka_heat_map import cka_heat_map, rows_of
+from keras_distill.callbacks.cka_heat_map import check_drawable, cka_heat_map, rows_of
 from keras_distill.losses import cka
+from keras_distill.teachers import ModelTeacher
 from keras_distill.term import Term
 
 
@@ -94,11 +95,16 @@ class FeatureHook(keras.callbacks.Callback):
         if self.looks_on and logs is not None:
             logs.update({f"{self.name}_{key}": value for key, value in self._measured().items()})
 
+        if self.heat_map is not None:
+            check_drawable(self.model.student, self._other())
+
     def on_train_end(self, logs=None):
         if self.heat_map is not None:
-            own = self.source == "self"
-            other = self.model.student if own else self.model.teachers[self.source]
-            cka_heat_map(self.model.student, other, self._probe().x, self.heat_map)
+            cka_heat_map(self.model.student, self._other(), self._probe().x, self.heat_map)
+
+    def _other(self):
+        own = self.source == "self"
+        return ModelTeacher(self.model.student) if own else self.model.teachers[self.source]
 
     def _measured(self):
         student, teacher = self._pair()
@@ -125,13 +131,7 @@ class FeatureHook(keras.callbacks.Callback):
         return features[self.student], targets[self.teacher]
 
     def _probe(self):
-        batch = self.probe or getattr(self.model, "first_batch", None)
-        if batch is None:
-            raise ValueError(
-                f"`{self.name}` has no batch to look at, since a distiller without terms keeps "
-                "none: give `probe`."
-            )
-        return batch
+        return self.probe or self.model.first_batch
 
 
 def _batch(probe):

@@ -7,7 +7,9 @@ import numpy as np
 
 from keras_distill import taps
 from keras_distill.batch import Batch
+from keras_distill.fused_head import FusedStep
 from keras_distill.term import logits_of
+from keras_distill.weights_of import product
 
 
 class TeacherAgreement(keras.callbacks.Callback):
@@ -37,12 +39,23 @@ class TeacherAgreement(keras.callbacks.Callback):
                 f"`TeacherAgreement`: no source `{self.source}`. There are: "
                 f"{', '.join(teachers) or 'none: the model is no `Distiller`'}."
             )
+        if isinstance(self.model, FusedStep):
+            raise ValueError(
+                "`TeacherAgreement` compares logits, which `fused_head=True` never makes: add a "
+                "term, whose value is logged, in its place."
+            )
+        for batch in self.data:
+            self._compare(Batch.unpack(batch))  # what does not fit is said before the first step
+            break
 
     def on_epoch_end(self, epoch, logs=None):
         rows = [self._compare(Batch.unpack(batch)) for batch in self.data]
         if not rows:
             raise ValueError("`TeacherAgreement`: `data` must hold at least one batch.")
-        agreement, divergence, *correct = (np.concatenate(parts).mean() for parts in zip(*rows))
+        weights, *values = (np.concatenate(parts) for parts in zip(*rows))
+        if not weights.any():
+            raise ValueError("`TeacherAgreement`: no row of `data` has a weight.")
+        agreement, divergence, *correct = (np.average(each, weights=weights) for each in values)
         if logs is not None:
             logs["teacher_agreement"] = float(agreement)
             logs["teacher_kl"] = float(divergence)
@@ -61,13 +74,17 @@ class TeacherAgreement(keras.callbacks.Callback):
         log_s, log_t = (_log_softmax(t) for t in (features[student], targets[teacher]))
         agree = log_t.argmax(-1) == log_s.argmax(-1)
         divergence = (np.exp(log_t) * (log_t - log_s)).sum(-1)
-        rows = [agree.ravel(), divergence.ravel()]
+        weights = product(("sample_weight",), student, features[student], batch, "TeacherAgreement")
+        weights = np.ones(agree.shape) if weights is None else np.asarray(weights)
+        weights = weights.reshape(weights.shape + (1,) * (agree.ndim - weights.ndim))
+        weights = np.broadcast_to(weights, agree.shape)
+        rows = [weights, agree, divergence]
         labels = None if batch.labels is None else np.asarray(batch.labels)
         if labels is not None and labels.shape == (*agree.shape, 1):
             labels = labels[..., 0]
         if labels is not None and labels.shape == agree.shape:
-            rows += [(log_t.argmax(-1) == labels).ravel(), (log_s.argmax(-1) == labels).ravel()]
-        return rows
+            rows += [log_t.argmax(-1) == labels, log_s.argmax(-1) == labels]
+        return [row[weights != 0] for row in rows]  # what does not count may be NaN
 
 
 def _log_softmax(tensor):

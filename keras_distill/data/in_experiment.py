@@ -24,7 +24,8 @@ def prepare(experiment, teacher, path, paths=None):
     if shards.read_json(shards.join(path, shards.HEADER)) is None or not _is_whole(path):
         write_targets(teacher, dataset, path, paths=paths, dtype="float32")
     cache = TargetsOnDisk(path)
-    read_targets(dataset, cache, teacher=teacher)  # refuses another teacher's, or other inputs
+    read = read_targets(dataset, cache, teacher=teacher)  # refuses another teacher's
+    next(iter(read))  # and inputs that are not there, as random augmentation makes them
     missing = [name for name in paths if name not in cache.forms]
     if missing:
         raise ValueError(

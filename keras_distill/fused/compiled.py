@@ -18,8 +18,18 @@ class GivenAccuracy(keras.metrics.Mean):
     """The mean of what is right."""
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """With a batch; `y_true` is in `y_pred` already."""
-        return super().update_state(y_pred[..., 1], sample_weight)
+        """With a batch; `y_true` is in `y_pred` already. Keras's mask counts, as in its metrics."""
+        right = y_pred[..., 1]
+        if (mask := getattr(y_pred, "_keras_mask", None)) is not None:
+            mask = keras.ops.cast(mask, right.dtype)
+            sample_weight = mask if sample_weight is None else mask * _by_token(sample_weight)
+        return super().update_state(right, sample_weight)
+
+
+def _by_token(sample_weight):
+    """(batch, tokens) or (batch, 1)."""
+    weight = keras.ops.cast(sample_weight, "float32")
+    return weight if len(weight.shape) > 1 else keras.ops.expand_dims(weight, -1)
 
 
 class GivenPerplexity(keras.metrics.Mean):

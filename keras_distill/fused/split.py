@@ -29,6 +29,11 @@ class SplitModel:
         if isinstance(getattr(model, "backbone", None), keras.Model):
             self.body.backbone = model.backbone  # so that taps find `backbone/...`
 
+    def mask(self, hidden):
+        """Keras's mask of the logits: a `Dense` layer hands it on, an embedding does not."""
+        handed_on = isinstance(self._layer, keras.layers.Dense)
+        return getattr(hidden, "_keras_mask", None) if handed_on else None
+
     def head(self, hidden):
         """The `Head` for hidden states that the body gave."""
         layer = self._layer

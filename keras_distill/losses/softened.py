@@ -1,5 +1,7 @@
 """What losses on softened outputs share: a temperature, and log-probabilities that stay finite."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -68,7 +70,9 @@ class Divergence(SoftenedLoss):
         return temperature**2 * value if self.compensate else value
 
     def _check_temperature(self, top):
-        if is_number(top.temperature) and top.temperature != self.temperature:
+        known = is_number(self.temperature)
+        same = known and math.isclose(top.temperature, self.temperature, rel_tol=1e-6)
+        if is_number(top.temperature) and not same:
             raise ValueError(
                 f"`{self.name}` must have the `temperature` at which the teacher's `TopK` was "
                 f"taken. Received: temperature={self.temperature}, TopK at {top.temperature}"

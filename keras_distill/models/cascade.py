@@ -32,7 +32,8 @@ def early_exit(net, threshold, *, from_logits=None, with_exit=False):
         `{"output": the answer, "exit": its index, from the shallowest, (batch,)}`.
 
     Raises:
-        ValueError: if `threshold` is not in [0, 1], or `net` has no exits.
+        ValueError: if `threshold` is not in [0, 1], or `net` has no exits, or exits that are no
+            classifiers of two classes or more.
 
     Example:
 
@@ -73,8 +74,9 @@ class Cascade(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.net, self.threshold = net, threshold
         outputs = outputs_of(net)
+        _check_classes(outputs)
         self.exits = tuple(outputs)  # a long head may hold more layers than all deeper blocks
-        self.from_logits = _are_logits(outputs.values()) if from_logits is None else from_logits
+        self.from_logits = _are_logits(outputs) if from_logits is None else from_logits
         done, self._stages = set(), []
         for name in self.exits:
             nodes = [node for node in _nodes(net, outputs[name]) if id(node) not in done]
@@ -159,10 +161,30 @@ def _run(nodes, known):
 
 
 def _are_logits(outputs):
-    """Whether no output ends in a softmax."""
-    last = [output._keras_history.operation for output in outputs]
-    softmax = keras.activations.softmax
-    return not any(
-        isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) is softmax
-        for layer in last
-    )
+    """Whether the outputs end in no softmax; they must agree."""
+    softmax = {name: _ends_in_softmax(output) for name, output in outputs.items()}
+    if len({*softmax.values()}) > 1:
+        raise ValueError(
+            "All exits must give logits, or all of them probabilities. Received, as whether they "
+            f"end in a softmax: {softmax}. If they agree all the same, say which by `from_logits`."
+        )
+    return not any(softmax.values())
+
+
+def _ends_in_softmax(output):
+    layer = output._keras_history.operation
+    own = getattr(layer, "activation", None) is keras.activations.softmax
+    return own or isinstance(layer, keras.layers.Softmax)
+
+
+def _check_classes(outputs):
+    """Refuses exits that are no distribution over two classes or more."""
+    for name, output in outputs.items():
+        activation = getattr(output._keras_history.operation, "activation", None)
+        sigmoid = activation is keras.activations.sigmoid
+        if len(output.shape) != 2 or (output.shape[-1] or 2) < 2 or sigmoid:
+            raise ValueError(
+                "Each exit must give logits or probabilities of two classes or more, "
+                f"(batch, classes). Received: `{name}` of shape {tuple(output.shape)}"
+                f"{', from a sigmoid' if sigmoid else ''}. Make a binary model with two outputs."
+            )

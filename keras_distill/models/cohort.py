@@ -118,6 +118,9 @@ def scale_learning_rates(optimizer, multipliers):
     if isinstance(optimizer._learning_rate, keras.Variable):
         config["learning_rate"] = float(optimizer.learning_rate.numpy())
     scaled = kind.from_config(config)
+    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if hasattr(optimizer, name):  # in no config
+            setattr(scaled, name, getattr(optimizer, name))
     scaled._scales = {scaled._var_key(variable): scale for variable, scale in scales}
     scaled._whole_decay = optimizer.weight_decay
     return scaled

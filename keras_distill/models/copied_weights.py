@@ -86,6 +86,9 @@ def _copy_layer(layer, source, in_place, rows):
                 f"`{key[-1]}` has the shape {value.shape}, there {tuple(variable.shape)}."
             )
         variable.assign(rows.cut(value, variable.shape))
+    for each in layer._flatten_layers():
+        if isinstance(each, keras.layers.Normalization):
+            each.finalize_state()  # it reads constants that are made from its weights
 
 
 def _weights(layer, place=()):

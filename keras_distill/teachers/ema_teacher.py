@@ -64,6 +64,9 @@ class EMATeacher(ModelTeacher):
             self.model = _copy(student) if self.model is None else self.model
             _check_alike(self.model, student)
             self.model.set_weights(student.get_weights())
+            for layer in self.model._flatten_layers():
+                if isinstance(layer, keras.layers.Normalization):
+                    layer.finalize_state()  # it reads constants that are made from its weights
             self.model.trainable = False
             self.step = keras.Variable(0, dtype="int64", trainable=False, name="ema_step")
         self.inference = Inference(self.model)

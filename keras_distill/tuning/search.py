@@ -3,6 +3,8 @@
 import collections
 import math
 
+import keras
+
 from keras_distill import report_page
 from keras_distill.data import in_experiment
 from keras_distill.run_folder import RunFolder
@@ -57,9 +59,16 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
     settings = {"settings": [arm.setting for arm in arms], **origin, "halvings": halvings,
                 "leaders": leaders, "seed": seed, "seeds": seeds, "teacher": teacher,
                 "cache": cache}  # fmt: skip
+    run.check(settings, overwrite=overwrite, resume=resume)
+    model = None
+    if not (resume and run.is_trained("teacher")):  # before a run that is there is deleted
+        if teacher is None:
+            chosen(file, arms[0].setting, **options).rehearse(["valid"])
+        else:
+            model = keras.saving.load_model(teacher, compile=False)
     run.open(settings, overwrite=overwrite, resume=resume)
     search = Search(run, lambda setting: chosen(file, setting, **options), arms, seed)
-    search.prepare(teacher, cache)
+    search.prepare(model, cache)
     rows = search.repeat(search.leaders(halvings, leaders), seeds)
     ranking.write(run.path, rows, search.stages, file=file, options=options, command=command)
     return rows

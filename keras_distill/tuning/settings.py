@@ -1,5 +1,6 @@
 """What can be swept, and how a setting becomes an experiment."""
 
+import copy
 import inspect
 import itertools
 import math
@@ -124,7 +125,8 @@ def _epochs(value):
 def _terms(before, ours):
     """A function of student and teacher that makes the terms of a setting."""
     if "recipe" not in ours and "temperature" not in ours:
-        make = before if callable(before) else lambda student, teacher: list(before or [])
+        given = recipes.hinton() if before is None else before
+        make = given if callable(given) else lambda student, teacher: given
     else:
         make = _by_recipe(ours)
     factor = ours.get("weight", 1.0)
@@ -143,11 +145,16 @@ def _by_recipe(ours):
 
 
 def _weighted(terms, factor):
-    for term in terms if factor != 1 else ():
-        if not is_number(term.weight):
-            raise ValueError(f"The weight of `{term.name}` is a schedule: sweep no `weight`.")
-        term.weight = term.weight * factor
-    return terms
+    return [_times(term, factor) for term in terms] if factor != 1 else terms
+
+
+def _times(term, factor):
+    """The same term with another weight."""
+    if not is_number(term.weight):
+        raise ValueError(f"The weight of `{term.name}` is a schedule: sweep no `weight`.")
+    term = copy.copy(term)
+    term.weight = term.weight * factor
+    return term
 
 
 def shown(setting, taught=True):

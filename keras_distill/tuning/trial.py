@@ -38,9 +38,12 @@ class Trial:
     def train(self, make, begin, end, teacher, cache):
         """Trains the experiment that `make()` returns from epoch `begin` to `end`.
 
-        Returns the record; what was done before is not done again.
+        Returns the record; what was done before is not done again, nor goes on what diverged.
         """
-        if self.record(end) is None:
+        before = self.record(begin) or {} if begin else {}
+        if self.record(end) is None and "failed" in before:
+            write_json(self._path(end, "json"), {**before, "epochs": end, "seconds": 0.0})
+        elif self.record(end) is None:
             keras.backend.clear_session()  # or graphs of all trials stay in memory
             started = time.time()
             measured = self._train(make(), begin, end, teacher, cache)

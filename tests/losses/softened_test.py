@@ -92,3 +92,10 @@ def test_a_term_takes_it_and_masks_it(loss, jit_compile):
     kept = [tf.boolean_mask(part, ~hidden)[:, None] for part in target[:3]]
     alone = loss.call(TopK(*kept, target.temperature), tensor(STUDENT[~hidden][:, None]))
     np.testing.assert_allclose(value, np.mean(alone), rtol=1e-4)
+
+
+def test_a_temperature_may_have_been_rounded_to_float32():
+    target = top(TEACHER, 2, 1.3)._replace(temperature=float(np.float32(1.3)))
+    assert np.isfinite(call(KLDivergence(1.3), target, STUDENT)).all()
+    with pytest.raises(ValueError, match="temperature=1.31, TopK at 1.29999"):
+        KLDivergence(1.31).call(target, tensor(STUDENT))

@@ -171,3 +171,19 @@ def test_a_model_without_exits():
     plain = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
     with pytest.raises(ValueError, match="dict of outputs"):
         models.early_exit(plain, 0.5)
+
+
+@pytest.mark.parametrize("units, activation", [(1, None), (1, "sigmoid"), (3, "sigmoid")])
+def test_exits_are_classifiers_of_two_classes_or_more(units, activation):
+    inputs = keras.Input((6,))
+    heads = {name: layers.Dense(units, activation)(inputs) for name in ("shallow", "final")}
+    with pytest.raises(ValueError, match="two classes or more.*`shallow`"):
+        models.early_exit(keras.Model(inputs, heads), 0.5)
+
+
+def test_exits_agree_whether_they_are_logits():
+    inputs = keras.Input((6,))
+    heads = {"shallow": layers.Dense(3)(inputs), "final": layers.Dense(3, "softmax")(inputs)}
+    with pytest.raises(ValueError, match="All exits must give logits, or all"):
+        models.early_exit(keras.Model(inputs, heads), 0.5)
+    assert models.early_exit(keras.Model(inputs, heads), 0.5, from_logits=False)

@@ -198,3 +198,12 @@ def test_refused_rates():
     adam.build(model.trainable_variables)
     with pytest.raises(ValueError, match="not built yet"):
         models.scale_learning_rates(adam, {model: 1})
+
+
+def test_what_is_left_out_of_weight_decay_stays_left_out():
+    one, other = pair()
+    adam = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    adam.exclude_from_weight_decay(var_names=["bias"])
+    scaled = models.scale_learning_rates(adam, {one: 0.5})
+    decays = [scaled._use_weight_decay(variable) for variable in other.trainable_variables]
+    assert decays == [True, False, True, False]

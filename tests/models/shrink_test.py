@@ -367,3 +367,15 @@ def test_what_cannot_be_cut():
     plain.quantize("int8")
     with pytest.raises(ValueError, match="`plain` is quantized"):
         models.shrink(plain, every=2)
+
+
+def test_an_adapted_normalization_stays_adapted():
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32") * 9 + 5
+    scale = keras.layers.Normalization()
+    scale.adapt(x)
+    hidden = scale(inputs := keras.Input((4,)))
+    for index in range(4):
+        hidden = keras.layers.Dense(4, name=f"block_{index}")(hidden)
+    student = models.shrink(keras.Model(inputs, hidden), every=2)
+    kept = next(each for each in student.layers if isinstance(each, keras.layers.Normalization))
+    np.testing.assert_array_equal(kept(x), scale(x))

@@ -216,3 +216,23 @@ def test_refused():
     student = net()
     with pytest.raises(ValueError, match="shares"):
         Distiller(student, teacher=EMATeacher(model=student))
+
+
+def test_a_copy_adds_no_loss_of_its_own():
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(5, activity_regularizer="l2", name="hidden")(inputs)
+    student = keras.Model(inputs, layers.Dense(3)(hidden))
+    distiller, _ = made(student=student, optimizer=keras.optimizers.SGD(0.0))
+    logs = distiller.train_on_batch(X, Y, return_dict=True)
+    student(X)
+    added = float(sum(student.losses))
+    terms = 0.5 * logs["label_loss"] + 0.5 * logs["kl_divergence"]
+    assert logs["loss"] - terms == pytest.approx(added, rel=1e-3) and added > 0
+
+
+def test_a_copy_of_an_adapted_normalization_is_adapted():
+    scale = layers.Normalization()
+    scale.adapt(7 * X + 3)
+    student = keras.Sequential([keras.Input((6,)), scale, layers.Dense(3)])
+    _, teacher = made(student=student)
+    np.testing.assert_array_equal(teacher.model(X), student(X))

@@ -72,3 +72,11 @@ def test_what_cannot_be_swept_is_refused(file):
     ):
         with pytest.raises(ValueError, match=said):
             chosen(file, setting)
+
+
+def test_a_weight_counts_once_however_often_the_terms_are_made(file):
+    experiment = chosen(file, {"weight": 10.0})
+    assert [experiment.terms(None, None)[0].weight for _ in range(3)] == [30.0] * 3
+    file.write_text(FILE.replace('terms=[Term("mse", weight=3.0)], ', ""))
+    (term,) = chosen(file, {"weight": 10.0}).terms(None, None)  # Hinton's, as without a sweep
+    assert isinstance(term.loss, losses.KLDivergence) and term.weight == 10.0
