@@ -31,7 +31,8 @@ class Experiment:
             `(x, labels)`; the models answer with one output, `(batch, classes)`. A shuffle without
             a seed of its own follows the experiment's.
         terms: What is distilled: a list of `Term`s, or a function `(student, teacher)` that
-            returns one. By default Hinton's: the outputs, at temperature 2.
+            returns one, called for each seed, as terms with weights of their own need. By default
+            Hinton's: the outputs, at temperature 2.
         alpha: The share of the terms in the loss, from 0 to 1: a number or a schedule.
         optimizer: A function without arguments that makes the optimizer, called for each seed.
         loss: The loss on the labels, as `compile` takes it.

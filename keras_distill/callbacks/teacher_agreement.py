@@ -17,14 +17,20 @@ class TeacherAgreement(keras.callbacks.Callback):
 
     `evaluate` runs no teacher; this callback does, on data of its own:
     `teacher_agreement = mean(argmax teacher == argmax student)` and
-    `teacher_kl = mean(sum_c p_teacher (log p_teacher - log p_student))` at temperature 1.
+    `teacher_kl = mean(sum_c p_teacher (log p_teacher - log p_student))` at temperature 1, means
+    over examples or tokens by their sample weights and the student's Keras mask.
 
     Args:
-        data: a batched `tf.data.Dataset` of `x` or `(x, y)`, `y` being class ids; it should not
-            be shuffled between epochs. With labels it warns when the teacher is no better.
+        data: a batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y, sample_weight)`, `y` being
+            class ids; it should not be shuffled between epochs. With labels it warns when the
+            teacher is no better.
         source: the teacher's name. Defaults to `"teacher"`.
         student: the student's path to logits. Defaults to `"output"`.
         teacher: the teacher's path to logits. Defaults to `"output"`.
+
+    Raises:
+        ValueError: before the first step, for a source, a path or data that do not fit, and for a
+            distiller with `fused_head=True`.
     """
 
     def __init__(self, data, *, source="teacher", student="output", teacher="output"):

@@ -29,7 +29,7 @@ class ContrastiveRepresentation(DistillationLoss):
     replacement, once a step for all examples of the batch, which reads `negatives` rows of memory
     rather than `batch * negatives`. The memories hold `2 * examples * width` numbers; a call
     reads and moves the rows that it needs, but over several replicas, or on another backend than
-    TensorFlow, it copies all.
+    TensorFlow, it copies all, as does a step of `Distiller`, which could not undo it otherwise.
 
     Args:
         examples: how many examples the data set has.
