@@ -1,5 +1,7 @@
 """What a distiller builds before its first step, and what its step reads."""
 
+import inspect
+
 import keras
 import numpy as np
 
@@ -38,6 +40,37 @@ def reducible(distiller, logs):
     if not isinstance(distiller._distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return logs
     return keras.tree.map_structure(lambda value: tf.reshape(value, (1,)), logs)
+
+
+def leave_inputs(distiller):
+    """Has Keras hand inputs on as they are: the student converts them, as it does in training."""
+    distiller._convert_input_args = False
+    distiller._allow_non_tensor_positional_args = True
+
+
+def share(alpha):
+    """Alpha, checked; a variable is not trained, or the optimizer would move it."""
+    if isinstance(alpha, keras.Variable):
+        alpha.trainable = False
+    return None if alpha is None else schedules.check("alpha", alpha, low=0, high=1)
+
+
+def compile_arguments(distiller, *args, **kwargs):
+    """The arguments of Keras's `compile` by name, fitting for the outputs and the teachers."""
+    given = inspect.signature(keras.Model.compile).bind(distiller, *args, **kwargs).arguments
+    del given["self"]
+    if isinstance(given.get("metrics"), (list, tuple)):
+        given["metrics"] = metrics_of_outputs(distiller.student, given["metrics"])
+    if given.get("jit_compile", "auto") == "auto" and not teachers_jit(distiller):
+        given["jit_compile"] = False
+    return given
+
+
+def added_losses(distiller):
+    """What the student and the attached terms' layers add; a teacher's copy adds nothing."""
+    names = [name for term in distiller.terms for name in (term.name, f"{term.name}_loss")]
+    layers = [distiller.projectors[name] for name in names if name in distiller.projectors]
+    return [each for layer in (distiller.student, *layers) for each in layer.losses]
 
 
 def teachers_jit(distiller):
