@@ -198,7 +198,8 @@ def _write(batch, live, writer, seen, own):
     for path, form in live.forms.items():
         data.update(form.encode(taken[path]))
     new = rows[fresh]
-    step = max(1, 2**24 // sum(values.shape[-1] for values in data.values()))  # 16 MB at once
+    row_bytes = sum(values.shape[-1] for values in data.values())
+    step = max(1, 2**24 // max(1, row_bytes))  # 16 MB at once
     for start in range(0, new.size, step):
         some = slice(start, start + step)
         at = new[some]

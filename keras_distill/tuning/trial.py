@@ -40,10 +40,9 @@ class Trial:
 
         Returns the record; what was done before is not done again, nor goes on what diverged.
         """
-        before = self.record(begin) or {} if begin else {}
-        if self.record(end) is None and "failed" in before:
-            write_json(self._path(end, "json"), {**before, "epochs": end, "seconds": 0.0})
-        elif self.record(end) is None:
+        if self.record(end) is None and begin and "failed" in self.record(begin):
+            write_json(self._path(end, "json"), {**self.record(begin), "epochs": end})
+        if self.record(end) is None:
             keras.backend.clear_session()  # or graphs of all trials stay in memory
             started = time.time()
             measured = self._train(make(), begin, end, teacher, cache)

@@ -130,3 +130,11 @@ def test_gains_are_by_pairs():
     assert "more than two" in verdict([found])
     assert "No setting" in verdict([row({}, [0.5, 0.5], [0.6, 0.6], {})])
     assert "maybe" in verdict([row({}, [0.6], [0.5], {})])
+
+
+def test_what_diverged_does_not_go_on(tmp_path):
+    arm = trial.Trial(tmp_path, "arm", "distilled", 0)
+    record = {"epochs": 2, "accuracy": 0.0, "nll": None, "failed": "NaN", "seconds": 1.0}
+    (tmp_path / "arm-0-2.json").write_text(json.dumps(record))
+    for begin, end in ((2, 4), (4, 8)):
+        assert arm.train(None, begin, end, None, None) == {**record, "epochs": end}
