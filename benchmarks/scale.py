@@ -227,7 +227,8 @@ def soak(args):
         distiller = Distiller(workload.student(), teacher=CachedTeacher())
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile("adam", loss, metrics=["accuracy"])
-        with warnings.catch_warnings(action="ignore"):  # a dataset is not shuffled by `fit`
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a dataset is not shuffled by `fit`
             distiller.fit(read_targets(data, folder), epochs=10**6, verbose=0, callbacks=[resident])
     points = np.array(resident.points)
     slope = float(np.polyfit(*points[len(points) // 2 :].T, 1)[0])

@@ -47,11 +47,11 @@ def check_saved_model(path, inputs, expected, atol=1e-5):
         ValueError: The outputs differ by more than `atol`, or in name or shape.
         RuntimeError: The fresh process failed; the message ends with what it said.
     """
+    if isinstance(inputs, (list, tuple)):
+        raise ValueError("Several `inputs` must be a dict of arrays by input name. "
+                         f"Received: a {type(inputs).__name__} of {len(inputs)}")
     with tempfile.TemporaryDirectory() as folder:
         given, got = os.path.join(folder, "inputs.npz"), os.path.join(folder, "outputs.npz")
-        if isinstance(inputs, (list, tuple)):
-            raise ValueError("Several `inputs` must be a dict of arrays by input name. "
-                             f"Received: a {type(inputs).__name__} of {len(inputs)}")
         np.savez(given, **(inputs if isinstance(inputs, dict) else {"__only__": inputs}))
         _run_fresh(os.path.abspath(path), given, got)
         with np.load(got) as outputs:

@@ -6,6 +6,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 import zlib
 
@@ -186,9 +187,11 @@ class TargetsOnDisk:
         if self._copies is None:
             self._copies = tempfile.mkdtemp(prefix="targets-")
             weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
-        part = tempfile.mktemp(dir=self._copies)  # of this thread: others may copy it too
-        tf.io.gfile.copy(path, part)
-        return os.replace(part, copy := os.path.join(self._copies, name)) or copy
+        copy = os.path.join(self._copies, name)
+        part = f"{copy}.{threading.get_ident()}"  # others may copy it at the same time
+        tf.io.gfile.copy(path, part, overwrite=True)
+        os.replace(part, copy)
+        return copy
 
 
 def _mapped(path):
