@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from keras_distill.data import without_autotune
+
 FILES = {"train": "train", "test": "t10k"}
 
 
@@ -95,6 +97,6 @@ def batched(splits, batch_size):
         dataset = tf.data.Dataset.from_tensor_slices((images, labels))
         if split == "train":
             dataset = dataset.shuffle(len(images))  # the seed is set by the experiment
-        return dataset.batch(batch_size).prefetch(2)
+        return without_autotune(dataset.batch(batch_size).prefetch(2))
 
     return data

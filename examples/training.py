@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill.data import without_autotune
+
 
 class TokensASecond(keras.callbacks.Callback):
     """Logs how many tokens of an epoch are trained on in a second, without the validation.
@@ -39,7 +41,7 @@ def warmed_up(rate, steps, share=0.1):
     )
 
 
-def train(distiller, data, file, *, epochs, tokens, **fit):
+def train(distiller, data, file, *, epochs, tokens, validation_data=None):
     """Fits a compiled distiller and writes its student to `file`, whole or not at all.
 
     Its state is kept at the end of each epoch beside `file`, and found there by the next call.
@@ -48,7 +50,8 @@ def train(distiller, data, file, *, epochs, tokens, **fit):
     callbacks = [keras.callbacks.BackupAndRestore(backup), TokensASecond(tokens)]
     print(f"Training {file.stem} for {epochs} epochs.", flush=True)
     verbose = 1 if sys.stdout.isatty() else 2
-    distiller.fit(data, epochs=epochs, verbose=verbose, callbacks=callbacks, **fit)
+    distiller.fit(without_autotune(data), validation_data=without_autotune(validation_data),
+                  epochs=epochs, verbose=verbose, callbacks=callbacks)  # fmt: skip
     part = file.with_suffix(".part.keras")
     distiller.save(part)
     part.replace(file)

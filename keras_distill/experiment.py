@@ -10,7 +10,7 @@ import keras
 
 from keras_distill import report, report_page
 from keras_distill.comparison import ARMS, compare
-from keras_distill.data import in_experiment
+from keras_distill.data import in_experiment, without_autotune
 from keras_distill.distiller import Distiller
 from keras_distill.run_folder import RunFolder, described
 from keras_distill.schedules import check
@@ -65,7 +65,7 @@ class Experiment:
         _check_terms(terms)
         self.name, self.terms, self.loss, self.metrics = name, terms, loss, metrics
         self.student, self.teacher = _maker("student", student), _maker("teacher", teacher)
-        self.data, self.optimizer = _maker("data", data, "split"), _maker("optimizer", optimizer)
+        self._data, self.optimizer = _maker("data", data, "split"), _maker("optimizer", optimizer)
         self.teacher_optimizer = _maker("teacher_optimizer", teacher_optimizer or optimizer)
         self.alpha = check("alpha", alpha, low=0, high=1)
         self.epochs = _count("epochs", epochs, 1)
@@ -118,6 +118,10 @@ class Experiment:
                     self._train_student(run, arm, seed, callbacks, cache)
         about = {"name": self.name, "settings": self._described(), "command": command or ""}
         return compare(run, about, self.seeds, self.data)
+
+    def data(self, split):
+        """The batches of a split."""
+        return without_autotune(self._data(split))
 
     def _settings(self):
         settings = {"name": self.name, "epochs": self.epochs}

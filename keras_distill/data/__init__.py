@@ -1,5 +1,6 @@
 """Targets that are computed once and read many times, and answers that models generate."""
 
+from keras_distill.data.autotuning import without_autotune
 from keras_distill.data.beam import write_targets_with_beam
 from keras_distill.data.generate import generate
 from keras_distill.data.on_policy import on_policy, prompt_masked
@@ -14,6 +15,7 @@ __all__ = [
     "prompt_masked",
     "read_targets",
     "verify_targets",
+    "without_autotune",
     "write_targets",
     "write_targets_with_beam",
 ]
