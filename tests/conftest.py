@@ -1,5 +1,6 @@
 """Quiet TensorFlow, the same random numbers in every run, and how processes share the tests."""
 
+import functools
 import os
 import sys
 
@@ -13,6 +14,17 @@ def _seeded():
     """Where a test uses Keras: tests that read the files alone need not wait for it."""
     if "keras" in sys.modules:
         sys.modules["keras"].utils.set_random_seed(0)
+        _end_iterators_at_once()
+
+
+@functools.cache
+def _end_iterators_at_once():
+    """Saves the suite the waits for tf.data's tuner; what an iterator yields stays the same."""
+    from keras_distill.data import without_autotune
+
+    dataset = sys.modules["tensorflow"].data.Dataset
+    begin = dataset.__iter__
+    dataset.__iter__ = lambda self: begin(without_autotune(self))
 
 
 FIRST = ("replicas_test.py", "workers_test.py")  # the longest
