@@ -18,7 +18,7 @@ Every trained student's numbers are on disk as soon as they are known: the same 
 after an interruption. `DIR` holds the four idx `.gz` files.
 
     python benchmarks/tuned_students.py --data=DIR --teacher=teacher.keras --out=runs/tuned \
-        [--students=5k,48k] [--seeds=5] [--epochs=20,40] [--limit=N]
+        [--students 5k 48k] [--seeds=5] [--epochs=20,40] [--limit=N]
 """
 
 import argparse
@@ -162,14 +162,14 @@ def main():
     parser.add_argument("--data", required=True, metavar="DIR", help="Fashion-MNIST's idx files")
     parser.add_argument("--teacher", required=True, metavar="FILE", help="a .keras file")
     parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--students", default=",".join(WIDTHS), help="5k, 48k or both")
+    parser.add_argument("--students", nargs="+", choices=WIDTHS, default=list(WIDTHS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", default="20,40", help="the budgets to try")
     parser.add_argument("--limit", type=int, help="only the first examples of each split")
     arguments = parser.parse_args()
     arguments.epochs = [int(part) for part in arguments.epochs.split(",")]
     rows, chosen = [], {}
-    for size in arguments.students.split(","):
+    for size in arguments.students:
         accuracies, chosen[size] = compared(size, arguments)
         rows += table(size, accuracies)
         write_json(f"{arguments.out}/{size}.json", accuracies=accuracies, chosen=chosen[size])
