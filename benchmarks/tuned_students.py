@@ -106,7 +106,7 @@ def known(path, make, data):
         started = time.time()
         measured = report.measure(make(), data)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**measured, "seconds": time.time() - started})
+        write_json(path, **measured, seconds=time.time() - started)
         print(f"{path}: {100 * measured['accuracy']:.2f}%", flush=True)
     return json.loads(path.read_text())
 
