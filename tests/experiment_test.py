@@ -82,6 +82,10 @@ def test_writes_everything(run):
     assert "kl_to_teacher" in results["arms"]["alone"]["seeds"][0]
 
 
+def test_iterators_end_at_once():
+    assert tiny().data("train").options().autotune.enabled is False
+
+
 def test_both_arms_get_the_same_weights_and_data(tmp_path, run, quick):
     tiny(alpha=0.0).run(tmp_path)
     assert same(weights(tmp_path, "alone-0"), weights(tmp_path, "distilled-0"))
