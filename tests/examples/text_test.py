@@ -5,6 +5,7 @@ import argparse
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 GOOD = ["a fine and moving film", "fine acting", "a warm film", "moving and warm"]
 BAD = ["a dull and empty film", "dull acting", "a cold film", "empty and cold"]
@@ -150,7 +151,7 @@ def test_a_killed_run_goes_on_from_the_last_epoch(example, tmp_path):
     training = example("training")
     from keras_distill import Distiller
 
-    x, y = np.ones((8, 2), "float32"), np.zeros((8, 1), "float32")
+    data = tf.data.Dataset.from_tensors((np.ones((8, 2)), np.zeros((8, 1))))
     file, seen = tmp_path / "model.keras", []
 
     class Killed(Distiller):
@@ -166,7 +167,7 @@ def test_a_killed_run_goes_on_from_the_last_epoch(example, tmp_path):
         distiller = Killed(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
         distiller.killed = killed
         distiller.compile("sgd", "mse")
-        training.train(distiller, x, file, epochs=3, tokens=8, y=y, validation_data=(x, y))
+        training.train(distiller, data, file, epochs=3, tokens=8, validation_data=data)
 
     with pytest.raises(KeyboardInterrupt):
         fit(True)
