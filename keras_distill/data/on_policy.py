@@ -8,6 +8,7 @@ from keras_distill import schedules, taps  # noqa: F401 (the check of the backen
 from keras_distill.data.generate import strings
 from keras_distill.data.sampling import Sampler
 
+AT_ONCE = 1024  # texts: a tokenizer of KerasHub holds some 300 kB for each while it works
 
 def prompt_masked(task, prompts, answers, finished=None):
     """`(x, y, sample_weight)` of prompts with their answers, weighed on the answers alone.
@@ -38,9 +39,17 @@ def prompt_masked(task, prompts, answers, finished=None):
             "There must be an answer, and a value of `finished`, for each prompt. Received: "
             f"{len(prompts)} prompts, {len(answers)} answers, {len(finished)} values."
         )
-    preprocessor = task.preprocessor
-    if hasattr(preprocessor, "encoder_sequence_length"):
-        return _of_decoder(preprocessor, prompts, answers, finished)
+    causal = not hasattr(task.preprocessor, "encoder_sequence_length")
+    part_of = _of_causal if causal else _of_decoder
+    parts = [
+        part_of(task.preprocessor, *(values[at : at + AT_ONCE] for values in
+                                     (prompts, answers, finished)))
+        for at in range(0, max(1, len(prompts)), AT_ONCE)
+    ]  # fmt: skip
+    return keras.tree.map_structure(lambda *rows: np.concatenate(rows), *parts)
+
+
+def _of_causal(preprocessor, prompts, answers, finished):
     length = preprocessor.sequence_length + 1  # the last token has no successor
     x = preprocessor.generate_preprocess(list(prompts), sequence_length=length)
     ids, mask = (np.array(x[name]) for name in ("token_ids", "padding_mask"))

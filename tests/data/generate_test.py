@@ -12,6 +12,7 @@ from keras_distill.data.sampling import Sampler
 
 hub = pytest.importorskip("keras_hub")
 generate_file = importlib.import_module("keras_distill.data.generate")  # not the function
+on_policy_file = importlib.import_module("keras_distill.data.on_policy")
 SIZES = {"num_heads": 2, "hidden_dim": 8, "intermediate_dim": 8, "dropout": 0.0}
 END = 9
 PROMPTS = ["ab", "c", "a b", "dc", "e"]
@@ -121,7 +122,9 @@ def test_a_stopped_run_goes_on_and_writes_the_same(tmp_path, monkeypatch):
         data.generate(teacher, PROMPTS, path, **settings)
 
 
-def test_a_prompt_counts_for_nothing():
+@pytest.mark.parametrize("at_once", [1024, 2])
+def test_a_prompt_counts_for_nothing(at_once, monkeypatch):
+    monkeypatch.setattr(on_policy_file, "AT_ONCE", at_once)
     task = language_model(0, length=5)
     x, y, weight = data.prompt_masked(task, ["ab", "", "c"], ["c", "d", "abcde"], [True, False, 1])
     np.testing.assert_array_equal(
@@ -184,7 +187,9 @@ def test_the_teacher_scores_the_students_own_answers():
         np.testing.assert_allclose(variable.numpy(), value, atol=1e-4)
 
 
-def test_a_sequence_to_sequence_model_answers_and_is_trained(tmp_path):
+@pytest.mark.parametrize("at_once", [1024, 1])
+def test_a_sequence_to_sequence_model_answers_and_is_trained(tmp_path, at_once, monkeypatch):
+    monkeypatch.setattr(on_policy_file, "AT_ONCE", at_once)
     task = summarizer(0)
     said = data.generate(task, ["ab c", "d"], tmp_path / "a.jsonl", verbose=0)
     task.compile(sampler="greedy", run_eagerly=True)
