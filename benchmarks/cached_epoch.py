@@ -2,8 +2,9 @@
 
 How it is measured:
 
-- One student, three arms with the same labels and batches: *plain* `student.fit`; *cached*, a
+- One student, arms with the same labels and batches: *plain* `student.fit`; *cached*, a
   `Distiller` whose targets `data.read_targets` finds on disk; *live*, one that runs the teacher.
+  For language also *cached, fused*: with `fused_head=True`.
   Half the loss is cross entropy, half T^2 KL; Adam; no metrics; inputs in memory, shuffled.
 - *images*: convolutions on 28 x 28 pixels, ten classes, whole logits as float32. *language*: two
   blocks of a transformer of width 256 that predicts each next of 64 tokens out of 32,768, from the
@@ -35,7 +36,7 @@ from keras_distill import CachedTeacher, Distiller, Term
 from keras_distill.data import read_targets, write_targets
 from keras_distill.losses import KLDivergence
 
-ARMS = ("plain", "cached", "live")
+FUSED = "cached, fused"
 WORDS, LENGTH = 32_768, 64
 
 
@@ -105,9 +106,13 @@ def arms(workload, count, folder):
     write_targets(teacher, data, folder, **workload.kept)
     cached = read_targets(data, folder, teacher=teacher)
     made = {"plain": (workload.student(), data)}
-    for name, source, batches in (("cached", CachedTeacher(), cached), ("live", teacher, data)):
+    kinds = [("cached", CachedTeacher(), cached, {}), ("live", teacher, data, {})]
+    if "top_k" in workload.kept:
+        kinds.append((FUSED, CachedTeacher(), cached, {"fused_head": True}))
+    for name, source, batches, options in kinds:
         terms = [Term(KLDivergence(temperature=2.0))]
-        made[name] = Distiller(workload.student(), teacher=source, terms=terms), batches
+        student = workload.student()
+        made[name] = Distiller(student, teacher=source, terms=terms, **options), batches
     for model, _ in made.values():
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(), loss)
@@ -125,9 +130,9 @@ def measure(made, rounds):
     """`{arm: [(CPU, wall)]}`, a pair a round."""
     for model, data in made.values():
         epoch(model, data)
-    taken = {arm: [] for arm in ARMS}
+    taken = {arm: [] for arm in made}
     for number in range(rounds):
-        for arm in ARMS if number % 2 else reversed(ARMS):
+        for arm in made if number % 2 else reversed(made):
             taken[arm].append(epoch(*made[arm]))
     return taken
 
@@ -154,7 +159,7 @@ def main():
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     results = {}
-    print("workload  arm      CPU s an epoch   CPU over plain   wall over plain")
+    print("workload  arm            CPU s an epoch   CPU over plain   wall over plain")
     for name in arguments.workload or WORKLOADS:
         workload = WORKLOADS[name]
         count = workload.count // 4 if arguments.quick else workload.count
@@ -162,8 +167,8 @@ def main():
             made = arms(workload, count, folder)
             results[name] = table(measure(made, 3 if arguments.quick else arguments.rounds))
         for arm, row in results[name].items():
-            goal = f"   (goal: at most {workload.goal:.2f})" if arm == "cached" else ""
-            print(f"{name:9} {arm:8} {row['cpu_seconds']:14.2f} {row['cpu_ratio']:16.3f} "
+            goal = f"   (goal: at most {workload.goal:.2f})" if "cached" in arm else ""
+            print(f"{name:9} {arm:14} {row['cpu_seconds']:14.2f} {row['cpu_ratio']:16.3f} "
                   f"{row['wall_ratio']:17.3f}{goal}", flush=True)  # fmt: skip
     print(machine())
     if arguments.json:

@@ -41,13 +41,26 @@ def same(ours, plain):
 @pytest.mark.parametrize("y_pred", [STUDENT, PADDED], ids=["student", "padded"])
 def test_all_classes(y_pred):
     teacher = np.where(np.isfinite(y_pred), TEACHER, -np.inf)
-    log_teacher = softened.log_probabilities(tf.constant(teacher / T, "float32"))
 
     def plain(y_pred):
+        log_teacher = softened.log_probabilities(tf.constant(teacher / T, "float32"))
         return FACTOR * softened.forward_kl(log_teacher, softened.log_probabilities(y_pred / T))
 
-    ours = with_gradient(lambda z: closed_form.kl_of_logits(log_teacher, z, T, FACTOR), y_pred)
+    ours = with_gradient(lambda z: closed_form.kl_of_logits(teacher, z, T, FACTOR), y_pred)
     same(ours, with_gradient(plain, y_pred))
+
+
+def test_classes_of_no_probability_in_half_precision():
+    teacher, student = (tf.constant([[0.0, 1.0, value]], "float16") for value in (-np.inf, 2.0))
+    values, gradient = with_gradient(
+        lambda z: closed_form.kl_of_logits(teacher, z, T, FACTOR), student
+    )
+    expected, _ = with_gradient(
+        lambda z: closed_form.kl_of_logits(tf.cast(teacher, "float32"), z, T, FACTOR),
+        tf.cast(student, "float32"),
+    )
+    np.testing.assert_allclose(values, expected, rtol=2e-3)
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("k", [1, 3, 7])
