@@ -14,8 +14,9 @@ BATCH = 256
 def common_tokens(tokenizer, texts, count):
     """The ids of the tokens that occur most often in texts, for `shrink(vocabulary=...)`.
 
-    Special tokens are always among them, and for a byte-pair tokenizer the bytes and the pieces
-    that a token is merged from.
+    Special tokens are always among them; for a byte-pair tokenizer the bytes and the pieces that a
+    token is merged from; for word pieces the tokens of one ASCII character (`e`, `##e`), with which
+    a word that is cut can be spelled.
 
     Args:
         tokenizer: a KerasHub tokenizer, preprocessor or task.
@@ -66,8 +67,8 @@ def kept_tokens(teacher, vocabulary):
         vocabulary: a list of ids, or how many of the first ones.
 
     Returns:
-        A sorted list of ids: what was asked for and, where the teacher has a tokenizer, its
-        special tokens, and for byte-pair tokens what they are merged from.
+        A sorted list of ids: what was asked for and, where the teacher has a tokenizer, what it
+        cannot do without (see `common_tokens`).
 
     Raises:
         ValueError: for ids that do not exist.
@@ -116,7 +117,9 @@ def cut_preprocessor(preprocessor, ids):
     if getattr(tokenizer, "merges", None) is not None:
         config["vocabulary"] = {token: index for index, token in enumerate(tokens)}
         config["merges"] = [
-            merge for merge in tokenizer.merges if _merged(merge) in config["vocabulary"]
+            merge
+            for merge in tokenizer.merges
+            if {*merge.split(" "), _merged(merge)} <= config["vocabulary"].keys()
         ]
     elif isinstance(getattr(tokenizer, "vocabulary", None), (list, tuple)):
         config["vocabulary"] = tokens
@@ -148,9 +151,13 @@ class _Pieces:
         for merge in getattr(tokenizer, "merges", None) or ():
             parts = [tokenizer.token_to_id(part) for part in merge.split(" ")]
             self.made_of.setdefault(tokenizer.token_to_id(_merged(merge)), parts)
+        mark = getattr(tokenizer, "suffix_indicator", None) or ""
         if self.made_of:  # the bytes
-            size = tokenizer.vocabulary_size()
-            self.always |= {i for i in range(size) if len(tokenizer.id_to_token(i)) == 1}
+            self.always |= _written(tokenizer, lambda token: len(token) == 1)
+        elif mark:  # what ASCII words are spelled with
+            self.always |= _written(
+                tokenizer, lambda token: token.isascii() and len(token.removeprefix(mark)) == 1
+            )
 
     def of(self, token):
         """The token and all that it is merged from."""
@@ -161,6 +168,11 @@ class _Pieces:
                 found.add(piece)
                 waiting += self.made_of.get(piece, ())
         return found
+
+
+def _written(tokenizer, wanted):
+    """The ids of the tokens whose text is wanted."""
+    return {i for i in range(tokenizer.vocabulary_size()) if wanted(tokenizer.id_to_token(i))}
 
 
 def _merged(merge):

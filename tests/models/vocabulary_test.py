@@ -23,10 +23,10 @@ def classifier():
     )
 
 
-def language_model():
+def language_model(merges=("a b", "ab c", "Ġ a", "Ġa b", "d e")):
     """A GPT-2 over bytes of a small alphabet and what they merge to."""
-    merges = ["a b", "ab c", "Ġ a", "Ġa b", "d e"]
-    tokens = [*"abcdeĠ", *(merge.replace(" ", "") for merge in merges), "<|endoftext|>"]
+    merged = dict.fromkeys(merge.replace(" ", "") for merge in merges)
+    tokens = [*"abcdeĠ", *merged, "<|endoftext|>"]
     tokenizer = hub.tokenizers.GPT2Tokenizer(
         vocabulary={token: index for index, token in enumerate(tokens)}, merges=merges
     )
@@ -54,18 +54,18 @@ def test_a_preprocessor_with_fewer_words_keeps_its_lengths():
 
 def test_common_tokens():
     teacher = classifier()
-    ids = models.common_tokens(teacher, TEXTS, 8)
-    assert ids == [0, 1, 2, 3, 4, 5, 6, 8]  # special ones, the, cat, sat
+    ids = models.common_tokens(teacher, TEXTS, 9)
+    assert ids == [0, 1, 2, 3, 4, 5, 6, 8, 9]  # special ones, the, cat, sat, ##s
     assert models.common_tokens(teacher.preprocessor.tokenizer, TEXTS, 100)[-1] == 12
-    with pytest.raises(ValueError, match="`count` must be at least 5. Received: count=4"):
-        models.common_tokens(teacher, TEXTS, 4)
+    with pytest.raises(ValueError, match="`count` must be at least 6. Received: count=5"):
+        models.common_tokens(teacher, TEXTS, 5)
 
 
 def test_a_classifier_predicts_from_strings_with_fewer_words(tmp_path):
     teacher = classifier()
     student = models.shrink(teacher, vocabulary=[5, 6, 8])
-    assert models.kept_tokens(teacher, [5, 6, 8]) == [0, 1, 2, 3, 4, 5, 6, 8]
-    assert student.backbone.vocabulary_size == 8
+    assert models.kept_tokens(teacher, [5, 6, 8]) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert student.backbone.vocabulary_size == 9
     known = ["the cat sat"]
     np.testing.assert_allclose(
         student.predict(known, verbose=0), teacher.predict(known, verbose=0), atol=1e-6
@@ -110,6 +110,47 @@ def test_a_language_model_keeps_what_its_tokens_are_merged_from():
         student.backbone.token_embedding.embeddings[8],
         teacher.backbone.token_embedding.embeddings[11],
     )
+
+
+def test_a_merge_with_a_part_that_is_cut_is_cut_too():
+    teacher = language_model(["a b", "b c", "ab c", "a bc"])  # two ways to "abc"
+    student = models.shrink(teacher, vocabulary=[8])
+    tokenizer = student.preprocessor.tokenizer
+    assert [*tokenizer.get_vocabulary()] == [*"abcdeĠ", "ab", "abc", "<|endoftext|>"]
+    assert list(tokenizer.merges) == ["a b", "ab c"]
+    assert list(tokenizer("abcbc")) == [7, 1, 2]
+
+
+def test_a_word_that_is_cut_is_spelled():
+    letters = ["a", "c", "##a", "##t", "5", ".", "é", "##é"]
+    vocabulary = [*SPECIAL, "cat", "##at", *letters]
+    preprocessor = hub.models.BertTextClassifierPreprocessor(
+        hub.tokenizers.BertTokenizer(vocabulary=vocabulary), sequence_length=8
+    )
+    backbone = hub.models.BertBackbone(len(vocabulary), max_sequence_length=8, **SIZES)
+    teacher = hub.models.BertTextClassifier(backbone, 2, preprocessor)
+    student = models.shrink(teacher, vocabulary=[0])
+    tokenizer = student.preprocessor.tokenizer
+    assert tokenizer.get_vocabulary() == [*SPECIAL, *letters[:6]]  # ASCII
+    assert [tokenizer.id_to_token(i) for i in tokenizer("cat 5.")] == ["c", "##a", "##t", "5", "."]
+    assert models.common_tokens(teacher, ["cat cat"], 12) == [*range(6), *range(7, 13)]
+
+
+def test_a_sentence_piece_vocabulary_cannot_be_cut(tmp_path):
+    pieces = pytest.importorskip("sentencepiece")
+    pieces.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_prefix=str(tmp_path / "words"), vocab_size=20,
+        pad_id=0, unk_id=1, bos_id=2, eos_id=3,
+        pad_piece="<pad>", unk_piece="<unk>", bos_piece="[CLS]", eos_piece="[SEP]",
+        user_defined_symbols="[MASK]", minloglevel=2,
+    )  # fmt: skip
+    tokenizer = hub.tokenizers.AlbertTokenizer(str(tmp_path / "words.model"))
+    backbone = hub.models.AlbertBackbone(20, **SIZES, embedding_dim=4, max_sequence_length=8)
+    preprocessor = hub.models.AlbertTextClassifierPreprocessor(tokenizer, sequence_length=8)
+    teacher = hub.models.AlbertTextClassifier(backbone, 2, preprocessor)
+    with pytest.raises(ValueError, match="`AlbertTokenizer` cannot be cut.*the backbone alone"):
+        models.shrink(teacher, vocabulary=10)
+    assert models.shrink(teacher.backbone, vocabulary=10).vocabulary_size == 10
 
 
 def test_a_backbone_keeps_the_rows_that_are_named():
