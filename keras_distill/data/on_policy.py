@@ -54,9 +54,7 @@ def _of_causal(preprocessor, prompts, answers, finished):
     x = preprocessor.generate_preprocess(list(prompts), sequence_length=length)
     ids, mask = (np.array(x[name]) for name in ("token_ids", "padding_mask"))
     end, new = preprocessor.tokenizer.end_token_id, np.zeros(mask.shape, bool)
-    tokens = preprocessor.tokenizer(list(answers))
-    tokens = tokens.to_list() if hasattr(tokens, "to_list") else tokens
-    for row, answer in enumerate(tokens):
+    for row, answer in enumerate(_tokens(preprocessor, answers)):
         start = int(mask[row].sum())
         said = [*(int(token) for token in answer), *([end] if finished[row] else [])]
         stop = min(length, start + len(said))
@@ -67,10 +65,19 @@ def _of_causal(preprocessor, prompts, answers, finished):
 
 
 def _of_decoder(preprocessor, prompts, answers, finished):
-    texts = {"encoder_text": list(prompts), "decoder_text": list(answers)}
+    texts = {"encoder_text": [*prompts, ""], "decoder_text": [*answers, ""]}
     x, y, weight = keras.tree.map_structure(np.array, preprocessor(texts))
+    special = weight[-1].sum()  # tokens of an answer without text
+    x, y, weight = keras.tree.map_structure(lambda rows: rows[:-1], (x, y, weight))
+    said = np.array([len(answer) for answer in _tokens(preprocessor, answers)], int)
+    ends = finished & (weight.sum(1) == said + special)  # KerasHub ends what it cuts, too
     last = weight & ~np.pad(weight[:, 1:], [(0, 0), (0, 1)])
-    return x, y, weight & ~(last & ~finished[:, None])
+    return x, y, weight & ~(last & ~ends[:, None])
+
+
+def _tokens(preprocessor, texts):
+    tokens = preprocessor.tokenizer(list(texts))
+    return tokens.to_list() if hasattr(tokens, "to_list") else tokens
 
 
 def on_policy(student, prompts, answers=None, *, share=0.5, batch_size=32, temperature=1.0,
@@ -82,6 +89,9 @@ def on_policy(student, prompts, answers=None, *, share=0.5, batch_size=32, tempe
     answers with the weights that it has then, or had a step or two before, since `fit` fetches
     batches in advance. `fit` with `alpha=1`: the label loss would take the student's own tokens
     for right. For one process and one device.
+
+    A run that `keras.callbacks.BackupAndRestore` resumes would draw what the first epochs drew:
+    give `fit` also `LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.begin(epoch))`.
 
     Args:
         student: the KerasHub `CausalLM` or `Seq2SeqLM` that is trained.
@@ -126,7 +136,7 @@ class OnPolicy(keras.utils.PyDataset):
         self.student, self.prompts = student, strings(prompts)
         self.answers = None if answers is None else strings(answers)
         self._sample = Sampler(student, temperature, top_p)
-        self.share, self.batch_size, self.seed, self.epoch = share, batch_size, seed, 0
+        self.share, self.batch_size, self.seed = share, batch_size, seed
         if self.answers is None and share < 1:
             raise ValueError(f"Without `answers`, `share` must be 1. Received: share={share}")
         if self.answers is not None and len(self.answers) != len(self.prompts):
@@ -137,7 +147,7 @@ class OnPolicy(keras.utils.PyDataset):
         if not len(self):
             raise ValueError(f"A batch of {batch_size} needs that many prompts. Received: "
                              f"{len(self.prompts)}")  # fmt: skip
-        self._plan()
+        self.begin(0)
 
     def __len__(self):
         return len(self.prompts) // self.batch_size
@@ -150,10 +160,10 @@ class OnPolicy(keras.utils.PyDataset):
         return prompt_masked(self.student, prompts, [self.answers[row] for row in rows])
 
     def on_epoch_end(self):
-        self.epoch += 1
-        self._plan()
+        self.begin(self.epoch + 1)
 
-    def _plan(self):
-        draw = np.random.default_rng([self.seed, self.epoch])
+    def begin(self, epoch):
+        """Draws what an epoch is made of: the same for the same number."""
+        self.epoch, draw = epoch, np.random.default_rng([self.seed, epoch])
         self.order = draw.permutation(len(self.prompts))
         self.own = draw.permutation(len(self)) < round(self.share * len(self))

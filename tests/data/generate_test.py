@@ -166,6 +166,28 @@ def test_a_share_of_the_batches_are_the_students_own():
     assert (again["token_ids"] != after["token_ids"]).any()
 
 
+def test_a_resumed_run_goes_on_with_its_epochs(tmp_path):
+    drawn = []
+
+    class Watched(on_policy_file.OnPolicy):
+        def __getitem__(self, index):
+            drawn.append(self.epoch)
+            return super().__getitem__(index)
+
+    def fit(epochs, **given):
+        student = language_model(0)
+        batches = Watched(student, PROMPTS, PROMPTS, 0, 5, 1.0, 1.0, 0)
+        begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda i, logs: batches.begin(i))
+        backup = keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
+        distiller = Distiller(student, teacher=language_model(1))
+        distiller.compile("sgd", run_eagerly=True)
+        drawn.clear()
+        distiller.fit(batches, epochs=epochs, callbacks=[backup, begin], verbose=0)
+        return drawn[-1]
+
+    assert [fit(2), fit(3)] == [1, 2]
+
+
 def test_the_teacher_scores_the_students_own_answers():
     student, teacher = language_model(0), language_model(1)
     batches = data.on_policy(student, PROMPTS[:4], share=1, batch_size=4, temperature=0)
@@ -197,6 +219,9 @@ def test_a_sequence_to_sequence_model_answers_and_is_trained(tmp_path, at_once, 
     end = task.preprocessor.tokenizer.end_token_id
     x, y, weight = data.prompt_masked(task, ["ab c", "d"], ["c", "c"], [True, False])
     assert weight.sum(1).tolist() == [3, 2] and y[0, 2] == end
+    x, y, weight = data.prompt_masked(task, ["a", "a", "a"], ["cdcd", "cdcdc", ""])
+    assert weight.sum(1).tolist() == [6, 5, 2]  # the second is cut off, and does not end
+    assert y[:2, 5].tolist() == [end, end] and y[1, 4] == 3
     x, y, weight = data.on_policy(task, ["ab c", "d"], share=1, batch_size=2)[0]
     np.testing.assert_array_equal(y[:, :-1], x["decoder_token_ids"][:, 1:])
     assert not weight[:, 0].any() and weight[:, 1].all()  # [end, start] is the prompt
