@@ -109,9 +109,8 @@ def _read(distiller, x, y=None, sample_weight=None):
     targets = y.targets if isinstance(y, Supervision) else None
     labels = y.labels if isinstance(y, Supervision) else y
     if preprocessor_of(distiller.student) is not None:
-        x, labels, sample_weight = unpacked(
-            preprocessed(distiller.student, x, labels, sample_weight)
-        )
+        x, labels, weights = unpacked(preprocessed(distiller.student, x, labels, sample_weight))
+        sample_weight = sample_weight if weights is None else weights  # lost where no labels are
     for view, made in theirs:
         inputs.update(view.beside(made, (x, labels, sample_weight)))
     if inputs:

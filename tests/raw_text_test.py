@@ -85,6 +85,14 @@ def test_strings_train_as_what_the_preprocessor_makes_of_them():
     same_weights(raw, arrays)
 
 
+def test_weights_without_labels_stay_weights():
+    student, zeros = classifier(), Supervision(None, np.zeros((8, 3), "float32"))
+    values = np.mean(student.predict(TEXTS, verbose=0) ** 2, axis=-1)
+    distiller = distilled(student, CachedTeacher(), [Term("mse", name="mse")], None, None)
+    found = distiller.fit(TEXTS, zeros, 8, sample_weight=WEIGHTS, verbose=0).history["mse"]
+    assert found == pytest.approx([np.average(values, weights=WEIGHTS)], rel=1e-4)
+
+
 def test_it_validates_evaluates_predicts_and_exports_from_strings(tmp_path):
     student = classifier()
     distiller = distilled(student, classifier(depth=2))

@@ -77,7 +77,8 @@ def preprocessor_of(model):
 
 def preprocessed(model, x, y=None, sample_weight=None):
     """Samples as the model's own `fit` would make them."""
-    return model.preprocess_samples(x, *(v for v in (y, sample_weight) if v is not None))
+    given = {"y": y, "sample_weight": sample_weight}
+    return model.preprocess_samples(x, **{k: v for k, v in given.items() if v is not None})
 
 
 def unpacked(data):
