@@ -109,13 +109,25 @@ def distilbert(student, teacher, pair=None, temperature=2.0, weights=(2.5, 0.5),
 
 def attention_of(model, path):
     """The path of the first attention layer inside a block."""
-    for below in taps.paths(taps.find_layer(model, path)):
-        if hasattr(taps.find_layer(model, f"{path}/{below}"), "_compute_attention"):
-            return f"{path}/{below}"
+    layers = {f"{path}/{below}": taps.find_layer(model, f"{path}/{below}")
+              for below in taps.paths(taps.find_layer(model, path))}  # fmt: skip
+    for inside, layer in layers.items():
+        if hasattr(layer, "_compute_attention"):
+            return inside
+    if unlike := {type(layer).__name__ for layer in layers.values() if _attends(layer)}:
+        raise ValueError(
+            f"`{path}` of `{model.name}` has an attention of its own, {', '.join(sorted(unlike))}, "
+            "whose scores are not to be had. Name its projections, as in `MiniLMRelations` with "
+            '`taps.attention(path, names=("query_projector", "key_projector"))`.'
+        )
     raise ValueError(
         f"`{path}` of `{model.name}` holds no attention layer. Give paths of blocks that do; "
         "`keras_distill.taps.shapes(model)` lists them."
     )
+
+
+def _attends(layer):
+    return "attention" in type(layer).__name__.lower()
 
 
 def universal(temperature=1.0, weight=1.0, merge="mean"):
