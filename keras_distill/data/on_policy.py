@@ -10,6 +10,7 @@ from keras_distill.data.sampling import Sampler
 
 AT_ONCE = 1024  # texts: a tokenizer of KerasHub holds some 300 kB for each while it works
 
+
 def prompt_masked(task, prompts, answers, finished=None):
     """`(x, y, sample_weight)` of prompts with their answers, weighed on the answers alone.
 
