@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill import CachedTeacher, Distiller, Supervision, Term, TopK, losses
+from keras_distill import CachedTeacher, Distiller, ModelTeacher, Supervision, Term, TopK, losses
 from keras_distill.fused import head
 
 keras_hub = pytest.importorskip("keras_hub")
@@ -38,7 +38,7 @@ def entropy():
     )
 
 
-def compiled(student, fused_head, loss=True, **kwargs):
+def compiled(student, fused_head, loss=True, jit_compile="auto", **kwargs):
     terms = kwargs.pop("terms", None)
     distiller = Distiller(student, terms=terms, fused_head=fused_head, **kwargs)
     if not loss:
@@ -46,8 +46,9 @@ def compiled(student, fused_head, loss=True, **kwargs):
         return distiller
     perplexity = keras_hub.metrics.Perplexity(from_logits=True, mask_token_id=3)
     distiller.compile(
-        keras.optimizers.SGD(0.5), entropy(), weighted_metrics=["accuracy", perplexity]
-    )
+        keras.optimizers.SGD(0.5), entropy(), weighted_metrics=["accuracy", perplexity],
+        jit_compile=jit_compile,
+    )  # fmt: skip
     return distiller
 
 
@@ -94,6 +95,23 @@ def test_it_trains_and_evaluates_as_the_plain_one(data):
     assert_alike(plain, fused)
     before = language_model(1, 8).get_weights()
     assert all(np.abs(a - b).max() > 0 for a, b in zip(before, fused[0]) if a.size > 8)
+
+
+def test_it_trains_by_xla_as_the_plain_one_without(data):
+    plain, fused = (
+        trained(data, fused_head, teacher=language_model(2, 12), jit_compile=fused_head)
+        for fused_head in (False, True)
+    )
+    assert_alike(plain, fused)
+
+
+def test_a_teacher_in_low_precision_is_judged_by_its_hidden_states(data):
+    teacher = ModelTeacher(language_model(2, 12), dtype="mixed_bfloat16")
+    distiller = compiled(language_model(1, 8), True, teacher=teacher)
+    x, y, weights = data
+    distiller.fit(x, y, batch_size=ROWS, sample_weight=weights, verbose=0)
+    measure, error, _ = distiller.teachers["teacher"].errors["output"]
+    assert measure == "relative error" and 0 < error < 0.05
 
 
 def test_without_labels_and_from_a_cached_top_k(data):

@@ -50,7 +50,7 @@ def measure(student, *, labels=None, teacher=None, loss=None, accuracy=False, le
 
     Args:
         student: the student's `Head`.
-        labels: class ids, (...), integers.
+        labels: class ids, (...), integers; for an id that is no word the cross-entropy is NaN.
         teacher: the teacher's `Head`, or its `TopK`.
         loss: the divergence: `losses.KLDivergence`, `ReverseKL`, `JensenShannon` or another
             `Divergence` of this package.

@@ -27,16 +27,17 @@ class Labels(NamedTuple):
     def empty(self, tokens):
         """Of no blocks."""
         best = {"best": Best.empty(tokens)} if self.accuracy else {}
-        return {"all": LogSumExp.empty(tokens), "own": tf.zeros((tokens,)), **best}
+        return {"all": LogSumExp.empty(tokens), "own": tf.fill((tokens,), float("nan")), **best}
 
     def first(self, state, found, start, size):
         """With a block."""
-        own = Places(self.labels[:, None], start, size).read(found)[:, 0]
+        places = Places(self.labels[:, None], start, size)
+        own = tf.where(places.inside[:, 0], places.read(found)[:, 0], state["own"])
         best = {"best": state["best"].joined(found, start)} if self.accuracy else {}
-        return {"all": state["all"].joined(found), "own": state["own"] + own, **best}
+        return {"all": state["all"].joined(found), "own": own, **best}
 
     def value(self, state):
-        """The cross-entropy, (tokens,)."""
+        """The cross-entropy, (tokens,); NaN for a label that is no word."""
         return state["all"].value() - state["own"]
 
     def correct(self, state):
@@ -137,13 +138,12 @@ class TopKDivergence(NamedTuple):
     def empty(self, tokens):
         """Of no blocks."""
         kept = tf.zeros((tokens, tf.shape(self.top.ids)[1]))
-        return {"all": LogSumExp.empty(tokens), "rest": LogSumExp.empty(tokens), "kept": kept}
+        return {"rest": LogSumExp.empty(tokens), "kept": kept}
 
     def first(self, state, found, start, size):
         """With a block."""
         places, found = Places(self.top.ids, start, size), scaled(found, self.temperature)
         return {
-            "all": state["all"].joined(found),
             "rest": state["rest"].joined(places.lower(found, LOWEST)),
             "kept": state["kept"] + places.read(found),
         }
@@ -153,18 +153,25 @@ class TopKDivergence(NamedTuple):
         return self._inside(state)[0]
 
     def slopes(self, state, upstream, found, start, size):
-        """The gradient with respect to a block's logits."""
+        """The gradient with respect to a block's logits.
+
+        A word of the rest gets `softmax among the rest` times one number a token.
+        """
         free = upstream[:, None] / self.temperature * self._inside(state)[1]
         total = tf.reduce_sum(free, 1, keepdims=True)
+        free -= total * tf.exp(self._log_probs(state))  # they sum to one
         places, found = Places(self.top.ids, start, size), scaled(found, self.temperature)
-        softmax = state["all"].softmax(found)
-        rest = state["rest"].softmax(places.lower(found, LOWEST))
-        return places.add(free[:, -1:] * rest - total * softmax, free[:, :-1])
+        among = state["rest"].softmax(places.lower(found, LOWEST))
+        return places.add(free[:, -1:] * among, free[:, :-1])
+
+    def _log_probs(self, state):
+        """The student's, of the `k` classes and of the rest: (tokens, k + 1)."""
+        student = tf.concat([state["kept"], state["rest"].value()[:, None]], 1)
+        return tf.maximum(tf.nn.log_softmax(student), LOWEST)
 
     def _inside(self, state):
         """The value, and its gradient with respect to the log-probabilities of `k + 1` classes."""
-        student = tf.concat([state["kept"], state["rest"].value()[:, None]], 1)
-        student = tf.maximum(student - state["all"].value()[:, None], LOWEST)
+        student = self._log_probs(state)
         teacher = tf.concat([self.top.log_probs, self.top.log_tail[:, None]], 1)
         with tf.GradientTape() as tape:
             tape.watch(student)

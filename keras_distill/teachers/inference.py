@@ -17,14 +17,15 @@ class Inference:
         model: a Keras model or a function.
         dtype: `None`, or what `precision.chosen` returns.
         jit_compile: whether the model is compiled by XLA, on its own.
+        logits: whether outputs of several units are logits, and not hidden states.
 
     Attributes:
         errors: what the first batch said of the precision; `None` before.
     """
 
-    def __init__(self, model, dtype=None, jit_compile=False):
+    def __init__(self, model, dtype=None, jit_compile=False, logits=True):
         self.dtype = dtype
-        self.jit_compile = jit_compile
+        self.jit_compile, self.logits = jit_compile, logits
         self.model = precision.quantized(model) if dtype == "int8" else model
         self.errors = None
         self._parts, self._functions = {}, {}
@@ -53,7 +54,7 @@ class Inference:
         if not self.lowers:
             return
         expected = taps.run(partial.part_of(model, paths), x, paths, owner=model)
-        self.errors = precision.errors(expected, self(x, paths))
+        self.errors = precision.errors(expected, self(x, paths), self.logits)
         precision.check(model, self.dtype, self.errors)
         shown = ", ".join(f"{measure} {error:.1g} at `{path}`"
                           for path, (measure, error, _) in self.errors.items())  # fmt: skip

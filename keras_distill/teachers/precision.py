@@ -101,19 +101,20 @@ def quantized(model):
     return twin
 
 
-def errors(expected, found):
+def errors(expected, found, logits=True):
     """How far each path is from float32: `{path: (measure, error, bound)}`.
 
-    Outputs of several units count as logits: the mean KL divergence of their softmax at
-    temperature 1. Other tensors: the norm of the difference over the norm.
+    Outputs of several units count as logits, unless `logits` is false: the mean KL divergence of
+    their softmax at temperature 1. Other tensors: the norm of the difference over the norm.
     """
-    return {path: _error(path, expected[path], found[path]) for path in expected}
+    return {path: _error(expected[path], found[path], logits and taps.is_edge(path))
+            for path in expected}  # fmt: skip
 
 
-def _error(path, expected, found):
+def _error(expected, found, logits):
     pairs = zip(keras.tree.flatten(expected), keras.tree.flatten(found))
     pairs = [pair for pair in pairs if getattr(pair[0], "dtype", tf.bool).is_floating]
-    logits = taps.is_edge(path) and all(own.shape[-1] > 1 for own, _ in pairs)
+    logits = logits and all(own.shape[-1] > 1 for own, _ in pairs)
     measure = _divergence if logits else _relative
     worst = max((float(measure(*pair)) for pair in pairs), default=0.0)
     return ("KL", worst, MOST_KL) if logits else ("relative error", worst, MOST_ERROR)

@@ -99,6 +99,12 @@ def test_blocks_of_any_size_in_graphs_and_xla(options):
         assert_alike(expected, gradients(by_blocks(loss, block=block), given, **options))
 
 
+def test_two_passes_and_a_soft_cap_by_xla():
+    given, loss = arrays(), losses.ReverseKL(2.0)
+    found = gradients(by_blocks(loss, 2.0, 10), given, jit_compile=True)
+    assert_alike(gradients(plain(loss, 2.0), given), found)
+
+
 @pytest.mark.parametrize("loss", [losses.KLDivergence(2.0), losses.ReverseKL(2.0)],
                          ids=lambda loss: loss.name)  # fmt: skip
 def test_words_that_do_not_exist(loss):
@@ -106,9 +112,13 @@ def test_words_that_do_not_exist(loss):
     assert_alike(gradients(plain(loss), given), gradients(by_blocks(loss), given))
 
 
-@pytest.mark.parametrize("loss", [losses.KLDivergence(2.0), losses.JensenShannon(0.5, 2.0)],
-                         ids=lambda loss: loss.name)  # fmt: skip
-def test_a_top_k(loss):
+@pytest.mark.parametrize(
+    "loss, xla",
+    [(losses.KLDivergence(2.0), False), (losses.KLDivergence(2.0), True),
+     (losses.JensenShannon(0.5, 2.0), False)],
+    ids=lambda value: getattr(value, "name", str(value)),
+)  # fmt: skip
+def test_a_top_k(loss, xla):
     given = arrays()
     log_probs, ids = tf.math.top_k(tf.nn.log_softmax(logits(*given[3:], None) / 2), 5)
     top = TopK(ids, log_probs, tf.math.log(1 - tf.reduce_sum(tf.exp(log_probs), -1)), 2.0)
@@ -123,9 +133,28 @@ def test_a_top_k(loss):
         found = measure(head, labels=LABELS, teacher=top, loss=loss, block=8)
         return found.cross_entropy, found.divergence
 
-    assert_alike(gradients(dense, given), gradients(fused, given))
+    assert_alike(gradients(dense, given), gradients(fused, given, jit_compile=xla))
     with pytest.raises(ValueError, match="temperature"):
         measure(Head(*given[:3]), teacher=top, loss=losses.KLDivergence(3.0))
+
+
+def test_a_top_k_of_all_words():
+    """Nothing is left for the rest."""
+    given, loss = arrays(), losses.KLDivergence(2.0)
+    log_probs, ids = tf.math.top_k(tf.nn.log_softmax(logits(*given[3:], None) / 2), WORDS)
+    top = TopK(ids, log_probs, tf.fill((TOKENS,), -np.inf), 2.0)
+
+    def fused(*given):
+        found = measure(Head(*given[:3]), labels=LABELS, teacher=top, loss=loss, block=8)
+        return found.cross_entropy, found.divergence
+
+    assert_alike(gradients(plain(loss), given), gradients(fused, given))
+
+
+def test_a_label_that_is_no_word_is_not_a_number():
+    head = Head(tf.ones((4, 1)), tf.constant([[0.0], [2.0], [1.0]]))
+    run = tf.function(lambda labels: measure(head, labels=labels, block=2).cross_entropy)
+    np.testing.assert_array_equal(np.isnan(run(tf.constant([0, 3, -1, 2]))), [0, 1, 1, 0])
 
 
 def test_accuracy_counts_the_first_of_equals():
