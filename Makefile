@@ -21,14 +21,12 @@ test-backends: .backends/ready
 lint: .venv/dev
 	$(BIN)/ruff check .
 
+# Hours on two cores. Those that need data are run by hand: benchmarks/README.md.
+MEASURED := step_overhead cached_epoch losses lean_teachers large_vocabulary imports scale
 bench: .venv/dev
-	$(BIN)/python benchmarks/step_overhead.py
-	$(BIN)/python benchmarks/cached_epoch.py
-	$(BIN)/python benchmarks/losses.py
-	$(BIN)/python benchmarks/lean_teachers.py
-	$(BIN)/python benchmarks/large_vocabulary.py
-	$(BIN)/python benchmarks/imports.py
-	$(BIN)/python benchmarks/scale.py
+	mkdir -p runs/benchmarks
+	for name in $(MEASURED); do \
+		$(BIN)/python benchmarks/$$name.py --json=runs/benchmarks/$$name.json || exit 1; done
 
 # Each set of extras is installed once, and again when setup.py changes.
 .venv/%: setup.py

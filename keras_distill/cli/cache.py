@@ -43,8 +43,8 @@ def act(arguments):
     for name in ("experiment", "teacher"):
         if getattr(arguments, name) is None:
             raise ValueError(f"`cache {arguments.action}` needs --{name}.")
+    experiment = program.experiment_of(arguments)  # first: it may register the teacher's classes
     teacher = program.model_of(arguments.teacher)
-    experiment = program.experiment_of(arguments)
     dataset = experiment.data(arguments.split)
     if arguments.action == "verify":
         return _verify(data.verify_targets(teacher, dataset, arguments.folder, rows=arguments.rows))

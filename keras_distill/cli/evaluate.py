@@ -21,11 +21,12 @@ def parser():
 
 def act(arguments):
     """Prints the table of measures."""
+    experiment = program.experiment_of(arguments)  # first: it may register the models' classes
     model = program.model_of(arguments.model)
     teacher = program.model_of(arguments.teacher) if arguments.teacher else None
     from keras_distill import report
 
-    data = program.experiment_of(arguments).data(arguments.split)
+    data = experiment.data(arguments.split)
     measured = {} if teacher is None else {"teacher": report.measure(teacher, data)}
     measured["student"] = report.measure(model, data, teacher)
     print(report.table({arm: report.summarize([values]) for arm, values in measured.items()}))

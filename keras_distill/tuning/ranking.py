@@ -62,6 +62,7 @@ def write(folder, rows, stages, *, file, options, command):
           f"± their standard error, by pairs:\n\n{said}")  # fmt: skip
     _plot(folder / "ranking.png", rows)
     (folder / "winner.py").write_text(_winner(folder, rows, said, file, options, command))
+    # last: who finds it finds the others whole
     write_json(folder / "ranking.json", {"rows": rows, "search": stages, "verdict": verdict(rows)})
     print(f"\nThe winner: python -m keras_distill train --experiment={folder / 'winner.py'}")
 
@@ -70,7 +71,7 @@ def _winner(folder, rows, said, file, options, command):
     """The text of an experiment's file; a path in it is relative to that file."""
     place = os.path.relpath(os.path.abspath(file), os.path.abspath(folder))
     given = {name: placed(name, value) for name, value in options.items()}
-    said = said.replace("\\", "\\\\").replace('"', "'")
+    command, said = (text.replace("\\", "\\\\").replace('"', "'") for text in (command, said))
     return f'''"""The best setting that `keras_distill tune` found, by the validation split.
 
     {command}
