@@ -12,11 +12,12 @@ How it is measured:
   `keras.distillation.LogitsDistillation(temperature=2, loss=KLDivergence())`.
 - "fused": `keras_distill.fused.measure`, which `Distiller(fused_head=True)` runs. "top-k": from a
   teacher's `TopK` with k = 32 instead of its hidden states. "XLA": with `jit_compile=True`.
-- Memory, on Linux: each arm in a child process that traces it and runs it once: the peak of
-  resident memory, less what was held before that run (inputs, weights, the traced function).
-  TensorFlow keeps what it has freed, so a second run would show less. XLA compiles in that run. The
-  embeddings' gradient, which every arm must give, is in it, and shown as a column of its own since
-  no loss can do without it.
+- Memory, on Linux: each arm in a child process: the peak of resident memory of its second step over
+  what was held before that step (inputs, weights, the compiled function). What a step frees goes
+  back to the system there (TensorFlow without its pool, glibc with a fixed threshold), or the
+  second would reuse it unseen. "first" is the same of the first step, which loads kernels and, with
+  XLA, the compiler, and compiles. The embeddings' gradient, which every arm must give, is in both,
+  and shown as a column of its own since no loss can do without it.
 - Time: the CPU time of the process, all threads, in interleaved rounds (A B C, C B A, ...); medians
   of the rounds, and of the ratios within a round.
 
@@ -26,6 +27,7 @@ How it is measured:
 
 import argparse
 import gc
+import json
 import os
 import statistics
 import subprocess
@@ -137,19 +139,24 @@ def step(name, setting):
 
 
 def memory_of(name, size):
-    """MB at the peak of the first run, over what was held before."""
+    """MB at the peaks of the first and of the second step, over what was held before each."""
     run = compiled(name, Setting(*size))
     run.get_concrete_function()  # traces
-    gc.collect()
-    return peak_of(lambda: float(run()[0]))[0]
+    peaks = []
+    for _ in range(2):
+        gc.collect()
+        peaks.append(peak_of(lambda: float(run()[0]))[0])
+    return peaks
 
 
 def memory_in_a_child(name, size):
     numbers = [str(size[0]), str(size[1]), ",".join(map(str, size[2]))]
     command = [sys.executable, __file__, f"--memory-of={name}", f"--words={numbers[0]}",
                f"--tokens={numbers[1]}", f"--widths={numbers[2]}"]  # fmt: skip
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.splitlines()[-1])
+    environment = {**os.environ, "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
+                   "MALLOC_MMAP_THRESHOLD_": "65536"}  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def times(size, rounds):
@@ -177,10 +184,11 @@ def measured(size, rounds, memory):
             "words": words,
             "widths": "/".join(map(str, widths)),
             "arm": name,
-            "peak_mb": memory[name],
+            "first_mb": memory[name][0],
+            "peak_mb": memory[name][1],
             "gradient_mb": 4 * words * widths[0] / 2**20,
-            "memory_ratio": memory[name] / memory["plain"],
-            "peer_ratio": memory[name] / memory["keras.distillation"],
+            "memory_ratio": memory[name][1] / memory["plain"][1],
+            "peer_ratio": memory[name][1] / memory["keras.distillation"][1],
             "cpu_s": statistics.median(taken[name]),
             "cpu_ratio": ratio,
         }
@@ -191,15 +199,16 @@ def measured(size, rounds, memory):
 
 
 def print_table(rows):
-    print("| words | widths | arm | peak MB | of it the gradient | of plain | "
+    print("| words | widths | arm | first MB | peak MB | of it the gradient | of plain | "
           "of keras.distillation | CPU s | of plain | goal: memory | goal: CPU |")  # fmt: skip
-    print("|" + "---|" * 11)
+    print("|" + "---|" * 12)
     for row in rows:
         goals = ["yes" if met else "no" for met in row["met"]] if "met" in row else ["", ""]
-        ratios = f"{row['memory_ratio']:.3f} | {row['peer_ratio']:.3f}"
-        time = f"{row['cpu_s']:.2f} | {row['cpu_ratio']:.2f}"
-        print(f"| {row['words']:,} | {row['widths']} | {row['arm']} | {row['peak_mb']:.0f} | "
-              f"{row['gradient_mb']:.0f} | {ratios} | {time} | {goals[0]} | {goals[1]} |")
+        sizes = ("first_mb", "peak_mb", "gradient_mb")
+        cells = [row["arm"], *(f"{row[name]:.0f}" for name in sizes),
+                 *(f"{row[name]:.3f}" for name in ("memory_ratio", "peer_ratio")),
+                 *(f"{row[name]:.2f}" for name in ("cpu_s", "cpu_ratio")), *goals]  # fmt: skip
+        print(f"| {row['words']:,} | {row['widths']} | {' | '.join(cells)} |")
 
 
 def main():
@@ -214,7 +223,7 @@ def main():
     widths = tuple(int(width) for width in args.widths.split(","))
     sizes = [(words, args.tokens, widths) for words in args.words or (131072, 262144)]
     if args.memory_of:
-        return print(memory_of(args.memory_of, sizes[0]))
+        return print(json.dumps(memory_of(args.memory_of, sizes[0])))
     print(" ".join(f"{key}={value}" for key, value in machine().items()), f"rounds={args.rounds}")
     # before any time is taken, since this process keeps what it has freed
     memory = [{name: memory_in_a_child(name, size) for name in ARMS} for size in sizes]

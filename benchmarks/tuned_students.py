@@ -1,6 +1,7 @@
 """Tuned students of a Fashion-MNIST teacher, against themselves alone and `keras.distillation`.
 
-For a student of 5,000 and one of 48,000 parameters (`examples/fashion_mnist.py`):
+The teacher is that of `examples/fashion_mnist.py`, trained on all images unless `--teacher` is one.
+For a student of 5,000 and one of 48,000 parameters:
 
 1. `keras_distill.tuning.tune` chooses recipe, temperature, alpha and epochs by the validation
    split (the last 5,000 training images).
@@ -17,7 +18,7 @@ the teacher's place hands on: its losses are as they are, without the time of th
 Every trained student's numbers are on disk as soon as they are known: the same command goes on
 after an interruption. `DIR` holds the four idx `.gz` files.
 
-    python benchmarks/tuned_students.py --data=DIR --teacher=teacher.keras --out=runs/tuned \
+    python benchmarks/tuned_students.py --data=DIR --out=runs/tuned [--teacher=FILE] \
         [--students 5k 48k] [--seeds=5] [--epochs=20,40] [--limit=N]
 """
 
@@ -34,12 +35,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from measuring import write_json
+from measuring import machine
 
 from keras_distill import report
 from keras_distill.data import read_targets
 from keras_distill.experiment_file import load_experiment
-from keras_distill.run_folder import RUN
+from keras_distill.run_folder import RUN, write_json
 from keras_distill.tuning import tune
 from keras_distill.tuning.settings import shown
 
@@ -51,13 +52,32 @@ FIRST = 100  # of the seeds of the comparison
 DEFAULT = {"temperature": 3.0, "labels": 0.5, "divergence": False}
 
 
+def trained_teacher(arguments):
+    """The file of the teacher, trained unless it is on disk; an epoch that is whole is kept."""
+    path = pathlib.Path(arguments.out) / "teacher.keras"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keras.utils.set_random_seed(0)
+        experiment = load_experiment(FILE, {"data": arguments.data})
+        model = experiment.teacher()
+        model.compile(experiment.teacher_optimizer(), experiment.loss, metrics=["accuracy"])
+        backup = keras.callbacks.BackupAndRestore(path.with_suffix(".backup"))
+        model.fit(experiment.data("train"), epochs=experiment.teacher_epochs, shuffle=False,
+                  verbose=2, callbacks=[backup])  # fmt: skip
+        part = path.with_suffix(".part.keras")
+        model.save(part)
+        part.replace(path)
+        print(f"{path}: {report.measure(model, experiment.data('test'))['accuracy']:.4f}")
+    return str(path)
+
+
 def tuned(size, arguments):
     """The winner's experiment, tuned unless it is on disk; and its setting."""
     folder = pathlib.Path(arguments.out) / size / "tune"
     options = {"data": arguments.data, "width": WIDTHS[size], "limit": arguments.limit}
     sweep = {"recipe": ["hinton", "dist"], "temperature": TEMPERATURES, "alpha": ALPHAS,
              "epochs": arguments.epochs}  # fmt: skip
-    if not (folder / "winner.py").exists():
+    if not (folder / "ranking.json").exists():
         tune(FILE, folder, sweep, options=options, teacher=arguments.teacher,
              cache=str(pathlib.Path(arguments.out) / "targets"),
              resume=(folder / RUN).exists(), command=" ".join(sys.argv))  # fmt: skip
@@ -106,7 +126,7 @@ def known(path, make, data):
         started = time.time()
         measured = report.measure(make(), data)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, **measured, seconds=time.time() - started)
+        write_json(path, {**measured, "seconds": time.time() - started})
         print(f"{path}: {100 * measured['accuracy']:.2f}%", flush=True)
     return json.loads(path.read_text())
 
@@ -160,7 +180,7 @@ def table(size, accuracies):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, metavar="DIR", help="Fashion-MNIST's idx files")
-    parser.add_argument("--teacher", required=True, metavar="FILE", help="a .keras file")
+    parser.add_argument("--teacher", metavar="FILE", help="a .keras file; trained by default")
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--students", nargs="+", choices=WIDTHS, default=list(WIDTHS))
     parser.add_argument("--seeds", type=int, default=5)
@@ -168,11 +188,13 @@ def main():
     parser.add_argument("--limit", type=int, help="only the first examples of each split")
     arguments = parser.parse_args()
     arguments.epochs = [int(part) for part in arguments.epochs.split(",")]
+    arguments.teacher = arguments.teacher or trained_teacher(arguments)
     rows, chosen = [], {}
     for size in arguments.students:
         accuracies, chosen[size] = compared(size, arguments)
         rows += table(size, accuracies)
-        write_json(f"{arguments.out}/{size}.json", accuracies=accuracies, chosen=chosen[size])
+        found = {"machine": machine(), "accuracies": accuracies, "chosen": chosen[size]}
+        write_json(pathlib.Path(arguments.out) / f"{size}.json", found)
     print("\n| student | arm | test accuracy %, ± deviation | gain, points ± standard error |")
     print("\n".join(["|---|---|---|---|", *rows]))
     for size, settings in chosen.items():
