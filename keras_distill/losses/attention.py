@@ -70,7 +70,9 @@ class AttentionDivergence(_AttentionLoss):
             summed scores, which allows another number of heads. Defaults to `None`.
         cross: whether the keys are tokens of another sequence than the queries, as in a decoder's
             attention to its encoder. The mask then counts the queries alone; keys that are ruled
-            out are those of very low scores, as taps show padded ones. Defaults to `False`.
+            out are those of very low scores, as taps show padded ones. Also where the mask leaves
+            out tokens that are seen, such as prompts by their `sample_weight`: else attention to
+            them is not compared. Defaults to `False`.
         name: the loss's name. Defaults to `"attention_divergence"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -108,7 +110,9 @@ class AttentionCrossEntropy(_AttentionLoss):
             summed scores, which allows another number of heads. Defaults to `None`.
         cross: whether the keys are tokens of another sequence than the queries, as in a decoder's
             attention to its encoder. The mask then counts the queries alone; keys that are ruled
-            out are those of very low scores, as taps show padded ones. Defaults to `False`.
+            out are those of very low scores, as taps show padded ones. Also where the mask leaves
+            out tokens that are seen, such as prompts by their `sample_weight`: else attention to
+            them is not compared. Defaults to `False`.
         threshold: keys that the teacher scores at or below it weigh nothing, `None` for no limit.
             TextBrewer has -1e-3 where it has no mask. Defaults to `None`.
         name: the loss's name. Defaults to `"attention_cross_entropy"`.
@@ -160,8 +164,9 @@ class AttentionMSE(_AttentionLoss):
             summed scores, which allows another number of heads. Defaults to `None`.
         cross: whether the keys are tokens of another sequence than the queries, as in a decoder's
             attention to its encoder. The mask then counts the queries alone; keys whose scores
-            of the teacher are -1e2 or lower, as those of padding are, count for nothing.
-            Defaults to `False`.
+            of the teacher are -1e2 or lower, as those of padding are, count for nothing. Also
+            where the mask leaves out tokens that are seen, such as prompts by their
+            `sample_weight`: else attention to them is not compared. Defaults to `False`.
         threshold: scores at or below it count as 0, `None` for no limit. TextBrewer has -1e-3
             without a mask and none with one. Defaults to `-1e2`.
         name: the loss's name. Defaults to `"attention_mse"`.

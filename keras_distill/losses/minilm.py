@@ -31,7 +31,9 @@ class MiniLMRelations(DistillationLoss):
         y_true: the teacher's inputs by name, each (batch, tokens, heads, width) or, with
             `relation_heads`, (batch, tokens, width).
         y_pred: the student's, with the same tokens; widths may differ.
-        mask: weights of the tokens, (batch, tokens), 0 for padding.
+        mask: weights of the tokens, (batch, tokens), 0 for padding. What it leaves out is no key
+            either: where `sample_weight` masks prompts, give the term `mask="input:padding_mask"`,
+            or relations to the prompt are not compared.
 
     Returns:
         One value per example: (batch,).

@@ -2,6 +2,7 @@
 
 They take models whose blocks hold attention layers: keras_hub's tasks and backbones, or any Keras
 model with `MultiHeadAttention`. Padding is left out where `mask` names the model's padding mask.
+Where sample weights mask prompts, `mask="input:padding_mask"` compares attention to prompts too.
 """
 
 from keras_distill import losses, taps

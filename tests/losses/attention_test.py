@@ -176,3 +176,31 @@ def test_keys_of_another_sequence_are_not_the_masks(loss, formula):
     compare(loss(cross=True), expected, queries, teacher, student)
     again = loss.from_config(loss(cross=True).get_config())
     assert again.cross and again.token_axes == (2,) and loss().token_axes == (2, 3)
+
+
+@tensorflow_only
+@pytest.mark.parametrize(
+    "loss, formula",
+    [
+        (losses.AttentionDivergence, divergence),
+        (losses.AttentionCrossEntropy, cross_entropy),
+        (losses.AttentionMSE, squares),
+    ],
+)
+def test_attention_of_an_answer_to_its_prompt(loss, formula):
+    """Two tokens of prompt, two of answer; `mask="sample_weight"` leaves the prompt out."""
+    from keras_distill.batch import Batch
+    from keras_distill.term import Term
+
+    causal = np.tril(np.ones((4, 4), bool))
+    sides = [np.where(causal, side, -1e9).astype("float32") for side in (TEACHER, STUDENT)]
+    teacher, student = ({"output": tensor(side)} for side in sides)
+    batch = Batch({}, None, tensor([[0.0, 0, 1, 1]] * 2), None)
+    values, weights = Term(loss(cross=True))(student, teacher, batch)
+    for b, q in np.ndindex(2, 4):
+        rows = zip(*(side[b, :, q, : q + 1] for side in sides), strict=True)
+        expected = np.mean([formula(*row) for row in rows]) if q > 1 else 0.0
+        assert float(values[b, q]) == pytest.approx(expected, rel=1e-4)
+    assert weights.numpy().tolist() == [[0, 0, 1, 1]] * 2
+    among_themselves = Term(loss())(student, teacher, batch)[0]
+    assert np.abs(values - among_themselves)[:, 2:].max() > 0.01
