@@ -217,29 +217,6 @@ def test_alternating_attention_must_stay_in_step():
         models.shrink(teacher, every=2)
 
 
-def parameters(name, layers):
-    """How many parameters a BERT of base size with few words and `layers` blocks has."""
-    bert = hub.BertBackbone(
-        vocabulary_size=2, num_layers=layers, num_heads=12, hidden_dim=768, intermediate_dim=3072,
-        name=name,
-    )  # fmt: skip
-    return bert, bert.count_params() + (30522 - 2) * 768
-
-
-def test_a_bert_base_at_six_layers():
-    one, first = parameters("one", 1)
-    two, second = parameters("two", 2)
-    assert second + 10 * (second - first) == 109_482_240
-    config, _ = sizes.cut_depth(
-        {**sizes.config_of(two), "num_layers": 12},
-        {"transformer_layer_": list(range(12))},
-        Choice(every=2),
-        "bert",
-    )
-    assert second + (config["num_layers"] - 2) * (second - first) == 66_955_008
-    assert models.shrink(two, depth=1).count_params() == one.count_params()
-
-
 @pytest.mark.parametrize("name", ["bert", "llama", "gemma", "vit"])
 def test_a_narrower_student_keeps_the_first_rows_and_columns(name):
     teacher = randomized(BACKBONES[name]())
