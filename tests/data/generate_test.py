@@ -31,9 +31,12 @@ def random_weights(task, seed):
     return task
 
 
-def language_model(seed, length=8):
-    tokenizer = hub.tokenizers.GPT2Tokenizer(vocabulary("<|endoftext|>"), ["a b", "Ġ a"])
-    backbone = hub.models.GPT2Backbone(10, num_layers=1, max_sequence_length=8, **SIZES)
+def language_model(seed, length=8, words=None, merges=("a b", "Ġ a")):
+    words = words or vocabulary("<|endoftext|>")
+    tokenizer = hub.tokenizers.GPT2Tokenizer(words, list(merges))
+    backbone = hub.models.GPT2Backbone(
+        len(words), num_layers=1, max_sequence_length=max(8, length), **SIZES
+    )
     preprocessor = hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=length)
     return random_weights(hub.models.GPT2CausalLM(backbone, preprocessor), seed)
 
@@ -253,6 +256,32 @@ def test_what_is_refused(tmp_path):
         with pytest.raises(ValueError, match=why):
             data.on_policy(task, PROMPTS, **given)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_student_with_another_tokenizer_learns_what_the_teacher_said(tmp_path):
+    """Sequence-level distillation by strings; the student, saved, says the same again."""
+    words = {token: index for index, token in enumerate([*"fedcbaĠ", "bb", "<|endoftext|>"])}
+    teacher, student = language_model(5), language_model(1, 12, words, ["b b"])
+    ours, theirs = (each.preprocessor.tokenizer for each in (student, teacher))
+    assert list(ours("abb")) == [5, 7] and list(theirs("abb")) == [6, 1]
+    said = data.generate(teacher, PROMPTS, tmp_path / "a.jsonl", max_length=6, verbose=0)
+    assert {*said["finished"]} == {True, False}
+    x, y, weight = data.prompt_masked(student, *said.values())
+    distiller = Distiller(student)
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+    distiller.compile(keras.optimizers.Adam(0.03), loss)
+    distiller.fit(x, y, batch_size=5, epochs=60, sample_weight=weight, verbose=0)
+    student.compile(sampler="greedy")
+    found = student.generate(PROMPTS)
+    for text, prompt, answer, whole in zip(found, *said.values(), strict=True):
+        learned = f"{prompt}{answer}"
+        assert text == learned if whole else text.startswith(learned)
+    distiller.save(tmp_path / "student.keras")
+    again = keras.saving.load_model(tmp_path / "student.keras")
+    again.compile(sampler="greedy")
+    assert again.generate(PROMPTS) == found
 
 
 def test_prompts_may_be_a_dataset():
