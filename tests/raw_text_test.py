@@ -265,17 +265,34 @@ def test_a_language_model_learns_from_one_with_another_tokenizer():
     with pytest.raises(ValueError, match="give `fit` strings"):
         distiller.fit(student.preprocessor(["abcd ab"])[0], np.zeros((1, 8)), verbose=0)
     with pytest.warns(UserWarning, match="no partner"):
-        names = run_page(student=student, teacher=teacher)
+        names = run_page("vocabularies.md", student=student, teacher=teacher)
     assert np.isfinite(names["distiller"].history.history["shared"]).all()
 
 
-def run_page(**models):
-    """What the code of the page on vocabularies makes of two language models."""
-    page = pathlib.Path(__file__).parents[1] / "docs" / "vocabularies.md"
+def run_page(name, **models):
+    """What the code of a page of the documentation makes of some models."""
+    page = pathlib.Path(__file__).parents[1] / "docs" / name
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     names = {**models, "cross_entropy": CE, "texts": ["abcd ab", "dab"]}
     exec(compile("\n".join(blocks), page.name, "exec"), names)
     return names
+
+
+def test_the_page_on_text(monkeypatch):
+    compiled = Distiller.compile
+    monkeypatch.setattr(
+        Distiller, "compile", lambda self, *args: compiled(self, *args, run_eagerly=True)
+    )
+    student = language_model(1, 0)
+    student.run_eagerly = True
+    names = run_page(
+        "text.md", classifier=classifier(), large_classifier=classifier(WORDS[::-1], depth=2),
+        student=student, teacher=language_model(2, 1), labels=np.array([0, 1]),
+        questions=["ab", "c"], answers=["d", "abcdeab"],
+    )  # fmt: skip
+    assert names["weight"].sum(1).tolist() == [2, 6]  # the second is cut, and does not end
+    logs = names["distiller"].history.history
+    assert all(np.isfinite(logs[term]).all() for term in ("attention_divergence", "kl_divergence"))
 
 
 def test_spans_need_two_language_models():
