@@ -35,8 +35,8 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
-from language import BATCH, file_name, fit, table, tokens_of
-from training import loaded
+from language import BATCH, file_name, fit, from_scratch, table, tokens_of
+from training import loaded, open_folder
 
 from keras_distill import Distiller, Term, losses, models
 from keras_distill.data import generate, on_policy, prompt_masked
@@ -58,7 +58,7 @@ def language_model(given, tokenizer):
     preprocessor = keras_hub.models.GPT2CausalLMPreprocessor(
         tokenizer, sequence_length=given.length
     )
-    return keras_hub.models.GPT2CausalLM(backbone, preprocessor, name="teacher")
+    return keras_hub.models.GPT2CausalLM(from_scratch(backbone), preprocessor, name="teacher")
 
 
 """
@@ -110,10 +110,6 @@ class Run:
 
     def lesson(self, name, student, teacher):
         """`(distiller, batches)`: how the student `name` is taught, and on what."""
-        said = prompt_masked(student, self.prompts, self.answers)
-        if name in TOKEN_LEVEL:
-            terms = [Term(TOKEN_LEVEL[name], name="teacher")]
-            return Distiller(student, teacher=teacher, terms=terms, alpha=self.given.alpha), said
         if name == "on-policy":
             terms = [Term(TOKEN_LEVEL["Jensen-Shannon"], name="teacher")]
             own = on_policy(student, self.prompts, self.answers, share=0.5, batch_size=BATCH)
@@ -121,7 +117,12 @@ class Run:
         if name == "sequence-level":
             wrote = self.written(teacher)
             said = prompt_masked(student, wrote["prompt"], wrote["answer"], wrote["finished"])
-        return Distiller(student), said
+            return Distiller(student), said
+        said = prompt_masked(student, self.prompts, self.answers)
+        if name == "alone":
+            return Distiller(student), said
+        terms = [Term(TOKEN_LEVEL[name], name="teacher")]
+        return Distiller(student, teacher=teacher, terms=terms, alpha=self.given.alpha), said
 
     def written(self, teacher):
         """The teacher's answers to every different question in the training data."""
@@ -193,6 +194,11 @@ class Speaker:
             logits, _, cache = self._run(tf.constant([[token]]), cache, tf.constant(at))
             logits, at = logits[:, -1], at + 1
 
+    def prepare(self):
+        """Compiles what answers: for a prompt, and for the tokens after it."""
+        list(self.tokens("Hello\n"))
+        self._run(tf.constant([[0]]), tf.zeros(self.shape), tf.constant(0))
+
     def _drawn(self, logits):
         if self.temperature == 0:
             return int(np.argmax(logits))
@@ -203,7 +209,7 @@ class Speaker:
 def chat(task, temperature):
     """A conversation in the terminal, until an empty line or the end of the input."""
     speaker = Speaker(task, temperature)
-    list(speaker.tokens("Hello\n"))  # what is compiled once is compiled now
+    speaker.prepare()
     print("Ask something; an empty line ends it.")
     while question := ask():
         started, first, count = time.perf_counter(), None, 0
@@ -307,7 +313,7 @@ def main(given=None):
     if given.chat:
         file = given.out / f"{file_name(given.chat)}.keras"
         return chat(keras.saving.load_model(file, compile=False), given.temperature)
-    given.out.mkdir(parents=True, exist_ok=True)
+    open_folder(given)
     run = Run(given)
     teacher = run.teacher()
     found, rows = {"teacher": teacher}, {}

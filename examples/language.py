@@ -24,6 +24,18 @@ def byte_pairs(texts, size):
     return model["vocab"], [" ".join(pair) for pair in model["merges"]]
 
 
+def from_scratch(backbone):
+    """A new backbone with kernels of a size that suits its width.
+
+    KerasHub draws them with a deviation of 0.02, for models a thousand numbers wide. In narrow ones
+    each block would add so little that it learns to attend late.
+    """
+    for variable in backbone.trainable_variables:
+        if variable.path.endswith("kernel"):
+            variable.assign(variable * (1024 / backbone.hidden_dim) ** 0.5)
+    return backbone
+
+
 def fit(distiller, batches, file, *, valid, epochs, rate, tokens, tiny=False):
     """Trains on next tokens, and writes the student to `file`.
 

@@ -32,7 +32,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from training import loaded, speed, train, warmed_up
+from training import count_tokens, loaded, open_folder, speed, train, warmed_up
 
 from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses, models
 from keras_distill.data import read_targets, write_targets
@@ -151,7 +151,7 @@ def distilled(given, arm, texts, teacher, backbone, preprocess, seed):
         steps = given.epochs * -(-len(texts) // BATCH)
         optimizer = keras.optimizers.AdamW(warmed_up(given.rate, steps))
         distiller.compile(optimizer, run_eagerly=given.tiny)
-        count = sum(min(len(each) + 2, given.length) for each in preprocess.tokenizer(texts))
+        count = count_tokens(preprocess.tokenizer, texts, given.length)
         train(distiller, batches.prefetch(2), file, epochs=given.epochs, tokens=count)
     return loaded(file, given.tiny), file
 
@@ -277,7 +277,7 @@ def arguments(given=None):
 
 def main(given=None):
     given = arguments(given)
-    given.out.mkdir(parents=True, exist_ok=True)
+    open_folder(given)
     found = data.columns(given, [given.text, given.label], "synopsis.tsv")
     learned = {name: column[: given.limit] for name, column in found["train"].items()}
     texts = [text for column in learned.values() for text in column]

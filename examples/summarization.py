@@ -33,9 +33,9 @@ import bart
 import data
 import keras
 import numpy as np
-from language import file_name, fit, table, tokens_of
+from language import file_name, fit, from_scratch, table, tokens_of
 from rouge_score import rouge_scorer
-from training import loaded
+from training import loaded, open_folder
 
 from keras_distill import Distiller, Term, losses, models
 from keras_distill.data import generate, prompt_masked
@@ -56,6 +56,7 @@ def teacher_of(given, texts):
         hidden_dim=width, intermediate_dim=4 * width, dropout=given.dropout,
         max_sequence_length=max(given.length, given.summary_length),
     )  # fmt: skip
+    backbone = from_scratch(backbone)
     return bart.task(backbone, tokenizer, given.length, given.summary_length, name="teacher")
 
 
@@ -284,7 +285,7 @@ def arguments(given=None):
 
 def main(given=None):
     given = arguments(given)
-    given.out.mkdir(parents=True, exist_ok=True)
+    open_folder(given)
     run = Run(given)
     texts, expected = run.splits["test"]
     tasks = {"teacher": run.teacher, **{name: run.student(name) for name in given.students}}

@@ -22,7 +22,7 @@ of Hugging Face. Other texts, other encoders:
         --encoder=bert_small_en_uncased
     python examples/text_classification.py --tfds=glue/sst2 --text=sentence --encoder=DIR/minilm
     python examples/text_classification.py --tsv=FILE --text=long --label=section --classes=25 \
-        --encoder=DIR/minilm
+        --limit=10000 --length=64 --seeds=1 --encoder=DIR/minilm
 
 `--tiny --limit=64` tries it out, with a random encoder: its numbers mean nothing. A killed
 run goes on from the end of the last epoch when the same command is given again.
@@ -42,7 +42,7 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from training import loaded, speed, train, warmed_up
+from training import count_tokens, loaded, open_folder, speed, train, warmed_up
 
 from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses, models, recipes
 from keras_distill.data import read_targets, write_targets
@@ -189,10 +189,7 @@ class Run:
         optimizer = keras.optimizers.AdamW(warmed_up(rate, steps), weight_decay=0.01)
         distiller.compile(optimizer, LOSS, metrics=["accuracy"], run_eagerly=self.given.tiny)
         if self.tokens is None:
-            length = self.given.length
-            self.tokens = sum(
-                min(len(tokens) + 2, length) for tokens in task.preprocessor.tokenizer(self.texts)
-            )
+            self.tokens = count_tokens(task.preprocessor.tokenizer, self.texts, self.given.length)
         train(distiller, batches, file, epochs=epochs, tokens=self.tokens,
               validation_data=self.batches("valid"))  # fmt: skip
 
@@ -298,7 +295,7 @@ def arguments(given=None):
 
 def main(given=None):
     given = arguments(given)
-    given.out.mkdir(parents=True, exist_ok=True)
+    open_folder(given)
     run = Run(given)
     texts, labels = run.splits[given.split]
     row = measured(run.teacher, given.out / "teacher.keras", texts, labels)

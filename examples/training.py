@@ -1,6 +1,7 @@
 """Trains a model of an example so that a killed run goes on from the last epoch's end."""
 
 import functools
+import json
 import shutil
 import sys
 import time
@@ -10,6 +11,31 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.data import without_autotune
+
+MEASURED = (  # what says how models are measured, or which, and not how they are trained
+    "out", "students", "arms", "seeds", "chat", "temperature", "split", "test", "documents",
+    "words", "write", "runs",
+)  # fmt: skip
+
+
+def open_folder(given):
+    """Makes the folder `given.out`; refuses one whose models were trained with other flags."""
+    settings = {name: str(value) for name, value in vars(given).items() if name not in MEASURED}
+    given.out.mkdir(parents=True, exist_ok=True)
+    file = given.out / "settings.json"
+    kept = json.loads(file.read_text()) if file.exists() else settings
+    if kept != settings:
+        other = {name: kept.get(name) for name in settings if kept.get(name) != settings[name]}
+        raise SystemExit(f"{file} has other settings: {other}. Give them, or another --out.")
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(settings, indent=1))
+    part.replace(file)
+
+
+def count_tokens(tokenizer, texts, length):
+    """How many tokens texts have, with a start and an end, each cut to a length."""
+    batches = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
+    return sum(min(len(each) + 2, length) for batch in batches for each in tokenizer(batch))
 
 
 class TokensASecond(keras.callbacks.Callback):

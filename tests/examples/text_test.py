@@ -147,6 +147,34 @@ def test_in_batch_ranking_is_a_divergence_of_orders(example):
     assert float(loss(teacher, teacher)) == pytest.approx(0, abs=1e-6)
 
 
+def test_a_folder_with_other_settings_is_refused(example, tmp_path):
+    open_folder = example("training").open_folder
+    given = argparse.Namespace(out=tmp_path / "run", alpha=0.5, seeds=1)
+    open_folder(given)
+    given.seeds = 3  # more of the same
+    open_folder(given)
+    given.alpha = 0.8
+    with pytest.raises(SystemExit, match=r"other settings: \{'alpha': '0.5'\}"):
+        open_folder(given)
+
+
+def test_tokens_are_counted_as_a_model_reads_them(example):
+    counted = example("training").count_tokens(lambda texts: [t.split() for t in texts],
+                                               ["a b", "a b c d e f"] * 700, 5)  # fmt: skip
+    assert counted == 700 * (4 + 5)
+
+
+def test_kernels_of_narrow_models_are_scaled_up(example):
+    keras_hub = pytest.importorskip("keras_hub")
+    sizes = dict(vocabulary_size=50, num_layers=1, num_heads=2, hidden_dim=64, intermediate_dim=256,
+                 max_sequence_length=8)  # fmt: skip
+    backbone = example("language").from_scratch(keras_hub.models.GPT2Backbone(**sizes))
+    kernels = [v for v in backbone.trainable_variables if v.path.endswith("kernel")]
+    assert len(kernels) == 6
+    for kernel in kernels:
+        assert 0.06 < np.std(kernel) < 0.09  # 0.02 * sqrt(1024 / 64) = 0.08, cut at two deviations
+
+
 def test_a_killed_run_goes_on_from_the_last_epoch(example, tmp_path):
     training = example("training")
     from keras_distill import Distiller
