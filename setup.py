@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_distill/__init__.py"
 README = ROOT / "README.md"
 
 NLP = ["keras-nlp>=0.32"]
+BEAM = ["apache-beam>=2.77"]
 TFDS = ["tensorflow-datasets>=4.9.10", "importlib_resources"]
 EXAMPLES = [
     "scikit-learn>=1.5",
@@ -34,9 +35,9 @@ setup(
         "tfds": TFDS,
         "examples": EXAMPLES,
         "export": [],  # TensorFlow itself writes SavedModels
-        "beam": ["apache-beam>=2.77"],
+        "beam": BEAM,
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
-        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", *EXAMPLES, *NLP],
+        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", *EXAMPLES, *NLP, *BEAM],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
     classifiers=[
