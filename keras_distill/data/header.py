@@ -1,6 +1,7 @@
 """What a cache's header says: what its targets are, and what made them."""
 
 import json
+import warnings
 
 import keras
 
@@ -13,33 +14,57 @@ import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 FORMAT = 1
 
 
-def expected(dataset, keys, fingerprints):
-    """The part of a header that a dataset and its reader know."""
+def expected(dataset, keys, fingerprints, teacher=None):
+    """The part of a header that a dataset and its reader know.
+
+    What `fingerprints` has for "teacher", "key" or "augment" stands for these, unlooked at.
+    """
     x = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
     shapes = [[leaf.dtype.name, list(leaf.shape[1:])] for leaf in tf.nest.flatten(x)]
-    key = keys.key if keys.key is None or isinstance(keys.key, str) else fingerprints_of(keys.key)
+    given = fingerprints_of(dict(fingerprints or {}))
+    if teacher is not None and "teacher" not in given:
+        given["teacher"] = fingerprints_of(teacher)
     return {
         "inputs": shapes,
-        "key": key if key is None or isinstance(keys.key, str) else {"function": key},
+        "key": {"function": _told("key", keys.key, given)} if callable(keys.key) else keys.key,
         "views": keys.views,
-        "augment": fingerprints_of(keys.augment),
-        "fingerprints": fingerprints_of(dict(fingerprints or {})),
+        "augment": _told("augment", keys.augment, given),
+        "fingerprints": given,
     }
+
+
+def _told(name, value, given):
+    return given[name] if value is not None and name in given else fingerprints_of(value)
 
 
 def made(live, dataset, keys, parts, fingerprints):
     """The header of a cache that `live` targets will fill."""
-    header = expected(dataset, keys, fingerprints)
-    header["fingerprints"]["teacher"] = fingerprints_of(live.teacher)
-    versions = {
+    header = expected(dataset, keys, fingerprints, live.teacher)
+    return plain({
+        "format": FORMAT, "parts": parts, **header, "versions": versions(),
+        "paths": {path: form.config() for path, form in live.forms.items()},
+    })  # fmt: skip
+
+
+def versions():
+    """What computes here."""
+    return {
         "keras_distill": __version__,
         "keras": keras.version(),
         "tensorflow": tf.__version__,
     }
-    return plain({
-        "format": FORMAT, "parts": parts, **header, "versions": versions,
-        "paths": {path: form.config() for path, form in live.forms.items()},
-    })  # fmt: skip
+
+
+def warn_of_versions(path, header):
+    """Says where another Keras or TensorFlow computed the targets than would now."""
+    there, here = ({name: found.get(name) for name in ("keras", "tensorflow")}
+                   for found in (header["versions"], versions()))  # fmt: skip
+    if found := differences(there, here):
+        warnings.warn(
+            f"The targets in {path} were computed by other versions, which may round otherwise: "
+            f"{'; '.join(found)}.",
+            stacklevel=3,
+        )
 
 
 def plain(header):
