@@ -9,6 +9,7 @@ import tempfile
 import threading
 import weakref
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
@@ -78,7 +79,7 @@ class TargetsOnDisk:
 
     def lookup(self, keys, prints):
         """The serialized records of keys (n,), whose inputs have the fingerprints `prints`."""
-        at = np.minimum(np.searchsorted(self.keys, keys), self.rows - 1)
+        at = np.minimum(self._places(keys), self.rows - 1)
         missing = self.keys[at] != keys
         if missing.any():
             raise KeyError(
@@ -98,6 +99,13 @@ class TargetsOnDisk:
         return np.array([self._record(*row) for row in zip(self.owner[self.order[at]].tolist(),
                          *(rows[name].tolist() for name in ("offset", "size", "crc")))],
                         dtype=object)  # fmt: skip
+
+    def _places(self, keys):
+        """Where keys stand in all: looked up in their order, which caches of the processor like."""
+        by_key = np.argsort(keys)
+        places = np.empty_like(by_key)
+        places[by_key] = np.searchsorted(self.keys, keys[by_key])
+        return places
 
     def verify(self):
         """Reads every record of every shard.
@@ -138,13 +146,13 @@ class TargetsOnDisk:
                     f"{self.path} is not whole: part {part} of {parts} was not written to its end "
                     f"(no {name}). Run the same `write_targets` again: it goes on."
                 )
-            if content["cache"] != self.identity:
+            if content["shards"] and content["cache"] != self.identity:
                 raise ValueError(f"{name} in {self.path} belongs to another cache.")
             listed += content["shards"]
         return listed
 
     def _check_files(self):
-        there = {name for name in tf.io.gfile.listdir(self.path) if name.endswith(".tfrecord")}
+        there = {*shards.listed(self.path, "", ".tfrecord")}
         names = [shard["name"] for shard in self.shards]
         if missing := [name for name in names if name not in there]:
             raise FileNotFoundError(f"{self.path} misses shards: {', '.join(missing)}.")
@@ -160,20 +168,23 @@ class TargetsOnDisk:
 
     def _open(self):
         counts = [shard["rows"] for shard in self.shards]
+        if not sum(counts):
+            raise ValueError(f"{self.path} holds no rows.")
         self.index = np.empty(sum(counts), shards.ROW)
-        for shard, end in zip(self.shards, np.cumsum(counts)):
-            path = shards.join(self.path, shard["name"].replace(".tfrecord", ".index"))
-            described, rows = shards.read_index(path)
-            if described != shard:
-                raise ValueError(f"{path} is foreign: it describes another shard.")
-            self.index[end - len(rows) : end] = rows
+        places = np.split(self.index, np.cumsum(counts)[:-1])
+        with ThreadPoolExecutor() as pool:  # reading and checksums leave Python's lock
+            list(pool.map(self._load, self.shards, places))
         self.owner = np.repeat(np.arange(len(counts), dtype="int32"), counts)
         self.order = np.argsort(self.index["key"], kind="stable")  # fast, of rows in sorted runs
         self.keys = self.index["key"][self.order]
-        if not self.rows:
-            raise ValueError(f"{self.path} holds no rows.")
         self._map = functools.lru_cache(_open_files())(_mapped)
-        self._files, self._copies = {}, None
+        self._files, self._copies, self._lock = {}, None, threading.Lock()
+
+    def _load(self, shard, place):
+        path = shards.index_of(shards.join(self.path, shard["name"]))
+        described, _ = shards.read_index(path, place)
+        if described != shard:
+            raise ValueError(f"{path} is foreign: it describes another shard.")
 
     def _local(self, number):
         """The local file of a shard, copied once where the cache is not local."""
@@ -184,9 +195,10 @@ class TargetsOnDisk:
         return self._files[number]
 
     def _copied(self, path, name):
-        if self._copies is None:
-            self._copies = tempfile.mkdtemp(prefix="targets-")
-            weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
+        with self._lock:
+            if self._copies is None:
+                self._copies = tempfile.mkdtemp(prefix="targets-")
+                weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
         copy = os.path.join(self._copies, name)
         part = f"{copy}.{threading.get_ident()}"  # others may copy it at the same time
         tf.io.gfile.copy(path, part, overwrite=True)
