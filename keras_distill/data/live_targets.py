@@ -40,7 +40,7 @@ class LiveTargets:
         """Chooses a form for each path by the targets of a first batch."""
         self.teacher.examine(Batch(*batch, None), self.paths)
         for path, value in self.raw(*batch).items():
-            if top_k is not None and taps.is_edge(path) and path.startswith("output"):
+            if top_k is not None and _is_output(path, self.teacher):
                 _check_top_k(path, value, top_k)
                 self.forms[path] = records.Top(
                     path, value.shape[1:-1], dtype, top_k, value.shape[-1], temperature
@@ -76,6 +76,15 @@ class LiveTargets:
             )
         if any(np.isnan(part).any() for part in keras.tree.flatten(value)):
             raise ValueError(f"The teacher gives NaN at `{path}`.")
+
+
+def _is_output(path, teacher):
+    """Whether a path names an output of the teacher, or of one member of an ensemble."""
+    name, _, below = path.partition("/")
+    member = getattr(teacher, "members", {}).get(name) if below else None
+    if member is not None:
+        return _is_output(below, member)
+    return taps.is_edge(path) and path.startswith("output")
 
 
 def _check_top_k(path, value, top_k):

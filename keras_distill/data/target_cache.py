@@ -9,7 +9,6 @@ import numpy as np
 from keras_distill import taps  # noqa: F401 (the check of the backend)
 from keras_distill.batch import Supervision
 from keras_distill.data import header, records, shards
-from keras_distill.data.fingerprints import fingerprints_of
 from keras_distill.data.keys import Keys
 from keras_distill.data.live_targets import LiveTargets
 from keras_distill.data.targets_on_disk import TargetsOnDisk, identity
@@ -44,9 +43,11 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
         views: how many random views of each example to keep, made by `augment`.
         augment: a function `(example, seed)` of one example and a seed (2,), such as
             `tf.image.stateless_random_crop` takes.
-        shard: "i/n" writes the i-th of n parts, one a process, counted from 0. Of a whole dataset
-            each takes the examples whose keys are its own.
-        fingerprints: `{name: object}` of what else made the inputs: a tokenizer, preprocessing.
+        shard: "i/n" writes the i-th of n parts, one a process, counted from 0: two that write one
+            part spoil it. Of a whole dataset each takes the examples whose keys are its own, so
+            that batches differ in size: give a teacher that XLA compiles a function `(i, n)`.
+        fingerprints: `{name: object}` of what else made the inputs: a tokenizer, preprocessing. A
+            string for "teacher", "key" or "augment" stands for one whose content cannot be told.
         rows_per_shard: how many examples at most a file holds: what a kill can cost.
         verbose: 1 for a progress bar, 0 for silence.
 
@@ -75,7 +76,7 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
     live = LiveTargets(teacher, paths)
     first = next(iter(_keyed(dataset, keys, 0)), None)
     if first is None:
-        raise ValueError("The dataset is empty: there is nothing to write.")
+        return _write_nothing(path, part, parts, whole=own[1] == parts)
     live.decide(first[:3], top_k, temperature, dtype)
     described = header.made(live, dataset, keys, parts, fingerprints)
     header.refuse_another(path, described)
@@ -94,9 +95,7 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
             _write(batch, live, writer, seen, own)
             bar.add(1)
     writer.finish()
-    whole = all(tf.io.gfile.exists(shards.join(path, f"part-{p}-of-{parts}.json"))
-                for p in range(parts))  # fmt: skip
-    return TargetsOnDisk(path) if whole else None
+    return TargetsOnDisk(path) if _is_whole(path, parts) else None
 
 
 def read_targets(dataset, path, *, key=None, augment=None, teacher=None, fingerprints=None,
@@ -134,11 +133,10 @@ def read_targets(dataset, path, *, key=None, augment=None, teacher=None, fingerp
     if key is None and isinstance(cache.header["key"], str):
         key = cache.header["key"]
     keys = Keys(key, cache.header["views"] if augment is not None else 1, augment)
-    expected = header.expected(dataset, keys, fingerprints)
     if teacher is not None:
-        expected["fingerprints"]["teacher"] = fingerprints_of(
-            LiveTargets(teacher, "output").teacher
-        )
+        teacher = LiveTargets(teacher, "output").teacher
+        header.warn_of_versions(cache.path, cache.header)
+    expected = header.expected(dataset, keys, fingerprints, teacher)
     known = cache.header["fingerprints"]
     expected["fingerprints"] = {**known, **expected["fingerprints"]}
     cache.check(header.plain(expected))
@@ -160,14 +158,33 @@ def read_targets(dataset, path, *, key=None, augment=None, teacher=None, fingerp
     return dataset.prefetch(2)
 
 
+def _write_nothing(path, part, parts, whole):
+    """Writes a part that has no examples; a whole dataset has some."""
+    if whole:
+        raise ValueError("The dataset is empty: there is nothing to write.")
+    tf.io.gfile.makedirs(str(path))
+    shards.Writer(str(path), None, part, parts, 1).finish()
+    if not _is_whole(path, parts):
+        return None
+    if not tf.io.gfile.exists(shards.join(path, shards.HEADER)):
+        raise ValueError("The dataset is empty in all parts: there is nothing to write.")
+    return TargetsOnDisk(path)
+
+
+def _is_whole(path, parts):
+    names = (f"part-{part}-of-{parts}.json" for part in range(parts))
+    return all(tf.io.gfile.exists(shards.join(path, name)) for name in names)
+
+
 def estimate(live, first, batches, writer, parts):
     """What the whole will take, in words, by one timed batch."""
     started = time.time()
     live(first[:3])  # traces
     middle = time.time()
-    live(first[:3])
+    taken = live(first[:3])
     seconds = time.time() - middle
-    a_row = sum(form.bytes_a_row for form in live.forms.values())
+    one = records.serialize([0], [0], _encoded(live, taken, slice(0, 1)))
+    a_row = one.size + shards.BEFORE + shards.AFTER + shards.ROW.itemsize
     if batches < 0:
         return (
             f"{a_row:,} bytes an example; {seconds:.3g} s a batch; the dataset's size is unknown."
@@ -179,6 +196,15 @@ def estimate(live, first, batches, writer, parts):
         f"At most {rows:,} rows of {a_row:,} bytes in {parts} part(s): {rows * a_row / 1e6:,.1f} "
         f"MB; about {took:,.0f} s{done}."
     )
+
+
+def _encoded(live, taken, rows):
+    """`{feature: bytes (rows, size)}` of some rows of a batch's targets."""
+    taken = keras.tree.map_structure(lambda value: value[rows], taken)
+    data = {}
+    for path, form in live.forms.items():
+        data.update(form.encode(taken[path]))
+    return data
 
 
 def _write(batch, live, writer, seen, own):
@@ -193,10 +219,7 @@ def _write(batch, live, writer, seen, own):
     inputs = (x, y, sample_weight)
     if parts > 1:
         inputs = tf.nest.map_structure(lambda t: None if t is None else tf.gather(t, rows), inputs)
-    taken = keras.tree.map_structure(lambda value: value[fresh], live(inputs))
-    data = {}
-    for path, form in live.forms.items():
-        data.update(form.encode(taken[path]))
+    data = _encoded(live, live(inputs), fresh)
     new = rows[fresh]
     row_bytes = sum(values.shape[-1] for values in data.values())
     step = max(1, 2**24 // max(1, row_bytes))  # 16 MB at once

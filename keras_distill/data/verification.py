@@ -11,7 +11,8 @@ from keras_distill.data.targets_on_disk import TargetsOnDisk
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 
 
-def verify_targets(teacher, dataset, path, *, key=None, augment=None, rows=1000):
+def verify_targets(teacher, dataset, path, *, key=None, augment=None, fingerprints=None,
+                   rows=1000):  # fmt: skip
     """Reads every record of a cache, and holds a sample of them against the live teacher.
 
     Args:
@@ -20,6 +21,7 @@ def verify_targets(teacher, dataset, path, *, key=None, augment=None, rows=1000)
         path: the folder of the cache.
         key: the function that gave the keys, where one did.
         augment: the function that made the views, where there are any.
+        fingerprints: as in `read_targets`.
         rows: about how many examples to compare. Defaults to `1000`.
 
     Returns:
@@ -37,7 +39,8 @@ def verify_targets(teacher, dataset, path, *, key=None, augment=None, rows=1000)
     ```
     """
     cache = TargetsOnDisk(path)
-    cached = read_targets(dataset, cache, key=key, augment=augment, teacher=teacher)
+    cached = read_targets(dataset, cache, key=key, augment=augment, teacher=teacher,
+                          fingerprints=fingerprints)  # fmt: skip
     cache.verify()
     live = LiveTargets(teacher, cache.forms)
     found = {name: [] for name in cache.forms}
@@ -59,7 +62,8 @@ def _sample(dataset, rows):
 
 def _compared(form, raw, cached):
     if not isinstance(cached, TopK):
-        return len(raw), np.abs(raw - cached).max(), []
+        same = np.equal(raw, cached)  # infinite ones too, whose difference is NaN
+        return len(raw), np.abs(np.where(same, 0, raw) - np.where(same, 0, cached)).max(), []
     log_probs = tf.nn.log_softmax(tf.cast(raw, tf.float32) / form.temperature)
     exact = tf.gather(log_probs, cached.ids, batch_dims=len(form.shape) + 1).numpy()
     error = np.abs(np.maximum(exact, -1e30) - np.maximum(cached.log_probs, -1e30)).max()

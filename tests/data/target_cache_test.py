@@ -1,18 +1,26 @@
 """Targets that are written once and read back for the right examples."""
 
+import re
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses
+from keras_distill import CachedTeacher, Distiller, EnsembleTeacher, ModelTeacher, Term, losses
 from keras_distill.batch import Supervision
 from keras_distill.data import (
     TargetsOnDisk,
     read_targets,
     records,
+    shards,
     targets_on_disk,
+    verify_targets,
     write_targets,
 )
 
@@ -85,11 +93,12 @@ def test_sample_weights_and_bare_inputs_pass(cache):
 @pytest.mark.parametrize("terms", [
     [("output", "output", losses.KLDivergence(2.0))],
     [("output", "output", "mse"), ("hidden", "hidden", "mse")],
+    [("hidden", "hidden", losses.SimilarityPreserving())],
 ])  # fmt: skip
 def test_training_equals_the_live_teachers_bit_for_bit(cache, terms):
     def trained(teacher, data):
         made = [Term(loss, student=s, teacher=t, name=f"term{i}",
-                     projector="auto" if s == "hidden" else None)
+                     projector="auto" if (s, loss) == ("hidden", "mse") else None)
                 for i, (s, t, loss) in enumerate(terms)]  # fmt: skip
         student = net(8, seed=2)
         distiller = Distiller(student, teacher=teacher, terms=made)
@@ -143,6 +152,33 @@ def test_shards_of_another_machine_are_copied_once(cache, monkeypatch):
     for _ in range(2):
         opened.verify()
     assert len(copied) == len({*copied}) == len(opened.shards) > 2
+
+
+def test_one_temporary_folder_is_made_however_many_threads_read(cache, monkeypatch):
+    made = []
+
+    def slowly(prefix):
+        made.append(prefix)
+        time.sleep(0.1)
+        return str(cache.parent)
+
+    opened = TargetsOnDisk(cache)
+    monkeypatch.setattr(targets_on_disk.tempfile, "mkdtemp", slowly)
+    monkeypatch.setattr(targets_on_disk.weakref, "finalize", lambda *a, **k: None)
+    with ThreadPoolExecutor() as pool:
+        for shard in opened.shards[:3]:
+            pool.submit(opened._copied, str(cache / shard["name"]), shard["name"])
+    assert len(made) == 1
+
+
+def test_a_file_system_of_another_kind():
+    path = "ram://somewhere/targets"
+    cache = written(path)
+    assert right(read_targets(dataset(), path, teacher=TEACHER)) == N
+    cache.verify()
+    tf.io.gfile.remove(f"{path}/{cache.shards[1]['name']}")
+    assert written(path).rows == N
+    assert right(read_targets(dataset().unbatch().shuffle(N).batch(8), path)) == N
 
 
 def test_sample_of_a_key_column(tmp_path):
@@ -217,6 +253,33 @@ def test_another_teacher_is_refused_and_named(cache, tmp_path):
         written(cache)
 
 
+def test_a_string_stands_for_what_cannot_be_told(tmp_path):
+    lock = threading.Lock()
+
+    def box(x):
+        with lock:
+            return TEACHER(x)
+
+    with pytest.raises(ValueError, match="`fingerprints="):
+        write_targets(box, dataset(), tmp_path, verbose=0)
+    told = {"teacher": "box 1"}
+    write_targets(box, dataset(), tmp_path, fingerprints=told, dtype="float32", verbose=0)
+    assert right(read_targets(dataset(), tmp_path, teacher=box, fingerprints=told)) == N
+    assert verify_targets(box, dataset(), tmp_path, fingerprints=told)["output"]["rows"] == N
+    with pytest.raises(ValueError, match='"box 1" there, "box 2" here'):
+        read_targets(dataset(), tmp_path, teacher=box, fingerprints={"teacher": "box 2"})
+
+
+def test_other_versions_are_said_where_the_teacher_is_there(cache, monkeypatch):
+    monkeypatch.setattr(tf, "__version__", "1.2.3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_targets(dataset(), cache)
+    with pytest.warns(UserWarning, match='tensorflow: .* there, "1.2.3" here') as said:
+        assert right(read_targets(dataset(), cache, teacher=TEACHER)) == N
+    assert len([each for each in said if "other versions" in str(each.message)]) == 1
+
+
 def test_other_preprocessing_and_inputs_are_refused(tmp_path):
     written(tmp_path, fingerprints={"tokenizer": "v1"})
     read_targets(dataset(), tmp_path, fingerprints={"tokenizer": "v1"})
@@ -282,6 +345,39 @@ def test_a_truncated_shard_is_named(damaged):
     assert right(read_targets(dataset(), path)) == N
 
 
+def test_truncated_shards_leave_nothing_behind_however_large_the_new_ones_are(damaged):
+    path, files = damaged
+    for file in files[:3]:
+        file.write_bytes(file.read_bytes()[:-5])
+    assert written(path, rows_per_shard=1000).rows == N
+    assert right(read_targets(dataset(), path)) == N
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]\n", b"{}\n", b'{"rows": 16}\nxx', "cut"])
+def test_a_shard_without_its_index_is_written_again(damaged, content):
+    path, files = damaged
+    index = files[1].with_suffix(".index")
+    if content is None:
+        index.unlink()
+    else:
+        index.write_bytes(index.read_bytes()[:-3] if content == "cut" else content)
+        with pytest.raises(ValueError, match=f"{index.name} is damaged"):
+            TargetsOnDisk(path)
+    assert written(path).rows == N
+    assert right(read_targets(dataset(), path)) == N
+
+
+def test_names_of_folders_are_no_patterns_and_are_left_alone(tmp_path):
+    path = tmp_path / "a.tfrecord[1]"
+    written(path)
+    files = sorted(path.glob("*.tfrecord"))
+    before = files[0].stat().st_mtime_ns
+    files[1].unlink()
+    assert written(path).rows == N
+    assert files[0].stat().st_mtime_ns == before  # it went on
+    assert right(read_targets(dataset(), path)) == N
+
+
 def test_a_missing_shard_is_named(damaged):
     path, files = damaged
     files[2].unlink()
@@ -334,3 +430,54 @@ def test_parts_make_one_cache(tmp_path):
         TargetsOnDisk(tmp_path)
     assert written(tmp_path, shard="1/3").rows == N
     assert right(read_targets(dataset(), tmp_path)) == N
+
+
+def empty_but(full):
+    def part(i, n):
+        return dataset(X if i == full else X[:0], Y if i == full else Y[:0])
+
+    return part
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+def test_a_part_may_be_empty(tmp_path, order):
+    found = [written(tmp_path, empty_but(1), shard=f"{part}/3") for part in order]
+    assert found[:2] == [None, None] and found[2].rows == N
+    assert right(read_targets(dataset(), tmp_path)) == N
+    assert written(tmp_path, empty_but(1), shard="0/3").rows == N
+
+
+def test_not_all_parts_may_be_empty(tmp_path):
+    assert written(tmp_path, empty_but(None), shard="0/2") is None
+    with pytest.raises(ValueError, match="empty in all parts"):
+        written(tmp_path, empty_but(None), shard="1/2")
+    with pytest.raises(ValueError, match="empty"):
+        written(tmp_path / "whole", empty_but(None))
+    with pytest.raises(ValueError, match="empty"):
+        written(tmp_path / "part", dataset(X[:0], Y[:0]), shard="0/2")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"top_k": 3}, {"top_k": 3, "dtype": "uint8"}])
+def test_what_it_will_take_is_said_with_all_that_a_row_takes(tmp_path, capsys, arguments):
+    cache = written(tmp_path, rows_per_shard=1000, verbose=1, **arguments)
+    said = re.search(r"At most ([\d,]+) rows of ([\d,]+) bytes", capsys.readouterr().out)
+    rows, a_row = (int(number.replace(",", "")) for number in said.groups())
+    files = [file.stat().st_size for file in tmp_path.glob("targets-*")]
+    head = len((tmp_path / "targets-0-of-1-00000.index").open("rb").readline())
+    assert rows == 7 * 8 and a_row * cache.rows == sum(files) - head
+
+
+def test_writers_of_one_header_have_names_of_their_own(tmp_path, monkeypatch):
+    names = []
+    monkeypatch.setattr(tf.io.gfile, "rename", lambda name, *a, **k: names.append(name))
+    for _ in range(2):
+        shards.write_whole(str(tmp_path / "header.json"), b"{}")
+    assert len({*names}) == 2
+
+
+def test_top_k_of_a_member_of_an_ensemble(tmp_path):
+    ensemble = EnsembleTeacher({"big": TEACHER, "small": net(8, seed=3)})
+    paths = ["output", "big/output", "big/hidden"]
+    cache = write_targets(ensemble, dataset(), tmp_path, paths=paths, top_k=3, verbose=0)
+    assert {path: form.kind for path, form in cache.forms.items()} == {
+        "output": "top_k", "big/output": "top_k", "big/hidden": "whole"}  # fmt: skip

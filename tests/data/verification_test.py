@@ -37,3 +37,11 @@ def test_another_teacher_is_refused(tmp_path):
     write_targets(net(0), DATA, tmp_path, verbose=0)
     with pytest.raises(ValueError, match="weights"):
         verify_targets(net(1), DATA, tmp_path)
+
+
+def test_infinite_logits_that_are_equal_do_not_err(tmp_path):
+    def padded(x):
+        return tf.concat([x, tf.fill([tf.shape(x)[0], 2], -np.inf)], -1)
+
+    write_targets(padded, DATA, tmp_path, dtype="float32", verbose=0)
+    assert verify_targets(padded, DATA, tmp_path)["output"]["largest_error"] == 0
