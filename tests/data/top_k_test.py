@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -193,6 +194,13 @@ def test_the_divergence_with_many_classes_is_nearly_that_of_all(tmp_path, dtype)
     exact, _ = trained(whole, losses.KLDivergence(2.0, name="sparse"))
     np.testing.assert_allclose(logs["sparse"], exact["sparse"], rtol=2e-2)
     assert max(logs["sparse"]) < min(exact["sparse"])  # classes in one bucket differ no more
+
+
+def test_the_guide_names_the_losses_that_take_it():
+    guide = pathlib.Path(__file__).parents[2] / "docs" / "cached_targets.md"
+    told = re.search(r"A `TopK` is taken by(.*?):", guide.read_text(encoding="utf-8"), re.S)[1]
+    taking = {name for name in losses.__all__ if getattr(getattr(losses, name), "takes_top_k", 0)}
+    assert {*re.findall(r"`(\w+)`", told)} == taking
 
 
 def test_another_temperature_than_the_cached_one_is_refused(tmp_path):
