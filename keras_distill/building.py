@@ -8,7 +8,7 @@ import numpy as np
 from keras_distill import checks, first_batch, schedules
 from keras_distill.batch import Batch
 from keras_distill.losses import KLDivergence
-from keras_distill.teachers import ModelTeacher, SelfTeacher, Teacher
+from keras_distill.teachers import CachedTeacher, ModelTeacher, SelfTeacher, Teacher
 from keras_distill.term import Term, teacher_paths
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
@@ -20,6 +20,13 @@ def teachers_by_name(teacher):
     if "self" in named:
         raise ValueError("The name `self` means the student's own features: name the teacher else.")
     given = {key: source for key, source in named.items() if source is not None}
+    cached = [key for key, source in given.items() if isinstance(source, CachedTeacher)]
+    if len(cached) > 1:
+        raise ValueError(
+            "One `CachedTeacher` serves all targets of a batch: two would say the same. Those of "
+            'several teachers have paths of their own, such as "a/output" and "b/output", which a '
+            f"term names as its `teacher`. Received: CachedTeacher as {cached}"
+        )
     return {"self": SelfTeacher()} | {
         key: source if isinstance(source, Teacher) else ModelTeacher(source)
         for key, source in given.items()

@@ -66,6 +66,7 @@ def test_default_is_hintons_loss():
         ({"terms": [Term("mse", name="loss")]}, r"`loss` is taken"),
         ({"terms": [Term("mse"), Term("mse")]}, r"name"),
         ({"teacher": {"self": net(8)}}, r"`self` means the student's own"),
+        ({"teacher": {"a": CachedTeacher(), "b": CachedTeacher()}}, r"One `CachedTeacher` serves"),
     ],
 )
 def test_refused_when_made(arguments, message):
