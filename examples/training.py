@@ -74,6 +74,9 @@ def train(distiller, data, file, *, epochs, tokens, validation_data=None):
     """
     backup = file.with_suffix(".backup")
     callbacks = [keras.callbacks.BackupAndRestore(backup), TokensASecond(tokens)]
+    if hasattr(data, "begin"):  # on policy: a resumed run draws what its epoch draws
+        begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: data.begin(epoch))
+        callbacks.append(begin)
     print(f"Training {file.stem} for {epochs} epochs.", flush=True)
     verbose = 1 if sys.stdout.isatty() else 2
     distiller.fit(without_autotune(data), validation_data=without_autotune(validation_data),
