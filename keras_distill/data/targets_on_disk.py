@@ -19,7 +19,9 @@ from keras_distill.data.header import FORMAT
 
 
 class TargetsOnDisk:
-    """A cache of targets, opened for reading; its index is held in memory, 52 bytes a row.
+    """A cache of targets, opened for reading; its index is held in memory, 48 bytes a row.
+
+    Rows are put in the order of their keys by the first look-up.
 
     Args:
         path: the folder that `write_targets` wrote: a local one, whose files are mapped into
@@ -57,7 +59,7 @@ class TargetsOnDisk:
     @property
     def rows(self):
         """How many rows there are."""
-        return len(self.keys)
+        return len(self.index)
 
     @property
     def size(self):
@@ -88,7 +90,8 @@ class TargetsOnDisk:
                 "preprocessing? A random augmentation before `read_targets` makes new inputs: give "
                 "it as `augment`, with `views`, to `write_targets`."
             )
-        rows = self.index[self.order[at]]
+        at = self.order[at]
+        rows = self.index[at]
         other = rows["print"] != prints
         if other.any():
             raise ValueError(
@@ -96,9 +99,23 @@ class TargetsOnDisk:
                 "targets were cached: other preprocessing, or a random augmentation before "
                 "`read_targets` (give it as `augment` instead)."
             )
-        return np.array([self._record(*row) for row in zip(self.owner[self.order[at]].tolist(),
+        return np.array([self._record(*row) for row in zip(self._owners(at).tolist(),
                          *(rows[name].tolist() for name in ("offset", "size", "crc")))],
                         dtype=object)  # fmt: skip
+
+    @functools.cached_property
+    def order(self):
+        """The rows by key."""
+        return np.argsort(self.index["key"], kind="stable")  # fast, of rows in sorted runs
+
+    @functools.cached_property
+    def keys(self):
+        """All keys, sorted."""
+        return self.index["key"][self.order]
+
+    def _owners(self, rows):
+        """The shards' numbers of rows of the index."""
+        return np.searchsorted(self.ends, rows, side="right")
 
     def _places(self, keys):
         """Where keys stand in all: looked up in their order, which caches of the processor like."""
@@ -113,7 +130,8 @@ class TargetsOnDisk:
         Raises:
             ValueError: naming the first shard whose records are not those that were written.
         """
-        for number, row in zip(self.owner.tolist(), self.index):
+        owners = self._owners(np.arange(self.rows)).tolist()
+        for number, row in zip(owners, self.index):
             self._record(number, *(int(row[name]) for name in ("offset", "size", "crc")))
 
     def check(self, expected):
@@ -171,12 +189,10 @@ class TargetsOnDisk:
         if not sum(counts):
             raise ValueError(f"{self.path} holds no rows.")
         self.index = np.empty(sum(counts), shards.ROW)
-        places = np.split(self.index, np.cumsum(counts)[:-1])
+        self.ends = np.cumsum(counts)
+        places = np.split(self.index, self.ends[:-1])
         with ThreadPoolExecutor() as pool:  # reading and checksums leave Python's lock
             list(pool.map(self._load, self.shards, places))
-        self.owner = np.repeat(np.arange(len(counts), dtype="int32"), counts)
-        self.order = np.argsort(self.index["key"], kind="stable")  # fast, of rows in sorted runs
-        self.keys = self.index["key"][self.order]
         self._map = functools.lru_cache(_open_files())(_mapped)
         self._files, self._copies, self._lock = {}, None, threading.Lock()
 
