@@ -43,7 +43,8 @@ def act(arguments):
     for name in ("experiment", "teacher"):
         if getattr(arguments, name) is None:
             raise ValueError(f"`cache {arguments.action}` needs --{name}.")
-    experiment = program.experiment_of(arguments)  # first: it may register the teacher's classes
+    program.check_models(arguments.teacher)
+    experiment = program.experiment_of(arguments)  # it may register the teacher's classes
     teacher = program.model_of(arguments.teacher)
     dataset = experiment.data(arguments.split)
     if arguments.action == "verify":

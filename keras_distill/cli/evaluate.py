@@ -21,7 +21,8 @@ def parser():
 
 def act(arguments):
     """Prints the table of measures."""
-    experiment = program.experiment_of(arguments)  # first: it may register the models' classes
+    program.check_models(arguments.model, arguments.teacher)
+    experiment = program.experiment_of(arguments)  # it may register the models' classes
     model = program.model_of(arguments.model)
     teacher = program.model_of(arguments.teacher) if arguments.teacher else None
     from keras_distill import report

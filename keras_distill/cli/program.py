@@ -100,10 +100,16 @@ def experiment_of(arguments):
     return load_experiment(arguments.experiment, options)
 
 
+def check_models(*paths):
+    """Refuses the path of a model that is not there; `None` is none."""
+    for path in paths:
+        if path is not None and not os.path.isfile(path):
+            raise FileNotFoundError(f"No such model file: {path}")
+
+
 def model_of(path):
     """The saved Keras model at `path`."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"No such model file: {path}")
+    check_models(path)
     quiet.import_keras(verbose())
     import keras
 
