@@ -213,6 +213,28 @@ def test_evaluate_prints_the_table(run, file, capsys):
     assert "student" in printed and "teacher" in printed and "accuracy" in printed
 
 
+OWN_LAYER = """
+@keras.saving.register_keras_serializable(package="beside_the_experiment")
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+"""
+
+
+def test_evaluate_knows_the_classes_of_the_experiments_file(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text(EXPERIMENT.replace("def model", f"{OWN_LAYER}\ndef model", 1))
+    names = {}
+    exec(file.read_text(), names)
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), names["Doubled"]()]).save(
+        tmp_path / "model.keras"
+    )
+    keras.saving.get_custom_objects().pop("beside_the_experiment>Doubled")
+    argv = ["evaluate", f"--model={tmp_path / 'model.keras'}", f"--experiment={file}"]
+    assert main(argv) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
 def fresh(*argv):
     """The same in a process of its own, where TensorFlow is not imported yet."""
     root = str(pathlib.Path(experiment.__file__).parents[1])
