@@ -123,13 +123,13 @@ def attention(goal, feature):
 # Arms: each is a function that runs one epoch and returns (CPU seconds, wall seconds).
 
 
-def remembered(teacher, data):
-    """The batches with the teacher's logits as a third part, in memory."""
-    return data.map(lambda x, y: (x, y, teacher(x, training=False))).cache().prefetch(2)
+def remembered(teacher, data, batch):
+    """`batch(x, y, logits)` of each batch and the teacher's logits, in memory."""
+    return data.map(lambda x, y: batch(x, y, teacher(x, training=False))).cache().prefetch(2)
 
 
 def floor_cached(teacher, student, pairs, data):
-    return floor(teacher, student, pairs, remembered(teacher, data))
+    return floor(teacher, student, pairs, remembered(teacher, data, lambda *parts: parts))
 
 
 def floor(teacher, student, pairs, data, compare=squared):
@@ -197,7 +197,7 @@ def ours(teacher, student, pairs, data, **kwargs):
 
 
 def ours_cached(teacher, student, pairs, data):
-    data = remembered(teacher, data).map(lambda x, y, target: (x, Supervision(y, target)))
+    data = remembered(teacher, data, lambda x, y, logits: (x, Supervision(y, logits)))
     return timed(make_ours(CachedTeacher(), student, pairs).fit, data)
 
 
