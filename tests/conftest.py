@@ -12,9 +12,10 @@ import pytest  # noqa: E402
 @pytest.fixture(autouse=True)
 def _seeded():
     """Where a test uses Keras: tests that read the files alone need not wait for it."""
-    if "keras" in sys.modules:
-        sys.modules["keras"].utils.set_random_seed(0)
-        _end_iterators_at_once()
+    if keras := sys.modules.get("keras"):
+        keras.utils.set_random_seed(0)
+        if keras.backend.backend() == "tensorflow":
+            _end_iterators_at_once()
 
 
 @functools.cache
