@@ -17,6 +17,8 @@ from keras_distill.teachers import Teacher
 import tensorflow as tf  # isort: skip: after the check of the backend in `teachers`
 
 NOT_TARGETS = ("_owner", "view")  # of a teacher: what keeps its model alive; raw text's, in `fit`
+TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable,
+          tf.lookup.experimental.DenseHashTable)  # fmt: skip
 WITHOUT_CODE = {"keras", "numpy", "tensorflow", *sys.stdlib_module_names}
 
 
@@ -237,6 +239,6 @@ KINDS = (
     ("captured_inputs", _of_graph),
     ("python_function", lambda value, of: of(value.python_function)),
     (tf.__internal__.tracking.AutoTrackable, _of_trackable),
-    ("export", _of_table),
+    (TABLES, _of_table),
     (object, _of_object),
 )

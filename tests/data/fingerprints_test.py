@@ -132,6 +132,14 @@ def test_it_changes_with_what_would_be_computed(name, tmp_path):
     assert first != other
 
 
+def test_nothing_is_called_to_find_out_what_it_is():
+    class Exporter:
+        def export(self):
+            raise RuntimeError("exported")
+
+    assert fingerprints_of(closure(Exporter())) == fingerprints_of(closure(Exporter()))
+
+
 def test_weights_without_elements_count():
     found = []
     for shape in ((0, 3), (0, 3), (0, 4)):
