@@ -2,8 +2,9 @@
 # A chatbot, and its answers from a third of the layers
 
 A byte-pair tokenizer and a GPT-2-style teacher are trained on dialogues and on a dictionary of
-computing, read as answers to "What is X?". Students with a third of its layers are cut from it and
-trained in all the ways that distill a language model:
+computing: first on the entries as they are, then on answers, a meaning being the answer to "What is
+X?". Students with a third of its layers are cut from it and trained in all the ways that distill a
+language model:
 
 - on the answers alone, as a student without a teacher is;
 - token by token: forward KL, reverse KL, the generalized Jensen-Shannon divergence, skewed KL;
@@ -25,6 +26,7 @@ a conversation in the terminal with a trained student; each question is answered
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import time
@@ -35,7 +37,7 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
-from language import BATCH, file_name, fit, from_scratch, table, tokens_of
+from language import BATCH, by_length, file_name, fit, from_scratch, packed, table, tokens_of
 from training import loaded, open_folder
 
 from keras_distill import Distiller, Term, losses, models
@@ -45,7 +47,8 @@ from keras_distill.data import generate, on_policy, prompt_masked
 ## The teacher
 
 KerasHub's GPT-2 with sizes of our own. It is trained as it would be without this package, except
-that `prompt_masked` makes the batches: tokens of question and answer, weighed on the answer.
+that `prompt_masked` makes the batches: tokens of question and answer, weighed on the answer. Before
+that it learns the language, from the dictionary's entries one after another.
 """
 
 
@@ -86,15 +89,31 @@ class Run:
         self.given = given
         self.splits = conversation.pairs(given)
         self.prompts, self.answers = self.splits["train"]
+        self.asked = 1 if given.tiny else 40  # so many prompts are answered for the table
 
     def teacher(self):
         file = self.given.out / "teacher.keras"
         if not file.exists():
+            task = self.pretrained()
             keras.utils.set_random_seed(0)
-            texts = [q + a for q, a in zip(self.prompts, self.answers, strict=True)]
-            task = language_model(self.given, conversation.tokenizer(texts, self.given.tokens))
             said = prompt_masked(task, self.prompts, self.answers)
             self.fit(Distiller(task), said, file, self.given.teacher_epochs, self.given.rate)
+        return loaded(file, self.given.tiny)
+
+    def pretrained(self):
+        """The teacher before it has answered anything."""
+        file = self.given.out / "pretrained.keras"
+        if not file.exists():
+            keras.utils.set_random_seed(0)
+            pairs = [q + a for q, a in zip(self.prompts, self.answers, strict=True)]
+            task = language_model(self.given, conversation.tokenizer(pairs, self.given.tokens))
+            texts = conversation.texts(self.given, "train") + list(dict.fromkeys(pairs))
+            texts = texts[:16] if self.given.tiny else texts
+            valid = conversation.texts(self.given, "valid") or pairs[:BATCH]
+            rows, valid = (packed(task.preprocessor.tokenizer, each, self.given.length)
+                           for each in (texts, valid))  # fmt: skip
+            self.fit(Distiller(task), rows, file, self.given.pretrain_epochs, self.given.rate,
+                     valid=valid)  # fmt: skip
         return loaded(file, self.given.tiny)
 
     def student(self, name, teacher):
@@ -129,13 +148,15 @@ class Run:
         prompts = list(dict.fromkeys(self.prompts))
         return generate(teacher, prompts, self.given.out / "answers.jsonl", batch_size=64)
 
-    def fit(self, distiller, batches, file, epochs, rate):
+    def fit(self, distiller, batches, file, epochs, rate, valid=None):
         """Trains and writes `file`. On policy the tokens a second are those of people's answers,
         since how long the student's will be is not known."""
         task, counted = distiller.student, batches
-        if not isinstance(batches, tuple):
+        if isinstance(batches, tuple):
+            batches = by_length(batches, seed=1)
+        else:
             counted = prompt_masked(task, self.prompts, self.answers)
-        valid = prompt_masked(task, *self.splits["valid"])
+        valid = valid or prompt_masked(task, *self.splits["valid"])
         fit(distiller, batches, file, valid=valid, epochs=epochs, rate=rate,
             tokens=tokens_of(counted[0]), tiny=self.given.tiny)  # fmt: skip
 
@@ -212,13 +233,22 @@ def chat(task, temperature):
     speaker.prepare()
     print("Ask something; an empty line ends it.")
     while question := ask():
-        started, first, count = time.perf_counter(), None, 0
-        for piece in speaker.pieces(question + "\n"):
-            first = first or time.perf_counter() - started
-            count += 1
-            print(piece, end="", flush=True)
-        rate = count / (time.perf_counter() - started)
-        print(f"\n  [{1e3 * (first or 0):.0f} ms to the first token, {rate:.0f} tokens a second]")
+        _, first, whole = answer(speaker, question + "\n", show=write)
+        print(f"\n  [{1e3 * first:.0f} ms to the first token, {1e3 * whole:.0f} ms in all]")
+
+
+write = functools.partial(print, end="", flush=True)
+
+
+def answer(speaker, prompt, show=lambda piece: None):
+    """`(text, seconds to its first piece, seconds in all)`; `show` takes each piece at once."""
+    started, first, said = time.perf_counter(), None, ""
+    for piece in speaker.pieces(prompt):
+        first = first or time.perf_counter() - started
+        said += piece
+        show(piece)
+    whole = time.perf_counter() - started
+    return said, first or whole, whole
 
 
 def ask():
@@ -233,7 +263,9 @@ def ask():
 
 Perplexity of the answers in the test split; the forward KL from the teacher on the same tokens;
 distinct-1 and -2, the share of different words and pairs of words in sampled answers; milliseconds
-a token when one prompt is answered with the cache; memory of the weights and of a full cache.
+to an answer's first token and to its end, as in the conversation; milliseconds a token when one
+prompt is answered with the cache as long as the model allows; memory of the weights and of a full
+cache.
 """
 
 
@@ -250,15 +282,24 @@ def measured(task, teacher, run):
         divergence += float(tf.reduce_sum(gap * weight))
         tokens += float(tf.reduce_sum(weight))
     speaker = Speaker(task)
-    asked = prompts[: 1 if run.given.tiny else 20]
-    words = [word for prompt in asked for word in "".join(speaker.pieces(prompt)).split()]
+    speaker.prepare()
+    answers = [answer(speaker, prompt) for prompt in evenly(prompts, run.asked)]
+    said, first, whole = zip(*answers, strict=True)
+    words = " ".join(said).split()
     return {
         "perplexity": float(np.exp(loss / tokens)), "KL to the teacher": divergence / tokens,
         "distinct-1": distinct(words, 1), "distinct-2": distinct(words, 2),
+        "ms to the first": 1e3 * float(np.median(first)),
+        "ms to the end": 1e3 * float(np.median(whole)),
         "ms a token": 1e3 * seconds_a_token(task, prompts[0], runs=1 if run.given.tiny else 5),
         "parameters": task.count_params(), "MB of weights": 4e-6 * task.count_params(),
         "MB of cache": 4e-6 * float(np.prod(speaker.shape)),
     }  # fmt: skip
+
+
+def evenly(prompts, count):
+    """Some of the prompts, evenly: the dialogues come first, then the dictionary."""
+    return prompts[:: max(1, len(prompts) // count)][:count]
 
 
 def distinct(words, n):
@@ -280,7 +321,7 @@ def seconds_a_token(task, prompt, runs):
 
 def samples(task, prompts):
     speaker = Speaker(task, temperature=0)
-    return [(prompt, "".join(speaker.pieces(prompt))) for prompt in prompts]
+    return ["".join(speaker.pieces(prompt)) for prompt in prompts]
 
 
 def arguments(given=None):
@@ -296,8 +337,9 @@ def arguments(given=None):
     parser.add_argument("--depth", default=6, type=int, help="the teacher's layers")
     parser.add_argument("--repeat", default=4, type=int, help="how often an epoch has a dialogue")
     parser.add_argument("--limit", type=int, help="only the first pairs of each split")
-    parser.add_argument("--teacher-epochs", default=4, type=int)
-    parser.add_argument("--epochs", default=1, type=int, help="of every student")
+    parser.add_argument("--pretrain-epochs", default=1, type=int, help="on the dictionary")
+    parser.add_argument("--teacher-epochs", default=5, type=int)
+    parser.add_argument("--epochs", default=2, type=int, help="of every student")
     parser.add_argument("--rate", default=1e-3, type=float, help="the teacher's learning rate")
     parser.add_argument("--alpha", default=0.5, type=float, help="the teacher's share of the loss")
     parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
@@ -321,11 +363,14 @@ def main(given=None):
     for name, task in found.items():
         rows[name] = measured(task, teacher, run)
     print(f"\n{len(run.prompts):,} pairs, test split\n\n{table(rows)}\n")
-    asked = run.splits["test"][0][: 1 if given.tiny else 4]
+    asked = evenly(run.splits["test"][0], 1 if given.tiny else 12)
     said = {name: samples(task, asked) for name, task in found.items()}
-    for name, pairs in said.items():
-        print(f"{name}: {pairs[0][0].strip()} -> {pairs[0][1]}")
-    (given.out / "results.json").write_text(json.dumps({"table": rows, "said": said}, indent=1))
+    for prompt, *answers in zip(asked, *said.values(), strict=True):
+        print(prompt.strip())
+        print("\n".join(f"  {name}: {text}" for name, text in zip(said, answers, strict=True)))
+    (given.out / "results.json").write_text(
+        json.dumps({"table": rows, "asked": asked, "said": said}, indent=1)
+    )
 
 
 if __name__ == "__main__":

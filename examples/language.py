@@ -3,6 +3,7 @@
 import json
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tokenizers
 from training import train, warmed_up
@@ -36,7 +37,41 @@ def from_scratch(backbone):
     return backbone
 
 
-def fit(distiller, batches, file, *, valid, epochs, rate, tokens, tiny=False):
+def by_length(rows, seed, boundaries=(24, 40)):
+    """Batches of examples of about one length, cut to the longest of the batch, in a random order.
+
+    Args:
+        rows: `(x, y, sample_weight)` of a causal language model.
+        seed: of the order.
+        boundaries: between the lengths that go together.
+    """
+    lengths = rows[0]["padding_mask"].sum(-1, dtype="int32")
+    together = np.bincount(np.searchsorted(boundaries, lengths, side="right"))
+
+    def cut(row, lengths):
+        return keras.tree.map_structure(lambda part: part[:, : tf.reduce_max(lengths)], row)
+
+    dataset = tf.data.Dataset.from_tensor_slices((rows, lengths)).shuffle(len(lengths), seed=seed)
+    dataset = dataset.bucket_by_sequence_length(
+        lambda row, length: length, boundaries, [BATCH] * (len(boundaries) + 1)
+    )
+    count = tf.data.experimental.assert_cardinality(int(np.sum(-(-together // BATCH))))
+    return dataset.map(cut).apply(count)
+
+
+def packed(tokenizer, texts, length):
+    """`(x, y, sample_weight)` of texts, an end token after each, in windows of one length."""
+    ids = []
+    for start in range(0, len(texts), 1024):
+        for text in tokenizer(texts[start : start + 1024]):
+            ids += [tokenizer.end_token_id, *np.asarray(text).tolist()]
+    count = (len(ids) - 1) // length
+    x, y = (np.array(ids[at : at + count * length]).reshape(count, length) for at in (0, 1))
+    ones = np.ones_like(x)
+    return {"token_ids": x, "padding_mask": ones.astype(bool)}, y, ones
+
+
+def fit(distiller, batches, file, *, valid, epochs, rate, tokens, tiny=False, jit_compile=False):
     """Trains on next tokens, and writes the student to `file`.
 
     Args:
@@ -49,13 +84,14 @@ def fit(distiller, batches, file, *, valid, epochs, rate, tokens, tiny=False):
         rate: the greatest learning rate.
         tokens: how many an epoch has.
         tiny: whether only to try it out.
+        jit_compile: whether XLA compiles the step, which pays for small blocks.
     """
     if isinstance(batches, tuple):
         rows = tf.data.Dataset.from_tensor_slices(batches)
         batches = rows.shuffle(len(rows), seed=1).batch(BATCH)
     epochs = 1 if tiny else epochs
     optimizer = keras.optimizers.AdamW(warmed_up(rate, epochs * len(batches)))
-    distiller.compile(optimizer, LOSS, run_eagerly=tiny)
+    distiller.compile(optimizer, LOSS, run_eagerly=tiny, jit_compile=jit_compile and not tiny)
     valid = tf.data.Dataset.from_tensor_slices(valid).batch(BATCH)
     train(distiller, batches, file, epochs=epochs, validation_data=valid, tokens=tokens)
 

@@ -2,8 +2,10 @@
 # Summaries in one line, by a decoder with a third of the layers
 
 A BART-style teacher is trained to say in one line what a software package is, from its long
-description: an encoder reads, a decoder writes. Most of the time goes into the decoder, which runs
-once for each token, so a student keeps the encoder and loses decoder blocks. It is trained
+description: an encoder reads, a decoder writes. First it learns to read and write at all, as BART
+does, from texts alone: words are left out, and it writes the text with them. Most of the time of a
+summary goes into the decoder, which runs once for each token, so a student keeps the encoder and
+loses decoder blocks. It is trained
 
 - on the summaries in the data, as a student without a teacher is;
 - on the teacher's probabilities of each token ("logits");
@@ -58,6 +60,14 @@ def teacher_of(given, texts):
     )  # fmt: skip
     backbone = from_scratch(backbone)
     return bart.task(backbone, tokenizer, given.length, given.summary_length, name="teacher")
+
+
+def with_gaps(texts, share, seed=0):
+    """Texts without a share of their words: one of BART's kinds of noise, token deletion
+    (Lewis et al., 2020, https://arxiv.org/abs/1910.13461)."""
+    draw = np.random.default_rng(seed)
+    rows = [np.array(text.split()) for text in texts]
+    return [" ".join(["", *words[draw.random(len(words)) >= share]]) for words in rows]
 
 
 """
@@ -118,9 +128,10 @@ class Run:
         self.given = given
         found = data.columns(given, [given.text, given.label], "synopsis.tsv")
         self.splits = {
-            split: [spaced(columns[name][: given.limit]) for name in (given.text, given.label)]
+            split: [spaced(columns[given.text][: given.limit], given.length),
+                    spaced(columns[given.label][: given.limit])]
             for split, columns in found.items()
-        }
+        }  # fmt: skip
         self.splits["valid"] = [texts[: given.valid] for texts in self.splits["valid"]]
         self.splits["test"] = [texts[: given.test] for texts in self.splits["test"]]
 
@@ -128,10 +139,23 @@ class Run:
     def teacher(self):
         file = self.given.out / "teacher.keras"
         if not file.exists():
+            task = self.pretrained()
+            keras.utils.set_random_seed(0)
+            self.fit(Distiller(task), prompt_masked(task, *self.splits["train"]), file,
+                     self.given.teacher_epochs, self.given.rate)  # fmt: skip
+        return self.loaded(file)
+
+    def pretrained(self):
+        """The teacher before it has seen a summary: it writes the beginning of what it reads."""
+        file = self.given.out / "pretrained.keras"
+        if not file.exists():
             keras.utils.set_random_seed(0)
             task = teacher_of(self.given, sum(self.splits["train"], []))
-            rows = prompt_masked(task, *self.splits["train"])
-            self.fit(Distiller(task), rows, file, self.given.teacher_epochs, self.given.rate)
+            texts, valid = (self.splits[split][0] for split in ("train", "valid"))
+            pairs = (with_gaps(texts, self.given.gaps), texts)
+            self.fit(Distiller(task), prompt_masked(task, *pairs), file,
+                     self.given.pretrain_epochs, self.given.rate,
+                     valid=(with_gaps(valid, self.given.gaps), valid))  # fmt: skip
         return self.loaded(file)
 
     def student(self, name):
@@ -173,15 +197,18 @@ class Run:
         file = self.given.out / f"{file_name(name)}.{split}.jsonl"
         return generate(task, texts, file, batch_size=64)
 
-    def fit(self, distiller, rows, file, epochs, rate):
-        valid = prompt_masked(distiller.student, *self.splits["valid"])
+    def fit(self, distiller, rows, file, epochs, rate, valid=None):
+        valid = prompt_masked(distiller.student, *(valid or self.splits["valid"]))
         fit(distiller, rows, file, valid=valid, epochs=epochs, rate=rate,
-            tokens=tokens_of(rows[0]), tiny=self.given.tiny)  # fmt: skip
+            tokens=tokens_of(rows[0]), tiny=self.given.tiny, jit_compile=True)  # fmt: skip
 
 
-def spaced(texts):
-    """Texts that begin with a space, so that a word is the same token wherever it stands."""
-    return [f" {text}" for text in texts]
+def spaced(texts, length=None):
+    """Texts that begin with a space, so that a word is the same token wherever it stands.
+
+    Words beyond a `length` are beyond as many tokens, too: what is cut here need not be read.
+    """
+    return [" ".join(["", *text.split()[:length]]) for text in texts]
 
 
 """
@@ -267,7 +294,9 @@ def arguments(given=None):
                         help="students learn from the first of the training pairs")  # fmt: skip
     parser.add_argument("--valid", type=int, default=1000, help="so many pairs for validation")
     parser.add_argument("--test", type=int, default=2000, help="so many pairs for the table")
-    parser.add_argument("--teacher-epochs", default=2, type=int)
+    parser.add_argument("--pretrain-epochs", default=1, type=int, help="on texts alone")
+    parser.add_argument("--gaps", default=0.2, type=float, help="the share of words left out")
+    parser.add_argument("--teacher-epochs", default=4, type=int)
     parser.add_argument("--epochs", default=1, type=int, help="of every student")
     parser.add_argument("--rate", default=1e-3, type=float, help="the teacher's learning rate")
     parser.add_argument("--alpha", default=0.5, type=float, help="the teacher's share of the loss")

@@ -8,10 +8,10 @@ reviews, and taught to three students:
 - 2 layers and the 8,000 commonest of its 30,522 tokens;
 - a convolution over words, with half a million parameters.
 
-Each is trained for each seed, for the same number of steps: alone, which for the first two means
-cut from the *pretrained* encoder and fine-tuned on the labels, and distilled, which means cut from
-the *fine-tuned* teacher and trained on labels and on what the teacher knows. Between them stands
-what the cut alone does: cut from the fine-tuned teacher, trained on the labels.
+Each is trained for each seed, for the same number of steps on the same texts: alone, which for the
+first two means cut from the *pretrained* encoder and fine-tuned on the labels, and distilled, which
+means cut from the *fine-tuned* teacher and trained on labels and on what the teacher knows. Between
+them stands what the cut alone does: cut from the fine-tuned teacher, trained on the labels.
 
     python examples/text_classification.py --data=DIR --out=runs/text_classification
 
@@ -34,6 +34,7 @@ import functools
 import json
 import pathlib
 import re
+import typing
 
 import data
 import encoders
@@ -42,7 +43,8 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from training import count_tokens, loaded, open_folder, speed, train, warmed_up
+from language import table
+from training import count_tokens, loaded, open_folder, speeds, train, warmed_up
 
 from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses, models, recipes
 from keras_distill.data import read_targets, write_targets
@@ -132,24 +134,54 @@ def output_terms(student, teacher):
     return [Term(losses.KLDivergence(temperature=2.0))]
 
 
-STUDENTS = {  # how it is made, what it is taught, epochs, rate
-    "3 layers": (three_layers, token_terms, 2, 1e-4),
-    "2 layers, 8,000 tokens": (two_layers, example_terms, 2, 1e-4),
-    "convolution": (convolution, output_terms, 8, 1e-3),
+"""
+## Texts that wear out
+
+A teacher can be asked about more than there is. Students that read whole examples alone see each
+sentence in several versions, with some of the words left out, and hear what the teacher says of
+that version; without a teacher they get such sentences too, with the label of the whole. (The
+hidden states of every token in every version would fill the disk.)
+"""
+
+VERSIONS = 4
+
+
+def worn(text, seed, share=0.15):
+    """A sentence in which each word is left out with a probability of `share`."""
+    words = tf.strings.split(text)
+    kept = tf.random.stateless_uniform(tf.shape(words), seed) >= share
+    return tf.strings.reduce_join(tf.boolean_mask(words, kept), separator=" ")
+
+
+class Student(typing.NamedTuple):
+    """How a student is made, what it is taught on how many versions, how long and how fast."""
+
+    make: typing.Callable
+    terms: typing.Callable
+    versions: int
+    epochs: int
+    rate: float
+
+
+STUDENTS = {
+    "3 layers": Student(three_layers, token_terms, 1, 4, 1e-4),
+    "2 layers, 8,000 tokens": Student(two_layers, example_terms, VERSIONS, 8, 1e-4),
+    "convolution": Student(convolution, output_terms, VERSIONS, 12, 1e-3),
 }
+ARMS = ("alone", "cut", "distilled")
 
 
-def arms(student):
+def arms(given, student):
     """How a student is trained; the convolution is not cut from anything."""
-    return ("alone", "distilled") if student == "convolution" else ("alone", "cut", "distilled")
+    return [arm for arm in given.arms if arm != "cut" or student != "convolution"]
 
 
 """
 ## The run
 
-The teacher runs over the training texts once; what it says is kept on disk and read in every epoch
-of every seed. The cache is keyed by the strings, so that students with any tokenizer find their
-targets in it. Each finished model is a file: the run takes up where it was.
+The teacher runs over the training texts, or their versions, once; what it says is kept on disk and
+read in every epoch of every seed. A cache is keyed by the strings, so that students with any
+tokenizer find their targets in it. Each finished model is a file: the run takes up where it was.
 """
 
 
@@ -165,10 +197,15 @@ class Run:
         self.texts = self.splits["train"][0]
         self.tokens = None
 
-    def batches(self, split, seed=None):
+    def batches(self, split, seed=None, wear=False):
+        """Batches of strings with labels, shuffled with a seed; `wear` leaves out words."""
         dataset = tf.data.Dataset.from_tensor_slices(self.splits[split])
         if seed is not None:
             dataset = dataset.shuffle(len(self.texts), seed=seed)
+        if wear:
+            seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
+            dataset = tf.data.Dataset.zip(dataset, seeds)
+            dataset = dataset.map(lambda pair, seed: (worn(pair[0], seed), pair[1]))
         return dataset.batch(BATCH)
 
     def pretrained(self):
@@ -193,77 +230,82 @@ class Run:
         train(distiller, batches, file, epochs=epochs, tokens=self.tokens,
               validation_data=self.batches("valid"))  # fmt: skip
 
-    @functools.cached_property
-    def targets(self):
-        """The cache of what the teacher says of the training texts."""
-        terms = token_terms(three_layers(self.teacher, None), self.teacher)
-        terms += example_terms(None, self.teacher)
-        asked = keras.tree.flatten([term.teacher for term in terms])
+    def taught(self, student, seed):
+        """Batches with what the teacher says of them, of which there is a cache."""
+        folder = str(self.given.out / ("versions" if student.versions > 1 else "targets"))
+        augment = worn if student.versions > 1 else None
+        terms = student.terms(student.make(self.teacher, self.texts), self.teacher)
         source = ModelTeacher(self.teacher, preprocess=self.teacher.preprocessor)
-        folder = str(self.given.out / "targets")
-        write_targets(source, self.batches("train"), folder, paths=asked)
-        return folder
+        paths = {POOLED, *keras.tree.flatten([term.teacher for term in terms])}
+        write_targets(source, self.batches("train"), folder, paths=sorted(paths),
+                      views=student.versions, augment=augment)  # fmt: skip
+        return read_targets(self.batches("train", seed), folder, augment=augment)
 
     def student(self, name, arm, seed):
         """The student `name`, trained as an arm of `arms(name)`."""
-        make, terms, epochs, rate = STUDENTS[name]
-        epochs = self.given.epochs or epochs
+        student = STUDENTS[name]
         file = self.given.out / f"{re.sub('[^a-z0-9]+', '_', name)}-{arm}-{seed}.keras"
         if not file.exists():
             keras.utils.set_random_seed(seed)
-            cut_from = self.pretrained() if arm == "alone" else self.teacher
-            student, batches = make(cut_from, self.texts), self.batches("train", seed)
-            distiller = Distiller(student)
+            model = student.make(self.pretrained() if arm == "alone" else self.teacher, self.texts)
             if arm == "distilled":
-                batches = read_targets(batches, self.targets)
+                batches = self.taught(student, seed)
                 distiller = Distiller(
-                    student, teacher=CachedTeacher(), terms=terms(student, self.teacher),
+                    model, teacher=CachedTeacher(), terms=student.terms(model, self.teacher),
                     alpha=self.given.alpha,
                 )  # fmt: skip
-            self.fit(distiller, batches, file, epochs, rate, self.teacher)
+            else:
+                batches = self.batches("train", seed, wear=student.versions > 1)
+                distiller = Distiller(model)
+            epochs = self.given.epochs or student.epochs
+            self.fit(distiller, batches, file, epochs, student.rate, self.teacher)
         return loaded(file, self.given.tiny), file
 
 
 """
-## The table
+## The tables
 
 Accuracy on the test split, from strings; retention is the student's share of the teacher's.
 Speeds are of the model on a batch that is in memory, tokens (or, for the convolution, strings)
-already in it, by a compiled function on the CPU.
+already in it, by a compiled function on the CPU; the models take turns.
 """
 
 
-def measured(model, file, texts, labels):
-    """One row of the table."""
+def accuracy(model, texts, labels):
     logits = model.predict(tf.constant(texts), batch_size=64, verbose=0)
-    preprocess = getattr(model, "preprocessor", None) or (lambda strings: strings)
-    inputs = preprocess(tf.constant((texts * BATCH)[:BATCH]))
-    fast = speed(model, inputs)
-    return {
-        "accuracy": float(np.mean(logits.argmax(-1) == labels)),
-        "parameters": model.count_params(),
-        "megabytes": file.stat().st_size / 1e6,
-        "ms at 1": fast[1]["ms"],
-        "ms at 32": fast[32]["ms"],
-        "a second at 1": fast[1]["examples_a_second"],
-        "a second at 32": fast[32]["examples_a_second"],
-    }
+    return float(np.mean(logits.argmax(-1) == labels))
 
 
-def table(rows):
-    """Markdown of `{(student, arm): [row of each seed]}`; the teacher's stands first."""
-    heads = ["accuracy %", "retention %", "parameters", "MB", "ms at 1", "ms at 32",
-             "a second at 1", "a second at 32"]  # fmt: skip
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    best = rows["teacher", ""][0]["accuracy"]
-    for (name, arm), found in rows.items():
-        mean = {key: np.mean([row[key] for row in found]) for key in found[0]}
-        accuracy = [100 * row["accuracy"] for row in found]
-        cells = [spread(accuracy), spread([value / best for value in accuracy])]
-        cells += [f"{mean['parameters']:,.0f}", f"{mean['megabytes']:.1f}"]
-        cells += [f"{mean[key]:.1f}" for key in ("ms at 1", "ms at 32")]
-        cells += [f"{mean[key]:,.0f}" for key in ("a second at 1", "a second at 32")]
-        lines.append(f"| {name} {arm} | " + " | ".join(cells) + " |")
+def costs(models, texts):
+    """What each of the models costs: `{name: row}`.
+
+    Args:
+        models: `{name: (model, file)}`.
+        texts: strings.
+    """
+    batch, inputs = tf.constant((texts * BATCH)[:BATCH]), {}
+    for name, (model, _) in models.items():
+        preprocess = getattr(model, "preprocessor", None) or (lambda strings: strings)
+        inputs[name] = model, preprocess(batch)
+    rows = {}
+    for name, fast in speeds(inputs).items():
+        model, file = models[name]
+        rows[name] = {
+            "parameters": model.count_params(), "MB": file.stat().st_size / 1e6,
+            "ms at 1": fast[1]["ms"], "ms at 32": fast[32]["ms"],
+            "a second at 1": fast[1]["examples_a_second"],
+            "a second at 32": fast[32]["examples_a_second"],
+        }  # fmt: skip
+    return rows
+
+
+def accuracies(found):
+    """Markdown of `{(student, arm): [accuracy of each seed]}`; the teacher's stands first."""
+    lines = ["| | accuracy % | retention % |", "|---|---|---|"]
+    best = found["teacher", ""][0]
+    for (name, arm), values in found.items():
+        cells = [spread([100 * value / part for value in values]) for part in (1, best)]
+        lines.append(f"| {f'{name} {arm}'.strip()} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -287,6 +329,7 @@ def arguments(given=None):
     parser.add_argument("--alpha", default=0.8, type=float, help="the teacher's share of the loss")
     parser.add_argument("--split", default="test", choices=["valid", "test"])
     parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     given = encoders.parsed(parser, given)
     if given.tiny:
         given.seeds, given.teacher_epochs, given.epochs, given.length = 1, 1, 1, 16
@@ -298,15 +341,18 @@ def main(given=None):
     open_folder(given)
     run = Run(given)
     texts, labels = run.splits[given.split]
-    row = measured(run.teacher, given.out / "teacher.keras", texts, labels)
-    rows = {("teacher", ""): [row]}
+    models = {"teacher": (run.teacher, given.out / "teacher.keras")}
+    found = {("teacher", ""): [accuracy(run.teacher, texts, labels)]}
     for seed in range(given.seeds):
         for name in given.students:
-            for arm in arms(name):
-                model, file = run.student(name, arm, seed)
-                rows.setdefault((name, arm), []).append(measured(model, file, texts, labels))
-        print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{table(rows)}\n")
-    results = [{"student": key, "seeds": found} for key, found in rows.items()]
+            for arm in arms(given, name):
+                models[name] = run.student(name, arm, seed)
+                right = accuracy(models[name][0], texts, labels)
+                found.setdefault((name, arm), []).append(right)
+        print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{accuracies(found)}\n")
+    rows = costs(models, texts)
+    print(f"{table(rows)}\n")
+    results = {"accuracy": {" ".join(key): values for key, values in found.items()}, "costs": rows}
     (given.out / f"{given.split}.json").write_text(json.dumps(results, indent=1))
 
 

@@ -30,9 +30,29 @@ nibble
 def test_a_dictionary_answers_questions(example):
     entries = dict(example("conversation").entries(DICTIONARY))
     assert entries == {
-        "bit": "A binary digit, the smallest unit of data.",
-        "byte": "Eight bits, which are kept together.",
+        "bit": ["A binary digit, the smallest unit of data.", "Another paragraph."],
+        "byte": ["Eight bits, which are kept together."],
     }
+
+
+def test_a_term_has_its_question_and_its_whole_entry_in_one_split(example, tmp_path):
+    conversation = example("conversation")
+    (tmp_path / "text.txt").write_text(DICTIONARY)
+    rows = [f"{split}\tHello\tHi" for split in ("train", "valid", "test")]
+    (tmp_path / "dialogue.tsv").write_text("\n".join(["split\tquestion\tanswer", *rows]) + "\n")
+    given = example("chatbot").arguments([f"--data={tmp_path}"])
+    splits = conversation.pairs(given)
+    assert sum(len(questions) for questions, _ in splits.values()) == given.repeat + 2 + 2
+    for split, (questions, answers) in splits.items():
+        whole = {text.splitlines()[0]: text for text in conversation.texts(given, split)}
+        asked = [question.strip() for question in questions if question.startswith("What")]
+        assert [*whole] == asked
+        for question, answer in zip(asked, answers[-len(asked) :], strict=False):
+            assert whole[question].splitlines()[1] == answer
+    bit = next(
+        text for split in splits for text in conversation.texts(given, split) if "bit?" in text
+    )
+    assert bit.endswith("data.\nAnother paragraph.")
 
 
 def test_a_tokenizer_spells_everything_and_ends_with_its_end(example):
@@ -69,7 +89,7 @@ def test_a_tiny_run_that_goes_on_and_converses(example, tmp_path, capsys, monkey
     monkeypatch.setattr("builtins.input", lambda _: next(questions))
     capsys.readouterr()
     chatbot.main(["--chat=on-policy", f"--out={tmp_path}"])
-    assert "tokens a second" in capsys.readouterr().out
+    assert "ms to the first token" in capsys.readouterr().out
 
 
 def test_a_streamed_answer_is_the_generated_one(example):

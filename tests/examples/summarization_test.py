@@ -33,6 +33,15 @@ def test_the_first_words_and_their_rouge(example):
     assert found["ROUGE-2"] == pytest.approx([pairs, 0])
 
 
+def test_texts_with_gaps(example):
+    summarization = example("summarization")
+    texts = summarization.spaced([" ".join(WORDS * 30), "one  two"], 200)
+    assert texts[1] == " one two" and len(texts[0].split()) == 200 and texts[0][0] == " "
+    gaps = summarization.with_gaps(texts, 0.2)
+    assert gaps == summarization.with_gaps(texts, 0.2) and gaps[0][0] == " "
+    assert 140 < len(gaps[0].split()) < 180 and {*gaps[0].split()} <= {*WORDS}
+
+
 def test_a_tiny_run_that_goes_on(example, pairs, tmp_path, capsys, monkeypatch):
     summarization = example("summarization")
     flags = ["--tiny", f"--tsv={pairs}", f"--out={tmp_path / 'run'}", "--students"]

@@ -88,6 +88,7 @@ def test_a_tiny_classifier_is_trained_once(example, reviews, tmp_path, capsys, m
     printed = capsys.readouterr().out
     assert "| teacher" in printed and "| convolution distilled" in printed
     assert "similarity" in printed and "tokens_a_second" in printed
+    assert "| 2 layers, 8,000 tokens | " in printed and "a second at 32" in printed
     student = keras.saving.load_model(tmp_path / "run/2_layers_8_000_tokens-distilled-0.keras")
     assert student.predict(GOOD, verbose=0).shape == (4, 2)
 
@@ -96,6 +97,27 @@ def test_a_tiny_classifier_is_trained_once(example, reviews, tmp_path, capsys, m
 
     monkeypatch.setattr(module, "train", again)
     module.main(given)
+
+
+def test_a_worn_sentence_lacks_words(example):
+    worn = example("text_classification").worn
+    text = " ".join(f"w{i}" for i in range(400))
+    once, again, other = (worn(text, [0, seed]).numpy().decode().split() for seed in (1, 1, 2))
+    assert once == again != other and 300 < len(once) < 380
+    assert [word for word in text.split() if word in {*once}] == once
+
+
+def test_students_learn_the_same_texts_alone_and_distilled(example, reviews, tmp_path):
+    module = example("text_classification")
+    given = module.arguments(["--tiny", f"--tsv={reviews}", f"--out={tmp_path}"])
+    run = module.Run(given)
+    whole = {text.encode() for text in run.texts}
+    worn = [text for x, _ in run.batches("train", 1, wear=True) for text in x.numpy()]
+    assert len(worn) == len(whole) and len({*worn} & whole) < len(whole)
+    lengths = {len(text.split()) for text in whole}
+    assert min(len(text.split()) for text in worn) < min(lengths)
+    plain = [text for x, _ in run.batches("train", 1) for text in x.numpy()]
+    assert {*plain} == whole
 
 
 def test_terms_of_students_with_the_teachers_tokens(example, reviews, tmp_path):
@@ -115,6 +137,7 @@ def test_tiny_embeddings(example, tmp_path, capsys):
     module.main(["--tiny", f"--tsv={table}", f"--out={tmp_path / 'run'}"])
     printed = capsys.readouterr().out
     assert "recall@10" in printed and "in_batch_ranking" in printed
+    assert "texts a second at batch 32" in printed
     student = keras.saving.load_model(tmp_path / "run/cosine-0.keras")
     lengths = np.linalg.norm(student.predict({
         "token_ids": np.ones((2, 4), int), "segment_ids": np.zeros((2, 4), int),
@@ -162,6 +185,38 @@ def test_tokens_are_counted_as_a_model_reads_them(example):
     counted = example("training").count_tokens(lambda texts: [t.split() for t in texts],
                                                ["a b", "a b c d e f"] * 700, 5)  # fmt: skip
     assert counted == 700 * (4 + 5)
+
+
+class Letters:
+    """A tokenizer of letters."""
+
+    end_token_id = 0
+
+    def __call__(self, texts):
+        return [np.array([ord(letter) - ord("a") + 1 for letter in text]) for text in texts]
+
+
+def test_texts_are_packed_into_windows_of_next_tokens(example):
+    x, y, weight = example("language").packed(Letters(), ["abc", "d", "efgh"], 4)
+    assert x["token_ids"].tolist() == [[0, 1, 2, 3], [0, 4, 0, 5]]  # what is left fills no window
+    assert y.tolist() == [[1, 2, 3, 0], [4, 0, 5, 6]]
+    assert x["padding_mask"].all() and (weight == 1).all() and weight.shape == y.shape
+
+
+def test_batches_of_one_length_are_as_wide_as_their_longest(example):
+    language = example("language")
+    lengths = [3, 5, 9] * 40
+    mask = np.arange(12) < np.array(lengths)[:, None]
+    ids = np.arange(120)[:, None] * mask
+    rows = ({"token_ids": ids, "padding_mask": mask}, ids, mask.astype("float32"))
+    batches = language.by_length(rows, seed=3, boundaries=(4, 8))
+    found = [(np.array(y), x["padding_mask"].numpy()) for x, y, _ in batches]
+    assert len(batches) == len(found) == 6
+    assert sorted(y.shape for y, _ in found) == [(8, 3), (8, 5), (8, 9), (32, 3), (32, 5), (32, 9)]
+    assert sorted(np.concatenate([y[:, 0] for y, _ in found])) == [*range(120)]
+    assert all(shown.all() for _, shown in found)
+    first, again = (next(iter(language.by_length(rows, 3, (4, 8))))[1].numpy() for _ in range(2))
+    np.testing.assert_array_equal(first, again)
 
 
 def test_kernels_of_narrow_models_are_scaled_up(example):
