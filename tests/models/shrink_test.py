@@ -217,7 +217,7 @@ def test_alternating_attention_must_stay_in_step():
         models.shrink(teacher, every=2)
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "gemma", "vit"])
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "resnet"])
 def test_a_narrower_student_keeps_the_first_rows_and_columns(name):
     teacher = randomized(BACKBONES[name]())
     student = models.shrink(teacher, width=0.5)
