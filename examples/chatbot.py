@@ -339,7 +339,7 @@ def arguments(given=None):
     parser.add_argument("--limit", type=int, help="only the first pairs of each split")
     parser.add_argument("--pretrain-epochs", default=1, type=int, help="on the dictionary")
     parser.add_argument("--teacher-epochs", default=5, type=int)
-    parser.add_argument("--epochs", default=2, type=int, help="of every student")
+    parser.add_argument("--epochs", default=1, type=int, help="of every student")
     parser.add_argument("--rate", default=1e-3, type=float, help="the teacher's learning rate")
     parser.add_argument("--alpha", default=0.5, type=float, help="the teacher's share of the loss")
     parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))

@@ -1,5 +1,5 @@
 """
-# Summaries in one line, by a decoder with a third of the layers
+# Summaries in one line, by a decoder with fewer layers
 
 A BART-style teacher is trained to say in one line what a software package is, from its long
 description: an encoder reads, a decoder writes. First it learns to read and write at all, as BART
@@ -74,7 +74,8 @@ def with_gaps(texts, share, seed=0):
 ## The students
 
 All start from the same cut, with the teacher's weights: the whole encoder, and `--student-depth` of
-the decoder's blocks, evenly from the first.
+the decoder's blocks, from the first to the last (as Shleifer and Rush, 2020,
+https://arxiv.org/abs/2010.13002): the first expects embeddings, and the outputs expect the last.
 
 Padding counts for nothing. In the outputs and the decoder it is the sample weight that says so, in
 the encoder its padding mask. The cross-attention of a summary's token runs over the tokens of the
@@ -84,7 +85,7 @@ text: its divergence from the teacher's is a value for each token of the summary
 
 def student_of(teacher, depth):
     sides = teacher.backbone.encoder_num_layers, teacher.backbone.decoder_num_layers
-    kept = [block * sides[1] // depth for block in range(depth)]
+    kept = np.linspace(0, sides[1] - 1, depth).round().astype(int).tolist()
     blocks = {"encoder": list(range(sides[0])), "decoder": kept}
     return models.shrink(teacher, layers=blocks, name="student")
 
@@ -287,7 +288,7 @@ def arguments(given=None):
     parser.add_argument("--summary-length", default=20, type=int, help="tokens of a summary")
     parser.add_argument("--width", default=128, type=int, help="the hidden size")
     parser.add_argument("--depth", default=3, type=int, help="the teacher's blocks on each side")
-    parser.add_argument("--student-depth", default=1, type=int, help="the student's decoder blocks")
+    parser.add_argument("--student-depth", default=2, type=int, help="the student's decoder blocks")
     parser.add_argument("--dropout", default=0.0, type=float)
     parser.add_argument("--limit", type=int, help="only the first pairs of each split")
     parser.add_argument("--student-limit", type=int, default=16000,
@@ -308,7 +309,7 @@ def arguments(given=None):
     given = parser.parse_args(given)
     if given.tiny:
         given.length, given.summary_length, given.tokens = 16, 8, 300
-        given.words, given.write, given.runs = 20, 4, 1
+        given.words, given.write, given.runs, given.student_depth = 20, 4, 1, 1
     return given
 
 

@@ -63,7 +63,16 @@ the tokens. Nothing of this package is needed so far.
 def classifier(given, texts, classes):
     """The pretrained encoder with a new head."""
     backbone, preprocess = encoders.encoder(given, texts)
-    return keras_hub.models.BertTextClassifier(backbone, classes, preprocess, name="teacher")
+    return words_as_they_are(
+        keras_hub.models.BertTextClassifier(backbone, classes, preprocess, name="teacher")
+    )
+
+
+def words_as_they_are(task):
+    """The task, which will not train the vectors of its tokens: half of all its weights, of which
+    a batch has hardly any."""
+    task.backbone.get_layer("token_embedding").trainable = False
+    return task
 
 
 """
@@ -76,7 +85,7 @@ plain Keras model from strings to logits, with one convolution over the vectors 
 
 
 def three_layers(task, texts):
-    return models.shrink(task, every=2, name="student")
+    return words_as_they_are(models.shrink(task, every=2, name="student"))
 
 
 def two_layers(task, texts, tokens=8000):
@@ -126,8 +135,9 @@ def example_terms(student, teacher):
     return [
         *output_terms(student, teacher),
         Term(losses.Cosine(), student=POOLED, teacher=POOLED, name="pooled"),
-        Term(losses.SimilarityPreserving(), student=POOLED, teacher=POOLED, name="similarity"),
-    ]
+        Term(losses.SimilarityPreserving(), student=POOLED, teacher=POOLED, weight=1000.0,
+             name="similarity"),
+    ]  # fmt: skip
 
 
 def output_terms(student, teacher):
@@ -164,8 +174,8 @@ class Student(typing.NamedTuple):
 
 
 STUDENTS = {
-    "3 layers": Student(three_layers, token_terms, 1, 4, 1e-4),
-    "2 layers, 8,000 tokens": Student(two_layers, example_terms, VERSIONS, 8, 1e-4),
+    "3 layers": Student(three_layers, token_terms, 1, 3, 1e-4),
+    "2 layers, 8,000 tokens": Student(two_layers, example_terms, VERSIONS, 6, 1e-4),
     "convolution": Student(convolution, output_terms, VERSIONS, 12, 1e-3),
 }
 ARMS = ("alone", "cut", "distilled")
@@ -230,11 +240,10 @@ class Run:
         train(distiller, batches, file, epochs=epochs, tokens=self.tokens,
               validation_data=self.batches("valid"))  # fmt: skip
 
-    def taught(self, student, seed):
+    def taught(self, student, terms, seed):
         """Batches with what the teacher says of them, of which there is a cache."""
         folder = str(self.given.out / ("versions" if student.versions > 1 else "targets"))
         augment = worn if student.versions > 1 else None
-        terms = student.terms(student.make(self.teacher, self.texts), self.teacher)
         source = ModelTeacher(self.teacher, preprocess=self.teacher.preprocessor)
         paths = {POOLED, *keras.tree.flatten([term.teacher for term in terms])}
         write_targets(source, self.batches("train"), folder, paths=sorted(paths),
@@ -249,11 +258,11 @@ class Run:
             keras.utils.set_random_seed(seed)
             model = student.make(self.pretrained() if arm == "alone" else self.teacher, self.texts)
             if arm == "distilled":
-                batches = self.taught(student, seed)
+                terms = student.terms(model, self.teacher)
+                batches = self.taught(student, terms, seed)
                 distiller = Distiller(
-                    model, teacher=CachedTeacher(), terms=student.terms(model, self.teacher),
-                    alpha=self.given.alpha,
-                )  # fmt: skip
+                    model, teacher=CachedTeacher(), terms=terms, alpha=self.given.alpha
+                )
             else:
                 batches = self.batches("train", seed, wear=student.versions > 1)
                 distiller = Distiller(model)
