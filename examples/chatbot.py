@@ -89,7 +89,6 @@ class Run:
         self.given = given
         self.splits = conversation.pairs(given)
         self.prompts, self.answers = self.splits["train"]
-        self.asked = 1 if given.tiny else 40  # so many prompts are answered for the table
 
     def teacher(self):
         file = self.given.out / "teacher.keras"
@@ -231,13 +230,11 @@ def chat(task, temperature):
     """A conversation in the terminal, until an empty line or the end of the input."""
     speaker = Speaker(task, temperature)
     speaker.prepare()
+    show = functools.partial(print, end="", flush=True)
     print("Ask something; an empty line ends it.")
     while question := ask():
-        _, first, whole = answer(speaker, question + "\n", show=write)
+        _, first, whole = answer(speaker, question + "\n", show)
         print(f"\n  [{1e3 * first:.0f} ms to the first token, {1e3 * whole:.0f} ms in all]")
-
-
-write = functools.partial(print, end="", flush=True)
 
 
 def answer(speaker, prompt, show=lambda piece: None):
@@ -283,8 +280,8 @@ def measured(task, teacher, run):
         tokens += float(tf.reduce_sum(weight))
     speaker = Speaker(task)
     speaker.prepare()
-    answers = [answer(speaker, prompt) for prompt in evenly(prompts, run.asked)]
-    said, first, whole = zip(*answers, strict=True)
+    asked = evenly(prompts, 1 if run.given.tiny else 40)
+    said, first, whole = zip(*(answer(speaker, prompt) for prompt in asked), strict=True)
     words = " ".join(said).split()
     return {
         "perplexity": float(np.exp(loss / tokens)), "KL to the teacher": divergence / tokens,

@@ -8,10 +8,10 @@ reviews, and taught to three students:
 - 2 layers and the 8,000 commonest of its 30,522 tokens;
 - a convolution over words, with half a million parameters.
 
-Each is trained for each seed, for the same number of steps on the same texts: alone, which for the
-first two means cut from the *pretrained* encoder and fine-tuned on the labels, and distilled, which
-means cut from the *fine-tuned* teacher and trained on labels and on what the teacher knows. Between
-them stands what the cut alone does: cut from the fine-tuned teacher, trained on the labels.
+Each is trained for each seed, for the same number of steps: alone, which for the first two means
+cut from the *pretrained* encoder and fine-tuned on the labels, and distilled, which means cut from
+the *fine-tuned* teacher and trained on labels and on what the teacher knows. Between them stands
+what the cut alone does: cut from the fine-tuned teacher, trained on the labels.
 
     python examples/text_classification.py --data=DIR --out=runs/text_classification
 
@@ -63,14 +63,14 @@ the tokens. Nothing of this package is needed so far.
 def classifier(given, texts, classes):
     """The pretrained encoder with a new head."""
     backbone, preprocess = encoders.encoder(given, texts)
-    return words_as_they_are(
+    return with_fixed_tokens(
         keras_hub.models.BertTextClassifier(backbone, classes, preprocess, name="teacher")
     )
 
 
-def words_as_they_are(task):
-    """The task, which will not train the vectors of its tokens: half of all its weights, of which
-    a batch has hardly any."""
+def with_fixed_tokens(task):
+    """The task, which will not train the vectors of its tokens: they are half of its weights, and
+    to update all of them at every step takes a fifth of the 3 layers' time."""
     task.backbone.get_layer("token_embedding").trainable = False
     return task
 
@@ -85,7 +85,7 @@ plain Keras model from strings to logits, with one convolution over the vectors 
 
 
 def three_layers(task, texts):
-    return words_as_they_are(models.shrink(task, every=2, name="student"))
+    return with_fixed_tokens(models.shrink(task, every=2, name="student"))
 
 
 def two_layers(task, texts, tokens=8000):
@@ -135,6 +135,7 @@ def example_terms(student, teacher):
     return [
         *output_terms(student, teacher),
         Term(losses.Cosine(), student=POOLED, teacher=POOLED, name="pooled"),
+        # Squares of small differences: without the weight a thousandth of the other terms.
         Term(losses.SimilarityPreserving(), student=POOLED, teacher=POOLED, weight=1000.0,
              name="similarity"),
     ]  # fmt: skip

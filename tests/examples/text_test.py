@@ -107,7 +107,7 @@ def test_a_worn_sentence_lacks_words(example):
     assert [word for word in text.split() if word in {*once}] == once
 
 
-def test_students_learn_the_same_texts_alone_and_distilled(example, reviews, tmp_path):
+def test_students_without_a_teacher_see_worn_sentences_too(example, reviews, tmp_path):
     module = example("text_classification")
     given = module.arguments(["--tiny", f"--tsv={reviews}", f"--out={tmp_path}"])
     run = module.Run(given)
