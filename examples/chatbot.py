@@ -119,8 +119,7 @@ class Run:
         file = self.given.out / f"{file_name(name)}.keras"
         if not file.exists():
             keras.utils.set_random_seed(1)
-            depth = max(1, teacher.backbone.num_layers // 3)
-            student = models.shrink(teacher, depth=depth, name="student")
+            student = models.shrink(teacher, every=3, name="student")
             student.run_eagerly = self.given.tiny
             distiller, batches = self.lesson(name, student, teacher)
             self.fit(distiller, batches, file, self.given.epochs, self.given.rate / 2)

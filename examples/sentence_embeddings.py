@@ -43,7 +43,7 @@ BATCH = 64
 ## The teacher and its student
 
 An embedding is the mean of the last block's vectors over the tokens, of unit length. The student's
-encoder is the teacher's first and fourth block, with their weights.
+encoder is the teacher's first and last block, with their weights.
 """
 
 
@@ -146,7 +146,7 @@ def distilled(given, arm, texts, teacher, backbone, preprocess, seed):
         write_targets(ModelTeacher(teacher, preprocess=read), strings(texts), targets)
         batches = read_targets(strings(texts, seed), targets)  # found by the string
         batches = batches.map(lambda text, known: (read(text), known), tf.data.AUTOTUNE)
-        student = embedder(models.shrink(backbone, depth=2), "student")
+        student = embedder(models.shrink(backbone, layers=given.layers), "student")
         distiller = Distiller(student, teacher=CachedTeacher(), terms=ARMS[arm]())
         steps = given.epochs * -(-len(texts) // BATCH)
         optimizer = keras.optimizers.AdamW(warmed_up(given.rate, steps))
@@ -262,12 +262,13 @@ def arguments(given=None):
     parser.add_argument("--split", default="test", choices=["valid", "test"])
     parser.add_argument("--seeds", default=1, type=int)
     parser.add_argument("--epochs", default=2, type=int)
-    parser.add_argument("--rate", default=3e-4, type=float)
+    parser.add_argument("--layers", default=[0, 5], nargs="+", type=int, help="the kept blocks")
+    parser.add_argument("--rate", default=6e-4, type=float)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     given = encoders.parsed(parser, given)
     if given.tiny:
         given.seeds, given.epochs, given.length = 1, 1, 16
-        given.limit, given.documents = 64, 128
+        given.limit, given.documents, given.layers = 64, 128, [0, 2]
     return given
 
 
@@ -281,7 +282,7 @@ def main(given=None):
     keras.utils.set_random_seed(0)
     backbone, preprocess = encoders.encoder(given, texts)
     teacher, test = embedder(backbone, "teacher"), Test(*asked, word_pairs(given.data), preprocess)
-    cut = embedder(models.shrink(backbone, depth=2), "cut")
+    cut = embedder(models.shrink(backbone, layers=given.layers), "cut")
     rows, near = {}, None
     for name, model in (("teacher", teacher), ("2 layers, only cut", cut)):
         file = given.out / f"{model.name}.keras"

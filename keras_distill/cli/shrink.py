@@ -15,7 +15,8 @@ def parser():
     parser.add_argument("--out", required=True, metavar="FILE", help="the student, a .keras file")
     parser.add_argument("--layers", metavar="N,N", help="the positions of the blocks to keep")
     parser.add_argument("--every", type=int, metavar="N", help="keep every Nth block, from 0")
-    parser.add_argument("--depth", type=int, metavar="N", help="keep N blocks, evenly")
+    parser.add_argument("--depth", type=int, metavar="N",
+                        help="keep N blocks, evenly from the first to the last")  # fmt: skip
     parser.add_argument("--width", metavar="N", help="the new hidden size, or a share such as 0.5")
     parser.add_argument("--vocabulary", metavar="N|FILE",
                         help="keep the first N tokens, or those whose ids a file has")  # fmt: skip

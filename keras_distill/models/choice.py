@@ -36,7 +36,7 @@ class Choice(NamedTuple):
         if self.every is not None:
             return list(range(0, count, self.every))
         if self.depth is not None:
-            return [step * count // self.depth for step in range(self.depth)]
+            return _evenly(self.depth, count)
         return list(range(count))
 
     def _listed(self, stack, count):
@@ -57,6 +57,12 @@ class Choice(NamedTuple):
                 f"Received: layers={list(listed)}"
             )
         return positions
+
+
+def _evenly(depth, count):
+    """`depth` of `count` positions, the first and the last among them; halves are rounded up."""
+    gaps = max(1, depth - 1)
+    return [(2 * step * (count - 1) + gaps) // (2 * gaps) for step in range(depth)]
 
 
 def whole(name, value):

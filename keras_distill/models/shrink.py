@@ -27,7 +27,8 @@ def shrink(teacher, *, layers=None, every=None, depth=None, width=None, vocabula
             blocks, or `{part of a stack's name: positions}`. KerasHub's BART and T5 have one depth
             for encoder and decoder; a backbone with a depth for each may lose decoder blocks alone.
         every: keeps the blocks 0, `every`, 2 `every` and so on.
-        depth: how many blocks are kept of each stack, evenly from the first.
+        depth: how many blocks are kept of each stack, evenly from the first to the last: what
+            reads the last block's output goes on reading what it knows. One is the first.
         width: the new `hidden_dim`, or a share of the old one such as `0.5`; only for models made
             from a config of sizes.
         vocabulary: how many of the first tokens are kept, or the ids of those that are (see

@@ -202,6 +202,14 @@ def test_what_a_constructor_hands_on_is_no_part_of_the_config():
     assert sizes.config_of(Sized(**SIZES, **SHORT)) == {"num_layers": 1}
 
 
+@pytest.mark.parametrize(("depth", "count", "kept"), [
+    (6, 12, [0, 2, 4, 7, 9, 11]), (3, 12, [0, 6, 11]), (2, 6, [0, 5]), (1, 6, [0]),
+    (4, 4, [0, 1, 2, 3]),
+])  # fmt: skip
+def test_a_depth_is_spread_from_the_first_block_to_the_last(depth, count, kept):
+    assert Choice(depth=depth).of("block", count) == kept
+
+
 def test_a_resnet_keeps_the_first_blocks_of_its_stages():
     teacher = BACKBONES["resnet"]()
     assert models.shrink(teacher, depth=2).stackwise_num_blocks == [2, 2]
