@@ -8,10 +8,12 @@ reviews, and taught to three students:
 - 2 layers, the first and the last, and the 8,000 commonest of its 30,522 tokens;
 - a convolution over words, with half a million parameters.
 
-Each is trained for each seed, for the same number of steps: alone, which for the first two means
+Each is trained for each seed, for the same number of steps: alone, which for the 3 layers means
 cut from the *pretrained* encoder and fine-tuned on the labels, and distilled, which means cut from
-the *fine-tuned* teacher and trained on labels and on what the teacher knows. Between them stands
-what the cut alone does: cut from the fine-tuned teacher, trained on the labels.
+the *fine-tuned* teacher and trained on labels and on what the teacher knows. The 2 layers are cut
+from the 3 layers when these are trained, alone or distilled: less is lost at once than by a cut
+from 6. Between alone and distilled stands what the cut does: cut from the fine-tuned teacher, and
+trained on the labels.
 
     python examples/text_classification.py --data=DIR --out=runs/text_classification
 
@@ -78,9 +80,10 @@ def with_fixed_tokens(task):
 """
 ## The students
 
-`models.shrink` cuts a task out of a task: blocks are kept with their weights, and with fewer
-tokens comes a tokenizer that spells what it has lost by shorter pieces. The third student is a
-plain Keras model from strings to logits, with one convolution over the vectors of words.
+`models.shrink` cuts a task out of a task: blocks are kept with their weights, from the first to
+the last, whose vectors the classifier's head can read; with fewer tokens comes a tokenizer that
+spells what it has lost by shorter pieces. The third student is a plain Keras model from strings to
+logits, with one convolution over the vectors of words.
 """
 
 
@@ -163,17 +166,19 @@ def worn(text, seed, share=0.15):
 
 
 class Student(typing.NamedTuple):
-    """How a student is made, what it is taught, how long and how fast."""
+    """How a student is made, what it is taught, how long and how fast, and of which other student,
+    trained before it in the same way, it is cut."""
 
     make: typing.Callable
     terms: typing.Callable
     epochs: int
     rate: float
+    elder: str | None = None
 
 
 STUDENTS = {
     "3 layers": Student(three_layers, token_terms, 4, 2e-4),
-    "2 layers, 8,000 tokens": Student(two_layers, example_terms, 4, 2e-4),
+    "2 layers, 8,000 tokens": Student(two_layers, example_terms, 4, 2e-4, elder="3 layers"),
     "convolution": Student(convolution, output_terms, 12, 1e-3),
 }
 ARMS = ("alone", "cut", "distilled")
@@ -251,13 +256,20 @@ class Run:
                       views=VERSIONS, augment=worn)  # fmt: skip
         return read_targets(self.batches("train", seed), folder, augment=worn)
 
+    def origin(self, student, arm, seed):
+        """The task that a student is cut from."""
+        if student.elder and arm != "cut":
+            return self.student(student.elder, arm, seed)[0]
+        return self.pretrained() if arm == "alone" else self.teacher
+
     def student(self, name, arm, seed):
         """The student `name`, trained as an arm of `arms(name)`."""
         student = STUDENTS[name]
         file = self.given.out / f"{re.sub('[^a-z0-9]+', '_', name)}-{arm}-{seed}.keras"
         if not file.exists():
+            origin = self.origin(student, arm, seed)
             keras.utils.set_random_seed(seed)
-            model = student.make(self.pretrained() if arm == "alone" else self.teacher, self.texts)
+            model = student.make(origin, self.texts)
             if arm == "distilled":
                 terms = student.terms(model, self.teacher)
                 batches = self.taught(terms, seed)

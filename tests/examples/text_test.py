@@ -91,6 +91,7 @@ def test_a_tiny_classifier_is_trained_once(example, reviews, tmp_path, capsys, m
     assert "| 2 layers, 8,000 tokens | " in printed and "a second at 32" in printed
     student = keras.saving.load_model(tmp_path / "run/2_layers_8_000_tokens-distilled-0.keras")
     assert student.predict(GOOD, verbose=0).shape == (4, 2)
+    assert (tmp_path / "run/3_layers-distilled-0.keras").exists()  # which it was cut from
 
     def again(*arguments, **others):
         raise RuntimeError("trained again")
@@ -125,9 +126,10 @@ def test_terms_of_students_with_the_teachers_tokens(example, reviews, tmp_path):
     given = module.arguments(["--tiny", f"--tsv={reviews}", f"--out={tmp_path}"])
     teacher = module.Run(given).pretrained()
     terms = module.token_terms(module.three_layers(teacher, None), teacher)
-    assert [term.name for term in terms][-3:] == ["hidden_0", "hidden_1", "minilm_relations"]
-    blocks = [term.teacher.rpartition("/")[2] for term in terms[1:3]]
-    assert blocks == ["transformer_layer_0", "transformer_layer_2"]
+    hidden = ["hidden_0", "hidden_1", "hidden_2"]
+    assert [term.name for term in terms][-4:] == [*hidden, "minilm_relations"]
+    blocks = [term.teacher.rpartition("/")[2] for term in terms[1:4]]
+    assert blocks == [f"transformer_layer_{index}" for index in range(3)]
 
 
 def test_tiny_embeddings(example, tmp_path, capsys):
