@@ -105,16 +105,25 @@ def file_name(name):
     return name.lower().replace(", ", "_").replace(" ", "_")
 
 
-def table(rows):
-    """Markdown of `{model: its row}`; whole numbers are counts, and a row may lack a number."""
+def table(rows, digits=3):
+    """Markdown of `{model: its row}`.
+
+    Whole numbers are counts; a list has one number of each seed, of which the mean and the
+    sample's deviation are shown; a row may lack a number.
+    """
     heads = list(dict.fromkeys(head for row in rows.values() for head in row))
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(row.get(head)) for head in heads) + " |")
+        cells = [_cell(row.get(head), digits) for head in heads]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(value):
+def _cell(value, digits):
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    values = value if isinstance(value, list) else [value]
+    if isinstance(values[0], int):  # the same for every seed
+        return f"{values[0]:,}"
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):,.{digits}f}{spread}"

@@ -32,6 +32,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from language import table
 from training import count_tokens, loaded, open_folder, speeds, train, warmed_up
 
 from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses, models
@@ -228,26 +229,8 @@ def measured(model, file, test, reference):
         row[name] = float(spearmanr((one * other).sum(1), judged).statistic)
     same = [len(ours & theirs) / len(ours) for ours, theirs in zip(near, reference or near)]
     row["agreement"] = float(np.mean(same))
-    sizes = {"parameters": model.count_params(), "MB": file.stat().st_size / 1e6}
+    sizes = {"parameters": model.count_params(), "MB": round(file.stat().st_size / 1e6)}
     return {**row, **sizes}, near
-
-
-def table(rows):
-    """Markdown of `{arm: [row of each seed]}`."""
-    heads = list(next(iter(rows.values()))[0])
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for arm, found in rows.items():
-        cells = [cell([row[head] for row in found]) for head in heads]
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def cell(values):
-    mean = float(np.mean(values))
-    if mean > 1:
-        return f"{mean:,.1f}" if mean < 1000 else f"{mean:,.0f}"
-    deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{mean:.3f}{deviation}"
 
 
 def arguments(given=None):
@@ -296,7 +279,9 @@ def main(given=None):
             model, file = distilled(given, arm, texts, teacher, backbone, preprocess, seed)
             row, _ = measured(model, file, test, near)
             rows.setdefault(f"2 layers, {arm}", []).append(row)
-        print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{table(rows)}\n")
+        told = table({name: {head: [row[head] for row in seeds] for head in seeds[0]}
+                      for name, seeds in rows.items()})  # fmt: skip
+        print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{told}\n")
     found = speeds({name: (model, test.timed) for name, model in
                     (("teacher", teacher), ("2 layers", cut))})  # fmt: skip
     for name, fast in found.items():

@@ -322,19 +322,15 @@ def costs(models, texts):
 
 
 def accuracies(found):
-    """Markdown of `{(student, arm): [accuracy of each seed]}`; the teacher's stands first."""
-    lines = ["| | accuracy % | retention % |", "|---|---|---|"]
+    """A row of each of `{(student, arm): [accuracy of each seed]}`; the teacher's stands first."""
     best = found["teacher", ""][0]
-    for (name, arm), values in found.items():
-        cells = [spread([100 * value / part for value in values]) for part in (1, best)]
-        lines.append(f"| {f'{name} {arm}'.strip()} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def spread(values):
-    """The mean with the sample's deviation, where there are several."""
-    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{deviation}"
+    return {
+        f"{name} {arm}".strip(): {
+            "accuracy %": [100 * value for value in values],
+            "retention %": [100 * value / best for value in values],
+        }
+        for (name, arm), values in found.items()
+    }
 
 
 def arguments(given=None):
@@ -371,7 +367,8 @@ def main(given=None):
                 models[name] = run.student(name, arm, seed)
                 right = accuracy(models[name][0], texts, labels)
                 found.setdefault((name, arm), []).append(right)
-        print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{accuracies(found)}\n")
+        told = table(accuracies(found), digits=2)
+        print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{told}\n")
     rows = costs(models, texts)
     print(f"{table(rows)}\n")
     results = {"accuracy": {" ".join(key): values for key, values in found.items()}, "costs": rows}

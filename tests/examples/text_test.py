@@ -259,3 +259,11 @@ def test_a_killed_run_goes_on_from_the_last_epoch(example, tmp_path):
     assert not file.exists()
     fit(False)
     assert seen == [1, 2, 2, 3] and file.exists()  # the second epoch again, then the third
+
+
+def test_a_table_shows_counts_means_and_gaps(example):
+    rows = {"teacher": {"share": 0.5, "count": 1200}, "student": {"share": [0.25, 0.75]}}
+    assert example("language").table(rows, digits=2).splitlines() == [
+        "| | share | count |", "|---|---|---|", "| teacher | 0.50 | 1,200 |",
+        "| student | 0.50 ± 0.35 | - |",
+    ]  # fmt: skip
