@@ -56,6 +56,11 @@ def embedder(backbone, name):
     return keras.Model(inputs, keras.layers.UnitNormalization()(mean), name=name)
 
 
+def fewer_layers(given, backbone):
+    """The encoder cut to its first and last block, or to those that `--layers` names."""
+    return models.shrink(backbone, layers=given.layers, depth=None if given.layers else 2)
+
+
 """
 ## What is compared
 
@@ -147,7 +152,7 @@ def distilled(given, arm, texts, teacher, backbone, preprocess, seed):
         write_targets(ModelTeacher(teacher, preprocess=read), strings(texts), targets)
         batches = read_targets(strings(texts, seed), targets)  # found by the string
         batches = batches.map(lambda text, known: (read(text), known), tf.data.AUTOTUNE)
-        student = embedder(models.shrink(backbone, layers=given.layers), "student")
+        student = embedder(fewer_layers(given, backbone), "student")
         distiller = Distiller(student, teacher=CachedTeacher(), terms=ARMS[arm]())
         steps = given.epochs * -(-len(texts) // BATCH)
         optimizer = keras.optimizers.AdamW(warmed_up(given.rate, steps))
@@ -245,13 +250,13 @@ def arguments(given=None):
     parser.add_argument("--split", default="test", choices=["valid", "test"])
     parser.add_argument("--seeds", default=1, type=int)
     parser.add_argument("--epochs", default=2, type=int)
-    parser.add_argument("--layers", default=[0, 5], nargs="+", type=int, help="the kept blocks")
+    parser.add_argument("--layers", nargs="+", type=int, help="kept blocks, from 0")
     parser.add_argument("--rate", default=6e-4, type=float)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     given = encoders.parsed(parser, given)
     if given.tiny:
         given.seeds, given.epochs, given.length = 1, 1, 16
-        given.limit, given.documents, given.layers = 64, 128, [0, 2]
+        given.limit, given.documents = 64, 128
     return given
 
 
@@ -265,9 +270,10 @@ def main(given=None):
     keras.utils.set_random_seed(0)
     backbone, preprocess = encoders.encoder(given, texts)
     teacher, test = embedder(backbone, "teacher"), Test(*asked, word_pairs(given.data), preprocess)
-    cut = embedder(models.shrink(backbone, layers=given.layers), "cut")
+    encoder = fewer_layers(given, backbone)
+    cut, size = embedder(encoder, "cut"), f"{encoder.num_layers} layers"
     rows, near = {}, None
-    for name, model in (("teacher", teacher), ("2 layers, only cut", cut)):
+    for name, model in (("teacher", teacher), (f"{size}, only cut", cut)):
         file = given.out / f"{model.name}.keras"
         model.save(file)
         model.run_eagerly = given.tiny
@@ -278,12 +284,12 @@ def main(given=None):
         for arm in given.arms:
             model, file = distilled(given, arm, texts, teacher, backbone, preprocess, seed)
             row, _ = measured(model, file, test, near)
-            rows.setdefault(f"2 layers, {arm}", []).append(row)
+            rows.setdefault(f"{size}, {arm}", []).append(row)
         told = table({name: {head: [row[head] for row in seeds] for head in seeds[0]}
                       for name, seeds in rows.items()})  # fmt: skip
         print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{told}\n")
     found = speeds({name: (model, test.timed) for name, model in
-                    (("teacher", teacher), ("2 layers", cut))})  # fmt: skip
+                    (("teacher", teacher), (size, cut))})  # fmt: skip
     for name, fast in found.items():
         print(f"{name}: {fast[1]['ms']:.1f} ms at batch 1, "
               f"{fast[32]['examples_a_second']:,.0f} texts a second at batch 32")  # fmt: skip

@@ -12,8 +12,8 @@ Each is trained for each seed, for the same number of steps: alone, which for th
 cut from the *pretrained* encoder and fine-tuned on the labels, and distilled, which means cut from
 the *fine-tuned* teacher and trained on labels and on what the teacher knows. The 2 layers are cut
 from the 3 layers when these are trained, alone or distilled: less is lost at once than by a cut
-from 6. Between alone and distilled stands what the cut does: cut from the fine-tuned teacher, and
-trained on the labels.
+from 6. Between alone and distilled stands what the cut does: cut from the fine-tuned teacher, both
+of 3 layers and of 2, and trained on the labels.
 
     python examples/text_classification.py --data=DIR --out=runs/text_classification
 
@@ -192,7 +192,7 @@ def arms(given, student):
 """
 ## The run
 
-The teacher runs over the training texts, or their versions, once; what it says is kept on disk and
+The teacher runs over the versions of the training texts once; what it says is kept on disk and
 read in every epoch of every seed. A cache is keyed by the strings, so that students with any
 tokenizer find their targets in it. Each finished model is a file: the run takes up where it was.
 """

@@ -136,8 +136,9 @@ def test_tiny_embeddings(example, tmp_path, capsys):
     module = example("sentence_embeddings")
     rows = [("long", "short"), *((f"a program that draws number {i}", f"{i}") for i in range(150))]
     table = written(tmp_path / "texts.tsv", rows)
-    module.main(["--tiny", f"--tsv={table}", f"--out={tmp_path / 'run'}"])
+    module.main(["--tiny", f"--tsv={table}", f"--out={tmp_path / 'run'}", "--layers", "1", "2"])
     printed = capsys.readouterr().out
+    assert "| 2 layers, only cut | " in printed
     assert "recall@10" in printed and "in_batch_ranking" in printed
     assert "texts a second at batch 32" in printed
     student = keras.saving.load_model(tmp_path / "run/cosine-0.keras")
