@@ -12,8 +12,7 @@ Each is trained for each seed, for the same number of steps: alone, which for th
 cut from the *pretrained* encoder and fine-tuned on the labels, and distilled, which means cut from
 the *fine-tuned* teacher and trained on labels and on what the teacher knows. The 2 layers are cut
 from the 3 layers when these are trained, alone or distilled: less is lost at once than by a cut
-from 6. Between alone and distilled stands what the cut does: cut from the fine-tuned teacher, both
-of 3 layers and of 2, and trained on the labels.
+from 6.
 
     python examples/text_classification.py --data=DIR --out=runs/text_classification
 
@@ -181,12 +180,7 @@ STUDENTS = {
     "2 layers, 8,000 tokens": Student(two_layers, example_terms, 4, 2e-4, elder="3 layers"),
     "convolution": Student(convolution, output_terms, 12, 1e-3),
 }
-ARMS = ("alone", "cut", "distilled")
-
-
-def arms(given, student):
-    """How a student is trained; the convolution is not cut from anything."""
-    return [arm for arm in given.arms if arm != "cut" or student != "convolution"]
+ARMS = ("alone", "distilled")
 
 
 """
@@ -258,12 +252,12 @@ class Run:
 
     def origin(self, student, arm, seed):
         """The task that a student is cut from."""
-        if student.elder and arm != "cut":
+        if student.elder:
             return self.student(student.elder, arm, seed)[0]
         return self.pretrained() if arm == "alone" else self.teacher
 
     def student(self, name, arm, seed):
-        """The student `name`, trained as an arm of `arms(name)`."""
+        """The student `name`, trained as one of `ARMS`."""
         student = STUDENTS[name]
         file = self.given.out / f"{re.sub('[^a-z0-9]+', '_', name)}-{arm}-{seed}.keras"
         if not file.exists():
@@ -363,7 +357,7 @@ def main(given=None):
     found = {("teacher", ""): [accuracy(run.teacher, texts, labels)]}
     for seed in range(given.seeds):
         for name in given.students:
-            for arm in arms(given, name):
+            for arm in given.arms:
                 models[name] = run.student(name, arm, seed)
                 right = accuracy(models[name][0], texts, labels)
                 found.setdefault((name, arm), []).append(right)
