@@ -244,12 +244,12 @@ def arguments(given=None):
     parser.add_argument("--out", default="runs/sentence_embeddings", type=pathlib.Path)
     encoders.add_arguments(parser, length=48)
     parser.add_argument(
-        "--limit", default=4000, type=int, help="rows to learn from, two texts each"
+        "--limit", default=5000, type=int, help="rows to learn from, two texts each"
     )
     parser.add_argument("--documents", default=5000, type=int, help="of the test split")
     parser.add_argument("--split", default="test", choices=["valid", "test"])
     parser.add_argument("--seeds", default=1, type=int)
-    parser.add_argument("--epochs", default=2, type=int)
+    parser.add_argument("--epochs", default=3, type=int)
     parser.add_argument("--layers", nargs="+", type=int, help="kept blocks, from 0")
     parser.add_argument("--rate", default=6e-4, type=float)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
