@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 
 import keras
 import numpy as np
@@ -99,8 +98,7 @@ def _piped(distiller, given, shuffle=False):
     elif given.get("y") is not None:
         raise ValueError("A dataset brings its own labels: `y` must be left out.")
     read = functools.partial(_read, distiller)
-    # Not AUTOTUNE, for whose tuner each epoch's end may wait: see `data.without_autotune`.
-    return data.map(read, num_parallel_calls=os.cpu_count()).prefetch(tf.data.AUTOTUNE)
+    return data.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _read(distiller, x, y=None, sample_weight=None):

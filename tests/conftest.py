@@ -28,21 +28,6 @@ def _end_iterators_at_once():
     dataset.__iter__ = lambda self: begin(without_autotune(self))
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """How many parallel calls each `tf.data.Dataset.map` was asked for, as they come."""
-    import tensorflow as tf
-
-    found, plain = [], tf.data.Dataset.map
-
-    def spied(self, function, num_parallel_calls=None, **others):
-        found.append(num_parallel_calls)
-        return plain(self, function, num_parallel_calls, **others)
-
-    monkeypatch.setattr(tf.data.Dataset, "map", spied)
-    return found
-
-
 FIRST = ("replicas_test.py", "workers_test.py")  # the longest
 SPREAD = "contract_test.py"  # over the processes; of another file one runs all, fixtures made once
 

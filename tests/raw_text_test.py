@@ -85,11 +85,6 @@ def test_strings_train_as_what_the_preprocessor_makes_of_them():
     same_weights(raw, arrays)
 
 
-def test_strings_start_no_tuner(calls):
-    distilled(classifier(), classifier(depth=2)).fit(TEXTS, LABELS, 4, verbose=0)
-    assert calls and tf.data.AUTOTUNE not in calls
-
-
 def test_weights_without_labels_stay_weights():
     student, zeros = classifier(), Supervision(None, np.zeros((8, 3), "float32"))
     values = np.mean(student.predict(TEXTS, verbose=0) ** 2, axis=-1)

@@ -1,7 +1,6 @@
 """A teacher's targets on disk: written once, read in every epoch and every run."""
 
 import json
-import os
 import time
 
 import keras
@@ -17,7 +16,6 @@ from keras_distill.schedules import check
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 
-CALLS = os.cpu_count()  # AUTOTUNE's tuner may make an epoch end late: see `without_autotune`
 DTYPES = ("float16", "float32", records.QUANTIZED)
 
 
@@ -149,13 +147,13 @@ def read_targets(dataset, path, *, key=None, augment=None, teacher=None, fingerp
         return keras.utils.pack_x_y_sample_weight(x, Supervision(y, targets), sample_weight)
 
     if keys.views == 1:
-        dataset = dataset.map(lambda *data: with_targets(data), CALLS)
+        dataset = dataset.map(lambda *data: with_targets(data), tf.data.AUTOTUNE)
     else:
         choice = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
         dataset = tf.data.Dataset.zip(dataset.map(lambda *data: (data,)), choice)
         dataset = dataset.map(
             lambda data, number: with_targets(data[0], _views(data[0], number, keys.views)),
-            CALLS,
+            tf.data.AUTOTUNE,
         )
     return dataset.prefetch(2)
 
@@ -248,7 +246,7 @@ def _fresh(keys, prints, seen):
 
 
 def _keyed(dataset, keys, view):
-    return dataset.map(lambda *data: keys(data, view), CALLS).prefetch(2)
+    return dataset.map(lambda *data: keys(data, view), tf.data.AUTOTUNE).prefetch(2)
 
 
 def _records(cache, keys, prints):

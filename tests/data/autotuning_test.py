@@ -1,11 +1,9 @@
 """Datasets without tf.data's autotuning."""
 
-import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
-from keras_distill.data import read_targets, without_autotune, write_targets
+from keras_distill.data import without_autotune
 
 
 def test_autotuning_is_off_and_elements_are_the_same():
@@ -36,14 +34,3 @@ def test_other_options_stay():
     options.deterministic = False
     off = without_autotune(tf.data.Dataset.range(3).with_options(options)).options()
     assert (off.autotune.enabled, off.deterministic) == (False, False)
-
-
-@pytest.mark.parametrize("views", [1, 2])
-def test_reading_targets_starts_no_tuner(calls, tmp_path, views):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
-    data = tf.data.Dataset.from_tensor_slices(np.eye(2, dtype="float32")).batch(2)
-    augment = (lambda x, seed: x + tf.random.stateless_uniform([2], seed)) if views > 1 else None
-    path = tmp_path / "targets"
-    write_targets(model, data, path, views=views, augment=augment, verbose=0)
-    assert len(list(read_targets(data, path, augment=augment))) == 1
-    assert calls and tf.data.AUTOTUNE not in calls
