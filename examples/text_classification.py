@@ -81,9 +81,21 @@ def with_fixed_tokens(task):
 
 `models.shrink` cuts a task out of a task: blocks are kept with their weights, from the first to
 the last, whose vectors the classifier's head can read; with fewer tokens comes a tokenizer that
-spells what it has lost by shorter pieces. The third student is a plain Keras model from strings to
-logits, with one convolution over the vectors of words.
+spells what it has lost by shorter pieces. What is distilled is cut without dropout: a teacher that
+answers to ever new texts leaves little to overfit, and vectors with holes never match. The third
+student is a plain Keras model from strings to logits, with one convolution over the vectors of
+words.
 """
+
+
+def without_dropout(task):
+    """The same classifier, which drops nothing while it is trained."""
+    backbone = type(task.backbone).from_config({**task.backbone.get_config(), "dropout": 0.0})
+    same = keras_hub.models.BertTextClassifier(
+        backbone, task.num_classes, task.preprocessor, dropout=0.0
+    )
+    same.set_weights(task.get_weights())
+    return same
 
 
 def three_layers(task, texts):
@@ -150,18 +162,21 @@ def output_terms(student, teacher):
 ## Texts that wear out
 
 A teacher can be asked about more than there is. Students see each sentence in several versions,
-with some of the words left out, and hear what the teacher says of that version; without a teacher
-they get such sentences too, with the label of the whole.
+with some of the words left out and some replaced, and hear what the teacher says of that version;
+without a teacher they get such sentences too, with the label of the whole.
 """
 
-VERSIONS = 4
+VERSIONS = 8
 
 
-def worn(text, seed, share=0.15):
-    """A sentence in which each word is left out with a probability of `share`."""
-    words = tf.strings.split(text)
-    kept = tf.random.stateless_uniform(tf.shape(words), seed) >= share
-    return tf.strings.reduce_join(tf.boolean_mask(words, kept), separator=" ")
+def worn(text, seed, words, dropped=0.1, replaced=0.15):
+    """A sentence with a share of its words left out, and a share replaced by any of `words`."""
+    found = tf.strings.split(text)
+    first, second = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    draw = tf.random.stateless_uniform(tf.shape(found), first)
+    index = tf.random.stateless_uniform(tf.shape(found), second, 0, len(words), tf.int32)
+    found = tf.where(draw > 1 - replaced, tf.gather(words, index), found)
+    return tf.strings.reduce_join(tf.boolean_mask(found, draw >= dropped), separator=" ")
 
 
 class Student(typing.NamedTuple):
@@ -176,8 +191,8 @@ class Student(typing.NamedTuple):
 
 
 STUDENTS = {
-    "3 layers": Student(three_layers, token_terms, 4, 2e-4),
-    "2 layers, 8,000 tokens": Student(two_layers, example_terms, 4, 2e-4, elder="3 layers"),
+    "3 layers": Student(three_layers, token_terms, 8, 2e-4),
+    "2 layers, 8,000 tokens": Student(two_layers, example_terms, 8, 2e-4, elder="3 layers"),
     "convolution": Student(convolution, output_terms, 12, 1e-3),
 }
 ARMS = ("alone", "distilled")
@@ -202,17 +217,18 @@ class Run:
             found, given.text, given.label, given.classes, given.limit
         )
         self.texts = self.splits["train"][0]
+        self.worn = functools.partial(worn, words=" ".join(self.texts).split())
         self.tokens = None
 
     def batches(self, split, seed=None, wear=False):
-        """Batches of strings with labels, shuffled with a seed; `wear` leaves out words."""
+        """Batches of strings with labels, shuffled with a seed; `wear` makes a version of each."""
         dataset = tf.data.Dataset.from_tensor_slices(self.splits[split])
         if seed is not None:
             dataset = dataset.shuffle(len(self.texts), seed=seed)
         if wear:
             seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
             dataset = tf.data.Dataset.zip(dataset, seeds)
-            dataset = dataset.map(lambda pair, seed: (worn(pair[0], seed), pair[1]))
+            dataset = dataset.map(lambda pair, seed: (self.worn(pair[0], seed), pair[1]))
         return dataset.batch(BATCH)
 
     def pretrained(self):
@@ -247,14 +263,14 @@ class Run:
         )
         folder = str(self.given.out / ("targets" if paths <= whole else "token_targets"))
         write_targets(source, self.batches("train"), folder, paths=sorted(paths | whole),
-                      views=VERSIONS, augment=worn)  # fmt: skip
-        return read_targets(self.batches("train", seed), folder, augment=worn)
+                      views=VERSIONS, augment=self.worn)  # fmt: skip
+        return read_targets(self.batches("train", seed), folder, augment=self.worn)
 
     def origin(self, student, arm, seed):
         """The task that a student is cut from."""
         if student.elder:
             return self.student(student.elder, arm, seed)[0]
-        return self.pretrained() if arm == "alone" else self.teacher
+        return self.pretrained() if arm == "alone" else without_dropout(self.teacher)
 
     def student(self, name, arm, seed):
         """The student `name`, trained as one of `ARMS`."""

@@ -100,12 +100,32 @@ def test_a_tiny_classifier_is_trained_once(example, reviews, tmp_path, capsys, m
     module.main(given)
 
 
-def test_a_worn_sentence_lacks_words(example):
+def test_a_worn_sentence_lacks_words_and_has_others(example):
     worn = example("text_classification").worn
-    text = " ".join(f"w{i}" for i in range(400))
-    once, again, other = (worn(text, [0, seed]).numpy().decode().split() for seed in (1, 1, 2))
-    assert once == again != other and 300 < len(once) < 380
-    assert [word for word in text.split() if word in {*once}] == once
+    text = " ".join(f"w{i}" for i in range(1000))
+    once, again, other = (
+        worn(text, np.array([0, seed]), ["a", "b"]).numpy().decode().split() for seed in (1, 1, 2)
+    )
+    assert once == again != other and 850 < len(once) < 950
+    strange = [word for word in once if word in "ab"]
+    assert 100 < len(strange) < 200 and {*strange} == {"a", "b"}
+    assert [word for word in text.split() if word in {*once}] == [
+        word for word in once if word not in "ab"
+    ]
+    kept = worn(text, np.array([0, 1]), ["a"], dropped=0.0, replaced=0.0)
+    assert kept.numpy().decode() == text
+
+
+def test_a_student_without_dropout_is_the_same_student(example, reviews, tmp_path):
+    module = example("text_classification")
+    given = module.arguments(["--tiny", f"--tsv={reviews}", f"--out={tmp_path}"])
+    task = module.Run(given).pretrained()
+    assert task.backbone.dropout > 0
+    student = module.without_dropout(task)
+    x = task.preprocessor(GOOD)
+    expected = task(x, training=False)
+    np.testing.assert_allclose(student(x, training=True), expected, atol=1e-6)
+    assert np.abs(task(x, training=True) - expected).max() > 1e-3
 
 
 def test_students_without_a_teacher_see_worn_sentences_too(example, reviews, tmp_path):
