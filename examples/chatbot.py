@@ -3,8 +3,8 @@
 
 A byte-pair tokenizer and a GPT-2-style teacher are trained on dialogues and on a dictionary of
 computing: first on the entries as they are, then on answers, a meaning being the answer to "What is
-X?". Students with a third of its layers are cut from it and trained in all the ways that distill a
-language model:
+X?". Students with its first and last layer are cut from it and trained in all the ways that distill
+a language model:
 
 - on the answers alone, as a student without a teacher is;
 - token by token: forward KL, reverse KL, the generalized Jensen-Shannon divergence, skewed KL;
@@ -119,7 +119,7 @@ class Run:
         file = self.given.out / f"{file_name(name)}.keras"
         if not file.exists():
             keras.utils.set_random_seed(1)
-            student = models.shrink(teacher, every=3, name="student")
+            student = models.shrink(teacher, depth=2, name="student")
             student.run_eagerly = self.given.tiny
             distiller, batches = self.lesson(name, student, teacher)
             self.fit(distiller, batches, file, self.given.epochs, self.given.rate / 2)
@@ -142,9 +142,11 @@ class Run:
         return Distiller(student, teacher=teacher, terms=terms, alpha=self.given.alpha), said
 
     def written(self, teacher):
-        """The teacher's answers to every different question in the training data."""
+        """The teacher's answers to every different question in the training data, drawn as it would
+        say them: its likeliest answers are few, and a student of these learns to repeat them."""
         prompts = list(dict.fromkeys(self.prompts))
-        return generate(teacher, prompts, self.given.out / "answers.jsonl", batch_size=64)
+        file = self.given.out / "answers.jsonl"
+        return generate(teacher, prompts, file, temperature=1.0, batch_size=64)
 
     def fit(self, distiller, batches, file, epochs, rate, valid=None):
         """Trains and writes `file`. On policy the tokens a second are those of people's answers,
@@ -333,8 +335,8 @@ def arguments(given=None):
     parser.add_argument("--depth", default=6, type=int, help="the teacher's layers")
     parser.add_argument("--repeat", default=4, type=int, help="how often an epoch has a dialogue")
     parser.add_argument("--limit", type=int, help="only the first pairs of each split")
-    parser.add_argument("--pretrain-epochs", default=1, type=int, help="on the dictionary")
-    parser.add_argument("--teacher-epochs", default=5, type=int)
+    parser.add_argument("--pretrain-epochs", default=5, type=int, help="on the dictionary")
+    parser.add_argument("--teacher-epochs", default=4, type=int)
     parser.add_argument("--epochs", default=1, type=int, help="of every student")
     parser.add_argument("--rate", default=1e-3, type=float, help="the teacher's learning rate")
     parser.add_argument("--alpha", default=0.5, type=float, help="the teacher's share of the loss")
