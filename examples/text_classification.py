@@ -180,22 +180,22 @@ def worn(text, seed, words, dropped=0.1, replaced=0.15):
 
 
 class Student(typing.NamedTuple):
-    """How a student is made, what it is taught, how long and how fast, and of which other student,
-    trained before it in the same way, it is cut."""
+    """How a student is made, what it is taught, how long and, in each of `ARMS`, how fast, and of
+    which other student, trained before it in the same way, it is cut."""
 
     make: typing.Callable
     terms: typing.Callable
     epochs: int
-    rate: float
+    rates: tuple
     elder: str | None = None
 
 
-STUDENTS = {
-    "3 layers": Student(three_layers, token_terms, 8, 2e-4),
-    "2 layers, 8,000 tokens": Student(two_layers, example_terms, 8, 2e-4, elder="3 layers"),
-    "convolution": Student(convolution, output_terms, 12, 1e-3),
-}
 ARMS = ("alone", "distilled")
+STUDENTS = {
+    "3 layers": Student(three_layers, token_terms, 8, (2e-4, 4e-4)),
+    "2 layers, 8,000 tokens": Student(two_layers, example_terms, 8, (2e-4, 2e-4), "3 layers"),
+    "convolution": Student(convolution, output_terms, 12, (1e-3, 1e-3)),
+}
 
 
 """
@@ -290,7 +290,8 @@ class Run:
                 batches = self.batches("train", seed, wear=True)
                 distiller = Distiller(model)
             epochs = self.given.epochs or student.epochs
-            self.fit(distiller, batches, file, epochs, student.rate, self.teacher)
+            rate = student.rates[ARMS.index(arm)]
+            self.fit(distiller, batches, file, epochs, rate, self.teacher)
         return loaded(file, self.given.tiny), file
 
 
