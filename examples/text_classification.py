@@ -20,7 +20,7 @@ from 6.
 of Hugging Face. Other texts, other encoders:
 
     python examples/text_classification.py --tfds=imdb_reviews --length=256 \
-        --encoder=bert_small_en_uncased
+        --encoder=bert_small_en_uncased --versions=1
     python examples/text_classification.py --tfds=glue/sst2 --text=sentence --encoder=DIR/minilm
     python examples/text_classification.py --tsv=FILE --text=long --label=section --classes=25 \
         --limit=10000 --length=64 --seeds=1 --encoder=DIR/minilm
@@ -163,10 +163,10 @@ def output_terms(student, teacher):
 
 A teacher can be asked about more than there is. Students see each sentence in several versions,
 with some of the words left out and some replaced, and hear what the teacher says of that version;
-without a teacher they get such sentences too, with the label of the whole.
+without a teacher they get such sentences too, with the label of the whole. What the teacher's
+layers say of every token is kept: 5 kB a token and version. Where texts are long or many, take
+fewer `--versions`.
 """
-
-VERSIONS = 8
 
 
 def worn(text, seed, words, dropped=0.1, replaced=0.15):
@@ -263,7 +263,7 @@ class Run:
         )
         folder = str(self.given.out / ("targets" if paths <= whole else "token_targets"))
         write_targets(source, self.batches("train"), folder, paths=sorted(paths | whole),
-                      views=VERSIONS, augment=self.worn)  # fmt: skip
+                      views=self.given.versions, augment=self.worn)  # fmt: skip
         return read_targets(self.batches("train", seed), folder, augment=self.worn)
 
     def origin(self, student, arm, seed):
@@ -353,6 +353,7 @@ def arguments(given=None):
     parser.add_argument("--limit", type=int, help="only the first rows of each split")
     parser.add_argument("--seeds", default=3, type=int)
     parser.add_argument("--teacher-epochs", default=2, type=int)
+    parser.add_argument("--versions", default=8, type=int, help="of each text, for the teacher")
     parser.add_argument("--epochs", type=int, help="of every student; by default each has its own")
     parser.add_argument("--rate", default=1e-4, type=float, help="the teacher's learning rate")
     parser.add_argument("--alpha", default=0.8, type=float, help="the teacher's share of the loss")
