@@ -3,8 +3,8 @@
 The teacher is that of `examples/fashion_mnist.py`, trained on all images unless `--teacher` is one.
 For a student of 5,000 and one of 48,000 parameters:
 
-1. `keras_distill.tuning.tune` chooses recipe, temperature, alpha and epochs by the validation
-   split (the last 5,000 training images).
+1. `keras_distill.experiments.tuning.tune` chooses recipe, temperature, alpha and epochs by the
+   validation split (the last 5,000 training images).
 2. `keras.distillation.Distiller`, given the winner's epochs, is tried at the same temperatures and
    shares of the labels, with the loss that makes it Hinton's (`keras.losses.KLDivergence()`), and
    the best by the validation split is its best setting. Its default is what its constructors have.
@@ -39,10 +39,10 @@ from measuring import machine
 
 from keras_distill import report
 from keras_distill.data import read_targets
-from keras_distill.experiment_file import load_experiment
-from keras_distill.run_folder import RUN, write_json
-from keras_distill.tuning import tune
-from keras_distill.tuning.settings import shown
+from keras_distill.experiments.file import load_experiment
+from keras_distill.experiments.run_folder import RUN, write_json
+from keras_distill.experiments.tuning import tune
+from keras_distill.experiments.tuning.settings import shown
 
 FILE = pathlib.Path(__file__).parents[1] / "examples" / "fashion_mnist.py"
 WIDTHS = {"5k": 1.0, "48k": 3.5}

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _MODULES = (
     "callbacks",
     "data",
-    "experiment",
+    "experiments",
     "export",
     "fused",
     "losses",
@@ -23,20 +23,19 @@ _MODULES = (
     "schedules",
     "taps",
     "teachers",
-    "tuning",
 )
 _NAMES = {
     "Batch": "batch",
     "Supervision": "batch",
     "TopK": "batch",
-    "Distiller": "distiller",
-    "Experiment": "experiment",
+    "Distiller": "training.distiller",
+    "Experiment": "experiments",
     "CachedTeacher": "teachers",
     "EMATeacher": "teachers",
     "EnsembleTeacher": "teachers",
     "ModelTeacher": "teachers",
     "Teacher": "teachers",
-    "Term": "term",
+    "Term": "training.term",
 }
 
 __all__ = ["__version__", *_MODULES, *_NAMES]

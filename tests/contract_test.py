@@ -12,7 +12,7 @@ from families import CLASSES, FAMILIES, each, family, leaves, title
 
 from keras_distill import losses, schedules, teachers
 from keras_distill.batch import Batch
-from keras_distill.term import Term, global_mean
+from keras_distill.training.term import Term, global_mean
 
 
 def exported(module, base):

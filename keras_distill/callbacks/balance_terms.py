@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_distill import building, schedules
+from keras_distill import schedules
 from keras_distill.batch import Batch
-from keras_distill.term import global_mean
+from keras_distill.training import building
+from keras_distill.training.term import global_mean
 
 WAYS = ("gradient", "loss")
 

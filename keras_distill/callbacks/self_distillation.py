@@ -4,7 +4,7 @@ import keras
 
 from keras_distill.losses import DistillationLoss, KLDivergence
 from keras_distill.schedules import is_number
-from keras_distill.term import Term
+from keras_distill.training.term import Term
 
 
 class SelfDistillation(keras.callbacks.Callback):

@@ -7,9 +7,9 @@ import numpy as np
 
 from keras_distill import taps
 from keras_distill.batch import Batch
-from keras_distill.fused_head import FusedStep
-from keras_distill.term import logits_of
-from keras_distill.weights_of import product
+from keras_distill.training.fused_head import FusedStep
+from keras_distill.training.term import logits_of
+from keras_distill.training.weights import product
 
 
 class TeacherAgreement(keras.callbacks.Callback):

@@ -95,7 +95,7 @@ def experiment_of(arguments):
     if not os.path.isfile(arguments.experiment):
         raise FileNotFoundError(f"No such experiment file: {arguments.experiment}")
     quiet.import_keras(verbose())
-    from keras_distill.experiment_file import load_experiment
+    from keras_distill.experiments.file import load_experiment
 
     return load_experiment(arguments.experiment, options)
 

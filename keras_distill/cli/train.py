@@ -30,7 +30,7 @@ def parser():
 def act(arguments):
     """Runs the experiment; an interruption leaves a run that can be resumed."""
     quiet.import_keras(program.verbose())
-    from keras_distill.run_folder import RUN
+    from keras_distill.experiments.run_folder import RUN
 
     held = os.path.exists(os.path.join(arguments.out, RUN))
     if held and not (arguments.overwrite or arguments.resume):

@@ -49,7 +49,7 @@ def act(arguments):
         if file is not None and not os.path.isfile(file):
             raise FileNotFoundError(f"No such {kind} file: {file}")
     quiet.import_keras(program.verbose())
-    from keras_distill.tuning import tune
+    from keras_distill.experiments.tuning import tune
 
     names = ("trials", "halvings", "leaders", "repeats", "seed", "teacher", "cache", "overwrite",
              "resume")  # fmt: skip

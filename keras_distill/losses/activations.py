@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_distill.feature_maps import flat
+from keras_distill.losses.arithmetic import flat
 from keras_distill.losses.distillation_loss import DistillationLoss
 
 

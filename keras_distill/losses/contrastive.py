@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_distill.feature_maps import flat, unit
 from keras_distill.losses import masks
+from keras_distill.losses.arithmetic import flat, unit
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.schedules import check, value_at
 

@@ -3,14 +3,9 @@
 import keras
 from keras import ops
 
-from keras_distill.feature_maps import unit
+from keras_distill.losses.arithmetic import unit
 from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.losses.softened import (
-    LOWEST,
-    SoftenedLoss,
-    forward_kl,
-    log_probabilities,
-)
+from keras_distill.losses.softened import LOWEST, SoftenedLoss, forward_kl, log_probabilities
 from keras_distill.schedules import value_at
 
 DIVERGENCES = ("kl", "mse")

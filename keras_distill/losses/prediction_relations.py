@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_distill.feature_maps import length
 from keras_distill.losses import masks
+from keras_distill.losses.arithmetic import length
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities
 from keras_distill.schedules import check

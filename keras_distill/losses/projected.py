@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_distill.feature_maps import adaptive_average_pool, flat, length, matched, unit
+from keras_distill.losses.arithmetic import adaptive_average_pool, flat, length, matched, unit
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.losses.maps import pairs_of
 

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_distill.feature_maps import flat, root
 from keras_distill.losses import geometry, masks
+from keras_distill.losses.arithmetic import flat, root
 from keras_distill.losses.distillation_loss import DistillationLoss
 
 

@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_distill.feature_maps import flat, length, unit
 from keras_distill.losses import geometry, masks
+from keras_distill.losses.arithmetic import flat, length, unit
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.schedules import check
 

@@ -6,10 +6,10 @@ import warnings
 import keras
 from keras import ops
 
-from keras_distill import tokens
 from keras_distill.batch import TopK
-from keras_distill.feature_maps import root
+from keras_distill.losses.arithmetic import root
 from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.text import tokens
 
 
 class WrappedLoss(DistillationLoss):

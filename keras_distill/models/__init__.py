@@ -1,12 +1,12 @@
 """Models made from models: with exits, in cohorts, cut smaller."""
 
-from keras_distill.models.branches import gated_ensemble
-from keras_distill.models.cascade import Cascade, early_exit
-from keras_distill.models.cohort import Cohort, cohort, scale_learning_rates
-from keras_distill.models.early_exits import add_exits, feature_path, keep_exit
-from keras_distill.models.exit_report import cheapest, exit_report, operations, plot_exits
-from keras_distill.models.shrink import shrink
-from keras_distill.models.vocabulary import common_tokens, kept_tokens
+from keras_distill.models.exits.cascade import Cascade, early_exit
+from keras_distill.models.exits.early_exits import add_exits, feature_path, keep_exit
+from keras_distill.models.exits.exit_report import cheapest, exit_report, operations, plot_exits
+from keras_distill.models.peers.branches import gated_ensemble
+from keras_distill.models.peers.cohort import Cohort, cohort, scale_learning_rates
+from keras_distill.models.shrinking.shrink import shrink
+from keras_distill.models.shrinking.vocabulary import common_tokens, kept_tokens
 
 __all__ = [
     "Cascade",

@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from keras_distill.feature_maps import nearest
+from keras_distill.losses.arithmetic import nearest
 from keras_distill.projectors.regressors import convolution, pair
 
 

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import layers, ops
 
-from keras_distill.feature_maps import adaptive_average_pool
+from keras_distill.losses.arithmetic import adaptive_average_pool
 
 
 def pooled(maps, size):

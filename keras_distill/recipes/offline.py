@@ -9,7 +9,7 @@ dozen methods on CIFAR-100 with the weights of its `scripts/run_cifar_distill.sh
 
 from keras_distill import losses, projectors, taps
 from keras_distill.recipes.matching import embedding, match_layers
-from keras_distill.term import Term
+from keras_distill.training.term import Term
 
 # Response
 

@@ -3,7 +3,7 @@
 from keras_distill.losses import CollaborativeKL, KLDivergence
 from keras_distill.models import feature_path
 from keras_distill.schedules import check
-from keras_distill.term import Term
+from keras_distill.training.term import Term
 
 
 def be_your_own_teacher(net, *, temperature=3.0, hint=0.1, deep="final"):

@@ -7,7 +7,7 @@ Where sample weights mask prompts, `mask="input:padding_mask"` compares attentio
 
 from keras_distill import losses, taps
 from keras_distill.recipes.matching import match_layers
-from keras_distill.term import Term
+from keras_distill.training.term import Term
 
 PADDING = ("sample_weight", "input:padding_mask")
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill import experiment
 from keras_distill.cli.main import VERBS, main
+from keras_distill.experiments import experiment
 
 EXPERIMENT = """
 import os

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from keras_distill.experiment_file import load_experiment
+from keras_distill.experiments.file import load_experiment
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 

@@ -190,7 +190,7 @@ def test_keys_of_another_sequence_are_not_the_masks(loss, formula):
 def test_attention_of_an_answer_to_its_prompt(loss, formula):
     """Two tokens of prompt, two of answer; `mask="sample_weight"` leaves the prompt out."""
     from keras_distill.batch import Batch
-    from keras_distill.term import Term
+    from keras_distill.training.term import Term
 
     causal = np.tril(np.ones((4, 4), bool))
     sides = [np.where(causal, side, -1e9).astype("float32") for side in (TEACHER, STUDENT)]

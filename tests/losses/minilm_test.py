@@ -85,7 +85,7 @@ def test_turning_every_head_changes_nothing():
 
 @tensorflow_only
 def test_an_example_weighs_its_sample_weight_whatever_its_padding():
-    from keras_distill.term import Term
+    from keras_distill.training.term import Term
 
     teacher, student = side(2, 5, 0), side(2, 3, 1)
     paths = {name: name for name in NAMES}

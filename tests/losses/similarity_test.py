@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from backends import array, tensor
 
-from keras_distill.losses import (
-    CorrelationCongruence,
-    ProbabilisticTransfer,
-    SimilarityPreserving,
-)
+from keras_distill.losses import CorrelationCongruence, ProbabilisticTransfer, SimilarityPreserving
 
 RANDOM = np.random.default_rng(0)
 TEACHER, STUDENT = RANDOM.normal(size=(4, 5)), RANDOM.normal(size=(4, 3))

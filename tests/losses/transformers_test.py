@@ -9,7 +9,7 @@ need_tensorflow()
 
 from keras_distill import losses, taps
 from keras_distill.batch import Batch
-from keras_distill.term import Term, global_mean
+from keras_distill.training.term import Term, global_mean
 
 hub = pytest.importorskip("keras_hub")
 ATTENTION = "transformer_layer_1/self_attention_layer"

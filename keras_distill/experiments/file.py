@@ -1,0 +1,93 @@
+"""Reads an experiment from a Python file."""
+
+import hashlib
+import inspect
+import os
+import pathlib
+import sys
+
+from keras_distill.experiments.experiment import Experiment
+from keras_distill.experiments.run_folder import described
+
+PATHS = ("data", "tsv")  # options that name a file or folder
+
+
+def load_experiment(path, options):
+    """The `Experiment` that `experiment(**options)` of the Python file at `path` returns.
+
+    The experiment remembers the options and the content of the file, and of the modules beside it
+    that it imports, so that a run is resumed only with what it began with.
+
+    Args:
+        path: The file; modules beside it can be imported by it, as by a script.
+        options: Arguments by name; one that the function does not take is refused.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file has no function `experiment`, or it has not such an option.
+        TypeError: The function returns no `Experiment`.
+    """
+    path = pathlib.Path(path)
+    make = _maker(path)
+    given = _bound(path, make, options)
+    experiment = make(**options)
+    if not isinstance(experiment, Experiment):
+        raise TypeError(f"`experiment` of {path} must return an `Experiment`. "
+                        f"Received: {experiment!r}")  # fmt: skip
+    inner = {f"{name} (inside)": v for name, v in experiment.origin.get("files", {}).items()}
+    experiment.origin = {"options": given, "files": {**inner, **_fingerprints(path)}}
+    return experiment
+
+
+def options_of(path):
+    """The names of the options that an experiment's file takes; raises as `load_experiment`."""
+    parameters = inspect.signature(_maker(pathlib.Path(path))).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+
+def _maker(path):
+    """The function `experiment` of a file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"No such experiment file: {path}")
+    make = _namespace(path).get("experiment")
+    if not callable(make):
+        raise ValueError(f"{path} defines no function `experiment`.")
+    return make
+
+
+def _namespace(path):
+    namespace = {"__name__": path.stem, "__file__": str(path)}
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+    finally:
+        sys.path.pop(0)
+    return namespace
+
+
+def _bound(path, make, options):
+    """All options as the function gets them, its defaults too; the seeds are the experiment's."""
+    parameters = inspect.signature(make).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name in options:
+            if name not in parameters:
+                raise ValueError(f"{path} has no option `{name}`. "
+                                 f"It has: {', '.join(parameters) or 'none'}.")  # fmt: skip
+    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
+    given = {**defaults, **options}
+    return described({name: placed(name, given[name]) for name in given if name != "seeds"})
+
+
+def placed(name, value):
+    """An option's value; a path is the same wherever the command is given."""
+    return os.path.abspath(value) if name in PATHS and isinstance(value, str) else value
+
+
+def _fingerprints(path):
+    """`{name: hash of its content}` of the file and of the modules beside it that are imported."""
+    folder = path.parent.resolve()
+    modules = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    beside = {pathlib.Path(file).resolve() for file in modules if file.endswith(".py")}
+    files = {file.name: file for file in sorted(beside) if file.parent == folder}
+    files["the experiment's file"] = path
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}

@@ -1,0 +1,6 @@
+"""Chooses how to distill: a sweep over one experiment's settings, on its validation split."""
+
+from keras_distill.experiments.tuning.search import tune
+from keras_distill.experiments.tuning.settings import chosen, combinations
+
+__all__ = ["chosen", "combinations", "tune"]

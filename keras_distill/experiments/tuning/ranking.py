@@ -1,0 +1,112 @@
+"""What a search found: a table, a plot, and the best setting as an experiment's file."""
+
+import os
+import pathlib
+import pprint
+
+import numpy as np
+
+from keras_distill.experiments.file import placed
+from keras_distill.experiments.run_folder import write_json
+from keras_distill.experiments.tuning.settings import shown
+
+_SERIES = (("alone", "alone", -0.12, "#d97706"), ("distilled", "accuracies", 0.12, "#2563eb"))
+
+
+def row(setting, accuracies, alone, base):
+    """A leader's validation accuracies, and those of the student alone under the same seeds."""
+    gains = np.subtract(accuracies, alone)
+    many = len(gains) > 1
+    return {
+        "setting": setting,
+        "accuracies": accuracies,
+        "mean": float(np.mean(accuracies)),
+        "deviation": float(np.std(accuracies, ddof=1)) if many else None,
+        "alone": alone,
+        "alone_setting": base,
+        "gain": float(gains.mean()),
+        "error": float(gains.std(ddof=1) / np.sqrt(len(gains))) if many else None,
+    }
+
+
+def table(rows):
+    """The ranking in lines: percent on the validation split, gains in points."""
+    lines = ["| setting | accuracy % | student alone % | gain, points |", "|---|---|---|---|"]
+    for each in rows:
+        alone = f"{100 * np.mean(each['alone']):.2f}"
+        lines.append(
+            f"| {shown(each['setting'])} | {_spread(each['mean'], each['deviation'])} | {alone} "
+            f"| {'+' if each['gain'] >= 0 else ''}{_spread(each['gain'], each['error'])} |"
+        )
+    return "\n".join(lines)
+
+
+def _spread(value, spread):
+    return f"{100 * value:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
+
+
+def verdict(rows):
+    """Whether the best is better than the student alone, in a sentence."""
+    best = rows[0]
+    if best["gain"] <= 0:
+        return "No setting was better than the student alone: train longer, or sweep others."
+    if best["error"] is None or best["gain"] < 2 * best["error"]:
+        return "The best gain is within two standard errors, or was not measured twice: a maybe."
+    return "The best gain is more than two standard errors."
+
+
+def write(folder, rows, stages, *, file, options, command):
+    """Prints the ranking and writes it, its plot and the winner's file."""
+    said = f"{table(rows)}\n\n{verdict(rows)}"
+    print(f"\nValidation split, mean ± deviation over {len(rows[0]['accuracies'])} seeds; gains "
+          f"± their standard error, by pairs:\n\n{said}")  # fmt: skip
+    _plot(folder / "ranking.png", rows)
+    (folder / "winner.py").write_text(_winner(folder, rows, said, file, options, command))
+    # last: who finds it finds the others whole
+    write_json(folder / "ranking.json", {"rows": rows, "search": stages, "verdict": verdict(rows)})
+    print(f"\nThe winner: python -m keras_distill train --experiment={folder / 'winner.py'}")
+
+
+def _winner(folder, rows, said, file, options, command):
+    """The text of an experiment's file; a path in it is relative to that file."""
+    place = os.path.relpath(os.path.abspath(file), os.path.abspath(folder))
+    given = {name: placed(name, value) for name, value in options.items()}
+    command, said = (text.replace("\\", "\\\\").replace('"', "'") for text in (command, said))
+    return f'''"""The best setting that `keras_distill tune` found, by the validation split.
+
+    {command}
+
+{said}
+"""
+
+import pathlib
+
+from keras_distill.experiments.tuning import chosen
+
+FILE = pathlib.Path(__file__).parent.resolve() / {place!r}
+SETTING = {pprint.pformat(rows[0]["setting"], sort_dicts=False)}
+OPTIONS = {pprint.pformat(given, sort_dicts=False)}
+
+
+def experiment(**options):
+    return chosen(FILE, SETTING, **{{**OPTIONS, **options}})
+'''
+
+
+def _plot(path, rows):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.5 + 0.6 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, each in enumerate(reversed(rows)):
+        for name, key, height, color in _SERIES:
+            percent = 100 * np.asarray(each[key])
+            label = name if place == 0 else None
+            axes.plot(percent, [place + height] * len(percent), "o", color=color, alpha=0.5)
+            axes.plot(percent.mean(), place + height, "|", color=color, ms=16, mew=3, label=label)
+    axes.set_yticks(range(len(rows)), [shown(each["setting"]) for each in reversed(rows)])
+    axes.set_xlabel("validation accuracy, % (a dot a seed, a bar their mean)")
+    axes.legend()
+    unfinished = pathlib.Path(f"{path}.unfinished")
+    figure.savefig(unfinished, format="png", dpi=120)
+    os.replace(unfinished, path)

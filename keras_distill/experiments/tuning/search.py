@@ -1,0 +1,175 @@
+"""The search: successive halving over settings, then the leaders over fresh seeds."""
+
+import collections
+import math
+
+import keras
+
+from keras_distill.experiments import cached as in_experiment
+from keras_distill.experiments.run_folder import RunFolder
+from keras_distill.experiments.tuning import ranking
+from keras_distill.experiments.tuning.settings import SWEEP, alone, chosen, combinations, shown
+from keras_distill.experiments.tuning.trial import Trial
+from keras_distill.report import page as report_page
+
+Arm = collections.namedtuple("Arm", "number setting taught epochs")
+
+
+def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, leaders=3, repeats=3,
+         seed=0, teacher=None, cache=None, overwrite=False, resume=False, command=""):  # fmt: skip
+    """Finds the best setting of an experiment on its validation split; the test split is not read.
+
+    The teacher's targets are written once, and every student trains from them. Among settings that
+    share what is not the teacher's (epochs, and options of the experiment) the student alone is an
+    arm that is never stopped; of the others the better half by validation accuracy goes on after
+    1/4 and 1/2 of the epochs. The best are then trained anew, with the student alone beside them,
+    over seeds that did not choose them, and ranked by their means.
+
+    Args:
+        file: The experiment's Python file.
+        folder: Where everything is written: `ranking.json`, `ranking.png`, `winner.py`.
+        sweep: `{name: [values]}`: `recipe`, `temperature`, `weight`, `alpha`, `epochs` and any
+            option of the file's `experiment`. Defaults to three recipes, temperatures and alphas.
+        options: Options of the experiment that all trials share.
+        trials: How many combinations to draw; by default all.
+        halvings: How often half of the settings is stopped.
+        leaders: How many settings are repeated.
+        repeats: Over how many seeds.
+        seed: Of the search: the draw, and the students in it. The repeats have the seeds after it.
+        teacher: A saved teacher, a `.keras` file; by default the experiment trains its own.
+        cache: A folder of this teacher's targets; by default in `folder`.
+        overwrite: Whether to delete the run in `folder` first.
+        resume: Whether to go on with it.
+        command: The command line, for the winner's file.
+
+    Returns:
+        The ranking, a list of dicts, best first, as `ranking.json` holds it.
+
+    Raises:
+        FileExistsError: `folder` holds a run that is neither to go on nor to be deleted.
+        ValueError: A setting is wrong, a number out of its range, or the run has other settings.
+        ImportError: matplotlib is not installed.
+    """
+    report_page.check_plots()
+    _check(halvings=halvings, leaders=leaders, repeats=repeats)
+    options = dict(options or {})
+    arms, origin = _arms(file, combinations(sweep or SWEEP, trials=trials, seed=seed), options)
+    run = RunFolder(folder)
+    seeds = [seed + 1 + index for index in range(repeats)]
+    settings = {"settings": [arm.setting for arm in arms], **origin, "halvings": halvings,
+                "leaders": leaders, "seed": seed, "seeds": seeds, "teacher": teacher,
+                "cache": cache}  # fmt: skip
+    run.check(settings, overwrite=overwrite, resume=resume)
+    model = None
+    if not (resume and run.is_trained("teacher")):  # before a run that is there is deleted
+        if teacher is None:
+            chosen(file, arms[0].setting, **options).rehearse(["valid"])
+        else:
+            model = keras.saving.load_model(teacher, compile=False)
+    run.open(settings, overwrite=overwrite, resume=resume)
+    search = Search(run, lambda setting: chosen(file, setting, **options), arms, seed)
+    search.prepare(model, cache)
+    rows = search.repeat(search.leaders(halvings, leaders), seeds)
+    ranking.write(run.path, rows, search.stages, file=file, options=options, command=command)
+    return rows
+
+
+def _check(**numbers):
+    for name, value in numbers.items():
+        least = 0 if name == "halvings" else 1
+        if value < least:
+            raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value}")
+
+
+def _arms(file, settings, options):
+    """All arms, each of which makes an experiment, and the first one's origin."""
+    students = list({str(alone(setting)): alone(setting) for setting in settings}.values())
+    arms, origin = [], None
+    for taught, group in ((False, students), (True, settings)):
+        for setting in group:
+            experiment = chosen(file, setting, **options)
+            origin = origin or experiment.origin
+            arms.append(Arm(len(arms), setting, taught, experiment.epochs))
+    return arms, origin
+
+
+class Search:
+    """Trains arms on one teacher's targets.
+
+    Args:
+        run: The `RunFolder`.
+        make: A function from a setting to an `Experiment`.
+        arms: The `Arm`s, students alone among them.
+        seed: The seed of the search.
+    """
+
+    def __init__(self, run, make, arms, seed):
+        self.run, self.make, self.arms, self.seed = run, make, arms, seed
+        self.folder = run.path / "trials"
+        self.folder.mkdir(exist_ok=True)
+        self.stages = []  # what the search measured, in its order
+
+    def prepare(self, teacher, cache):
+        """Has a teacher, and on disk the targets that any of the arms reads."""
+        experiment = self.make(self.arms[0].setting)
+        if not self.run.is_trained("teacher"):
+            experiment.keep_teacher(self.run, teacher)
+        self.teacher = self.run.model("teacher")
+        paths = {}
+        for arm in self.arms:  # one experiment at a time: each may hold its data
+            if arm.taught:
+                asked = in_experiment.paths_of(self.make(arm.setting), self.teacher)
+                paths |= dict.fromkeys(asked)
+        self.cache = str(cache or self.run.path / "targets")
+        in_experiment.prepare(experiment, self.teacher, self.cache, list(paths))
+
+    def leaders(self, halvings, count):
+        """The best arms of all that were not stopped; a student alone never is."""
+        groups = collections.defaultdict(list)
+        for arm in self.arms:
+            if arm.taught:
+                groups[str(alone(arm.setting))].append(arm)
+            else:
+                self._halved([arm], halvings)
+        last = [scored for group in groups.values() for scored in self._halved(group, halvings)]
+        for state in self.folder.glob("*.weights.h5"):  # of arms that were stopped
+            state.unlink()
+        return [arm for _, arm in sorted(last, key=_order)][:count]
+
+    def _halved(self, group, halvings):
+        """The arms of a group that reach its last epoch, with their scores."""
+        begin, epochs = 0, group[0].epochs
+        for end in sorted({math.ceil(epochs / 2**left) for left in range(halvings + 1)}):
+            scored = [(self._train(arm, self.seed, begin, end), arm) for arm in group]
+            self.stages += [{"setting": shown(arm.setting, arm.taught), **r} for r, arm in scored]
+            keep = len(group) if end == epochs else math.ceil(len(group) / 2)
+            group = [arm for _, arm in sorted(scored, key=_order)[:keep]]
+            begin = end
+        return scored
+
+    def repeat(self, leaders, seeds):
+        """A row for each leader, best first: its accuracies and those of the student alone."""
+        rows = []
+        for arm in leaders:
+            base = next(a for a in self.arms if not a.taught and a.setting == alone(arm.setting))
+            found = {
+                each.taught: [self._train(each, s, 0, each.epochs)["accuracy"] for s in seeds]
+                for each in (base, arm)
+            }
+            rows.append(ranking.row(arm.setting, found[True], found[False], alone(arm.setting)))
+        return sorted(rows, key=lambda row: -row["mean"])
+
+    def _train(self, arm, seed, begin, end):
+        name = f"{arm.number:03d}"
+        trial = Trial(self.folder, name, "distilled" if arm.taught else "alone", seed)
+        new = trial.record(end) is None
+        record = trial.train(lambda: self.make(arm.setting), begin, end, self.teacher, self.cache)
+        if new:
+            print(f"{shown(arm.setting, arm.taught)}, seed {seed}: {100 * record['accuracy']:.2f}% "
+                  f"after {end} of {arm.epochs} epochs", flush=True)  # fmt: skip
+        return record
+
+
+def _order(scored):
+    record, arm = scored
+    return -record["accuracy"], record["nll"] is None, record["nll"], arm.number

@@ -1,0 +1,163 @@
+"""What can be swept, and how a setting becomes an experiment."""
+
+import copy
+import inspect
+import itertools
+import math
+import random
+
+from keras_distill import recipes
+from keras_distill.experiments.file import load_experiment, options_of
+from keras_distill.recipes import offline, transformers
+from keras_distill.schedules import check, is_number
+
+TERMS = ("recipe", "temperature", "weight")
+TEACHING = (*TERMS, "alpha")  # what a student alone has not
+FIXED = ("seeds", "data", "tfds", "tsv")  # the same for all
+SWEEP = {"recipe": ["hinton", "decoupled", "dist"], "temperature": [1.0, 2.0, 4.0],
+         "alpha": [0.25, 0.5, 0.9]}  # fmt: skip
+
+
+def combinations(sweep, *, trials=None, seed=0):
+    """Every combination of the values in `{name: [values]}`, each once: a list of dicts.
+
+    A temperature is left out for a recipe that takes none. Of more than `trials` combinations so
+    many are drawn at random, by `seed`.
+
+    Raises:
+        ValueError: for a name that may not differ between trials, one without values, or an
+            unknown recipe.
+    """
+    for name, values in sweep.items():
+        if name in FIXED or name.startswith("teacher"):
+            raise ValueError(
+                f"`{name}` cannot be swept: all trials share one teacher, its targets and the "
+                "data. Give it as an option instead."
+            )
+        if not isinstance(values, (list, tuple)) or not values:
+            raise ValueError(f"`{name}` needs a list of values. Received: {values!r}")
+    every = [dict(zip(sweep, values)) for values in itertools.product(*sweep.values())]
+    found = list({str(setting): setting for setting in map(_sensible, every)}.values())
+    if trials is None or trials >= len(found):
+        return found
+    if trials < 1:
+        raise ValueError(f"`trials` must be at least 1. Received: trials={trials}")
+    drawn = sorted(random.Random(seed).sample(range(len(found)), trials))
+    return [found[index] for index in drawn]
+
+
+def _sensible(setting):
+    if "recipe" not in setting:
+        return setting
+    takes = inspect.signature(_recipe(setting["recipe"])).parameters
+    return {name: v for name, v in setting.items() if name != "temperature" or name in takes}
+
+
+def _recipe(name):
+    if name not in known_recipes():
+        raise ValueError(f"`recipe` must be one of {', '.join(known_recipes())}. Received: {name}")
+    return getattr(recipes, name)
+
+
+def known_recipes():
+    """The recipes with a frozen teacher that need nothing beside it and a student."""
+    return [name for name in recipes.__all__ if _needs_only_models(getattr(recipes, name))]
+
+
+def _needs_only_models(recipe):
+    parameters = inspect.signature(recipe).parameters.items()
+    needed = {name for name, parameter in parameters if parameter.default is parameter.empty}
+    frozen = recipe.__module__ in (offline.__name__, transformers.__name__)
+    return frozen and needed in (set(), {"student", "teacher"})
+
+
+def alone(setting):
+    """What is left of a setting for the student without a teacher: its own, and the budget."""
+    return {name: value for name, value in setting.items() if name not in TEACHING}
+
+
+def chosen(file, setting, **options):
+    """The experiment of a file under a setting, as `tune` tries it and its winner's file has it.
+
+    What `experiment(**options)` of the file takes is passed to it; of the rest `recipe`,
+    `temperature` and `weight` (a factor on the weight of each term) make the terms, `alpha` and
+    `epochs` replace the experiment's. With a `recipe`, the three make the terms in any case.
+
+    Args:
+        file: The experiment's file.
+        setting: A dict of what was chosen.
+        options: More options of the experiment, which go before the setting.
+
+    Raises:
+        ValueError: The file takes no such option and it is none of the above, or a value is out
+            of its range.
+    """
+    taken = options_of(file)
+    own = {*TERMS} if "recipe" in setting else set()
+    ours = {name: v for name, v in setting.items() if name not in taken or name in own}
+    unknown = set(ours) - {*TEACHING, "epochs"}
+    if unknown:
+        raise ValueError(
+            f"{file} has no option `{sorted(unknown)[0]}`. It has: {', '.join(taken) or 'none'}. "
+            f"Beside them can be swept: {', '.join((*TEACHING, 'epochs'))}."
+        )
+    theirs = {name: value for name, value in setting.items() if name not in ours}
+    experiment = load_experiment(file, {**theirs, **options})
+    _apply(experiment, ours)
+    return experiment
+
+
+def _apply(experiment, ours):
+    if set(ours) & {*TERMS}:
+        experiment.terms = _terms(experiment.terms, ours)
+    if "alpha" in ours:
+        experiment.alpha = check("alpha", ours["alpha"], low=0, high=1)
+    if "epochs" in ours:
+        experiment.epochs = _epochs(ours["epochs"])
+
+
+def _epochs(value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`epochs` must be whole numbers of at least 1. Received: {value!r}")
+    return value
+
+
+def _terms(before, ours):
+    """A function of student and teacher that makes the terms of a setting."""
+    if "recipe" not in ours and "temperature" not in ours:
+        given = recipes.hinton() if before is None else before
+        make = given if callable(given) else lambda student, teacher: given
+    else:
+        make = _by_recipe(ours)
+    factor = ours.get("weight", 1.0)
+    if not is_number(factor) or not 0 < factor < math.inf:
+        raise ValueError(f"`weight` must be positive numbers. Received: {factor!r}")
+    return lambda student, teacher: _weighted(make(student, teacher), factor)
+
+
+def _by_recipe(ours):
+    recipe = _recipe(ours.get("recipe", "hinton"))
+    asked = {"temperature": ours["temperature"]} if "temperature" in ours else {}
+    if "student" not in inspect.signature(recipe).parameters:
+        recipe(**asked)  # refuses a wrong temperature
+        return lambda student, teacher: recipe(**asked)
+    return lambda student, teacher: recipe(student, teacher, **asked)
+
+
+def _weighted(terms, factor):
+    return [_times(term, factor) for term in terms] if factor != 1 else terms
+
+
+def _times(term, factor):
+    """The same term with another weight."""
+    if not is_number(term.weight):
+        raise ValueError(f"The weight of `{term.name}` is a schedule: sweep no `weight`.")
+    term = copy.copy(term)
+    term.weight = term.weight * factor
+    return term
+
+
+def shown(setting, taught=True):
+    """A setting in words."""
+    words = [value if name == "recipe" else f"{name} {value}" for name, value in setting.items()]
+    return ", ".join([*([] if taught else ["alone"]), *words]) or "as it is"

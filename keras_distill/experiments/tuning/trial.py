@@ -1,0 +1,79 @@
+"""One setting under one seed, trained a piece at a time; a piece that is whole is on disk."""
+
+import json
+import os
+import time
+
+import keras
+
+from keras_distill import report
+from keras_distill.experiments.run_folder import write_json
+from keras_distill.training.guard import NotFinite
+
+STEP = 7919  # between the seeds of a trial's pieces
+
+
+class Trial:
+    """A student under one setting and seed.
+
+    A piece begins from the weights and the optimizer's state that the one before left on disk, and
+    with a seed of its own: what it ends with does not depend on how often the run was interrupted.
+
+    Args:
+        folder: Where the records and the states are.
+        name: What the files are called.
+        arm: "alone" or "distilled".
+        seed: A whole number.
+    """
+
+    def __init__(self, folder, name, arm, seed):
+        self.folder, self.name, self.seed = folder, f"{name}-{seed}", seed
+        self.arm = arm
+
+    def record(self, end):
+        """What was measured after `end` epochs, or `None`."""
+        path = self._path(end, "json")
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def train(self, make, begin, end, teacher, cache):
+        """Trains the experiment that `make()` returns from epoch `begin` to `end`.
+
+        Returns the record; what was done before is not done again, nor goes on what diverged.
+        """
+        if self.record(end) is None and begin and "failed" in self.record(begin):
+            write_json(self._path(end, "json"), {**self.record(begin), "epochs": end})
+        if self.record(end) is None:
+            keras.backend.clear_session()  # or graphs of all trials stay in memory
+            started = time.time()
+            measured = self._train(make(), begin, end, teacher, cache)
+            record = {"epochs": end, **measured, "seconds": time.time() - started}
+            write_json(self._path(end, "json"), record)  # last: it marks the piece as trained
+            self._path(begin, "weights.h5").unlink(missing_ok=True)
+        return self.record(end)
+
+    def _train(self, experiment, begin, end, teacher, cache):
+        seed = self.seed + STEP * begin
+        student, model, train = experiment.prepared(self.arm, seed, teacher, cache)
+        if begin:
+            self._restore(model, train, begin)
+        try:
+            model.fit(train, initial_epoch=begin, epochs=end, shuffle=False, verbose=0)
+        except NotFinite as error:
+            return {"accuracy": 0.0, "nll": None, "failed": str(error)}
+        if end < experiment.epochs:
+            self._save(model, end)
+        return report.measure(student, experiment.data("valid"))
+
+    def _save(self, model, end):
+        unfinished = self.folder / f"{self.name}.unfinished.weights.h5"
+        model.save_weights(unfinished)
+        os.replace(unfinished, self._path(end, "weights.h5"))
+
+    def _restore(self, model, train, begin):
+        model.fit(train, epochs=0, shuffle=False, verbose=0)  # builds projectors
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        model.load_weights(self._path(begin, "weights.h5"))
+
+    def _path(self, epochs, kind):
+        return self.folder / f"{self.name}-{epochs}.{kind}"

@@ -1,0 +1,1 @@
+"""Models with exits: made, cut, run in a cascade, reported."""

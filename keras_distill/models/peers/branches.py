@@ -1,0 +1,60 @@
+"""An ensemble of a model's branches, weighed by a gate that is trained with them."""
+
+import keras
+from keras import layers, ops
+
+from keras_distill.models.exits.early_exits import outputs_of, unrolled
+
+
+def gated_ensemble(net, gate, *, name="ensemble"):
+    """Adds to a model of several branches the output of their gated ensemble.
+
+    `z_ensemble = sum_k g_k z_k` with `g = softmax(ReLU(BN(W f)))`, f being a feature of the trunk.
+
+    With `recipes.one` each branch learns from the ensemble, and labels go to the branches and the
+    ensemble. `keep_exit(net, branch)` cuts one branch out.
+
+    Args:
+        net: a functional model with a dict of outputs, one branch each, of logits.
+        gate: the path of the trunk's feature that the gate sees: a vector, a sequence or a
+            feature map, of which the mean over positions is taken.
+        name: the new output's name. Defaults to `"ensemble"`.
+
+    Returns:
+        A functional `keras.Model` with the outputs of `net` and the ensemble's; it shares the
+        layers of `net`.
+
+    Raises:
+        ValueError: for fewer than two outputs, a name that is taken, or outputs that differ in
+            shape.
+
+    Example:
+
+    ```python
+    net = keras.Model(x, {"branch_1": head_1, "branch_2": head_2})
+    net = models.gated_ensemble(net, gate="trunk_pool")
+    distiller = Distiller(net, terms=recipes.one(net))
+    ```
+
+    Reference:
+        - [Lan et al., 2018](https://arxiv.org/abs/1806.04606)
+    """
+    names = list(outputs_of(net))
+    if len(names) < 2 or name in names:
+        raise ValueError(
+            f"An ensemble needs two outputs or more, none named `{name}`. Received: {names}"
+        )
+    inputs, outputs, features = unrolled(net, [gate])
+    if len({tuple(output.shape) for output in outputs.values()}) > 1:
+        shapes = {key: tuple(output.shape) for key, output in outputs.items()}
+        raise ValueError(f"The branches must have one shape. Received: {shapes}")
+    feature = features[gate]
+    if len(feature.shape) > 2:
+        feature = ops.mean(feature, axis=tuple(range(1, len(feature.shape) - 1)))
+    scores = layers.Dense(len(names), use_bias=False, name=f"{name}_gate")(feature)
+    scores = layers.BatchNormalization(name=f"{name}_gate_norm")(scores)
+    scores = layers.ReLU(name=f"{name}_gate_relu")(scores)
+    shares = layers.Softmax(name=f"{name}_gate_shares")(scores)
+    branches = ops.stack([outputs[key] for key in names], axis=1)
+    ensemble = ops.sum(ops.expand_dims(shares, -1) * branches, axis=1)
+    return keras.Model(inputs, {**outputs, name: ensemble}, name=f"{net.name}_gated")

@@ -1,0 +1,1 @@
+"""Students cut from their teachers."""

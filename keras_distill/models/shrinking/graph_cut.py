@@ -1,0 +1,238 @@
+"""Takes blocks out of the graph of a functional or sequential model."""
+
+import collections
+
+import keras
+
+from keras_distill.models.shrinking import blocks
+from keras_distill.models.shrinking.choice import selected
+
+
+def cut(model, choice, name=None):
+    """A new model without the blocks that `choice` leaves out, and the `Selection` of the rest.
+
+    What a dropped block would have received goes on to what its output went to. A model without
+    blocks of its own is searched for models inside it. Weights are not copied.
+
+    Args:
+        model: a functional or sequential model.
+        choice: a `Choice`.
+        name: the new model's name. Defaults to the old one.
+
+    Raises:
+        ValueError: for a model without repeated named blocks, or a block that cannot be bypassed.
+    """
+    functional = getattr(model, "_functional", None) or model
+    stacks = blocks.stacks_of(model.layers)
+    selection = blocks.Selection(selected(stacks, choice) if stacks else {})
+    made = {}
+
+    def clone(operation):
+        if id(operation) not in made:
+            made[id(operation)] = _clone(operation, choice, selection)
+        return made[id(operation)]
+
+    inputs, outputs = _replayed(functional, clone, _bypasses(functional, stacks, selection))
+    if not stacks and not selection.nested:
+        raise ValueError(
+            f"`{model.name}` has no repeated named blocks to choose from, such as "
+            "`block_0_conv`, `block_1_conv`. Its layers: "
+            f"{', '.join(layer.name for layer in model.layers[:12])}"
+        )
+    name = name or model.name
+    if isinstance(model, keras.Sequential):
+        layers = [layer for layer in made.values() if isinstance(layer, keras.layers.Layer)]
+        return keras.Sequential([inputs, *layers], name=name), selection
+    return keras.Model(inputs, outputs, name=name), selection
+
+
+def is_graph(model):
+    """Whether a model is functional, or sequential and built."""
+    functional = getattr(model, "_functional", None) or model
+    return bool(getattr(functional, "_nodes_by_depth", None))
+
+
+def _clone(operation, choice, selection):
+    """A new layer in the student's numbering; models inside are cut if the outer has no blocks."""
+    if not isinstance(operation, keras.layers.Layer):
+        return operation
+    if isinstance(operation, keras.Model) and not selection.kept and _has_blocks(operation):
+        inner, selection.nested[operation.name] = cut(operation, choice)
+        return inner
+    config = operation.get_config()
+    if "name" in config:
+        config["name"] = selection.renamed(operation.name)
+    return type(operation).from_config(config)
+
+
+def _has_blocks(model):
+    if not is_graph(model):
+        return False
+    inner = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return bool(blocks.stacks_of(model.layers)) or any(map(_has_blocks, inner))
+
+
+def _nodes(functional):
+    """The calls of the graph, each after those that it needs."""
+    depths = sorted(functional._nodes_by_depth, reverse=True)
+    nodes = [node for depth in depths for node in functional._nodes_by_depth[depth]]
+    return [node for node in nodes if not node.is_input]
+
+
+def _replayed(functional, clone, bypasses):
+    """Runs the graph anew: `bypasses` is `{id of a block's output: the tensor before it}`."""
+    new = {}
+
+    def found(tensor):
+        while id(tensor) in bypasses:
+            tensor = bypasses[id(tensor)]
+        return tensor
+
+    def fresh(tensor):
+        new[id(tensor)] = keras.Input(
+            batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
+        )
+        return new[id(tensor)]
+
+    inputs = keras.tree.map_structure(fresh, functional._inputs_struct)
+    needed = _needed(functional, found)
+    for node in _nodes(functional):
+        if id(node) not in needed:
+            continue
+        for tensor in node.input_tensors:
+            new[id(tensor)] = new[id(found(tensor))]
+        args, kwargs = node.arguments.fill_in(new)
+        results = clone(node.operation)(*args, **kwargs)
+        for old, result in zip(node.outputs, keras.tree.flatten(results)):
+            new[id(old)] = result
+    outputs = keras.tree.map_structure(lambda t: new[id(found(t))], functional._outputs_struct)
+    return inputs, outputs
+
+
+def _needed(functional, found):
+    """The ids of the nodes from which the outputs come."""
+    makers = {id(out): node for node in _nodes(functional) for out in node.outputs}
+    needed, waiting = set(), [found(t) for t in keras.tree.flatten(functional._outputs_struct)]
+    while waiting:
+        node = makers.get(id(waiting.pop()))
+        if node is not None and id(node) not in needed:
+            needed.add(id(node))
+            waiting += [found(tensor) for tensor in node.input_tensors]
+    return needed
+
+
+def _bypasses(functional, stacks, selection):
+    """`{id of a dropped block's output: what the block receives}`."""
+    bypasses = {}
+    for stack, indices in stacks.items():
+        kept = set(selection.kept[stack].values())
+        if kept >= set(indices):
+            continue
+        chain = _Chain(functional, stack, indices)
+        for index in indices:
+            if index not in kept:
+                received, given = chain.ends(index)
+                if received.shape != given.shape:
+                    raise ValueError(
+                        f"`{stack}{index}` cannot be dropped: it changes the shape from "
+                        f"{tuple(received.shape)} to {tuple(given.shape)}."
+                    )
+                bypasses[id(given)] = received
+    return bypasses
+
+
+class _Chain:
+    """The blocks of a stack, one after the other in the graph."""
+
+    def __init__(self, functional, stack, indices):
+        self.stack, self.indices = stack, indices
+        self.nodes = _nodes(functional)
+        self.outputs = {id(t) for t in keras.tree.flatten(functional._outputs_struct)}
+        self.members = {index: self._named(index) for index in indices}
+        self.after = {index: self._descendants(index) for index in indices}
+        self.received = {}
+        for before, index in zip([None, *indices], indices):
+            self.received[index] = self._entry(before, index)
+
+    def ends(self, index):
+        """What a block receives from the one before, and what it gives to the next."""
+        if index != self.indices[-1]:
+            given = self.received[self.indices[self.indices.index(index) + 1]]
+        else:
+            given = self._last_output()
+        if self.received[index] is None:
+            raise ValueError(
+                f"`{self.stack}{index}` cannot be dropped: which of its inputs it passes on is not "
+                "clear. Keep the first block."
+            )
+        return self.received[index], given
+
+    def _named(self, index):
+        found = []
+        for node in self.nodes:
+            part = blocks.part_of(node.operation.name, (self.stack,))
+            if part is not None and part.index == index:
+                found.append(node)
+        return found
+
+    def _descendants(self, index):
+        """The ids of the tensors that come from a block."""
+        members = {id(node) for node in self.members[index]}
+        tensors = set()
+        for node in self.nodes:
+            if id(node) in members or any(id(t) in tensors for t in node.input_tensors):
+                tensors.update(id(t) for t in node.outputs)
+        return tensors
+
+    def _entry(self, before, index):
+        """The one tensor through which a block hangs on the block before."""
+        outside = {}
+        for node in self.members[index]:
+            for tensor in node.input_tensors:
+                if id(tensor) not in self.after[index]:
+                    outside[id(tensor)] = tensor
+        if before is not None:
+            outside = {key: t for key, t in outside.items() if key in self.after[before]}
+        if len(outside) == 1:
+            return next(iter(outside.values()))
+        if before is None:
+            return None
+        raise ValueError(
+            f"`{self.stack}{index}` and `{self.stack}{before}` are not a chain: {len(outside)} "
+            "tensors join them, and blocks can be dropped only where it is one."
+        )
+
+    def _last_output(self):
+        """The last block has as many operations, of the same kinds, as the one before it."""
+        before, last = self.indices[-2:]
+        length = collections.Counter(map(_kind, self._region(before, self.received[last])))
+        following = [n for n in self.nodes if any(id(t) in self.after[last] for t in n.outputs)]
+        region = following[: sum(length.values())]
+        same = collections.Counter(map(_kind, region)) == length
+        inside = {id(node) for node in region}
+        ends = {}
+        for node in region:
+            for tensor in node.outputs:
+                used = [n for n in self.nodes if any(t is tensor for t in n.input_tensors)]
+                if id(tensor) in self.outputs or any(id(n) not in inside for n in used):
+                    ends[id(tensor)] = tensor
+        if not same or len(ends) != 1:
+            raise ValueError(
+                f"`{self.stack}{last}` cannot be dropped: where it ends is not clear, since it "
+                f"differs from `{self.stack}{before}`. Keep the last block, or name its last layer."
+            )
+        return next(iter(ends.values()))
+
+    def _region(self, index, end):
+        """The nodes of a block: after its start, before its end."""
+        wanted, found = {id(end)}, []
+        for node in reversed(self.nodes):
+            here = any(id(t) in self.after[index] for t in node.outputs)
+            if here and any(id(t) in wanted for t in node.outputs):
+                found.append(node)
+                wanted.update(id(t) for t in node.input_tensors)
+        return found
+
+
+def _kind(node):
+    return type(node.operation).__name__

@@ -1,0 +1,153 @@
+"""A student cut from its teacher: fewer blocks, narrower, with fewer tokens."""
+
+import keras
+
+from keras_distill.models.shrinking import blocks, copied_weights, graph_cut, sizes, vocabulary
+from keras_distill.models.shrinking.choice import Choice
+
+
+def shrink(teacher, *, layers=None, every=None, depth=None, width=None, vocabulary=None, name=None):
+    """Makes a student from a teacher's config, with the teacher's weights copied into it.
+
+    Depth: whole blocks are kept, each with its weights. Width: `hidden_dim`, the inner dimension
+    and the number of heads shrink by one share, and of every weight the first rows and columns are
+    copied: a start for training, not a working model. Vocabulary: the kept tokens' rows are copied
+    and, in a task, the tokenizer keeps these tokens alone, numbered anew in their order.
+
+    The student's blocks are numbered from the first: block 2 of the teacher may be the student's
+    `transformer_layer_1`. With nothing cut the outputs equal the teacher's.
+
+    Args:
+        teacher: a KerasHub backbone or task (BERT, DistilBERT, RoBERTa, ALBERT, GPT-2, Llama,
+            Gemma, BART, T5, ViT, ResNet and others whose config has `num_layers`,
+            `encoder_num_layers` and `decoder_num_layers`, or `stackwise_num_blocks`), or a
+            functional or sequential model of blocks whose layers are named by number, such as
+            `block_0_conv`, `block_1_conv`.
+        layers: the positions of the blocks that are kept, from 0, ascending; in each stack of
+            blocks, or `{part of a stack's name: positions}`. KerasHub's BART and T5 have one depth
+            for encoder and decoder; a backbone with a depth for each may lose decoder blocks alone.
+        every: keeps the blocks 0, `every`, 2 `every` and so on.
+        depth: how many blocks are kept of each stack, evenly from the first to the last: what
+            reads the last block's output goes on reading what it knows. One is the first.
+        width: the new `hidden_dim`, or a share of the old one such as `0.5`; only for models made
+            from a config of sizes.
+        vocabulary: how many of the first tokens are kept, or the ids of those that are (see
+            `common_tokens`). `kept_tokens` tells which rows the student has.
+        name: the student's name. Defaults to the teacher's with `_student`.
+
+    Returns:
+        A model of the teacher's class, a functional or a sequential one.
+
+    Raises:
+        ValueError: naming what cannot be cut, or two ways to choose blocks.
+
+    Example:
+
+    ```python
+    student = models.shrink(teacher, layers=[0, 2, 4, 6, 8, 10])
+    student = models.shrink(teacher, depth=2, vocabulary=models.common_tokens(teacher, texts, 8000))
+    Distiller(student, teacher=teacher).fit(dataset)
+    ```
+
+    Reference:
+        - [Sanh et al., 2019](https://arxiv.org/abs/1910.01108)
+    """
+    choice = Choice(layers, every, depth)
+    choice.check()
+    if not (choice.wanted or width is not None or vocabulary is not None):
+        raise ValueError(
+            "Nothing to cut: give `layers`, `every`, `depth`, `width` or `vocabulary`."
+        )
+    if not isinstance(teacher, keras.Model) or not teacher.built:
+        raise ValueError(f"`teacher` must be a built Keras model. Received: {teacher!r}")
+    if any(layer.quantization_mode for layer in teacher._flatten_layers()):
+        raise ValueError(
+            f"`{teacher.name}` is quantized, and a student cut from it could not be trained: cut "
+            "it as it was before."
+        )
+    name = name or f"{teacher.name}_student"
+    backbone = getattr(teacher, "backbone", None)
+    if isinstance(backbone, keras.Model):
+        return _task(teacher, choice, width, vocabulary, name)
+    if sizes.config_of(teacher) is not None:
+        return _sized(teacher, choice, width, vocabulary, name)
+    return _graph(teacher, choice, width, vocabulary, name)
+
+
+def _sized(teacher, choice, width, tokens, name):
+    """A model that its config describes."""
+    config, selection = _plan(teacher, choice, width, tokens)
+    student = type(teacher).from_config({**config, "name": name})
+    copied_weights.copy(student, teacher, selection, _rows(teacher, tokens))
+    return student
+
+
+def _task(teacher, choice, width, tokens, name):
+    """A task around a smaller backbone: its head is copied, its preprocessor shared."""
+    backbone = teacher.backbone
+    if sizes.config_of(backbone) is None:
+        raise ValueError(
+            f"`{teacher.name}` cannot be cut: the config of its backbone, a "
+            f"`{type(backbone).__name__}`, has none of: {', '.join(sizes.DEPTHS)}."
+        )
+    config, selection = _plan(backbone, choice, width, tokens)
+    old, new = backbone.get_config().get("hidden_dim"), config.get("hidden_dim")
+    head = teacher.get_config()
+    if old != new and head.get("hidden_dim") == old:
+        head["hidden_dim"] = new
+    rows = _rows(teacher, tokens)
+    head["preprocessor"] = teacher.preprocessor
+    if rows.ids is not None and teacher.preprocessor is not None:
+        head["preprocessor"] = vocabulary.cut_preprocessor(teacher.preprocessor, rows.ids)
+    config = {**config, "vocabulary_size": len(rows.ids)} if rows.ids is not None else config
+    head |= {"name": name, "backbone": type(backbone).from_config(config)}
+    student = type(teacher).from_config(head)
+    copied_weights.copy(student, teacher, selection, rows)
+    return student
+
+
+def _graph(teacher, choice, width, tokens, name):
+    """A functional model of named blocks."""
+    for argument, value in (("width", width), ("vocabulary", tokens)):
+        if value is not None:
+            raise ValueError(
+                f"`{teacher.name}` cannot be cut by `{argument}`: it is not made from a config of "
+                f"sizes, as KerasHub's backbones are. Received: {argument}={value}"
+            )
+    if not graph_cut.is_graph(teacher):
+        raise ValueError(
+            f"`{teacher.name}` (a {type(teacher).__name__}) cannot be cut: it is neither "
+            f"functional nor sequential, and its config has none of: {', '.join(sizes.DEPTHS)}."
+        )
+    student, selection = graph_cut.cut(teacher, choice, name)
+    copied_weights.copy(student, teacher, selection, copied_weights.Rows())
+    return student
+
+
+def _plan(model, choice, width, tokens):
+    """The config of the smaller model, and the `Selection` of its blocks."""
+    config = sizes.config_of(model)
+    config, selection = sizes.cut_depth(config, _stacks(model), choice, model.name)
+    config = sizes.cut_width(config, width, model.name)
+    if tokens is not None:
+        if "vocabulary_size" not in config:
+            raise ValueError(
+                f"`{model.name}` has no vocabulary to cut. Received: vocabulary={tokens}"
+            )
+        config["vocabulary_size"] = len(vocabulary.kept_tokens(model, tokens))
+    return config, selection
+
+
+def _rows(teacher, tokens):
+    if tokens is None:
+        return copied_weights.Rows()
+    size = getattr(teacher, "backbone", teacher).get_config()["vocabulary_size"]
+    return copied_weights.Rows(size, vocabulary.kept_tokens(teacher, tokens))
+
+
+def _stacks(model):
+    """The stacks of blocks in a model, or in the layers right under it."""
+    found = blocks.stacks_of(model.layers)
+    for layer in model.layers:
+        found = found or blocks.stacks_of(copied_weights.children(layer))
+    return found

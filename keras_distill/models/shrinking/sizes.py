@@ -1,0 +1,177 @@
+"""The sizes in a model's own config, and how they shrink: what KerasHub's backbones have."""
+
+import inspect
+import numbers
+
+from keras_distill.models.shrinking import blocks
+from keras_distill.models.shrinking.choice import selected, whole
+
+DEPTHS = ("num_layers", "encoder_num_layers", "stackwise_num_blocks")
+SIDES = ("encoder", "decoder")
+SCALED = (
+    "intermediate_dim",
+    "mlp_dim",
+    "num_heads",
+    "encoder_num_heads",
+    "decoder_num_heads",
+    "num_query_heads",
+    "num_key_value_heads",
+)
+
+
+def config_of(model):
+    """The config of a model that is made from sizes alone, or `None`."""
+    kind = type(model)
+    if kind.__module__.startswith("keras.") or not hasattr(kind, "from_config"):
+        return None
+    try:
+        config = model.get_config()
+    except (NotImplementedError, ValueError):
+        return None
+    if not any(key in config for key in DEPTHS):
+        return None
+    for key, parameter in inspect.signature(kind.__init__).parameters.items():
+        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if named and key not in ("self", "dtype") and hasattr(model, key):
+            config.setdefault(key, getattr(model, key))  # some configs leave arguments out
+    return config
+
+
+def cut_depth(config, stacks, choice, name):
+    """The config with fewer blocks, and the `Selection` that says which they are."""
+    if not choice.wanted:
+        return config, blocks.Selection({})
+    if "stackwise_num_blocks" in config:
+        return _stackwise(config, stacks, choice)
+    if "num_groups" in config:
+        return _grouped(config, choice)
+    if "encoder_num_layers" in config:
+        return _two_sided(config, stacks, choice, name)
+    count = config["num_layers"]
+    stacks = {stack: indices for stack, indices in stacks.items() if len(indices) == count}
+    if not stacks:
+        raise ValueError(f"`{name}` cannot be cut in depth: its {count} blocks were not found.")
+    kept = selected(stacks, choice)
+    depths = {stack: len(each) for stack, each in kept.items()}
+    if len(set(depths.values())) > 1:
+        raise ValueError(
+            f"`{name}` has one depth for all its stacks (`num_layers`). Received: {depths}"
+        )
+    stack, each = next(iter(kept.items()))
+    positions = [old - stacks[stack][0] for old in each.values()]
+    config = {**config, "num_layers": len(positions)}
+    return {**config, **_listed(config, "layer", count, positions)}, blocks.Selection(kept)
+
+
+def _listed(config, prefix, count, positions):
+    """What differs from block to block and is listed in a config, at the positions kept."""
+    return {
+        key: [value[position] for position in positions]
+        for key, value in config.items()
+        if key.startswith(prefix) and isinstance(value, (list, tuple)) and len(value) == count
+    }
+
+
+def _two_sided(config, stacks, choice, name):
+    """An encoder and a decoder, each of its own depth; a side of one block stays as it is."""
+    depths = {f"{side}_num_layers": side for side in SIDES}
+    deep = {key: side for key, side in depths.items() if config[key] > 1}
+    found = {
+        key: [stack for stack, each in stacks.items() if side in stack and len(each) == config[key]]
+        for key, side in deep.items()
+    }
+    if any(len(named) != 1 for named in found.values()):
+        raise ValueError(
+            f"`{name}` cannot be cut in depth: the blocks of its sides were not found. "
+            f"Found: {found}"
+        )
+    if not found:
+        raise ValueError(f"`{name}` cannot be cut in depth: each side has one block.")
+    for side in {*SIDES} - {*deep.values()}:
+        if isinstance(choice.layers, dict) and side in choice.layers:
+            choice.of(side, 1)  # refuses blocks that are not there
+    kept = selected({stack: stacks[stack] for (stack,) in found.values()}, choice)
+    cut = {}
+    for key, (stack,) in found.items():
+        positions = [old - stacks[stack][0] for old in kept[stack].values()]
+        cut.update(_listed(config, f"{deep[key]}_layer", config[key], positions))
+        cut[key] = len(positions)
+    return {**config, **cut}, blocks.Selection(kept)
+
+
+def _stackwise(config, stacks, choice):
+    """A network of stages, such as a ResNet; every stage keeps its first block, which narrows."""
+    counts = config["stackwise_num_blocks"]
+    stacks = {stack: indices for stack, indices in stacks.items() if len(indices) in counts}
+    single = [index for index, count in enumerate(counts) if count == 1]
+    if not stacks or len(stacks) + len(single) != len(counts):
+        raise ValueError(f"The {len(counts)} stages were not found. Found: {', '.join(stacks)}")
+    kept = selected(stacks, choice)
+    depths = iter([len(each) for each in kept.values()])
+    shrunk = [1 if index in single else next(depths) for index in range(len(counts))]
+    for stack, each in kept.items():
+        if list(each.items())[0] != (stacks[stack][0], stacks[stack][0]):
+            raise ValueError(f"`{stack}` must keep its block 0, which changes the shape.")
+    return {**config, "stackwise_num_blocks": shrunk}, blocks.Selection(kept)
+
+
+def _grouped(config, choice):
+    """ALBERT: the blocks of a group share their weights, so only their number can be chosen."""
+    groups, count = config["num_groups"], config["num_layers"]
+    size = count // groups
+    positions = selected({"group": list(range(count))}, choice)["group"].values()
+    repeats = {group: 0 for group in sorted({position // size for position in positions})}
+    for position in positions:
+        repeats[position // size] += 1
+    if len(set(repeats.values())) > 1:
+        raise ValueError(
+            f"Blocks are shared in {groups} groups of {size}: a student must keep equally many of "
+            f"each group that it keeps. Received, by group: {repeats}"
+        )
+    inner = range(config["num_inner_repetitions"])
+    kept = {"group_": dict(enumerate(repeats))} if inner else {}
+    config = {**config, "num_groups": len(repeats), "num_layers": len(positions)}
+    return config, blocks.Selection(kept)
+
+
+def cut_width(config, width, name):
+    """The config with a smaller hidden size; heads keep their width, and grow fewer.
+
+    Args:
+        config: the sizes.
+        width: the new `hidden_dim`, an integer, or its share of the old one, a float.
+        name: what an error calls the model.
+
+    Raises:
+        ValueError: for a model without a hidden size, or sizes that do not come out whole.
+    """
+    if width is None:
+        return config
+    old = config.get("hidden_dim")
+    if old is None:
+        raise ValueError(
+            f"`{name}` cannot be cut in width: its config has no `hidden_dim`. Cut its depth, or "
+            "build the narrower student yourself."
+        )
+    new = _hidden(old, width)
+    config = {**config, "hidden_dim": new}
+    for key in SCALED:
+        if key in config:
+            config[key], rest = divmod(config[key] * new, old)
+            if rest or not config[key]:
+                raise ValueError(
+                    f"`width`: a `hidden_dim` of {new} instead of {old} must leave whole numbers. "
+                    f"`{key}` would be {config[key] + rest / old:.4g}. Heads keep their width."
+                )
+    return config
+
+
+def _hidden(old, width):
+    share = isinstance(width, numbers.Real) and not isinstance(width, numbers.Integral)
+    new = old * width if share else whole("width", width)
+    if not 0 < new <= old or new != int(new) or isinstance(width, bool):
+        raise ValueError(
+            f"`width` must be a share in (0, 1] or a whole number up to {old}, the teacher's "
+            f"`hidden_dim`. Received: width={width}"
+        )
+    return int(new)

@@ -1,0 +1,187 @@
+"""Which tokens a smaller vocabulary keeps, and the tokenizer that goes with it."""
+
+import collections
+
+import keras
+import numpy as np
+
+from keras_distill.models.shrinking.choice import whole
+from keras_distill.text.tokens import LENGTHS
+
+BATCH = 256
+
+
+def common_tokens(tokenizer, texts, count):
+    """The ids of the tokens that occur most often in texts, for `shrink(vocabulary=...)`.
+
+    Special tokens are always among them; for a byte-pair tokenizer the bytes and the pieces that a
+    token is merged from; for word pieces the tokens of one ASCII character (`e`, `##e`), with which
+    a word that is cut can be spelled.
+
+    Args:
+        tokenizer: a KerasHub tokenizer, preprocessor or task.
+        texts: a list of strings.
+        count: how many ids; fewer are returned where the texts have fewer.
+
+    Returns:
+        A sorted list of ids.
+
+    Raises:
+        ValueError: if `count` is smaller than the tokens that must stay.
+
+    Example:
+
+    ```python
+    ids = models.common_tokens(teacher, texts, 8000)
+    student = models.shrink(teacher, every=2, vocabulary=ids)
+    ```
+    """
+    given, tokenizer = tokenizer, tokenizer_of(tokenizer)
+    if tokenizer is None:
+        raise ValueError(f"`{getattr(given, 'name', given)}` has no tokenizer to count with.")
+    texts, counts = list(texts), collections.Counter()
+    progress = keras.utils.Progbar(len(texts), unit_name="text")
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        counts.update(_flat(tokenizer(batch)))
+        progress.add(len(batch))
+    pieces = _Pieces(tokenizer)
+    kept = set(pieces.always)
+    if whole("count", count) < len(kept):
+        raise ValueError(f"`count` must be at least {len(kept)}. Received: count={count}")
+    for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        needed = kept | pieces.of(token)
+        if len(needed) <= count:
+            kept = needed
+    return sorted(kept)
+
+
+def kept_tokens(teacher, vocabulary):
+    """The teacher's ids of the tokens that `shrink(teacher, vocabulary=vocabulary)` keeps.
+
+    Token `i` of the student is token `kept_tokens(...)[i]` of the teacher: what
+    `losses.ClassSubset(teacher_classes=...)` and the labels of a language model need.
+
+    Args:
+        teacher: a backbone or task with `vocabulary_size` in its config.
+        vocabulary: a list of ids, or how many of the first ones.
+
+    Returns:
+        A sorted list of ids: what was asked for and, where the teacher has a tokenizer, what it
+        cannot do without (see `common_tokens`).
+
+    Raises:
+        ValueError: for ids that do not exist.
+    """
+    size = getattr(teacher, "backbone", teacher).get_config()["vocabulary_size"]
+    tokenizer = tokenizer_of(teacher)
+    pieces = _Pieces(tokenizer)
+    if np.ndim(vocabulary) == 0:
+        count = whole("vocabulary", vocabulary)
+        if not len(pieces.always) <= count <= size or not count:
+            raise ValueError(
+                f"`vocabulary` must be a list of ids or a number in [{len(pieces.always) or 1}, "
+                f"{size}]. Received: vocabulary={vocabulary}"
+            )
+        first = [i for i in range(size) if i not in pieces.always]
+        wanted = sorted({*pieces.always, *first[: count - len(pieces.always)]})
+    else:
+        wanted = sorted({whole("vocabulary", index) for index in vocabulary})
+    if not wanted or wanted[0] < 0 or wanted[-1] >= size:
+        raise ValueError(
+            f"`vocabulary` must hold ids in [0, {size}). Received: "
+            f"{f'{wanted[0]} to {wanted[-1]}' if wanted else 'none'}"
+        )
+    return sorted(set().union(pieces.always, *map(pieces.of, wanted)))
+
+
+def tokenizer_of(model):
+    """The tokenizer of a task or preprocessor, the tokenizer itself, or `None`."""
+    if hasattr(model, "token_to_id"):
+        return model
+    preprocessor = getattr(model, "preprocessor", None) or model
+    return getattr(preprocessor, "tokenizer", None)
+
+
+def cut_preprocessor(preprocessor, ids):
+    """A task's preprocessor with a tokenizer of the kept tokens alone.
+
+    Raises:
+        ValueError: for a tokenizer that cannot be made smaller.
+    """
+    tokenizer = getattr(preprocessor, "tokenizer", None)
+    if tokenizer is None:
+        return preprocessor
+    config = tokenizer.get_config()
+    tokens = [tokenizer.id_to_token(i) for i in ids if i < tokenizer.vocabulary_size()]
+    if getattr(tokenizer, "merges", None) is not None:
+        config["vocabulary"] = {token: index for index, token in enumerate(tokens)}
+        config["merges"] = [
+            merge
+            for merge in tokenizer.merges
+            if {*merge.split(" "), _merged(merge)} <= config["vocabulary"].keys()
+        ]
+    elif isinstance(getattr(tokenizer, "vocabulary", None), (list, tuple)):
+        config["vocabulary"] = tokens
+    else:
+        raise ValueError(
+            f"A `{type(tokenizer).__name__}` cannot be cut to fewer tokens. Cut the backbone "
+            "alone, `shrink(task.backbone, vocabulary=ids)`, and give it token ids."
+        )
+    cut = type(tokenizer).from_config(config)
+    made = type(preprocessor).from_config({**preprocessor.get_config(), "tokenizer": cut})
+    for name in LENGTHS:  # not all of them are in the config of a sequence-to-sequence task's
+        if hasattr(preprocessor, name):
+            setattr(made, name, getattr(preprocessor, name))
+    return made
+
+
+class _Pieces:
+    """What a tokenizer cannot do without, and what a token is made of."""
+
+    def __init__(self, tokenizer):
+        self.always, self.made_of = set(), {}
+        if tokenizer is None:
+            return
+        special = {*tokenizer.special_token_ids, getattr(tokenizer, "pad_token_id", None) or 0}
+        unknown = getattr(tokenizer, "oov_token", None)
+        if unknown is not None:
+            special.add(tokenizer.token_to_id(unknown))
+        self.always = {int(i) for i in special}
+        for merge in getattr(tokenizer, "merges", None) or ():
+            parts = [tokenizer.token_to_id(part) for part in merge.split(" ")]
+            self.made_of.setdefault(tokenizer.token_to_id(_merged(merge)), parts)
+        mark = getattr(tokenizer, "suffix_indicator", None) or ""
+        if self.made_of:  # the bytes
+            self.always |= _written(tokenizer, lambda token: len(token) == 1)
+        elif mark:  # what ASCII words are spelled with
+            self.always |= _written(
+                tokenizer, lambda token: token.isascii() and len(token.removeprefix(mark)) == 1
+            )
+
+    def of(self, token):
+        """The token and all that it is merged from."""
+        found, waiting = set(), [token]
+        while waiting:
+            piece = waiting.pop()
+            if piece not in found:
+                found.add(piece)
+                waiting += self.made_of.get(piece, ())
+        return found
+
+
+def _written(tokenizer, wanted):
+    """The ids of the tokens whose text is wanted."""
+    return {i for i in range(tokenizer.vocabulary_size()) if wanted(tokenizer.id_to_token(i))}
+
+
+def _merged(merge):
+    return merge.replace(" ", "")
+
+
+def _flat(tokens):
+    """The ids in what a tokenizer returns for a batch: ragged, padded or lists."""
+    values = tokens.flat_values if hasattr(tokens, "flat_values") else tokens
+    if isinstance(values, list):
+        return [int(i) for row in values for i in np.ravel(row)]
+    return np.ravel(np.asarray(values)).tolist()

@@ -1,0 +1,129 @@
+"""A teacher's own view of raw text, where it reads it otherwise than the student."""
+
+import keras
+
+from keras_distill.text.tokens import LENGTHS
+
+OF_NO_ACCOUNT = ("name", "trainable", "dtype", "tokenizer", "config_file")
+
+
+class TextView:
+    """What a teacher's preprocessor makes of text that the student's would read otherwise.
+
+    Args:
+        model: the teacher, a KerasHub task.
+        student: the student, a task with another preprocessor, or a model of strings.
+    """
+
+    def __init__(self, model, student):
+        self.model = model
+        self.key = f"{model.name}_{id(model)}"
+        ours = preprocessor_of(student)
+        self.why = _difference(model.preprocessor, ours)
+        self.foreign = ours is not None and bool(_other_tokenizer(model.preprocessor, ours))
+
+    def read(self, x, y=None, sample_weight=None):
+        """What the teacher's preprocessor makes of a batch of raw samples."""
+        return unpacked(preprocessed(self.model, x, y, sample_weight))
+
+    def beside(self, theirs, ours):
+        """What else rides in the batch, from what both preprocessors made: nothing."""
+        return {}
+
+    def spans_in(self, batch, paths):
+        """The spans of text among the paths: none."""
+        return {}
+
+    def rides_in(self, batch):
+        """Whether a `Batch` holds the view: else text was not raw, and must be read by one way."""
+        if self.key in (batch.views or ()):
+            return True
+        if self.foreign:
+            raise ValueError(
+                f"The teacher `{self.model.name}` and the student read text otherwise: {self.why}. "
+                "Give `fit` strings, of which each makes its own tokens, or the teacher a view of "
+                "the student's inputs, `ModelTeacher(teacher, preprocess=...)`."
+            )
+        return False
+
+    def check(self, features):
+        """Refuses to compare tokens that are not the same tokens."""
+        for path, value in features.items():
+            ranks = [len(getattr(v, "shape", ())) for v in keras.tree.flatten(value)]
+            if self.why and max(ranks, default=0) > 2:
+                raise ValueError(
+                    f"`{path}` of the teacher `{self.model.name}` has values for every token, and "
+                    f"the student's tokens are others: {self.why}. Give both one tokenizer and one "
+                    "sequence length, or compare what is one value an example, such as the logits "
+                    "of classes. Language models may differ: `ModelTeacher(model, aligned=True)`."
+                )
+
+
+def view_of(model, student):
+    """The `TextView` that a teacher needs beside this student, or `None`."""
+    theirs, ours = preprocessor_of(model), preprocessor_of(student)
+    if theirs is ours or getattr(theirs, "tokenizer", None) is None:
+        return None
+    if ours is not None and type(ours) is type(theirs) and _difference(theirs, ours) is None:
+        if _settings(ours) == _settings(theirs) and _names(model) == _names(student):
+            return None
+    return TextView(model, student)
+
+
+def preprocessor_of(model):
+    """What a model puts before itself in `fit` and `predict`, or `None`."""
+    return getattr(model, "preprocessor", None) if hasattr(model, "preprocess_samples") else None
+
+
+def preprocessed(model, x, y=None, sample_weight=None):
+    """Samples as the model's own `fit` would make them."""
+    given = {"y": y, "sample_weight": sample_weight}
+    return model.preprocess_samples(x, **{k: v for k, v in given.items() if v is not None})
+
+
+def unpacked(data):
+    """`(x, y, sample_weight)` of what a preprocessor returns."""
+    return keras.utils.unpack_x_y_sample_weight(data)
+
+
+def _difference(theirs, ours):
+    """In what two preprocessors' tokens differ, in words, or `None`."""
+    if ours is None:
+        return "they are made without a preprocessor"
+    return _other_tokenizer(theirs, ours) or _other_length(theirs, ours)
+
+
+def _other_tokenizer(theirs, ours):
+    tokenizers = [getattr(each, "tokenizer", None) for each in (theirs, ours)]
+    if None in tokenizers:
+        return None if tokenizers[0] is tokenizers[1] else "only one of them has a tokenizer"
+    if _alike(*tokenizers):
+        return None
+    sizes = [tokenizer.vocabulary_size() for tokenizer in tokenizers]
+    return f"the tokenizers differ (teacher {sizes[0]:,} tokens, student {sizes[1]:,})"
+
+
+def _other_length(theirs, ours):
+    for name in LENGTHS:
+        lengths = [getattr(each, name, None) for each in (theirs, ours)]
+        if lengths[0] != lengths[1]:
+            return f"`{name}` differs (teacher {lengths[0]}, student {lengths[1]})"
+    return None
+
+
+def _alike(first, second):
+    if first is second:
+        return True
+    merges = [getattr(each, "merges", None) for each in (first, second)]
+    same = _settings(first) == _settings(second) and merges[0] == merges[1]
+    return same and first.get_vocabulary() == second.get_vocabulary()
+
+
+def _settings(layer):
+    config = layer.get_config()
+    return {key: value for key, value in config.items() if key not in OF_NO_ACCOUNT}
+
+
+def _names(model):
+    inputs = model.input
+    return sorted(inputs) if isinstance(inputs, dict) else None

@@ -1,0 +1,1 @@
+"""What trains: the distiller, its objective, terms, and the step of each backend."""

@@ -1,6 +1,0 @@
-"""Chooses how to distill: a sweep over one experiment's settings, on its validation split."""
-
-from keras_distill.tuning.search import tune
-from keras_distill.tuning.settings import chosen, combinations
-
-__all__ = ["chosen", "combinations", "tune"]

@@ -1,0 +1,141 @@
+"""A search over few settings: what it stops, repeats, writes and resumes."""
+
+import functools
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from tuned_experiment import FILE
+
+from keras_distill.cli.main import main
+from keras_distill.experiments.file import load_experiment
+from keras_distill.experiments.tuning import chosen, trial, tune
+from keras_distill.experiments.tuning.ranking import row, verdict
+from keras_distill.experiments.tuning.search import Arm, _order
+
+SWEEP = {"recipe": ["hinton"], "temperature": [4.0], "alpha": [0.2, 0.9]}
+CALL = {"halvings": 1, "leaders": 1, "repeats": 2}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiment") / "tiny.py"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tune")
+    return folder, tune(file, folder, SWEEP, command="keras_distill tune", **CALL)
+
+
+def test_half_is_stopped_the_student_alone_never_and_leaders_have_fresh_seeds(found):
+    folder, rows = found
+    stages = json.loads((folder / "ranking.json").read_text())["search"]
+    alone = [s["epochs"] for s in stages if s["setting"] == "alone"]
+    taught = [s["epochs"] for s in stages if s["setting"] != "alone"]
+    assert alone == [2, 4] and sorted(taught) == [2, 2, 4]
+    scores = {s["setting"]: s["accuracy"] for s in stages if s["epochs"] == 2}
+    stopped = {*scores} - {s["setting"] for s in stages if s["epochs"] == 4}
+    kept = [scores[s["setting"]] for s in stages if s["epochs"] == 4 and s["setting"] != "alone"]
+    assert max(scores[name] for name in stopped) <= min(kept)
+    (row,) = rows
+    assert len(row["accuracies"]) == len(row["alone"]) == 2
+    np.testing.assert_allclose(row["gain"], np.mean(row["accuracies"]) - np.mean(row["alone"]))
+    names = {path.name for path in (folder / "trials").iterdir()}
+    assert {"000-1-4.json", "000-2-4.json"} <= names  # the student alone, with the repeats' seeds
+    assert not [name for name in names if not name.endswith(".json")]
+    assert (folder / "ranking.png").stat().st_size > 1000
+
+
+def test_the_winner_is_an_experiment(found, file):
+    folder, rows = found
+    experiment = load_experiment(folder / "winner.py", {"epochs": 3})
+    (term,) = experiment.terms(None, None)
+    assert experiment.alpha == rows[0]["setting"]["alpha"] and experiment.epochs == 3
+    assert term.loss.temperature == rows[0]["setting"]["temperature"]
+    assert any("inside" in name for name in experiment.origin["files"])
+    with pytest.raises(ValueError, match="no option `depth`"):
+        load_experiment(folder / "winner.py", {"depth": 3})
+
+
+class Killed(BaseException):
+    """As by a signal."""
+
+
+def test_a_killed_search_resumes_to_the_same_numbers(found, file, tmp_path, monkeypatch):
+    out = shutil.copytree(found[0], tmp_path / "out")
+    second = next(path for path in (out / "trials").glob("*-0-4.json") if path.name[:3] != "000")
+    first = second.with_name(second.name.replace("-4.", "-2."))
+    before = [json.loads(path.read_text()) for path in (first, second)]
+    first.unlink(), second.unlink()
+    written, write = [], trial.write_json
+
+    def killed(path, value):
+        written.append(path.name)
+        if len(written) == 2:  # the second piece: trained, but not yet marked
+            raise Killed
+        write(path, value)
+
+    monkeypatch.setattr(trial, "write_json", killed)
+    with pytest.raises(Killed):
+        tune(file, out, SWEEP, resume=True, **CALL)
+    assert tune(file, out, SWEEP, resume=True, **CALL) == found[1]
+    assert written == [first.name, second.name, second.name]  # one piece was trained twice
+    for path, expected in zip((first, second), before, strict=True):
+        again = json.loads(path.read_text())
+        assert {**again, "seconds": 0} == {**expected, "seconds": 0}
+    with pytest.raises(FileExistsError):
+        tune(file, out, SWEEP, **CALL)
+    with pytest.raises(ValueError, match="halvings=2, the run's is 1"):
+        tune(file, out, SWEEP, resume=True, **{**CALL, "halvings": 2})
+
+
+def test_a_setting_that_diverges_is_last(found, file, tmp_path):
+    teacher = keras.saving.load_model(found[0] / "arms" / "teacher.keras")
+    setting = {"weight": 1e30, "alpha": 0.9}
+    diverging = trial.Trial(tmp_path, "000", "distilled", 0)
+    make = functools.partial(chosen, file, setting)
+    record = diverging.train(make, 0, 1, teacher, found[0] / "targets")
+    assert record["accuracy"] == 0 and "Not finite" in record["failed"]
+    fine = {"accuracy": 0.0, "nll": 9.0}
+    arms = [Arm(0, setting, True, 1), Arm(1, {}, True, 1)]
+    assert min([(record, arms[0]), (fine, arms[1])], key=_order)[1] is arms[1]
+
+
+def test_the_verb(file, tmp_path, capsys, monkeypatch):
+    given = {}
+    tune = "keras_distill.experiments.tuning.tune"
+    monkeypatch.setattr(tune, lambda *a, **k: given.update(k, sweep=a[2]))
+    verb = ["tune", f"--experiment={file}", f"--out={tmp_path / 'out'}"]
+    assert main([*verb, "--sweep=recipe=hinton,dist", "--sweep=alpha=0.5,1", "--set=units=3"]) == 0
+    assert given["sweep"] == {"recipe": ["hinton", "dist"], "alpha": [0.5, 1]}
+    assert given["options"] == {"units": 3} and given["leaders"] == 3
+    for wrong, said in (
+        ("--sweep=alpha", "KEY=VALUE,VALUE"),
+        ("--teacher=no.keras", "No such model"),
+    ):
+        assert main([*verb, wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["tune", "--help"]) == 0
+    assert "example:" in capsys.readouterr().out
+
+
+def test_gains_are_by_pairs():
+    found = row({"alpha": 1}, [0.9, 0.8, 0.7], [0.8, 0.7, 0.5], {})
+    np.testing.assert_allclose(found["gain"], 0.4 / 3)
+    np.testing.assert_allclose(found["error"], np.std([0.1, 0.1, 0.2], ddof=1) / 3**0.5)
+    assert "more than two" in verdict([found])
+    assert "No setting" in verdict([row({}, [0.5, 0.5], [0.6, 0.6], {})])
+    assert "maybe" in verdict([row({}, [0.6], [0.5], {})])
+
+
+def test_what_diverged_does_not_go_on(tmp_path):
+    arm = trial.Trial(tmp_path, "arm", "distilled", 0)
+    record = {"epochs": 2, "accuracy": 0.0, "nll": None, "failed": "NaN", "seconds": 1.0}
+    (tmp_path / "arm-0-2.json").write_text(json.dumps(record))
+    for begin, end in ((2, 4), (4, 8)):
+        assert arm.train(None, begin, end, None, None) == {**record, "epochs": end}
