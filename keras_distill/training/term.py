@@ -51,10 +51,6 @@ class Term:
             reads, `"sample_weight:KEY"` of another output, `"input:KEY"` for a mask among the
             inputs, a tuple of these (multiplied), or `None`. The student's own Keras mask always
             joins. Defaults to `"sample_weight"`.
-        temperature: the temperature of each example, for a loss that takes one: a path among the
-            inputs such as `"input:temperature"`, of shape (batch,), or a Keras layer that makes it
-            of the teacher's and the student's logits and trains with the student. Defaults to
-            `None`: the loss's own.
         name: the term's name in the logs. Defaults to the loss's name.
 
     Raises:
@@ -70,7 +66,7 @@ class Term:
     """
 
     def __init__(self, loss, *, student="output", teacher="output", source="teacher", weight=1.0,
-                 projector=None, mask="sample_weight", temperature=None, name=None):  # fmt: skip
+                 projector=None, mask="sample_weight", name=None):  # fmt: skip
         self.loss = as_distillation_loss(loss)
         self.student, self.teacher, self.source = student, teacher, source
         self.weight = check("weight", weight, low=0)
@@ -80,25 +76,7 @@ class Term:
             )
         self.projector = projector
         self.masks = weights.checked(mask)
-        self.temperature = self._checked(temperature)
         self.name = name or self.loss.name
-
-    def _checked(self, temperature):
-        if temperature is None:
-            return None
-        if "temperature" not in self.loss.needs:
-            raise ValueError(
-                f"`{self.loss.name}` takes no temperature of each example. Received: "
-                f"temperature={temperature!r}"
-            )
-        layer = isinstance(temperature, keras.layers.Layer)
-        if not layer and not (isinstance(temperature, str) and temperature.startswith("input:")):
-            raise ValueError(
-                "`temperature` must be a path among the inputs, such as "
-                '"input:temperature", or a Keras layer. A number or a schedule belongs to the '
-                f"loss. Received: temperature={temperature!r}"
-            )
-        return temperature
 
     @property
     def trains(self):
@@ -108,8 +86,7 @@ class Term:
     @property
     def remembers(self):
         """Whether another distiller would go on with what this one has trained."""
-        own = (self.projector, self.temperature)
-        return self.loss.has_layer or any(isinstance(one, keras.layers.Layer) for one in own)
+        return self.loss.stateful or isinstance(self.projector, keras.layers.Layer)
 
     def build(self, model, features, targets):
         """The layers that train with the student, built for these features and targets.
@@ -120,8 +97,7 @@ class Term:
             targets: the source's, by path.
 
         Returns:
-            `{"projector": layer, "loss": layer, "temperature": layer}`, without those that the
-            term has not.
+            `{"projector": layer, "loss": layer}`, without those that the term has not.
         """
         y_pred, y_true = self.sides(features, targets)
         made = {"projector": self.projector}
@@ -129,13 +105,10 @@ class Term:
             made["projector"] = self._fitting(model, y_pred, targets)
         if made["projector"] is not None:
             y_pred = made["projector"](y_pred)  # builds it
-        if self.loss.has_layer:
+        if self.loss.stateful:
             if self.loss.layer is None:
                 self.loss.build(*each(lambda tensor: tuple(tensor.shape), [y_pred, y_true]))
             made["loss"] = self.loss.layer
-        if isinstance(self.temperature, keras.layers.Layer):
-            self.temperature(y_true, y_pred)  # builds it
-            made["temperature"] = self.temperature
         return {name: layer for name, layer in made.items() if layer is not None}
 
     def _fitting(self, model, y_pred, targets):
@@ -182,28 +155,29 @@ class Term:
             y_pred = layers["projector"](y_pred, training=True)
         check_shapes(self, y_true, y_pred)
         y_pred, y_true = each(lambda t: ops.cast(t, self.loss.dtype), (y_pred, y_true))
-        extras = self._extras(batch, counts, y_true, y_pred, layers)
+        extras = self._extras(features, batch, counts)
         if self.loss.across_batch:
             y_true, y_pred, extras = replicas.gathered((y_true, y_pred, extras))
             counts = extras["mask"]
-        values = self.loss.call(y_true, y_pred, **{name: extras[name] for name in self.loss.needs})
+        asked = {name: extras[name] for name in (*self.loss.needs, *self.loss.reads)}
+        values = self.loss.call(y_true, y_pred, **asked)
         return self.weighed(values, counts)
 
-    def _extras(self, batch, counts, y_true, y_pred, layers):
-        """What a loss may need besides both sides; the mask is always among it."""
+    def _extras(self, features, batch, counts):
+        """What a loss may ask for besides both sides; the mask is always among it."""
         extras = {"mask": counts}
         if "labels" in self.loss.needs:
             extras["labels"] = weights.part(batch.labels, self.student)
-        if "temperature" in self.loss.needs:
-            extras["temperature"] = self._temperature(batch, y_true, y_pred, layers)
+        for name, path in self.loss.reads.items():
+            of_input = path.partition(":")[0] == "input"
+            value = taps.pick(path, {"input": batch.x}) if of_input else features[path]
+            value = ops.cast(value, self.loss.dtype)
+            if counts is not None:  # ones, since some divide by it
+                shown = weights.expanded(counts, len(value.shape)) > 0
+                fits = len(counts.shape) <= len(value.shape)
+                value = ops.where(shown, value, ops.ones_like(value)) if fits else value
+            extras[name] = value
         return extras
-
-    def _temperature(self, batch, y_true, y_pred, layers):
-        if self.temperature is None:
-            return None
-        if "temperature" in layers:
-            return layers["temperature"](y_true, y_pred)
-        return ops.cast(taps.pick(self.temperature, {"input": batch.x}), self.loss.dtype)
 
     def weighed(self, values, counts):
         """The loss's values with the weights that they have, as `Measured`."""
@@ -243,8 +217,11 @@ def each(function, structure):
 
 def student_paths(terms):
     """What the terms read in the student, each path once."""
-    paths = [[t.student, t.teacher] if t.source == "self" else t.student for t in terms]
-    return list(dict.fromkeys(tree.flatten(paths)))
+    paths = []
+    for term in terms:
+        paths += tree.flatten([term.student, term.teacher] if term.source == "self" else term.student)
+        paths += [path for path in term.loss.reads.values() if path.partition(":")[0] != "input"]
+    return list(dict.fromkeys(paths))
 
 
 def teacher_paths(terms):
