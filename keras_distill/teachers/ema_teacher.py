@@ -66,7 +66,7 @@ class EMATeacher(Teacher):
         self.model = _copy(student) if self.model is None else self.model
         _check_alike(self.model, student)
         self.model.set_weights(student.get_weights())
-        for layer in sublayers(self.model):
+        for layer in sublayers(self.model, recursive=True):
             if isinstance(layer, keras.layers.Normalization):
                 layer.finalize_state()  # it reads constants that are made from its weights
         self.model.trainable = False

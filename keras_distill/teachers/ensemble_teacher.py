@@ -7,7 +7,7 @@ from keras import ops, tree
 
 from keras_distill import taps
 from keras_distill._backend import is_symbolic
-from keras_distill._keras.layers import logits_of
+from keras_distill._keras.layers import as_logits
 from keras_distill.teachers.model_teacher import ModelTeacher
 from keras_distill.teachers.teacher import Teacher, stop_gradient
 
@@ -128,7 +128,7 @@ class EnsembleTeacher(Teacher):
         if member:
             return answers[member][own]
         values = [answer[path] for answer in answers.values()]
-        values = [logits_of(value) for value in values]
+        values = [as_logits(value) for value in values]
         self._check(path, values)
         stacked = ops.stack([ops.cast(value, "float32") for value in values])
         if self.combine == "logits" or not taps.is_edge(path):

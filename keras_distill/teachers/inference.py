@@ -86,7 +86,7 @@ class Inference:
             def answer(x):
                 found = self._run(x, paths)
                 values = keras.tree.flatten(found)
-                behind = [None if logits_of(v) is v else logits_of(v) for v in values]
+                behind = [logits_of(v) for v in values]
                 return found, behind
 
             self._functions[key] = tf.function(answer, input_signature=[spec], jit_compile=True)
@@ -103,6 +103,6 @@ def _as_float32(tensor):
     if "float" not in dtype or dtype == "float32":
         return tensor
     wide = ops.cast(tensor, "float32")
-    if logits_of(tensor) is not tensor:
+    if logits_of(tensor) is not None:
         set_logits(wide, ops.cast(logits_of(tensor), "float32"))
     return wide

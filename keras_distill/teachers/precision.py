@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_distill import _backend, taps
-from keras_distill._keras.layers import is_quantized, logits_of, sublayers
+from keras_distill._keras.layers import is_quantized, as_logits, sublayers
 
 POLICIES = {
     "bfloat16": "mixed_bfloat16",
@@ -58,7 +58,7 @@ def cpu_flags():
 @contextlib.contextmanager
 def computing(model, policy):
     """Within, the float32 layers of a model compute by another policy, with the same weights."""
-    plain = [layer for layer in sublayers(model) if _is_float32(layer)]
+    plain = [layer for layer in [model, *sublayers(model, recursive=True)] if _is_float32(layer)]
     before = [layer.dtype_policy for layer in plain]
     try:
         for layer in plain:
@@ -94,7 +94,7 @@ def quantized(model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for each layer that stays as it is
         twin.quantize("int8", filters=lambda layer: layer.built)  # a tokenizer is not
-    if not any(is_quantized(layer) for layer in sublayers(twin)):
+    if not any(is_quantized(layer) for layer in sublayers(twin, recursive=True)):
         raise ValueError(
             f"`{model.name}` has no layer that Keras runs in int8 (dense, einsum and embedding "
             'layers; no convolutions): `dtype="mixed_bfloat16"` may help it.'
@@ -127,7 +127,7 @@ def _is_float(value):
 
 def _numbers(value):
     """Logits, or what has none, in float64: rounding of float32 is as large as a divergence."""
-    return ops.convert_to_numpy(ops.cast(logits_of(value), "float32")).astype("float64")
+    return ops.convert_to_numpy(ops.cast(as_logits(value), "float32")).astype("float64")
 
 
 def _divergence(expected, found):

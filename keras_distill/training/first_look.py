@@ -9,7 +9,6 @@ from keras import ops, tree
 
 from keras_distill import _backend, schedules
 from keras_distill._keras.layers import logits_of, set_logits, sublayers
-from keras_distill.training import heads, label_checks
 from keras_distill.training.term import teacher_paths
 
 RANDOM = (
@@ -35,18 +34,18 @@ def look(objective, batch):
         targets = objective.targets(batch)
         answers = {**targets, **objective.targets(batch, features)}
     objective.note_shapes(targets)
-    heads.settle(objective, features, answers)
+    objective.settle(features, answers)
     _check_places(objective, features)
     for term in objective.waiting():
         answer = answers[term.source]
         objective.layers[term.name] = term.build(objective.student, features, answer)
     with untouched(objective), _Watching(objective.read), schedules.at(0):
-        for knob in schedules.knobs(objective.share, objective.terms):
+        for knob in objective.knobs():
             if np.isnan(knob.within(0)):
                 raise knob.error(0)
         for name, measured in objective.measure(features, targets, batch).items():
             _check_finite(objective, name, answers, measured.values)
-    label_checks.check(objective.loss, batch, features["output"])
+    objective.check_labels(batch, features)
 
 
 class _Watching(keras.StatelessScope):
@@ -83,7 +82,7 @@ def _raw_variables(objective):
     models = [objective.student]
     models += [model for teacher in objective.teachers.values() for model in teacher.models()]
     layers = [layer for model in models if isinstance(model, keras.layers.Layer)
-              for layer in sublayers(model)]  # fmt: skip
+              for layer in [model, *sublayers(model, recursive=True)]]  # fmt: skip
     return [value for layer in layers for value in vars(layer).values()
             if isinstance(value, tf.Variable) and value.dtype != tf.resource]  # fmt: skip
 
@@ -117,14 +116,14 @@ def with_shape(value, shape):
     if len(shape) > 1:
         axes[-1] = shape[-1]
     shaped = tf.ensure_shape(value, axes)
-    if logits_of(value) is not value:
+    if logits_of(value) is not None:
         set_logits(shaped, tf.ensure_shape(logits_of(value), axes))
     return shaped
 
 
 def _check_places(objective, features):
     """Says where a random layer moves what a term compares place by place."""
-    moved = [layer.name for layer in sublayers(objective.student) if type(layer).__name__ in RANDOM]
+    moved = [layer.name for layer in sublayers(objective.student, True) if type(layer).__name__ in RANDOM]
     for term in objective.terms if moved else ():
         paths = tree.flatten(term.student) if term.source != "self" else []
         if any(len(getattr(features[path], "shape", ())) > 3 for path in paths):
@@ -142,7 +141,7 @@ def _check_finite(objective, name, answers, values):
         return
     term = next(each for each in objective.terms if each.name == name)
     for path in tree.flatten(term.teacher):
-        for tensor in tree.flatten(answers[term.source][path]):
+        for tensor in tree.flatten(answers[term.source].get(path)):
             if ops.is_tensor(tensor) and np.isnan(_numbers(tensor)).any():
                 raise ValueError(f"NaN in the output of `{term.source}` at `{path}`, at step 0.")
 

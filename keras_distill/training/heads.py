@@ -97,7 +97,7 @@ def _check_logits(term, loss, features, targets):
                 continue
             activation = activation_of(value)
             _check_one(term, side, path, value, activation, compiled)
-            if logits_of(value) is not value:
+            if logits_of(value) is not None:
                 say(f"`{term.name}`: the {side}'s `{path}` ends in a {activation}; its logits count.")
 
 
@@ -127,7 +127,7 @@ def _check_one(term, side, path, value, activation, compiled):
             f"{where} ends in a softmax: its classes exclude each other, and `BinaryKLDivergence` "
             "compares each alone. Give `KLDivergence`."
         )
-    if logits_of(value) is value:
+    if logits_of(value) is None:
         _check_probabilities(term, where, value, sigmoid)
 
 
@@ -157,7 +157,7 @@ def _inner(loss):
 def activation_of(value):
     """`"softmax"`, `"sigmoid"` or `"linear"`: by the logits that Keras remembers, and the values."""
     logits = logits_of(value)
-    if logits is value:
+    if logits is None:
         return "linear"
     given, known = _numbers(value), _numbers(logits)
     known = known[np.isfinite(given)]

@@ -31,7 +31,7 @@ def check(loss, batch, output):
     loss, sparse = _categorical(loss)
     if loss is None:
         return
-    _check_from_logits(loss, logits_of(output) is not output or heads.are_probabilities(output))
+    _check_from_logits(loss, logits_of(output) is not None or heads.are_probabilities(output))
     if sparse:
         labels, classes = ops.convert_to_numpy(batch.labels), output.shape[-1]
         ignored = getattr(loss, "ignore_class", None)
@@ -54,7 +54,7 @@ def _check_from_logits(loss, probabilities):
 def _check_binary(loss, output):
     """The same where each unit has a label; only what is sure is refused."""
     values = np.asarray(ops.convert_to_numpy(ops.cast(output, "float32")))
-    if logits_of(output) is not output:
+    if logits_of(output) is not None:
         _check_from_logits(loss, probabilities=True)
     elif ((values < 0) | (values > 1)).any():
         _check_from_logits(loss, probabilities=False)

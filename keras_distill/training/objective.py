@@ -11,7 +11,7 @@ from keras_distill._keras.graph import output_keys, own_inputs
 from keras_distill._keras.layers import sublayers
 from keras_distill.teachers import CachedTeacher, ModelTeacher, SelfTeacher, Teacher
 from keras_distill.teachers.teacher import described
-from keras_distill.training import compiling, first_look, heads
+from keras_distill.training import compiling, first_look, heads, label_checks
 from keras_distill.training.outputs import one_each
 from keras_distill.training.term import Term, student_paths, teacher_paths
 
@@ -53,6 +53,8 @@ class Objective:
         terms: the attached terms.
         layers: `{term's name: {"projector" | "loss" | "temperature": layer}}`, which train with
             the student; `prepare` makes them.
+        weights: `{term's name: weight}`, a number, a schedule or a variable in the place of the
+            term's own, for callbacks that steer: the user's `Term` stays as it is.
         read: `{id: variable}` of all variables that the first look has read, whoever owns them.
         labels: whether labels are compared.
         first_batch: the batch that `prepare` has seen, for callbacks that measure on one.
@@ -68,11 +70,14 @@ class Objective:
     ```
     """
 
+    gives_logits = True  # of outputs, in `features`
+
     def __init__(self, student, teacher=None, terms=None, alpha=None):
         self.student = student
         self.teachers = teachers_by_name(teacher)
         self.alpha = _checked_alpha(alpha)
         self.terms, self.layers, self.read = [], {}, {}
+        self.weights = {}
         self.labels, self.loss, self.compiled_metrics = False, None, None
         self.first_batch = None
         self._shapes = {}  # of what teachers answer, where a graph does not know it
@@ -196,6 +201,14 @@ class Objective:
         self.first_batch = self.first_batch or batch
         first_look.look(self, batch)
 
+    def settle(self, features, answers):
+        """Chooses the default terms by the student's head, and refuses terms that do not fit it."""
+        heads.settle(self, features, answers)
+
+    def check_labels(self, batch, features):
+        """Refuses labels that do not fit the compiled loss and the head."""
+        label_checks.check(self.loss, batch, features["output"])
+
     def features(self, batch, training):
         """One forward pass of the student: `{path: tensor}` for every path that terms read."""
         paths = ["output", *student_paths(self.terms)]
@@ -300,7 +313,7 @@ class Objective:
         if self.teaches:
             for term in self.terms:
                 mean = measured[term.name].mean()
-                parts.append(self._now(share, mean) * term.now(mean.dtype) * mean)
+                parts.append(self._now(share, mean) * self._now(self.weight_of(term), mean) * mean)
         parts = [sum(parts[1:], parts[0])] if parts else []
         layers = self.own_layers()
         parts += [*added, *(ops.sum(loss) for layer in layers for loss in layer.losses)]
@@ -309,6 +322,31 @@ class Objective:
                 "Nothing to train on. Give `compile` a `loss`, or the distiller a teacher or terms."
             )
         return parts[0] if len(parts) == 1 else ops.sum(parts)
+
+    def weight_of(self, term):
+        """What a term is weighed by: its own weight, or the one in its place."""
+        return self.weights.get(term.name, term.weight)
+
+    def knobs(self):
+        """Alpha, every weight and every temperature, as `schedules.Knob`s."""
+        weights = {term.name: self.weight_of(term) for term in self.terms}
+        return schedules.knobs(self.share, self.terms, weights)
+
+    def parts(self, batch, targets):
+        """What a batch contributes at weight 1: the mean of each term, and the label loss.
+
+        Args:
+            batch: a `Batch`.
+            targets: `targets(batch)`.
+
+        Returns:
+            `{term's name or "label_loss": scalar}`, in training mode.
+        """
+        features = self.features(batch, training=True)
+        measured, output = self.measured_output(features, targets, batch)
+        parts = {name: each.mean() for name, each in measured.items()}
+        label, _ = self.label_loss(batch, output)
+        return parts if label is None else {**parts, "label_loss": ops.sum(label)}
 
     @staticmethod
     def _now(share, like):
@@ -333,7 +371,7 @@ class Objective:
         """
         found = {
             knob: knob.within(step)
-            for knob in schedules.knobs(self.share, self.terms)
+            for knob in self.knobs()
             if not schedules.is_number(knob.value)
         }
         found |= {
@@ -361,7 +399,7 @@ class Objective:
         """Whether XLA can compile all teachers, of which Keras, which does not track them, asks none."""
         models = [model for teacher in self.teachers.values() for model in teacher.models()]
         known = all(isinstance(model, keras.Model) for model in models)
-        return known and all(layer.supports_jit for model in models for layer in sublayers(model))
+        return known and all(layer.supports_jit for model in models for layer in [model, *sublayers(model, recursive=True)])
 
     def describe(self):
         """Teachers and terms, a line each."""
@@ -372,7 +410,7 @@ class Objective:
         for term in self.terms:
             lines.append(
                 f"  term `{term.name}`: {term.loss.name}, student {term.student} <- {term.source} "
-                f"{term.teacher}, weight {schedules.described(term.weight)}, projector "
+                f"{term.teacher}, weight {schedules.described(self.weight_of(term))}, projector "
                 f"{term.projector or 'none'}"
             )
         return "\n".join(lines)

@@ -160,6 +160,34 @@ class Step:
         if self.guard is not None:
             self.guard.check()
 
+    def sizes(self, by):
+        """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.
+
+        Args:
+            by: `"loss"` for the parts' values, `"gradient"` for the norms of their gradients.
+        """
+        objective, variables = self.objective, self.student.trainable_variables
+
+        def parts(values, batch, targets):
+            with keras.StatelessScope([*zip(variables, values)], collect_losses=True):
+                with schedules.at(self.optimizer.iterations):
+                    return objective.parts(batch, targets)
+
+        def measured(batch):
+            values = [variable.value for variable in variables]
+            with keras.StatelessScope(), schedules.at(self.optimizer.iterations):
+                targets = objective.targets(batch)
+            if by == "loss":
+                return {n: abs(float(v)) for n, v in parts(values, batch, targets).items()}
+            found = jax.jacrev(parts)(values, batch, targets)
+            return {name: float(_norm(each)) for name, each in found.items()}
+
+        return measured
+
+
+def _norm(gradients):
+    return jax.numpy.sqrt(sum(jax.numpy.sum(gradient**2) for gradient in gradients))
+
 
 def _place(variables, wanted):
     return next(index for index, variable in enumerate(variables) if variable is wanted)

@@ -78,6 +78,43 @@ class Step:
             super().make_train_function(force)
             self.train_function = self.guard.watch(self.train_function, self.steps_per_execution)
 
+    def sizes(self, by):
+        """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.
+
+        Args:
+            by: `"loss"` for the parts' values, `"gradient"` for the norms of their gradients.
+        """
+        strategy, objective = self.distribute_strategy, self.objective
+
+        def measure(batch):
+            variables = self.student.trainable_variables
+            with schedules.at(self.optimizer.iterations):
+                targets = objective.targets(batch)
+                with tf.GradientTape(persistent=True) as tape:
+                    parts = objective.parts(batch, targets)
+            if by == "loss":
+                return parts
+            return {name: _norm(tape.gradient(part, variables)) for name, part in parts.items()}
+
+        @tf.function(reduce_retracing=True)
+        def traced(batch):
+            return strategy.run(measure, args=(batch,))
+
+        def measured(batch):
+            state = [(variable, variable.numpy()) for variable in objective.state()]
+            found = traced(batch)  # of one replica: its share of the batch on all of them
+            for variable, value in state:
+                variable.assign(value)
+            found = {n: strategy.experimental_local_results(v)[0] for n, v in found.items()}
+            return {n: abs(float(v)) * strategy.num_replicas_in_sync for n, v in found.items()}
+
+        return measured
+
+
+def _norm(gradients):
+    dense = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    return tf.linalg.global_norm(dense) if dense else tf.zeros(())
+
 
 def _local(value):
     """A value as the first replica has it."""

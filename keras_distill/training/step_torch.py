@@ -77,3 +77,32 @@ class Step:
             x = self.objective.judged_inputs(batch)
             return self.judged.test_step((x, batch.labels, batch.sample_weight))
         return self.scores.judge(batch)
+
+    def sizes(self, by):
+        """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.
+
+        Args:
+            by: `"loss"` for the parts' values, `"gradient"` for the norms of their gradients.
+        """
+
+        def measured(batch):
+            objective = self.objective
+            state = [(variable, variable.value.clone()) for variable in objective.state()]
+            with schedules.at(self.optimizer.iterations):
+                with torch.no_grad():
+                    targets = objective.targets(batch)
+                parts = objective.parts(batch, targets)
+            with torch.no_grad():
+                for variable, value in state:
+                    variable.assign(value)
+            if by == "loss":
+                return {name: abs(float(part)) for name, part in parts.items()}
+            values = [variable.value for variable in self.student.trainable_variables]
+            return {name: _norm(part, values) for name, part in parts.items()}
+
+        return measured
+
+
+def _norm(part, values):
+    found = torch.autograd.grad(part, values, retain_graph=True, allow_unused=True)
+    return float(sum(torch.sum(gradient**2) for gradient in found if gradient is not None) ** 0.5)

@@ -6,10 +6,10 @@ import keras
 from keras import ops, tree
 
 from keras_distill import projectors, taps
-from keras_distill._keras.layers import logits_of
+from keras_distill._keras.layers import as_logits
 from keras_distill.batch import TopK
 from keras_distill.losses import as_distillation_loss
-from keras_distill.schedules import check, value_at
+from keras_distill.schedules import check
 from keras_distill.training import replicas, weights
 from keras_distill.training.shapes import check_shapes
 
@@ -147,7 +147,7 @@ class Term:
         y_pred, y_true = self.sides(features, targets)
         counts = weights.product(self.masks, self.student, y_pred, batch, self.name)
         if self.loss.expects_logits:
-            y_pred, y_true = each(logits_of, (y_pred, y_true))
+            y_pred, y_true = each(as_logits, (y_pred, y_true))
         if counts is not None:  # what is masked may hold anything, NaN included
             axes = self.loss.token_axes
             y_pred, y_true = each(lambda t: weights.silence(t, counts, axes), (y_pred, y_true))
@@ -172,10 +172,11 @@ class Term:
             of_input = path.partition(":")[0] == "input"
             value = taps.pick(path, {"input": batch.x}) if of_input else features[path]
             value = ops.cast(value, self.loss.dtype)
-            if counts is not None:  # ones, since some divide by it
-                shown = weights.expanded(counts, len(value.shape)) > 0
-                fits = len(counts.shape) <= len(value.shape)
-                value = ops.where(shown, value, ops.ones_like(value)) if fits else value
+            if counts is not None:  # ones where nothing counts, since losses divide by it
+                axes = list(range(1, len(counts.shape)))
+                shown = ops.any(counts > 0, axis=axes) if axes else counts > 0
+                shown = weights.expanded(shown, len(value.shape))
+                value = ops.where(shown, value, ops.ones_like(value))
             extras[name] = value
         return extras
 
@@ -193,11 +194,6 @@ class Term:
             counts = ops.max(counts, axis=axes) if axes else counts
         counts = weights.aligned(counts, values, self.name)
         return Measured(ops.where(counts > 0, values, ops.zeros_like(values)), counts)
-
-    def now(self, dtype="float32"):
-        """The weight at this step."""
-        value = value_at(self.weight)
-        return ops.cast(value, dtype) if ops.is_tensor(value) else value
 
     def __repr__(self):
         return f"Term({self.loss.name}, {self.student} <- {self.source}:{self.teacher})"
