@@ -179,3 +179,19 @@ def _inside(container, args, kwargs):
             f"`{container.name}` (a {type(container).__name__}) cannot be opened up: its `call` "
             f"takes no symbolic input ({error}). Put the exit behind the whole layer."
         ) from error
+
+
+def own_inputs(model, x):
+    """Of a dict of inputs those that a model reads, by its inputs' names, where there are more.
+
+    What another model reads besides rides along in the same dict.
+    """
+    if not isinstance(x, dict) or not is_graph(model):
+        return x
+    structure = inputs(model)
+    if isinstance(structure, dict):
+        names = {key: key for key in structure}
+    else:
+        names = keras.tree.map_structure(lambda symbol: symbol.name, structure)
+    asked = set(keras.tree.flatten(names))
+    return keras.tree.map_structure(lambda name: x[name], names) if asked < set(x) else x
