@@ -1,5 +1,6 @@
 """Online and self-distillation as lists of terms: the source is "self"."""
 
+from keras_distill._keras.graph import output_keys
 from keras_distill.losses import CollaborativeKL, KLDivergence
 from keras_distill.models import feature_path
 from keras_distill.schedules import check
@@ -215,8 +216,7 @@ def _peer(student, teacher, temperature, *, weight=1.0, name=None):
 
 
 def _others(net, chosen):
-    outputs = getattr(net, "_outputs_struct", None)
-    names = list(outputs) if isinstance(outputs, dict) else []
+    names = output_keys(net)
     if chosen not in names or len(names) < 2:
         raise ValueError(
             f"`net` must have an output `{chosen}` and others. Received: {names or net}"
