@@ -8,6 +8,8 @@ and outputs; a layer that is called twice has two of them.
 import keras
 from keras.src.models.functional import Functional
 
+from keras_distill._keras.layers import set_mask
+
 
 def functional(model):
     """What a sequential model runs (`_functional`, which is not public); others are themselves."""
@@ -86,7 +88,7 @@ def needed(model, tensors):
     return [node for node in nodes(model) if id(node) in found]
 
 
-def given(model, x):
+def given(model, x, mask=None):
     """`{id of a symbolic input: its value}` of what a model is called with.
 
     `_standardize_inputs` is what the model itself does first: it takes a dict, a list or one
@@ -98,24 +100,28 @@ def given(model, x):
         values = graph._standardize_inputs(x)
     elif isinstance(x, dict) and not isinstance(graph.input, dict):
         values = [x[each.name] for each in graph.inputs]
+    if mask is not None:  # in the structure of `x`; usually it rides along with the tensor
+        for value, each in zip(values, keras.tree.flatten(mask)):
+            if each is not None:
+                set_mask(value, each)
     return {id(symbol): value for symbol, value in zip(graph.inputs, values)}
 
 
-def run(calls, known, training=None, chosen=lambda operation: operation):
+def run(calls, known, training=None, chosen=lambda node: node.operation):
     """`known` with what these nodes compute, one after the other: `{id of a symbol: value}`.
 
     Args:
         calls: nodes, each after those that it needs.
         known: as `given` makes it; it is left as it is.
         training: for every layer; `None` leaves what the graph says.
-        chosen: what is called in an operation's place.
+        chosen: what is called for a node. Defaults to its operation.
     """
     known = dict(known)
     for node in calls:
         args, kwargs = node.arguments.fill_in(known)
         if training is not None and isinstance(node.operation, keras.layers.Layer):
             kwargs = {**kwargs, "training": training}
-        values = keras.tree.flatten(chosen(node.operation)(*args, **kwargs))
+        values = keras.tree.flatten(chosen(node)(*args, **kwargs))
         known.update((id(symbol), value) for symbol, value in zip(node.outputs, values))
     return known
 
@@ -124,6 +130,55 @@ def replayed(model, x):
     """The outputs of a graph on symbolic `x`, as new nodes: the model itself becomes none."""
     known = run(nodes(model), given(model, x))
     return keras.tree.map_structure(lambda symbol: known[id(symbol)], outputs(model))
+
+
+class Opening:
+    """While it lasts, calls of some layers on symbols become calls of the layers inside of them.
+
+    Keras makes one node of a layer's symbolic call, whatever the layer holds, and writes it on
+    the outputs as where they come from. On leaving, the outputs come again from what is inside,
+    and the layers forget the node.
+    """
+
+    def __init__(self, containers):
+        self.functions = {id(each): self._opened(each) for each in containers}
+        self._before = [(each, len(each._inbound_nodes)) for each in containers]
+        self._histories = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for tensor, history in reversed(self._histories):  # of layers in layers the inner first
+            tensor._keras_history = history
+        for container, count in self._before:
+            del container._inbound_nodes[count:]
+
+    def _opened(self, container):
+        def call(*args, **kwargs):
+            value = _inside(container, args, kwargs)
+            symbols = [each for each in keras.tree.flatten(value) if is_symbol(each)]
+            self._histories += [(symbol, symbol._keras_history) for symbol in symbols]
+            return value
+
+        return call
+
+
+def is_symbol(value):
+    """Whether a value is a symbolic tensor that comes from a layer or operation."""
+    return isinstance(value, keras.KerasTensor) and hasattr(value, "_keras_history")
+
+
+def _inside(container, args, kwargs):
+    if runs_its_graph(container) and args:
+        return replayed(container, args[0])
+    try:
+        return container.call(*args, **kwargs)
+    except (AttributeError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"`{container.name}` (a {type(container).__name__}) cannot be opened up: its `call` "
+            f"takes no symbolic input ({error}). Put the exit behind the whole layer."
+        ) from error
 
 
 def own_inputs(model, x):

@@ -60,8 +60,7 @@ def run(model, x, paths, *, training=False, owner=None):
         if is_edge(path):
             features[path] = pick(path, ends)
         else:
-            value = _call(model, path, calls.get(_key(path, layers[path]), []))
-            features[path] = value if path.endswith(SCORES) else part(path, value, "layer")
+            features[path] = heard(model, path, calls.get(_key(path, layers[path]), []))
     return features
 
 
@@ -217,22 +216,22 @@ def _key(path, layer):
     return (id(layer), SCORES) if path.endswith(SCORES) else id(layer)
 
 
-def _call(model, path, calls):
-    """What the call that a path names returned."""
+def heard(model, path, calls):
+    """What a path names among what the calls of its layer returned."""
     if not calls:
         raise ValueError(f"`{path}`: `{model.name}` did not call this layer: nothing to tap.")
     number = call_of(path)
     if number is None:
         number = -1
         if len(calls) > 1:
-            warnings.warn(_ambiguous(path, calls), stacklevel=3)
+            warnings.warn(_ambiguous(path, calls), stacklevel=4)
     if not -len(calls) <= number < len(calls):
         raise ValueError(
             f"`{path}`: `{model.name}` called this layer {len(calls)} times. The first call is "
             f"`{naming(path, 0)}`, the last `{naming(path, len(calls) - 1)}`."
         )
     _refuse_other_graphs(path, calls[number])
-    return calls[number]
+    return calls[number] if path.endswith(SCORES) else part(path, calls[number], "layer")
 
 
 def _ambiguous(path, calls):

@@ -5,7 +5,7 @@ import inspect
 
 from keras import ops
 
-from keras_distill._keras.layers import ATTENTION, attends
+from keras_distill._keras.layers import attends
 
 SCORES = ":scores"
 SHORT = {"q": "query", "k": "key"}  # what Gemma calls them
