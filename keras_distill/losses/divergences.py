@@ -5,7 +5,6 @@ from keras import ops
 
 from keras_distill.losses.softened import (
     Divergence,
-    expectation,
     forward_kl,
     log_mixture,
     reverse_kl,
@@ -127,8 +126,8 @@ class JensenShannon(Divergence):
         if beta in (0.0, 1.0):
             return (reverse_kl if beta else forward_kl)(log_teacher, log_student)
         mixture = log_mixture(log_teacher, log_student, beta)
-        teacher = expectation(log_teacher, log_teacher - mixture)
-        return beta * teacher + (1 - beta) * expectation(log_student, log_student - mixture)
+        teacher, student = forward_kl(log_teacher, mixture), forward_kl(log_student, mixture)
+        return beta * teacher + (1 - beta) * student
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -159,4 +158,6 @@ class TotalVariation(Divergence):
     """
 
     def divergence(self, log_teacher, log_student):
-        return 0.5 * ops.sum(ops.abs(ops.exp(log_teacher) - ops.exp(log_student)), axis=-1)
+        p, q, ratio = ops.exp(log_teacher), ops.exp(log_student), log_student - log_teacher
+        near = p * ops.expm1(ops.minimum(ratio, 1.0))  # not lost where both are nearly the same
+        return 0.5 * ops.sum(ops.abs(ops.where(ratio < 1.0, near, q - p)), axis=-1)

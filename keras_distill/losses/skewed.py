@@ -4,7 +4,6 @@ import keras
 
 from keras_distill.losses.softened import (
     Divergence,
-    expectation,
     forward_kl,
     log_mixture,
     reverse_kl,
@@ -92,4 +91,4 @@ class SkewedReverseKL(_Skewed):
         if not self.alpha:
             return reverse_kl(log_teacher, log_student)
         mixture = log_mixture(log_student, log_teacher, self.alpha)
-        return expectation(log_student, log_student - mixture)
+        return forward_kl(log_student, mixture)

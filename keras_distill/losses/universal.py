@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_distill.batch import TopK
 from keras_distill.losses import masks
-from keras_distill.losses.softened import SoftenedLoss, log_probabilities
+from keras_distill.losses.softened import SoftenedLoss, log_probabilities, scaled
 from keras_distill.losses.wrapped import WrappedLoss
 
 MERGES = ("mean", "product")
@@ -42,7 +42,7 @@ class UniversalLogits(SoftenedLoss):
 
     same_shape = False
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, temperature=None):
         shapes = tuple(y_true.shape), tuple(y_pred.shape)
         known = [size for size in zip(*(shape[1:-1] for shape in shapes)) if None not in size]
         if len(shapes[0]) != len(shapes[1]) or any(one != other for one, other in known):
@@ -50,9 +50,9 @@ class UniversalLogits(SoftenedLoss):
                 f"`{self.name}` compares place by place. Received: logits of shapes {shapes[0]} "
                 f"(teacher) and {shapes[1]} (student). Wrap it: `AlignedSpans(UniversalLogits())`."
             )
-        temperature = self.temperature_now(y_pred)
+        temperature = self.temperature_now(y_pred, temperature)
         width = max(shapes[0][-1], shapes[1][-1])
-        teacher, student = (_sorted(y / temperature, width) for y in (y_true, y_pred))
+        teacher, student = (_sorted(scaled(y, temperature), width) for y in (y_true, y_pred))
         return ops.sum(ops.abs(teacher - student), axis=-1)
 
 
