@@ -6,6 +6,7 @@ import numpy as np
 
 M = keras_hub.models
 WORDS, TOKENS, CLASSES = 60, 8, 3
+AUDIO = 1200  # samples of sound
 TEXT = {"vocabulary_size": WORDS, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 32}
 GROUPED = {
     "vocabulary_size": WORDS,
@@ -213,7 +214,6 @@ def _sig_lip(depth):
     return M.SigLIPBackbone(vision, text)
 
 
-MIXED = {"layer_types": None}
 FAMILIES = {
     "ALBERT": _text("Albert", **SHORT, embedding_dim=8),
     "BERT": _text("Bert", **SHORT),
@@ -300,11 +300,15 @@ def inputs(model, count=2, seed=0):
     given = model.input
     if not isinstance(given, dict):
         return _input(given.name, given, count, generator)
-    return {name: _input(name, tensor, count, generator) for name, tensor in given.items()}
+    audio = "encoder_input_values" in given
+    return {
+        name: _input(name, tensor, count, generator, AUDIO if audio and "encoder" in name else TOKENS)
+        for name, tensor in given.items()
+    }
 
 
-def _input(name, tensor, count, generator):
-    shape = (count, *(size or TOKENS for size in tensor.shape[1:]))
+def _input(name, tensor, count, generator, tokens=TOKENS):
+    shape = (count, *(size or tokens for size in tensor.shape[1:]))
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     if "token_ids" in name:
         return generator.integers(3, WORDS, shape).astype("int32")

@@ -15,6 +15,8 @@ _ENDING = r"(_(dense|proj|projector|projection|layer))*"
 _ONE = re.compile(rf"_?(q|k|v|query|key|value){_ENDING}")
 _FUSED = re.compile(rf"_?([a-z]+_)?(qkv|query_key_value){_ENDING}")
 _LONG = {"q": "query", "k": "key", "v": "value"}
+# XLNet's layer inherits Keras's attention, but adds up its scores itself.
+OWN_SCORES = ("TwoStreamRelativeAttention",)
 NAMES = ("query", "key", "value")
 HEADS = ("num_heads", "num_attention_heads", "num_query_heads", "heads")
 
@@ -76,6 +78,8 @@ def _kind(name):
 
 
 def _shows_scores(model, path):
+    if type(taps.find_layer(model, path)).__name__ in OWN_SCORES:
+        return False
     try:
         taps.find_layer(model, f"{path}:scores")
     except ValueError:

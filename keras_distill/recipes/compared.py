@@ -30,8 +30,25 @@ def blocks(student, teacher, pairs=None, *, attending=False):
     else:
         stacks = [[(_named(student, ours), _named(teacher, theirs)) for ours, theirs in pairs]]
     if attending:
-        _check_attention(student, teacher, stacks)
+        check_attention(student, teacher, stacks)
     return stacks
+
+
+def check_attention(student, teacher, stacks):
+    """Refuses stacks of blocks of which none holds an attention."""
+    for pairs in stacks:
+        for model, found in zip((student, teacher), zip(*pairs)):
+            if not any(block.attentions for block in found):
+                raise ValueError(_no_attention(model, found[-1].path))
+
+
+def _no_attention(model, path):
+    layer = taps.find_layer(model, path)
+    return (
+        f"`{path}` of `{model.name}`, a `{type(layer).__name__}`, holds no attention layer. It "
+        f"has: {', '.join(_below(layer)) or 'none'}. Give paths of blocks that do; "
+        "`keras_distill.taps.shapes(model)` lists them."
+    )
 
 
 def scores_of(model, block, attention):
@@ -92,18 +109,6 @@ def _input_names(model):
 
 def _attends(block):
     return bool(block.attentions)
-
-
-def _check_attention(student, teacher, stacks):
-    for ours, theirs in (pair for pairs in stacks for pair in pairs):
-        for model, block in ((student, ours), (teacher, theirs)):
-            if not block.attentions:
-                layer = taps.find_layer(model, block.path)
-                raise ValueError(
-                    f"`{block.path}` of `{model.name}`, a `{type(layer).__name__}`, holds no "
-                    f"attention layer. It has: {', '.join(_below(layer)) or 'none'}. Give paths of "
-                    "blocks that do; `keras_distill.taps.shapes(model)` lists them."
-                )
 
 
 def _named(model, path):

@@ -11,7 +11,14 @@ mask prompts, `mask="input:padding_mask"` compares attention to prompts too.
 
 from keras_distill import losses
 from keras_distill.recipes.attention_layers import NAMES
-from keras_distill.recipes.compared import blocks, heads_of, mask_of, projections_of, scores_of
+from keras_distill.recipes.compared import (
+    blocks,
+    check_attention,
+    heads_of,
+    mask_of,
+    projections_of,
+    scores_of,
+)
 from keras_distill.training.term import Term
 
 
@@ -87,6 +94,7 @@ def tinybert(student, teacher, pairs=None, mask="auto"):
     """  # noqa: E501
     terms = []
     stacks = blocks(student, teacher, pairs)
+    check_attention(student, teacher, stacks)
     for i, (ours, theirs) in enumerate(pair for each in stacks for pair in each):
         weighs = mask_of(student, ours, mask)
         terms.append(Term(losses.Hint(), student=ours.path, teacher=theirs.path, projector="auto",
