@@ -58,7 +58,7 @@ def examined(family, columns=COLUMNS):
     }
     for name in columns:
         if name in RECIPES:
-            found[name] = _said(lambda: _fit(student, teacher, x, _terms(name, student, teacher)))[1]
+            found[name] = _said(lambda each=name: _taught(each, student, teacher, x))[1]
         elif name != "cut":
             found[name] = _said(tries[name])[1] if _applies(name, student) else NONE
     return {name: found[name] for name in columns}
@@ -100,11 +100,13 @@ def _default(student):
             for i, name in enumerate(names)]  # fmt: skip
 
 
-def _terms(name, student, teacher):
+def _taught(name, student, teacher, x):
+    """One step by a recipe."""
     terms = getattr(recipes, name)(student, teacher)
     outputs = isinstance(student.output, dict) or not hasattr(student, "backbone")
     # A backbone has no logits to be softened.
-    return [term for term in terms if not (outputs and term.student == "output")]
+    terms = [term for term in terms if not (outputs and term.student == "output")]
+    _fit(student, teacher, x, terms)
 
 
 def _fit(student, teacher, x, terms, **options):

@@ -300,9 +300,9 @@ def inputs(model, count=2, seed=0):
     given = model.input
     if not isinstance(given, dict):
         return _input(given.name, given, count, generator)
-    audio = "encoder_input_values" in given
+    heard = [name for name in given if "encoder" in name and "encoder_input_values" in given]
     return {
-        name: _input(name, tensor, count, generator, AUDIO if audio and "encoder" in name else TOKENS)
+        name: _input(name, tensor, count, generator, AUDIO if name in heard else TOKENS)
         for name, tensor in given.items()
     }
 
