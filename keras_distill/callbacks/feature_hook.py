@@ -7,7 +7,8 @@ from keras import ops, tree
 from keras_distill import taps
 from keras_distill.batch import Batch
 from keras_distill.callbacks.cka_heat_map import check_drawable, cka_heat_map, rows_of
-from keras_distill.losses import as_distillation_loss, cka
+from keras_distill.losses import as_distillation_loss
+from keras_distill.losses.kernel_alignment import cka
 from keras_distill.teachers import ModelTeacher
 from keras_distill.text.pipeline import is_dataset
 from keras_distill.training.term import Term
