@@ -1,19 +1,20 @@
 """A run's folder: its settings, its trained models, and what may be written over them."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
 
 import keras
 
+from keras_distill import _files
+
 RUN = "run.json"  # marks a folder that holds a run, and says which
 WRITTEN = (
     RUN, "arms", "report.html", "report.json", "student.keras", "teacher.keras", "serving",
     "trials", "targets", "ranking.json", "ranking.png", "winner.py",
 )  # fmt: skip
-UNFINISHED = (".tmp_*", "*.unfinished", "report.*.tmp", "*/*.unfinished*")
+UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 
 
 class RunFolder:
@@ -62,9 +63,8 @@ class RunFolder:
 
     def keep(self, key, model, record):
         """Writes a trained model, then what is known of its training."""
-        unfinished = self.path / "arms" / f"{key}.unfinished.keras"
-        model.save(unfinished)
-        os.replace(unfinished, self._model(key))
+        with _files.whole(self._model(key)) as part:
+            model.save(part)
         write_json(self._record(key), record)  # last: it marks the model as trained
 
     def is_trained(self, key):
@@ -158,6 +158,4 @@ def _why_refused(path, held, resume):
 
 def write_json(path, value):
     """Writes what JSON can hold, whole or not at all."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=1))
-    os.replace(unfinished, path)
+    _files.write_json(path, value)

@@ -3,7 +3,8 @@ import base64
 import html
 import io
 import math
-import os
+
+from keras_distill import _files
 
 _COLORS = {"teacher": "#6b7280", "alone": "#d97706", "distilled": "#2563eb"}
 _HISTORY = (("validation accuracy", lambda k: k.startswith("val_") and "acc" in k),
@@ -248,8 +249,5 @@ def plain(value):
 
 def replace(path, text):
     """Writes a file in one step, so that no reader finds half of it."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    _files.write(path, text)
     return path
