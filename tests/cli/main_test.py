@@ -181,12 +181,19 @@ def test_an_error_beside_the_experiments_file_names_its_line(tmp_path, capsys):
     assert "wrong_images.py:2: RuntimeError: no images" in fails(capsys, *train)
 
 
-@pytest.mark.parametrize("bug", [TypeError("a bug"), KeyError("bug")])
-def test_a_bug_of_the_package_keeps_its_traceback(file, tmp_path, monkeypatch, bug):
+@pytest.mark.parametrize("bug", [TypeError("a bug"), KeyError("bug"), ValueError("a bug")])
+def test_a_bug_keeps_its_traceback(file, tmp_path, monkeypatch, bug):
     """Here what the package calls, by no `raise` of its own, fails."""
     monkeypatch.setattr(experiment, "RunFolder", Failing(bug))
     with pytest.raises(type(bug)):
         main(["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"])
+
+
+@pytest.mark.parametrize("error", [PermissionError("no"), ImportError("no matplotlib")])
+def test_what_the_machine_refuses_is_said_in_one_line(file, tmp_path, monkeypatch, capsys, error):
+    monkeypatch.setattr(experiment, "RunFolder", Failing(error))
+    argv = ["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"]
+    assert str(error) in fails(capsys, *argv)
 
 
 class Failing:
