@@ -10,8 +10,8 @@ import keras
 
 RUN = "run.json"  # marks a folder that holds a run, and says which
 WRITTEN = (
-    RUN, "arms", "report.html", "report.json", "student.keras", "teacher.keras", "serving",
-    "trials", "targets", "ranking.json", "ranking.png", "winner.py",
+    RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
+    "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py",
 )  # fmt: skip
 UNFINISHED = (".tmp_*", "*.unfinished", "report.*.tmp", "*/*.unfinished*")
 
@@ -61,29 +61,35 @@ class RunFolder:
         return [name for name in WRITTEN if (self.path / name).exists()]
 
     def keep(self, key, model, record):
-        """Writes a trained model, then what is known of its training."""
-        unfinished = self.path / "arms" / f"{key}.unfinished.keras"
-        model.save(unfinished)
-        os.replace(unfinished, self._model(key))
+        """Writes a trained model without its optimizer, then what is known of its training."""
+        path = self.file(key)
+        unfinished = path.with_suffix(".unfinished.keras")
+        compiled, model.compiled = model.compiled, False
+        try:
+            model.save(unfinished)
+        finally:
+            model.compiled = compiled
+        os.replace(unfinished, path)
         write_json(self._record(key), record)  # last: it marks the model as trained
 
     def is_trained(self, key):
         """Whether the model of this name was trained to the end and kept."""
-        return self._record(key).exists() and self._model(key).exists()
+        return self._record(key).exists() and self.file(key).exists()
 
     def model(self, key):
         """The trained model of this name, uncompiled."""
-        return keras.saving.load_model(self._model(key), compile=False)
+        return keras.saving.load_model(self.file(key), compile=False)
 
     def record(self, key):
         """What `keep` was given beside the model."""
         return json.loads(self._record(key).read_text())
 
-    def _model(self, key):
-        return self.path / "arms" / f"{key}.keras"
+    def file(self, key):
+        """The path of the model of this name, a `pathlib.Path`."""
+        return self.path / "arms" / f"{_file_name(key)}.keras"
 
     def _record(self, key):
-        return self.path / "arms" / f"{key}.json"
+        return self.path / "arms" / f"{_file_name(key)}.json"
 
     def _same(self, settings):
         try:
@@ -131,6 +137,8 @@ def described(value):
     """A setting as JSON holds it: the same in every process that gives the same value."""
     if isinstance(value, (bool, int, float, str, type(None))):
         return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, (list, tuple)):
         return [described(item) for item in value]
     if isinstance(value, dict):
@@ -139,6 +147,10 @@ def described(value):
         config = {"class": type(value).__name__, **described(value.get_config())}
         return {key: item for key, item in config.items() if key != "name"}  # Keras counts names
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _file_name(key):
+    return re.sub(r"[^\w.-]+", "_", key)
 
 
 def _changed(name, old, new):

@@ -184,7 +184,7 @@ def test_an_error_beside_the_experiments_file_names_its_line(tmp_path, capsys):
 @pytest.mark.parametrize("bug", [TypeError("a bug"), KeyError("bug")])
 def test_a_bug_of_the_package_keeps_its_traceback(file, tmp_path, monkeypatch, bug):
     """Here what the package calls, by no `raise` of its own, fails."""
-    monkeypatch.setattr(experiment, "RunFolder", Failing(bug))
+    monkeypatch.setattr(experiment, "Runner", Failing(bug))
     with pytest.raises(type(bug)):
         main(["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"])
 
@@ -195,7 +195,7 @@ class Failing:
     def __init__(self, error):
         self.error = error
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, **named):
         raise self.error
 
 

@@ -5,14 +5,15 @@ import math
 
 import keras
 
-from keras_distill.experiments import cached as in_experiment
+from keras_distill.experiments import cached
+from keras_distill.experiments.console import say
 from keras_distill.experiments.run_folder import RunFolder
 from keras_distill.experiments.tuning import ranking
 from keras_distill.experiments.tuning.settings import SWEEP, alone, chosen, combinations, shown
 from keras_distill.experiments.tuning.trial import Trial
 from keras_distill.report import page as report_page
 
-Arm = collections.namedtuple("Arm", "number setting taught epochs")
+Candidate = collections.namedtuple("Candidate", "number setting taught epochs")
 
 
 def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, leaders=3, repeats=3,
@@ -89,7 +90,7 @@ def _arms(file, settings, options):
         for setting in group:
             experiment = chosen(file, setting, **options)
             origin = origin or experiment.origin
-            arms.append(Arm(len(arms), setting, taught, experiment.epochs))
+            arms.append(Candidate(len(arms), setting, taught, experiment.epochs))
     return arms, origin
 
 
@@ -99,7 +100,7 @@ class Search:
     Args:
         run: The `RunFolder`.
         make: A function from a setting to an `Experiment`.
-        arms: The `Arm`s, students alone among them.
+        arms: The `Candidate`s, students alone among them.
         seed: The seed of the search.
     """
 
@@ -113,15 +114,16 @@ class Search:
         """Has a teacher, and on disk the targets that any of the arms reads."""
         experiment = self.make(self.arms[0].setting)
         if not self.run.is_trained("teacher"):
-            experiment.keep_teacher(self.run, teacher)
+            taken = teacher, {"history": {}, "seconds": 0.0}
+            self.run.keep("teacher", *(experiment.trained_teacher() if teacher is None else taken))
         self.teacher = self.run.model("teacher")
         paths = {}
         for arm in self.arms:  # one experiment at a time: each may hold its data
             if arm.taught:
-                asked = in_experiment.paths_of(self.make(arm.setting), self.teacher)
+                asked = self.make(arm.setting).teacher_paths(self.teacher)
                 paths |= dict.fromkeys(asked)
         self.cache = str(cache or self.run.path / "targets")
-        in_experiment.prepare(experiment, self.teacher, self.cache, list(paths))
+        cached.prepare(self.teacher, experiment.data("train"), self.cache, list(paths))
 
     def leaders(self, halvings, count):
         """The best arms of all that were not stopped; a student alone never is."""
@@ -165,8 +167,8 @@ class Search:
         new = trial.record(end) is None
         record = trial.train(lambda: self.make(arm.setting), begin, end, self.teacher, self.cache)
         if new:
-            print(f"{shown(arm.setting, arm.taught)}, seed {seed}: {100 * record['accuracy']:.2f}% "
-                  f"after {end} of {arm.epochs} epochs", flush=True)  # fmt: skip
+            say(f"{shown(arm.setting, arm.taught)}, seed {seed}: {100 * record['accuracy']:.2f}% "
+                f"after {end} of {arm.epochs} epochs")  # fmt: skip
         return record
 
 

@@ -13,7 +13,7 @@ from keras_distill.cli.main import main
 from keras_distill.experiments.file import load_experiment
 from keras_distill.experiments.tuning import chosen, trial, tune
 from keras_distill.experiments.tuning.ranking import row, verdict
-from keras_distill.experiments.tuning.search import Arm, _order
+from keras_distill.experiments.tuning.search import Candidate, _order
 
 SWEEP = {"recipe": ["hinton"], "temperature": [4.0], "alpha": [0.2, 0.9]}
 CALL = {"halvings": 1, "leaders": 1, "repeats": 2}
@@ -102,7 +102,7 @@ def test_a_setting_that_diverges_is_last(found, file, tmp_path):
     record = diverging.train(make, 0, 1, teacher, found[0] / "targets")
     assert record["accuracy"] == 0 and "Not finite" in record["failed"]
     fine = {"accuracy": 0.0, "nll": 9.0}
-    arms = [Arm(0, setting, True, 1), Arm(1, {}, True, 1)]
+    arms = [Candidate(0, setting, True, 1), Candidate(1, {}, True, 1)]
     assert min([(record, arms[0]), (fine, arms[1])], key=_order)[1] is arms[1]
 
 
