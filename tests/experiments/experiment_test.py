@@ -167,6 +167,17 @@ def test_a_teacher_that_is_trained_already(tmp_path, run):
     assert (tmp_path / "report.html").exists()
 
 
+def test_a_teacher_that_is_not_trained_needs_no_optimizer(tmp_path, run, quick):
+    def none():
+        raise RuntimeError("made an optimizer")
+
+    saved = run[0] / "teacher.keras"
+    made = tiny(teacher=lambda: keras.saving.load_model(saved), teacher_epochs=0,
+                teacher_optimizer=none)  # fmt: skip
+    made.run(tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text())["training"]["teacher_optimizer"] is None
+
+
 def test_a_schedule_is_the_same_in_every_process(tmp_path):
     def settings():
         return tiny(alpha=keras.optimizers.schedules.PolynomialDecay(0.9, 10))._settings()
