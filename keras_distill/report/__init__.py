@@ -1,5 +1,6 @@
 """What a trained model is worth: quality, cost, and the page that says so."""
 
+from keras_distill.report.cka_heat_map import cka_heat_map
 from keras_distill.report.measures import (
     doubts,
     latency,
@@ -15,6 +16,7 @@ from keras_distill.report.measures import (
 )
 
 __all__ = [
+    "cka_heat_map",
     "doubts",
     "latency",
     "measure",
