@@ -17,7 +17,7 @@ class FeatureHook(keras.callbacks.Callback):
 
     With a `loss` it brings a feature term, which is attached when `fit` starts and detached when
     it ends. Without one, or with a `probe`, it logs at each epoch's end, of a fixed batch:
-    `{name}_cka` (linear, see `report.cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
+    `{name}_cka` (see `report.cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
     (the mean length of an example's feature), and, where both sides have one shape,
     `{name}_cosine`, after the term's projector if it has one. Callbacks that read the logs
     (`TensorBoard`, `CSVLogger`, `EarlyStopping`) stand behind it in the list.

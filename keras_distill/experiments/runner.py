@@ -84,13 +84,14 @@ class Runner:
         """The run's folder, a `pathlib.Path`."""
         return self.folder.path
 
-    def run(self, *, overwrite=False, resume=False, show=None):
-        """Trains and measures all arms, one seed after the other.
+    def run(self, *, overwrite=False, resume=False, title="", digits=2):
+        """Trains and measures all arms, one seed after the other, and prints a table after each.
 
         Args:
             overwrite: Whether to delete the run in the folder first.
             resume: Whether to go on with the run in the folder, if there is one.
-            show: What is called with the results after each seed. By default it prints a table.
+            title: What stands above the table, beside how many seeds are done.
+            digits: How many decimals the table shows, at least 0. Defaults to `2`.
 
         Returns:
             `{arm: [{column: number} of each seed]}`, which `results.json` holds too.
@@ -104,7 +105,9 @@ class Runner:
         for seed in self.seeds:
             self._measure(results, seed)
             write_json(self.path / "results.json", {"seeds": self.seeds, "arms": results})
-            (show or self._show)(results)
+            done = f"{self.seeds.index(seed) + 1} of {len(self.seeds)} seeds"
+            heading = ", ".join([done, title] if title else [done])
+            say(f"\n{heading}\n\n{markdown(over_seeds(results), digits)}\n")
         return results
 
     def check(self, *, overwrite=False, resume=False):
@@ -172,10 +175,6 @@ class Runner:
             model = None if arm.train is None else self.model(name, seed)
             found = arm.measure(seed, model, self._model_of(seed))
             results.setdefault(name, []).append(found)
-
-    def _show(self, results):
-        done = max(len(rows) for rows in results.values()) if results else 0
-        say(f"\n{done} of {len(self.seeds)} seeds\n\n{markdown(over_seeds(results))}\n")
 
 
 def checked_seeds(seeds):
