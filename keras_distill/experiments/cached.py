@@ -12,13 +12,13 @@ def prepare(teacher, dataset, path, paths):
     A cache that is there is used as it is, top-k or float16 too; it must be this teacher's.
 
     Args:
-        teacher: The teacher, a `keras.Model`.
-        dataset: The training split.
-        path: The cache's folder.
-        paths: What the terms read in the teacher.
+        teacher: the teacher, a `keras.Model`.
+        dataset: the training split.
+        path: the cache's folder.
+        paths: what the terms read in the teacher.
 
     Raises:
-        ValueError: The cache is another teacher's, the inputs are not in it, as where random
+        ValueError: where the cache is another teacher's, the inputs are not in it, as where random
             augmentation makes them, or it lacks one of the paths.
     """
     if shards.read_json(shards.join(path, shards.HEADER)) is None or not _is_whole(path):

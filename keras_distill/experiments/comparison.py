@@ -16,10 +16,10 @@ def compare(runner, about, valid, test):
     """Measures every trained model of a run and writes the report and the exported models.
 
     Args:
-        runner: The `Runner` of the arms "teacher", "alone" and "distilled", with all trained.
-        about: What the report says of the run: `name`, `settings` and `command`.
-        valid: The batches of the validation split, which chooses the student that is exported.
-        test: The batches of the test split, as `held` keeps them.
+        runner: the `Runner` of the arms "teacher", "alone" and "distilled", with all trained.
+        about: what the report says of the run: `name`, `settings` and `command`.
+        valid: the batches of the validation split, which chooses the student that is exported.
+        test: the batches of the test split, as `held` keeps them.
 
     Returns:
         The results, as `report.json` holds them.

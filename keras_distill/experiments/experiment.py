@@ -35,30 +35,30 @@ class Experiment:
     for the same number of epochs, so that the teacher is all that differs.
 
     Args:
-        name: What the exported student is called.
-        student: A function without arguments that makes the student, called anew for each seed.
-        teacher: The same for the teacher, which is trained once, or, with `teacher_epochs=0`,
+        name: what the exported student is called.
+        student: a function without arguments that makes the student, called anew for each seed.
+        teacher: the same for the teacher, which is trained once, or, with `teacher_epochs=0`,
             returned as it is to be, for instance by `keras.saving.load_model`.
-        data: A function from "train", "valid" or "test" to a batched `tf.data.Dataset` of
+        data: a function from "train", "valid" or "test" to a batched `tf.data.Dataset` of
             `(x, labels)`; the models answer with one output, `(batch, classes)`. A shuffle without
             a seed of its own follows the experiment's.
-        terms: What is distilled: a list of `Term`s, or a function `(student, teacher)` that
+        terms: what is distilled: a list of `Term`s, or a function `(student, teacher)` that
             returns one, called for each seed, as terms with weights of their own need. By default
             Hinton's: the outputs, at temperature 2.
-        alpha: The share of the terms in the loss, from 0 to 1: a number or a schedule.
-        optimizer: A function without arguments that makes the optimizer, called for each seed.
-        loss: The loss on the labels, as `compile` takes it.
-        metrics: The metrics, as `compile` takes them, or a function that makes them.
-        epochs: How often each student sees the training data.
-        seeds: How many seeds, or a list of them. A finished run can be resumed with more.
-        teacher_epochs: The teacher's epochs, by default `epochs`; 0 for one that is trained
+        alpha: the share of the terms in the loss, from 0 to 1: a number or a schedule.
+        optimizer: a function without arguments that makes the optimizer, called for each seed.
+        loss: the loss on the labels, as `compile` takes it.
+        metrics: the metrics, as `compile` takes them, or a function that makes them.
+        epochs: how often each student sees the training data.
+        seeds: how many seeds, or a list of them. A finished run can be resumed with more.
+        teacher_epochs: the teacher's epochs, by default `epochs`; 0 for one that is trained
             already.
-        teacher_optimizer: The same as `optimizer` for the teacher, by default `optimizer`.
+        teacher_optimizer: the same as `optimizer` for the teacher, by default `optimizer`.
 
     Raises:
-        TypeError: What must be a function is none.
-        ValueError: A number is out of its range, the name cannot name a folder, or a list of terms
-            holds weights, which the seeds would share.
+        TypeError: for an argument that must be a function and is none.
+        ValueError: for a number out of its range, a name that cannot name a folder, or a list of
+            terms that holds weights, which the seeds would share.
 
     Example:
 
@@ -96,22 +96,23 @@ class Experiment:
         the settings it began with; more seeds may be added behind the others.
 
         Args:
-            folder: Where to write; it may hold no run unless one of the next two is true.
-            overwrite: Whether to delete the run in `folder` first.
-            resume: Whether to go on with the run in `folder`.
-            command: The command line, for the report.
-            callbacks: A function without arguments that makes callbacks for each `fit`.
-            cache: A folder of the teacher's targets on the training split, from which the students
+            folder: where to write; it may hold no run unless one of the next two is true.
+            overwrite: whether to delete the run in `folder` first.
+            resume: whether to go on with the run in `folder`.
+            command: the command line, for the report.
+            callbacks: a function without arguments that makes callbacks for each `fit`.
+            cache: a folder of the teacher's targets on the training split, from which the students
                 train; where it holds none they are written first. By default the teacher is run.
 
         Returns:
             The results, as `report.json` holds them.
 
         Raises:
-            FileExistsError: `folder` holds a run that is neither to go on nor to be deleted.
-            ValueError: The run in `folder` has other settings.
-            TypeError: `student` or `teacher` returns no model, or one that cannot be loaded again.
-            ImportError: matplotlib, which draws the report's plots, is not installed.
+            FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
+            ValueError: where the run in `folder` has other settings.
+            TypeError: where `student` or `teacher` returns no model, or one that cannot be
+                loaded again.
+            ImportError: where matplotlib, which draws the report's plots, is not installed.
         """
         report_page.check_plots()
         test = functools.cache(lambda: held(self.data("test")))
@@ -202,9 +203,9 @@ class Experiment:
 
         Args:
             arm: "alone" or "distilled".
-            seed: Of weights and order.
-            teacher: The trained teacher; a student alone does without.
-            cache: A folder of its targets, or `None` to run it.
+            seed: of weights and order.
+            teacher: the trained teacher; a student alone does without.
+            cache: a folder of its targets, or `None` to run it.
         """
         keras.utils.set_random_seed(seed)
         train = self.data("train")

@@ -23,7 +23,7 @@ class RunFolder:
     a run that was killed at any moment goes on with the models that were finished.
 
     Args:
-        path: The folder; made by `open`.
+        path: the folder; made by `open`.
     """
 
     def __init__(self, path):
@@ -33,13 +33,13 @@ class RunFolder:
         """Begins a run with these settings, or goes on with the one that is there.
 
         Args:
-            settings: What the run is trained by: a dict that JSON can hold, with a list `seeds`.
-            overwrite: Whether to delete a run that is there.
-            resume: Whether to go on with it. Its settings must be these; more seeds may follow.
+            settings: what the run is trained by: a dict that JSON can hold, with a list `seeds`.
+            overwrite: whether to delete a run that is there.
+            resume: whether to go on with it. Its settings must be these; more seeds may follow.
 
         Raises:
-            FileExistsError: There is a run, or a part of one, and it is to be kept.
-            ValueError: The run to go on with has other settings: the message says which.
+            FileExistsError: where there is a run, or a part of one, and it is to be kept.
+            ValueError: where the run to go on with has other settings: the message says which.
         """
         self.check(settings, overwrite=overwrite, resume=resume)
         if not (resume and RUN in self._held()):
@@ -117,9 +117,9 @@ def differences(before, now, prefix=""):
     """What differs between a run's settings and others, one string for each; more seeds may follow.
 
     Args:
-        before: The run's settings, a dict of what JSON holds; dicts in it are compared by key.
-        now: The others.
-        prefix: What the names begin with.
+        before: the run's settings, a dict of what JSON holds; dicts in it are compared by key.
+        now: the others.
+        prefix: what the names begin with.
     """
     found = []
     for key in {**before, **now}:

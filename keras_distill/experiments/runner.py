@@ -21,7 +21,7 @@ class Arm(typing.NamedTuple):
             seed itself. `None` is for an arm that only measures the models of others.
         measure: `measure(seed, model, model_of)` returns `{column: number}`. Without `train`,
             `model` is `None`. Defaults to `None`: only other arms use the model.
-        once: Whether one model serves all seeds, as a teacher does. It is trained and measured
+        once: whether one model serves all seeds, as a teacher does. It is trained and measured
             under the first seed. Defaults to `False`.
     """
 
@@ -41,15 +41,15 @@ class Runner:
 
     Args:
         arms: `{name: Arm}`, trained and measured in this order.
-        seeds: How many seeds, or a list of different integers.
-        folder: Where the run is written: `run.json` holds the settings, `arms/` the models.
-        settings: What the models are trained by, a dict: a run with other settings is refused.
+        seeds: how many seeds, or a list of different integers.
+        folder: where the run is written: `run.json` holds the settings, `arms/` the models.
+        settings: what the models are trained by, a dict: a run with other settings is refused.
             How they are measured does not belong there. Defaults to none.
-        load: A function from the path of a `.keras` file to the model. Defaults to
+        load: a function from the path of a `.keras` file to the model. Defaults to
             `keras.saving.load_model` without compiling.
 
     Raises:
-        ValueError: `seeds` is wrong, or the files of two arms would have the same name.
+        ValueError: where `seeds` is wrong, or the files of two arms would have the same name.
 
     Example:
 
@@ -88,17 +88,17 @@ class Runner:
         """Trains and measures all arms, one seed after the other, and prints a table after each.
 
         Args:
-            overwrite: Whether to delete the run in the folder first.
-            resume: Whether to go on with the run in the folder, if there is one.
-            title: What stands above the table, beside how many seeds are done.
-            digits: How many decimals the table shows, at least 0. Defaults to `2`.
+            overwrite: whether to delete the run in the folder first.
+            resume: whether to go on with the run in the folder, if there is one.
+            title: what stands above the table, beside how many seeds are done.
+            digits: how many decimals the table shows, at least 0. Defaults to `2`.
 
         Returns:
             `{arm: [{column: number} of each seed]}`, which `results.json` holds too.
 
         Raises:
-            FileExistsError: The folder holds a run that is neither to go on nor to be deleted.
-            ValueError: The run in the folder has other settings.
+            FileExistsError: where the folder holds a run, and neither argument is true.
+            ValueError: where the run in the folder has other settings.
         """
         self.open(overwrite=overwrite, resume=resume)
         results = {}
@@ -181,7 +181,7 @@ def checked_seeds(seeds):
     """A list of different integers: those given, or the first so many.
 
     Raises:
-        ValueError: There is none, one stands there twice, or one is no integer.
+        ValueError: for no seed, one that stands there twice, or one that is no integer.
     """
     found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not found or len(set(found)) < len(found) or not all(isinstance(s, int) for s in found):

@@ -25,7 +25,7 @@ def markdown(rows, digits=2):
         rows: `{name: {column: number or list of numbers}}`. Of a list the mean and the sample's
             deviation are shown. Whole numbers are counts, which are the same for every seed. A row
             may lack a column.
-        digits: How many decimals are shown, at least 0. Defaults to `2`.
+        digits: how many decimals are shown, at least 0. Defaults to `2`.
 
     Returns:
         A string. A number that is missing is "-".

@@ -27,29 +27,29 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
     over seeds that did not choose them, and ranked by their means.
 
     Args:
-        file: The experiment's Python file.
-        folder: Where everything is written: `ranking.json`, `ranking.png`, `winner.py`.
+        file: the experiment's Python file.
+        folder: where everything is written: `ranking.json`, `ranking.png`, `winner.py`.
         sweep: `{name: [values]}`: `recipe`, `temperature`, `weight`, `alpha`, `epochs` and any
             option of the file's `experiment`. Defaults to three recipes, temperatures and alphas.
-        options: Options of the experiment that all trials share.
-        trials: How many combinations to draw; by default all.
-        halvings: How often half of the settings is stopped.
-        leaders: How many settings are repeated.
-        repeats: Over how many seeds.
-        seed: Of the search: the draw, and the students in it. The repeats have the seeds after it.
-        teacher: A saved teacher, a `.keras` file; by default the experiment trains its own.
-        cache: A folder of this teacher's targets; by default in `folder`.
-        overwrite: Whether to delete the run in `folder` first.
-        resume: Whether to go on with it.
-        command: The command line, for the winner's file.
+        options: options of the experiment that all trials share.
+        trials: how many combinations to draw; by default all.
+        halvings: how often half of the settings is stopped.
+        leaders: how many settings are repeated.
+        repeats: over how many seeds.
+        seed: of the search: the draw, and the students in it. The repeats have the seeds after it.
+        teacher: a saved teacher, a `.keras` file; by default the experiment trains its own.
+        cache: a folder of this teacher's targets; by default in `folder`.
+        overwrite: whether to delete the run in `folder` first.
+        resume: whether to go on with it.
+        command: the command line, for the winner's file.
 
     Returns:
         The ranking, a list of dicts, best first, as `ranking.json` holds it.
 
     Raises:
-        FileExistsError: `folder` holds a run that is neither to go on nor to be deleted.
-        ValueError: A setting is wrong, a number out of its range, or the run has other settings.
-        ImportError: matplotlib is not installed.
+        FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
+        ValueError: for a wrong setting, a number out of its range, or a run with other settings.
+        ImportError: where matplotlib is not installed.
     """
     report_page.check_plots()
     _check(halvings=halvings, leaders=leaders, repeats=repeats)
@@ -98,10 +98,10 @@ class Search:
     """Trains arms on one teacher's targets.
 
     Args:
-        run: The `RunFolder`.
-        make: A function from a setting to an `Experiment`.
-        arms: The `Candidate`s, students alone among them.
-        seed: The seed of the search.
+        run: the `RunFolder`.
+        make: a function from a setting to an `Experiment`.
+        arms: the `Candidate`s, students alone among them.
+        seed: the seed of the search.
     """
 
     def __init__(self, run, make, arms, seed):

@@ -88,19 +88,19 @@ def chosen(file, setting, *, trained_teacher=None, trained_with=None, **options)
     `epochs` replace the experiment's. With a `recipe`, the three make the terms in any case.
 
     Args:
-        file: The experiment's file.
-        setting: A dict of what was chosen.
-        trained_teacher: The `.keras` file of a teacher that is trained already, in the place of
+        file: the experiment's file.
+        setting: a dict of what was chosen.
+        trained_teacher: the `.keras` file of a teacher that is trained already, in the place of
             the experiment's own. It is not used where `options` name other data, or change an
             option whose name begins with "teacher". Defaults to `None`: none.
-        trained_with: The options that this teacher was trained with, a dict; `options` go before
+        trained_with: the options that this teacher was trained with, a dict; `options` go before
             them. Defaults to none.
-        options: More options of the experiment, which go before the setting.
+        options: more options of the experiment, which go before the setting.
 
     Raises:
-        FileNotFoundError: There is no such teacher.
-        ValueError: The file takes no such option and it is none of the above, or a value is out
-            of its range.
+        FileNotFoundError: where there is no such teacher.
+        ValueError: for an option that the file does not take and that is none of the above, and
+            for a value out of its range.
     """
     before = dict(trained_with or {})
     taken = options_of(file)
