@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_distill import export, report
-from keras_distill.experiments.console import say
+from keras_distill._messages import say
 
 ARMS = ("alone", "distilled")
 CHECKED = 16  # test examples that the exported student must answer as the student does

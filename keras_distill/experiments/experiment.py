@@ -8,6 +8,7 @@ import time
 import keras
 
 from keras_distill import report
+from keras_distill._messages import say
 from keras_distill.data import without_autotune
 from keras_distill.experiments import cached
 from keras_distill.experiments.arguments import (
@@ -19,7 +20,6 @@ from keras_distill.experiments.arguments import (
     checked_terms,
 )
 from keras_distill.experiments.comparison import ARMS, compare, held, measured
-from keras_distill.experiments.console import say
 from keras_distill.experiments.run_folder import described
 from keras_distill.experiments.runner import Arm, Runner, checked_seeds
 from keras_distill.report import page as report_page

@@ -8,12 +8,14 @@ import shutil
 
 import keras
 
+from keras_distill import _files
+
 RUN = "run.json"  # marks a folder that holds a run, and says which
 WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
     "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py",
 )  # fmt: skip
-UNFINISHED = (".tmp_*", "*.unfinished", "report.*.tmp", "*/*.unfinished*")
+UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 
 
 class RunFolder:
@@ -62,14 +64,12 @@ class RunFolder:
 
     def keep(self, key, model, record):
         """Writes a trained model without its optimizer, then what is known of its training."""
-        path = self.file(key)
-        unfinished = path.with_suffix(".unfinished.keras")
         compiled, model.compiled = model.compiled, False
         try:
-            model.save(unfinished)
+            with _files.whole(self.file(key)) as part:
+                model.save(part)
         finally:
             model.compiled = compiled
-        os.replace(unfinished, path)
         write_json(self._record(key), record)  # last: it marks the model as trained
 
     def is_trained(self, key):
@@ -113,24 +113,23 @@ class RunFolder:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def differences(before, now, prefix=""):
-    """What differs between a run's settings and others, one string for each; more seeds may follow.
+def differences(before, now):
+    """What differs between a run's settings and others, a line each.
+
+    More seeds may follow behind the others. Of the files those count that both runs have.
 
     Args:
-        before: the run's settings, a dict of what JSON holds; dicts in it are compared by key.
+        before: the run's settings, a dict of what JSON holds.
         now: the others.
-        prefix: what the names begin with.
     """
-    found = []
-    for key in {**before, **now}:
-        old, new = before.get(key), now.get(key)
-        if key == "files":
-            found += [f"{name} has changed" for name in old or () if _changed(name, old, new or {})]
-        elif isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{key}.")
-        elif old != new and not (key == "seeds" and old and new[: len(old)] == old):
-            found.append(f"{prefix}{key}={_short(new)}, the run's is {_short(old)}")
-    return found
+    seeds, files = before.get("seeds"), before.get("files", {})
+    found = now.get("files", {})
+    changed = [name for name in found if files.get(name, found[name]) != found[name]]
+    more = seeds and now.get("seeds", [])[: len(seeds)] == seeds
+    known = {"files", "seeds"} if more else {"files"}
+    rest = [{name: value for name, value in each.items() if name not in known}
+            for each in (before, now)]  # fmt: skip
+    return [f"{name} has changed" for name in changed] + _files.differences(*rest)
 
 
 def described(value):
@@ -153,15 +152,6 @@ def _file_name(key):
     return re.sub(r"[^\w.-]+", "_", key)
 
 
-def _changed(name, old, new):
-    return name in new and new[name] != old[name]
-
-
-def _short(value):
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _why_refused(path, held, resume):
     if resume:
         return f"{path} holds parts of a run ({', '.join(held)}) but no {RUN}: overwrite it."
@@ -170,6 +160,4 @@ def _why_refused(path, held, resume):
 
 def write_json(path, value):
     """Writes what JSON can hold, whole or not at all."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=1))
-    os.replace(unfinished, path)
+    _files.write_json(path, value)

@@ -4,9 +4,10 @@ import typing
 
 import keras
 
-from keras_distill.experiments.console import say
+from keras_distill._messages import say
 from keras_distill.experiments.run_folder import RunFolder, described, write_json
 from keras_distill.experiments.table import markdown, over_seeds
+from keras_distill.report import page as report_page
 
 
 class Arm(typing.NamedTuple):
@@ -104,7 +105,8 @@ class Runner:
         results = {}
         for seed in self.seeds:
             self._measure(results, seed)
-            write_json(self.path / "results.json", {"seeds": self.seeds, "arms": results})
+            found = {"seeds": self.seeds, "arms": results}
+            write_json(self.path / "results.json", report_page.jsonable(found))
             done = f"{self.seeds.index(seed) + 1} of {len(self.seeds)} seeds"
             heading = ", ".join([done, title] if title else [done])
             say(f"\n{heading}\n\n{markdown(over_seeds(results), digits)}\n")

@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import math
-import os
 
 _COLORS = {"teacher": "#6b7280", "alone": "#d97706", "distilled": "#2563eb"}
 _HISTORY = (
@@ -275,23 +274,14 @@ def _doubt(doubt, names):
     return figure
 
 
-def plain(value):
+def jsonable(value):
     """What JSON can hold: plain numbers, and `None` for those that are not finite."""
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [jsonable(item) for item in value]
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return jsonable(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
-
-
-def replace(path, text):
-    """Writes a file in one step, so that no reader finds half of it."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
-    return path

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from keras_distill import _files
 from keras_distill.report import page as report_page
 
 # A column: its heading, the measure, the factor to its unit, decimals, whether its spread is shown.
@@ -100,13 +101,13 @@ def write(folder, results):
     if not results.get("arms"):
         raise ValueError(f"`results` must have 'arms'. Received: {sorted(results)}")
     os.makedirs(folder, exist_ok=True)
-    plain = report_page.plain(results)
+    plain, path = report_page.jsonable(results), os.path.join(folder, "report.html")
     text = json.dumps(plain, indent=1, allow_nan=False)
-    report_page.replace(os.path.join(folder, "report.json"), text)
+    _files.write(os.path.join(folder, "report.json"), text)
     arms = summaries(plain)
     heads = ["", *(column[0] for column in _COLUMNS)]
-    page = report_page.page(plain, arms, heads, _cells(arms))
-    return report_page.replace(os.path.join(folder, "report.html"), page)
+    _files.write(path, report_page.page(plain, arms, heads, _cells(arms)))
+    return path
 
 
 def _cells(arms):

@@ -120,8 +120,8 @@ def test_resume_takes_the_runs_own_options_and_file(run, file, tmp_path, capsys)
     out = f"--out={run}"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     resume = ["train", f"--experiment={file}", out, "--resume", "--set"]
-    assert "options.units=3, the run's is 2" in fails(capsys, *resume, "units=3")
-    assert "epochs=2, the run's is 1" in fails(capsys, *resume, "epochs=2")
+    assert "options.units: 2 there, 3 here" in fails(capsys, *resume, "units=3")
+    assert "epochs: 1 there, 2 here" in fails(capsys, *resume, "epochs=2")
     changed = tmp_path / "tiny.py"
     changed.write_text(file.read_text() + "# another")
     said = fails(capsys, "train", f"--experiment={changed}", out, "--resume")

@@ -5,8 +5,8 @@ import math
 
 import keras
 
+from keras_distill._messages import say
 from keras_distill.experiments import cached
-from keras_distill.experiments.console import say
 from keras_distill.experiments.run_folder import RunFolder
 from keras_distill.experiments.tuning import ranking
 from keras_distill.experiments.tuning.settings import SWEEP, alone, chosen, combinations, shown
