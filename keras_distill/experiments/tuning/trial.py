@@ -18,10 +18,10 @@ class Trial:
     with a seed of its own: what it ends with does not depend on how often the run was interrupted.
 
     Args:
-        folder: Where the records and the states are.
-        name: What the files are called.
+        folder: where the records and the states are.
+        name: what the files are called.
         arm: "alone" or "distilled".
-        seed: A whole number.
+        seed: a whole number.
     """
 
     def __init__(self, folder, name, arm, seed):
