@@ -168,6 +168,8 @@ class SelfDistillation(keras.callbacks.Callback):
 class _Accuracy(DistillationLoss):
     """One where the likeliest class is the label, else zero: measured, never minimized."""
 
+    needs = ("labels",)
+
     def __init__(self):
         super().__init__(name="accuracy")
 

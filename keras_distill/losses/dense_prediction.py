@@ -4,9 +4,14 @@ import keras
 from keras import ops
 
 from keras_distill.losses.arithmetic import unit
-from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.losses.softened import LOWEST, SoftenedLoss, forward_kl, log_probabilities
-from keras_distill.schedules import value_at
+from keras_distill.losses.distillation_loss import DistillationLoss, check_variant, one_of
+from keras_distill.losses.softened import (
+    LOWEST,
+    SoftenedLoss,
+    forward_kl,
+    log_probabilities,
+    scaled,
+)
 
 DIVERGENCES = ("kl", "mse")
 
@@ -14,26 +19,22 @@ DIVERGENCES = ("kl", "mse")
 class _Softened(SoftenedLoss):
     """A divergence of softmax distributions along the last axis."""
 
-    def __init__(self, temperature, divergence, name, **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
-        if divergence not in DIVERGENCES:
-            raise ValueError(
-                f"`divergence` must be one of {DIVERGENCES}. Received: divergence={divergence!r}"
-            )
-        self.divergence = divergence
+    config = ("divergence",)
 
-    def _diverge(self, teacher, student):
+    def __init__(self, temperature, divergence, **kwargs):
+        super().__init__(temperature, **kwargs)
+        self.divergence = one_of("divergence", divergence, DIVERGENCES)
+
+    def _diverge(self, teacher, student, temperature):
+        """`T^2 * KL` of the softened sides, or the squared differences at `T = 1`."""
         if self.divergence == "kl":
-            temperature = self.temperature_now(student)
+            temperature = self.temperature_now(student, temperature)
             # finite after the division, which XLA's rounding would not undo in the softmax
-            sides = (ops.maximum(side / temperature, LOWEST) for side in (teacher, student))
+            sides = (ops.maximum(scaled(side, temperature), LOWEST) for side in (teacher, student))
             return temperature**2 * forward_kl(*map(log_probabilities, sides))
         teacher, student = (ops.maximum(side, LOWEST) for side in (teacher, student))
         apart = ops.softmax(teacher, axis=-1) - ops.softmax(student, axis=-1)
         return ops.sum(ops.square(apart), axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "divergence": self.divergence}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -65,12 +66,12 @@ class ChannelWise(_Softened):
         - [Shu et al., 2021](https://arxiv.org/abs/2011.13256)
     """
 
-    def __init__(self, temperature=4.0, divergence="kl", name="channel_wise", **kwargs):
-        super().__init__(temperature, divergence, name, **kwargs)
+    def __init__(self, temperature=4.0, divergence="kl", **kwargs):
+        super().__init__(temperature, divergence, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, temperature=None):
         teacher, student = (self._by_channel(maps) for maps in (y_true, y_pred))
-        return ops.mean(self._diverge(teacher, student), axis=-1)
+        return ops.mean(self._diverge(teacher, student, temperature), axis=-1)
 
     def _by_channel(self, maps):
         """(batch, channels, positions)."""
@@ -89,8 +90,8 @@ class PixelWise(_Softened):
         temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
         divergence: `"kl"`, or `"mse"` for the sum of squared differences at `T = 1`. Defaults to
             `"kl"`.
-        reference: `True` for what the authors' code does: the mean over the classes in place of
-            the sum, and no factor `T^2`. Defaults to `False`.
+        variant: `"paper"`, or `"code"` for what the authors' code does: the mean over the classes
+            in place of the sum, and no factor `T^2`. Defaults to `"paper"`.
         name: the loss's name. Defaults to `"pixel_wise"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -108,20 +109,19 @@ class PixelWise(_Softened):
         - [Liu et al., 2019](https://arxiv.org/abs/1903.04197)
     """
 
-    def __init__(self, temperature=1.0, divergence="kl", reference=False, name="pixel_wise",
-                 **kwargs):  # fmt: skip
-        super().__init__(temperature, divergence, name, **kwargs)
-        self.reference = reference
+    config = ("variant",)
 
-    def call(self, y_true, y_pred):
-        values = self._diverge(y_true, y_pred)
-        if not self.reference:
+    def __init__(self, temperature=1.0, divergence="kl", variant="paper", **kwargs):
+        super().__init__(temperature, divergence, **kwargs)
+        self.variant = check_variant(variant)
+
+    def call(self, y_true, y_pred, temperature=None):
+        values = self._diverge(y_true, y_pred, temperature)
+        if self.variant == "paper":
             return values
-        temperature = value_at(self.temperature) if self.divergence == "kl" else 1.0
-        return values / (ops.cast(temperature, values.dtype) ** 2 * y_pred.shape[-1])
-
-    def get_config(self):
-        return {**super().get_config(), "reference": self.reference}
+        if self.divergence == "kl":
+            values = values / self.temperature_now(y_pred, temperature) ** 2
+        return values / y_pred.shape[-1]
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -155,10 +155,12 @@ class IntraClassVariation(DistillationLoss):
         - [Wang et al., 2020](https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/230_ECCV_2020_paper.php)
     """
 
+    needs = ("mask", "labels")
+    config = ("classes",)
     same_shape = False
 
-    def __init__(self, classes, name="intra_class_variation", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, classes, **kwargs):
+        super().__init__(**kwargs)
         if classes < 1:
             raise ValueError(f"`classes` must be positive. Received: classes={classes}")
         self.classes = classes
@@ -187,9 +189,6 @@ class IntraClassVariation(DistillationLoss):
         if mask is not None and len(mask.shape) == 3:
             members = members * ops.cast(ops.expand_dims(mask > 0, -1), maps.dtype)
         return members
-
-    def get_config(self):
-        return {**super().get_config(), "classes": self.classes}
 
 
 def _cosine(maps, members):

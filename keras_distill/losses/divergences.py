@@ -5,7 +5,6 @@ from keras import ops
 
 from keras_distill.losses.softened import (
     Divergence,
-    expectation,
     forward_kl,
     log_mixture,
     reverse_kl,
@@ -40,9 +39,6 @@ class ReverseKL(Divergence):
         - [Gu et al., 2024](https://arxiv.org/abs/2306.08543) (MiniLLM)
     """
 
-    def __init__(self, temperature=1.0, compensate=True, name="reverse_kl", **kwargs):
-        super().__init__(temperature, compensate, name=name, **kwargs)
-
     def divergence(self, log_teacher, log_student):
         return reverse_kl(log_teacher, log_student)
 
@@ -76,16 +72,15 @@ class SymmetricKL(Divergence):
         - [Ko et al., 2024](https://arxiv.org/abs/2402.03898) (DistiLLM)
     """
 
-    def __init__(self, weight=0.5, temperature=1.0, compensate=True, name="symmetric_kl", **kwargs):
-        super().__init__(temperature, compensate, name=name, **kwargs)
+    config = ("weight",)
+
+    def __init__(self, weight=0.5, temperature=1.0, compensate=True, **kwargs):
+        super().__init__(temperature, compensate, **kwargs)
         self.weight = float(check("weight", weight, low=0, high=1))
 
     def divergence(self, log_teacher, log_student):
         forward = forward_kl(log_teacher, log_student)
         return (1 - self.weight) * forward + self.weight * reverse_kl(log_teacher, log_student)
-
-    def get_config(self):
-        return {**super().get_config(), "weight": self.weight}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -120,8 +115,10 @@ class JensenShannon(Divergence):
         - [Agarwal et al., 2024](https://arxiv.org/abs/2306.13649) (GKD)
     """
 
-    def __init__(self, beta=0.5, temperature=1.0, compensate=True, name="jensen_shannon", **kwargs):
-        super().__init__(temperature, compensate, name=name, **kwargs)
+    config = ("beta",)
+
+    def __init__(self, beta=0.5, temperature=1.0, compensate=True, **kwargs):
+        super().__init__(temperature, compensate, **kwargs)
         self.beta = float(check("beta", beta, low=0, high=1))
 
     def divergence(self, log_teacher, log_student):
@@ -129,11 +126,8 @@ class JensenShannon(Divergence):
         if beta in (0.0, 1.0):
             return (reverse_kl if beta else forward_kl)(log_teacher, log_student)
         mixture = log_mixture(log_teacher, log_student, beta)
-        teacher = expectation(log_teacher, log_teacher - mixture)
-        return beta * teacher + (1 - beta) * expectation(log_student, log_student - mixture)
-
-    def get_config(self):
-        return {**super().get_config(), "beta": self.beta}
+        teacher, student = forward_kl(log_teacher, mixture), forward_kl(log_student, mixture)
+        return beta * teacher + (1 - beta) * student
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -163,8 +157,7 @@ class TotalVariation(Divergence):
         - [Wen et al., 2023](https://arxiv.org/abs/2307.15190)
     """
 
-    def __init__(self, temperature=1.0, compensate=True, name="total_variation", **kwargs):
-        super().__init__(temperature, compensate, name=name, **kwargs)
-
     def divergence(self, log_teacher, log_student):
-        return 0.5 * ops.sum(ops.abs(ops.exp(log_teacher) - ops.exp(log_student)), axis=-1)
+        p, q, ratio = ops.exp(log_teacher), ops.exp(log_student), log_student - log_teacher
+        near = p * ops.expm1(ops.minimum(ratio, 1.0))  # not lost where both are nearly the same
+        return 0.5 * ops.sum(ops.abs(ops.where(ratio < 1.0, near, q - p)), axis=-1)

@@ -3,7 +3,14 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.softened import LOWEST, SoftenedLoss, expectation, log_probabilities
+from keras_distill.losses.softened import (
+    LOWEST,
+    SoftenedLoss,
+    expectation,
+    forward_kl,
+    log_probabilities,
+    scaled,
+)
 from keras_distill.schedules import check
 
 
@@ -37,23 +44,23 @@ class DecoupledKD(SoftenedLoss):
         - [Zhao et al., 2022](https://arxiv.org/abs/2203.08679)
     """
 
-    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, name="decoupled_kd", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    needs = ("labels",)
+    config = ("alpha", "beta")
+
+    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, **kwargs):
+        super().__init__(temperature, **kwargs)
         self.alpha = float(check("alpha", alpha, low=0))
         self.beta = float(check("beta", beta, low=0))
 
-    def call(self, y_true, y_pred, labels=None):
-        temperature = self.temperature_now(y_pred)
+    def call(self, y_true, y_pred, labels=None, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
         target = target_mask(self, labels, y_pred)
-        teacher, student = y_true / temperature, y_pred / temperature
+        teacher, student = scaled(y_true, temperature), scaled(y_pred, temperature)
         log_teacher, log_student = target_or_not(teacher, target), target_or_not(student, target)
-        of_target = expectation(log_teacher, log_teacher - log_student)
+        of_target = forward_kl(log_teacher, log_student)
         log_teacher, log_student = among_others(teacher, target), among_others(student, target)
-        of_others = expectation(log_teacher, log_teacher - log_student)
+        of_others = forward_kl(log_teacher, log_student)
         return temperature**2 * (self.alpha * of_target + self.beta * of_others)
-
-    def get_config(self):
-        return {**super().get_config(), "alpha": self.alpha, "beta": self.beta}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -84,22 +91,22 @@ class NormalizedKD(SoftenedLoss):
         - [Yang et al., 2023](https://arxiv.org/abs/2303.13005)
     """
 
-    def __init__(self, gamma=1.5, temperature=1.0, name="normalized_kd", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    needs = ("labels",)
+    config = ("gamma",)
+
+    def __init__(self, gamma=1.5, temperature=1.0, **kwargs):
+        super().__init__(temperature, **kwargs)
         self.gamma = float(check("gamma", gamma, low=0))
 
-    def call(self, y_true, y_pred, labels=None):
-        temperature = self.temperature_now(y_pred)
+    def call(self, y_true, y_pred, labels=None, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
         target = target_mask(self, labels, y_pred)
         log_teacher, log_student = target_or_not(y_true, target), target_or_not(y_pred, target)
         of_target = expectation(log_teacher[..., :1], log_student[..., :1])
-        log_teacher = among_others(y_true / temperature, target)
-        log_student = among_others(y_pred / temperature, target)
+        log_teacher = among_others(scaled(y_true, temperature), target)
+        log_student = among_others(scaled(y_pred, temperature), target)
         of_others = expectation(log_teacher, log_student)
         return -of_target - self.gamma * temperature**2 * of_others
-
-    def get_config(self):
-        return {**super().get_config(), "gamma": self.gamma}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -130,16 +137,18 @@ class WeightedSoftLabels(SoftenedLoss):
         - [Zhou et al., 2021](https://arxiv.org/abs/2102.00650)
     """
 
-    def __init__(self, temperature=2.0, name="weighted_soft_labels", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    needs = ("labels",)
 
-    def call(self, y_true, y_pred, labels=None):
-        temperature = self.temperature_now(y_pred)
+    def __init__(self, temperature=2.0, **kwargs):
+        super().__init__(temperature, **kwargs)
+
+    def call(self, y_true, y_pred, labels=None, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
         target = target_mask(self, labels, y_pred)
         teacher, student = (-target_or_not(side, target)[..., 0] for side in (y_true, y_pred))
         weight = ops.stop_gradient(1 - ops.exp(-student / (teacher + 1e-7)))
-        log_teacher = log_probabilities(y_true / temperature)
-        log_student = log_probabilities(y_pred / temperature)
+        log_teacher = log_probabilities(scaled(y_true, temperature))
+        log_student = log_probabilities(scaled(y_pred, temperature))
         return -weight * temperature**2 * expectation(log_teacher, log_student)
 
 

@@ -4,7 +4,13 @@ import keras
 from keras import ops
 
 from keras_distill.losses.label_aware import target_mask, target_or_not
-from keras_distill.losses.softened import LOWEST, SoftenedLoss, forward_kl, log_probabilities
+from keras_distill.losses.softened import (
+    LOWEST,
+    SoftenedLoss,
+    forward_kl,
+    log_probabilities,
+    scaled,
+)
 
 ENSEMBLES = ("mean", "best", "min_logit")
 
@@ -48,19 +54,21 @@ class CollaborativeKL(SoftenedLoss):
         - [Guo et al., 2020](https://openaccess.thecvf.com/content_CVPR_2020/html/Guo_Online_Knowledge_Distillation_via_Collaborative_Learning_CVPR_2020_paper.html)
     """
 
+    needs = ("labels",)
+    config = ("ensemble",)
     same_shape = False
 
-    def __init__(self, ensemble="min_logit", temperature=2.0, name="collaborative_kl", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    def __init__(self, ensemble="min_logit", temperature=2.0, **kwargs):
+        super().__init__(temperature, **kwargs)
         if ensemble not in ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {ENSEMBLES}. Received: {ensemble!r}")
         self.ensemble = ensemble
 
-    def call(self, y_true, y_pred, labels=None):
-        temperature = self.temperature_now(y_pred)
+    def call(self, y_true, y_pred, labels=None, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
         teacher = ops.stop_gradient(self._together(ops.stack(y_true), labels))
-        teacher, student = (log_probabilities(side / temperature) for side in (teacher, y_pred))
-        return temperature**2 * forward_kl(teacher, student)
+        sides = (scaled(side, temperature) for side in (teacher, y_pred))
+        return temperature**2 * forward_kl(*map(log_probabilities, sides))
 
     def _together(self, peers, labels):
         if self.ensemble == "mean":
@@ -72,9 +80,6 @@ class CollaborativeKL(SoftenedLoss):
             return ops.take_along_axis(peers, best, axis=0)[0]
         own = ops.sum(ops.where(target, peers, 0.0), axis=-1, keepdims=True)
         return ops.min(peers - ops.maximum(own, LOWEST), axis=0)
-
-    def get_config(self):
-        return {**super().get_config(), "ensemble": self.ensemble}
 
 
 def _each(peers):

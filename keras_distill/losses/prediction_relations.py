@@ -6,7 +6,7 @@ from keras import ops
 from keras_distill.losses import masks
 from keras_distill.losses.arithmetic import length
 from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities
+from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities, scaled
 from keras_distill.schedules import check
 
 
@@ -16,7 +16,8 @@ class DIST(SoftenedLoss):
 
     `loss = T^2 * (beta * (1 - r_example) + gamma * (1 - r_class))`: `r` is the Pearson
     correlation of teacher's and student's `softmax(logits / T)`, over the classes of an example,
-    and over the batch for a class, averaged over classes. Tokens and pixels are examples.
+    and over the batch for a class, averaged over classes. Tokens and pixels are examples. As in
+    the authors' code 1e-8 is added to the product of the norms by which `r` divides.
 
     Args:
         beta: the weight of the correlation over classes. Defaults to `1.0`.
@@ -40,24 +41,24 @@ class DIST(SoftenedLoss):
         - [Huang et al., 2022](https://arxiv.org/abs/2205.10536)
     """
 
+    needs = ("mask",)
+    config = ("beta", "gamma")
     across_batch = True
 
-    def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, name="dist", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, **kwargs):
+        super().__init__(temperature, **kwargs)
         self.beta = float(check("beta", beta, low=0))
         self.gamma = float(check("gamma", gamma, low=0))
 
-    def call(self, y_true, y_pred, mask=None):
-        temperature = self.temperature_now(y_pred)
-        teacher, student = (_rows(ops.softmax(y / temperature, axis=-1)) for y in (y_true, y_pred))
+    def call(self, y_true, y_pred, mask=None, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
+        sides = (ops.softmax(scaled(y, temperature), axis=-1) for y in (y_true, y_pred))
+        teacher, student = map(_rows, sides)
         counts = _rows(ops.expand_dims(masks.positions(mask, y_pred), -1))
         of_example = correlation(teacher, student, ops.ones_like(teacher[:1]), axis=1)
         of_class = ops.mean(correlation(teacher, student, counts, axis=0))
         values = self.beta * (1 - of_example) + self.gamma * (1 - of_class)
         return temperature**2 * ops.reshape(values, ops.shape(y_pred)[:-1])
-
-    def get_config(self):
-        return {**super().get_config(), "beta": self.beta, "gamma": self.gamma}
 
 
 def _rows(values):
@@ -105,12 +106,14 @@ class MultiLevelLogits(DistillationLoss):
         - [Jin et al., 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html)
     """
 
+    needs = ("mask",)
+    config = ("temperatures", "instance", "batch", "classes")
     expects_logits = True
     across_batch = True
 
     def __init__(self, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), instance=1.0, batch=1.0, classes=1.0,
-                 name="multi_level_logits", **kwargs):  # fmt: skip
-        super().__init__(name=name, **kwargs)
+                 **kwargs):  # fmt: skip
+        super().__init__(**kwargs)
         self.temperatures = [
             float(check("temperatures", one, low=0, strict=True)) for one in temperatures
         ]
@@ -135,8 +138,3 @@ class MultiLevelLogits(DistillationLoss):
         columns = ops.transpose(teacher) @ teacher - ops.transpose(student) @ student
         values += self.batch * ops.sum(ops.square(rows), axis=-1)
         return values + self.classes * ops.sum(ops.square(columns)) / y_pred.shape[-1]
-
-    def get_config(self):
-        own = {"temperatures": self.temperatures, "instance": self.instance,
-               "batch": self.batch, "classes": self.classes}  # fmt: skip
-        return {**super().get_config(), **own}

@@ -152,7 +152,7 @@ def look(distiller, batch):
         own = [v for layer in distiller.projectors.values() for v in layer.non_trainable_variables]
         before += [(v, v.numpy()) for v in own]
         for term in distiller.terms:
-            if getattr(term.loss, "expects_logits", False):
+            if term.loss.expects_logits:
                 checks.check_logits(term, features, targets[term.source])
         for term, (values, _) in distiller._measure(features, targets, batch).items():
             checks.check_finite(term, targets[term.source], values)

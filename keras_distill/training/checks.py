@@ -103,7 +103,7 @@ def check_names(distiller):
 
 def check_parts(term, features, targets):
     """Refuses several outputs where a loss compares the logits of one."""
-    if not getattr(term.loss, "expects_logits", False):
+    if not term.loss.expects_logits:
         return
     for side, values in (("student", features), ("teacher", targets)):
         path = getattr(term, side)

@@ -1,13 +1,11 @@
 """A term: what is compared, where, and with which loss."""
 
-import inspect
-
 import keras
 from keras import tree
 
 from keras_distill import projectors, taps
 from keras_distill.batch import TopK
-from keras_distill.losses import DistillationLoss
+from keras_distill.losses import as_distillation_loss
 from keras_distill.schedules import check
 from keras_distill.training import weights as weights_of
 
@@ -45,7 +43,7 @@ class Term:
 
     def __init__(self, loss, *, student="output", teacher="output", source="teacher", weight=1.0,
                  projector=None, mask="sample_weight", name=None):  # fmt: skip
-        self.loss = _loss(loss)
+        self.loss = as_distillation_loss(loss)
         self.student, self.teacher, self.source = student, teacher, source
         self.weight = check("weight", weight, low=0)
         if not (projector in (None, "auto") or isinstance(projector, keras.layers.Layer)):
@@ -55,7 +53,6 @@ class Term:
         self.projector = projector
         self.masks = weights_of.checked(mask)
         self.name = name or self.loss.name
-        self._extras = {"mask", "labels"} & set(inspect.signature(self.loss.call).parameters)
 
     @property
     def trains(self):
@@ -65,9 +62,7 @@ class Term:
     @property
     def remembers(self):
         """Whether another distiller would go on with what this one has trained."""
-        build = getattr(type(self.loss), "build", DistillationLoss.build)
-        own_loss = build is not DistillationLoss.build
-        return own_loss or isinstance(self.projector, keras.layers.Layer)
+        return self.loss.stateful or isinstance(self.projector, keras.layers.Layer)
 
     def build(self, model, features, targets):
         """The layers that train with the student, built for these features and targets.
@@ -82,12 +77,10 @@ class Term:
             projector = self._fitting(model, y_pred, targets)
         if projector is not None:
             y_pred = projector(y_pred)  # builds it
-        layer = getattr(self.loss, "layer", None)
-        if layer is None and hasattr(self.loss, "build"):
+        if self.loss.stateful and self.loss.layer is None:
             shapes = _each(lambda t: tuple(t.shape), [y_pred, y_true])
             self.loss.build(*shapes)
-            layer = self.loss.layer
-        made = {self.name: projector, f"{self.name}_loss": layer}
+        made = {self.name: projector, f"{self.name}_loss": self.loss.layer}
         return {name: layer for name, layer in made.items() if layer is not None}
 
     def _fitting(self, model, y_pred, targets):
@@ -113,23 +106,41 @@ class Term:
         y_pred = tree.map_structure(lambda path: features[path], self.student)
         y_true = tree.map_structure(lambda path: targets[path], self.teacher)
         weights = weights_of.product(self.masks, self.student, y_pred, batch, self.name)
-        if getattr(self.loss, "expects_logits", False):
+        if self.loss.expects_logits:
             y_true, y_pred = _each(logits_of, (y_true, y_pred))
         if weights is not None:  # what is masked may hold anything, NaN included
-            axes = getattr(self.loss, "token_axes", (1,))
+            axes = self.loss.token_axes
             y_true, y_pred = _each(lambda t: weights_of.silence(t, weights, axes), (y_true, y_pred))
         if projector is not None:  # terms are measured in training only
             y_pred = projector(y_pred, training=True)
         self._check_shapes(y_true, y_pred)
         dtype = self.loss.dtype
         y_true, y_pred = _each(lambda t: tf.cast(t, dtype), (y_true, y_pred))
-        wanted = "labels" in self._extras
+        wanted = "labels" in self.loss.needs
         labels = weights_of.part(batch.labels, self.student) if wanted else None
-        if getattr(self.loss, "across_batch", False):
-            y_true, y_pred, weights, labels = _gather((y_true, y_pred, weights, labels))
+        read = self._read(features, batch, weights)
+        if self.loss.across_batch:
+            sides = (y_true, y_pred, weights, labels, read)
+            y_true, y_pred, weights, labels, read = _gather(sides)
         extras = {"mask": weights, "labels": labels}
-        values = self.loss.call(y_true, y_pred, **{name: extras[name] for name in self._extras})
+        extras = {name: extras[name] for name in self.loss.needs}
+        values = self.loss.call(y_true, y_pred, **extras, **read)
         return self._weighed(values, weights)
+
+    def _read(self, features, batch, weights):
+        """What the loss reads beside both sides: ones where an example does not count."""
+        ends = {"input": batch.x}
+        found = {}
+        for name, path in self.loss.reads.items():
+            value = taps.pick(path, ends) if path.startswith("input") else features[path]
+            value = tf.cast(value, self.loss.dtype)
+            if weights is not None:
+                axes = range(1, weights.shape.rank)
+                counts = tf.reduce_any(weights > 0, list(axes))
+                counts = tf.reshape(counts, [-1] + [1] * (value.shape.rank - 1))
+                value = tf.where(counts, value, 1.0)
+            found[name] = value
+        return found
 
     def _weighed(self, values, weights):
         if values.shape.rank == 0:
@@ -139,7 +150,7 @@ class Term:
             )
         if weights is None:
             return values, tf.ones_like(values)
-        if "mask" in self._extras:  # the loss has left the tokens out itself
+        if "mask" in self.loss.needs:  # the loss has left the tokens out itself
             axes = list(range(values.shape.rank, weights.shape.rank))
             weights = tf.reduce_max(weights, axes) if axes else weights
         weights = weights_of.aligned(weights, values, self.name)
@@ -150,12 +161,12 @@ class Term:
         if isinstance(y_true, TopK):
             self._check_top_k(y_true, y_pred)
             return
-        if not getattr(self.loss, "same_shape", True) or not tf.is_tensor(y_pred):
+        if not self.loss.same_shape or not tf.is_tensor(y_pred):
             return
         if tf.is_tensor(y_true) and y_true.shape.is_compatible_with(y_pred.shape):
             return
         shapes = [tree.map_structure(lambda t: tuple(t.shape), side) for side in (y_true, y_pred)]
-        if getattr(self.loss, "expects_logits", False):
+        if self.loss.expects_logits:
             way_out = (
                 "Map the classes: `ModelTeacher(lambda x: tf.gather(model(x), classes, axis=-1))`; "
                 "of several outputs, choose one by `output:key`."
@@ -168,7 +179,7 @@ class Term:
         )
 
     def _check_top_k(self, top, y_pred):
-        if not getattr(self.loss, "takes_top_k", False):
+        if not self.loss.takes_top_k:
             raise ValueError(
                 f"`{self.name}`: {type(self.loss).__name__} does not take the `TopK` that the "
                 f"source has at `{self.teacher}`: cache whole logits (leave `top_k` out), or take "
@@ -185,28 +196,6 @@ class Term:
 
     def __repr__(self):
         return f"Term({self.loss.name}, {self.student} <- {self.source}:{self.teacher})"
-
-
-class _Function(keras.losses.Loss):
-    """A Keras loss given by name or as a function."""
-
-    def __init__(self, function):
-        super().__init__(name=function.__name__)
-        self.call = function
-
-
-def _loss(loss):
-    loss = keras.losses.get(loss)
-    if loss is keras.losses.kl_divergence or isinstance(loss, keras.losses.KLDivergence):
-        raise ValueError(
-            "Keras's `KLDivergence` takes probabilities and clips them. Give "
-            "`keras_distill.losses.KLDivergence(temperature=...)`, which takes logits."
-        )
-    if isinstance(loss, keras.losses.Loss):
-        return loss
-    if callable(loss):
-        return _Function(loss)
-    raise TypeError(f"`loss` must be a Keras loss or its name. Received: loss={loss!r}")
 
 
 def logits_of(tensor):
@@ -229,6 +218,7 @@ def _each(function, structure):
 def student_paths(terms):
     """What the terms read in the student, each path once."""
     paths = [[t.student, t.teacher] if t.source == "self" else t.student for t in terms]
+    paths += [path for t in terms for path in t.loss.reads.values() if not path.startswith("input")]
     return list(dict.fromkeys(tree.flatten(paths)))
 
 
