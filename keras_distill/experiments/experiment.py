@@ -130,16 +130,20 @@ class Experiment:
 
     def _runner(self, folder, test, callbacks, cache):
         """What trains and measures the three arms."""
+        teacher = functools.cache(lambda: runner.model("teacher"))
 
-        def measure(seed, model, model_of, judge=None):
-            return measured(model, test(), judge and model_of(judge))
+        def alike(seed, model, model_of):
+            return measured(model, test(), teacher())
 
-        arms = {"teacher": Arm(lambda seed, _: self.trained_teacher(callbacks), measure, once=True)}
+        def teachers(seed, model, model_of):
+            return measured(model, test(), None)
+
+        arms = {"teacher": Arm(lambda *_: self.trained_teacher(callbacks), teachers, once=True)}
         for arm in ARMS:
-            train = functools.partial(self._train_student, arm, callbacks, cache)
-            arms[arm] = Arm(train, functools.partial(measure, judge="teacher"))
+            arms[arm] = Arm(functools.partial(self._train_student, arm, callbacks, cache), alike)
         settings = {**self._settings(), "cached": cache is not None}
-        return Runner(arms, seeds=self.seeds, folder=folder, settings=settings)
+        runner = Runner(arms, seeds=self.seeds, folder=folder, settings=settings)
+        return runner
 
     def data(self, split):
         """The batches of a split."""
