@@ -191,7 +191,7 @@ def test_a_bug_keeps_its_traceback(file, tmp_path, monkeypatch, bug):
 
 @pytest.mark.parametrize("error", [PermissionError("no"), ImportError("no matplotlib")])
 def test_what_the_machine_refuses_is_said_in_one_line(file, tmp_path, monkeypatch, capsys, error):
-    monkeypatch.setattr(experiment, "RunFolder", Failing(error))
+    monkeypatch.setattr(experiment, "Runner", Failing(error))
     argv = ["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"]
     assert str(error) in fails(capsys, *argv)
 
