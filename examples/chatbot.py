@@ -77,8 +77,8 @@ words. On policy there are no labels: what the student itself has said is not ri
 TOKEN_LEVEL = {
     "forward KL": losses.KLDivergence(temperature=1.0),
     "reverse KL": losses.ReverseKL(),
-    "Jensen-Shannon": losses.JensenShannon(beta=0.5),
-    "skewed KL": losses.SkewedKL(alpha=0.1),
+    "Jensen-Shannon": losses.JensenShannon(mix=0.5),
+    "skewed KL": losses.SkewedKL(mix=0.1),
 }
 STUDENTS = ("alone", *TOKEN_LEVEL, "sequence-level", "on-policy")
 

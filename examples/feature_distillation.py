@@ -41,7 +41,7 @@ def hooks(given):
     """A function for each kind of feature that makes the callback which brings its term."""
     kinds = {
         "hint": ("mse", given.hint),
-        "attention": (losses.AttentionTransfer(squared=True), given.attention),
+        "attention": (losses.AttentionTransfer(variant="code"), given.attention),
         "similarity": (losses.SimilarityPreserving(), given.similarity),
     }
     return {

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_distill import taps
 from keras_distill.batch import Batch
-from keras_distill.losses import cka
+from keras_distill.losses.kernel_alignment import cka
 from keras_distill.report.cka_heat_map import check_drawable, cka_heat_map, rows_of
 from keras_distill.teachers import ModelTeacher
 from keras_distill.training.term import Term

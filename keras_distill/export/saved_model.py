@@ -78,6 +78,7 @@ def write_saved_model(
             operation: a softmax or sigmoid gives probabilities, anything else logits.
         input_signature: a list with a `keras.InputSpec` (or a dict or list of them) for each
             argument of the model. Needed only by a subclassed model whose inputs are not floats.
+            Defaults to `signature_of(model)`.
 
     Returns:
         The version's folder, a string.
@@ -104,7 +105,7 @@ def write_saved_model(
             f"A served version is never overwritten: remove the folder, or give "
             f"another `name` or a higher `version`. Received: {folder!r}"
         )
-    archive = _archive(model, labels, top_k, from_logits, input_signature or _signature(model))
+    archive = _archive(model, labels, top_k, from_logits, input_signature or signature_of(model))
     os.makedirs(parent, exist_ok=True)
     temporary = tempfile.mkdtemp(dir=parent, prefix=".tmp_")  # not a number: never served
     try:
@@ -130,7 +131,7 @@ def random_inputs(model, count=8, seed=0):
         ValueError: where the model takes several inputs that have no names.
     """
     generator = np.random.default_rng(seed)
-    signature = _signature(model)
+    signature = signature_of(model)
     specs = tree.flatten(signature)
     if not all(spec.name for spec in specs) and len(specs) > 1:
         raise ValueError(
@@ -221,7 +222,34 @@ def _last_operation(graph):
     return operation.type
 
 
-def _signature(model):
+def signature_of(model):
+    """What a built model is served with: a specification for each argument of the model.
+
+    It is as the model was built, but for the padding masks of a KerasHub task with a preprocessor,
+    which are booleans, as the preprocessor makes them; the model casts them. Give it to
+    `model.export(path, input_signature=signature_of(model))`, and what the preprocessor returns
+    can be given to the served signature as it is.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Returns:
+        A list with a `keras.InputSpec` (or a dict or list of them) for each argument.
+    """
+    signature = _built_signature(model)
+    if getattr(model, "preprocessor", None) is None:  # KerasHub's tasks alone have one
+        return signature
+    return [{name: _made(spec, name) for name, spec in each.items()} if isinstance(each, dict)
+            else each for each in signature]
+
+
+def _made(spec, name):
+    """A specification with the dtype that KerasHub's preprocessors make."""
+    dtype = "bool" if name.endswith("padding_mask") else spec.dtype
+    return keras.InputSpec(shape=spec.shape, dtype=dtype, name=spec.name)
+
+
+def _built_signature(model):
     """One specification for each argument of the model, as it was built."""
     if isinstance(model, keras.Sequential):
         return [_spec(model.inputs[0])]

@@ -19,9 +19,8 @@ from keras_distill.losses.softened import (
     placed,
 )
 
-FLAT = 8.0  # the temperature from which logits' differences may be lost in log-probabilities
 NEAR = 0.5  # differences up to it are summed as a series
-SERIES = [(-1) ** power / math.factorial(power) for power in range(2, 9)]
+SERIES = [(-1) ** power / math.factorial(power) for power in range(2, 8)]
 
 
 def kl_of_logits(y_true, y_pred, temperature, factor):

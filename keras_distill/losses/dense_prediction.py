@@ -8,7 +8,6 @@ from keras_distill.losses.distillation_loss import DistillationLoss, check_varia
 from keras_distill.losses.softened import (
     LOWEST,
     SoftenedLoss,
-    forward_kl,
     log_probabilities,
     scaled,
 )
@@ -31,7 +30,7 @@ class _Softened(SoftenedLoss):
             temperature = self.temperature_now(student, temperature)
             # finite after the division, which XLA's rounding would not undo in the softmax
             sides = (ops.maximum(scaled(side, temperature), LOWEST) for side in (teacher, student))
-            return temperature**2 * forward_kl(*map(log_probabilities, sides))
+            return temperature**2 * self.kl(*map(log_probabilities, sides))
         teacher, student = (ops.maximum(side, LOWEST) for side in (teacher, student))
         apart = ops.softmax(teacher, axis=-1) - ops.softmax(student, axis=-1)
         return ops.sum(ops.square(apart), axis=-1)

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from keras_distill.losses.answers import class_ids
 from keras_distill.losses.softened import (
     LOWEST,
     SoftenedLoss,
     expectation,
-    forward_kl,
     log_probabilities,
     scaled,
 )
@@ -57,9 +57,9 @@ class DecoupledKD(SoftenedLoss):
         target = target_mask(self, labels, y_pred)
         teacher, student = scaled(y_true, temperature), scaled(y_pred, temperature)
         log_teacher, log_student = target_or_not(teacher, target), target_or_not(student, target)
-        of_target = forward_kl(log_teacher, log_student)
+        of_target = self.kl(log_teacher, log_student)
         log_teacher, log_student = among_others(teacher, target), among_others(student, target)
-        of_others = forward_kl(log_teacher, log_student)
+        of_others = self.kl(log_teacher, log_student)
         return temperature**2 * (self.alpha * of_target + self.beta * of_others)
 
 
@@ -156,16 +156,9 @@ def target_mask(loss, labels, logits):
     """Whether a class is the label's: a boolean (batch, ..., classes)."""
     if labels is None:
         raise ValueError(f"`{loss.name}` needs `labels`. Received: labels=None")
-    rank = len(logits.shape)
-    if len(labels.shape) == rank:
-        labels = labels[..., 0] if labels.shape[-1] == 1 else ops.argmax(labels, axis=-1)
-    if len(labels.shape) != rank - 1:
-        raise ValueError(
-            f"`{loss.name}` needs one label for each row of logits. Received: labels of shape "
-            f"{tuple(labels.shape)}, logits of shape {tuple(logits.shape)}"
-        )
+    labels = class_ids(labels, logits, loss.name)
     classes = ops.arange(logits.shape[-1], dtype="int32")
-    return ops.equal(ops.expand_dims(ops.cast(labels, "int32"), -1), classes)
+    return ops.equal(ops.expand_dims(labels, -1), classes)
 
 
 def target_or_not(logits, target):

@@ -6,7 +6,14 @@ from keras import ops
 from keras_distill.losses import masks
 from keras_distill.losses.arithmetic import length
 from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities, scaled
+from keras_distill.losses.softened import (
+    FLAT,
+    SoftenedLoss,
+    flat_kl,
+    forward_kl,
+    log_probabilities,
+    scaled,
+)
 from keras_distill.schedules import check
 
 
@@ -132,7 +139,8 @@ class MultiLevelLogits(DistillationLoss):
 
     def _at(self, temperature, y_true, y_pred, counts):
         teacher, student = (log_probabilities(y / temperature) for y in (y_true, y_pred))
-        values = self.instance * temperature**2 * forward_kl(teacher, student)
+        kl = forward_kl if temperature < FLAT else flat_kl
+        values = self.instance * temperature**2 * kl(teacher, student)
         teacher, student = (ops.exp(side) * counts[:, None] for side in (teacher, student))
         rows = teacher @ ops.transpose(teacher) - student @ ops.transpose(student)
         columns = ops.transpose(teacher) @ teacher - ops.transpose(student) @ student

@@ -9,6 +9,7 @@ from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.schedules import check, is_number, value_at
 
 LOWEST = -1e30  # the log of no probability: a padded vocabulary's logits are -inf
+FLAT = 16.0  # from this temperature on, `T^2` times a float32's rounding may show in a divergence
 
 
 class SoftenedLoss(DistillationLoss):
@@ -18,6 +19,9 @@ class SoftenedLoss(DistillationLoss):
     `"input:temperature"`, or a layer of the student, at which the `Term` reads it. Its gradient
     flows into that layer. `call` takes such a temperature as `temperature=`, of shape (batch,),
     (batch, 1) or (batch, tokens); what is not positive there makes the loss NaN.
+
+    A subclass divides by `scaled(logits, self.temperature_now(y_pred, temperature))`, and takes
+    `self.kl(log_p, log_q)` for a sum of `p * log(p / q)` that keeps its digits at any temperature.
 
     Args:
         temperature: `T`, positive: a number, a schedule, a `keras.Variable` or a path. Defaults
@@ -35,6 +39,8 @@ class SoftenedLoss(DistillationLoss):
         else:
             check("temperature", temperature, low=0, strict=True)
         self.temperature = temperature
+        small = is_number(temperature) and temperature < FLAT
+        self.kl = forward_kl if small else flat_kl
 
     def temperature_now(self, like, temperature=None):
         """The temperature at this step, in the dtype of `like`.
@@ -123,28 +129,25 @@ def expectation(log_p, values):
     return ops.sum(ops.where(p == 0, 0.0, p * values), axis=-1)
 
 
-def forward_kl(log_teacher, log_student):
-    """The sum of `p_teacher * log(p_teacher / p_student)`."""
-    return ops.sum(divergences(log_teacher, log_student), axis=-1)
+def forward_kl(log_p, log_q, allowed=None):
+    """The sum of `p * log(p / q)`, over the classes that are allowed where this is given."""
+    ratio = log_p - log_q
+    return expectation(log_p, ratio if allowed is None else ops.where(allowed, ratio, 0.0))
 
 
-def reverse_kl(log_teacher, log_student):
-    """The sum of `p_student * log(p_student / p_teacher)` over what the teacher allows."""
-    allowed = log_teacher > LOWEST
-    among = divergences(log_student, ops.where(allowed, log_teacher, log_student))
-    # The terms of `divergences` sum to the divergence over all classes, not over some.
-    return ops.sum(ops.where(allowed, among, -ops.exp(log_student)), axis=-1)
+def flat_kl(log_p, log_q, allowed=None):
+    """The same for distributions that are nearly the same, as at a high temperature.
 
-
-def divergences(log_p, log_q):
-    """`p * log(p / q) + q - p` of each class: not negative, and their sum is that of the first.
-
-    `p * log(p / q)` has both signs, and nearly cancels in a sum where `p` and `q` are near, as at
-    a high temperature. `q - p = p * expm1(log(q / p))` does not lose what is left.
+    Sums `p * log(p / q) + q - p`, which has the same sum over all classes. No part is negative,
+    where those of `forward_kl` have both signs and nearly cancel. `q - p = p * expm1(log(q / p))`
+    keeps what is left of the difference.
     """
     p, q, ratio = ops.exp(log_p), ops.exp(log_q), log_q - log_p
     near = p * (ops.expm1(ops.minimum(ratio, 1.0)) - ratio)
-    return ops.where(ratio < 1.0, near, q - ops.where(p == 0, 0.0, p * (ratio + 1.0)))
+    parts = ops.where(ratio < 1.0, near, q - ops.where(p == 0, 0.0, p * (ratio + 1.0)))
+    if allowed is not None:  # the others' `q - p`, with no `q`
+        parts = ops.where(allowed, parts, -p)
+    return ops.sum(parts, axis=-1)
 
 
 def log_mixture(log_p, log_q, weight):

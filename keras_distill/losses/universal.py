@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_distill.batch import TopK
 from keras_distill.losses import masks
+from keras_distill.losses.distillation_loss import one_of
 from keras_distill.losses.softened import SoftenedLoss, log_probabilities, scaled
 from keras_distill.losses.wrapped import WrappedLoss
 
@@ -115,9 +116,7 @@ class AlignedSpans(WrappedLoss):
         super().__init__(loss, name=name or f"aligned_{loss.name}", **kwargs)
         if "labels" in loss.needs:
             raise ValueError(f"`{loss.name}` takes a label of each token, and a span has none.")
-        if merge not in MERGES:
-            raise ValueError(f"`merge` must be one of {MERGES}. Received: merge={merge!r}")
-        self.merge, self.needs = merge, ("mask",)
+        self.merge, self.needs = one_of("merge", merge, MERGES), ("mask",)
 
     def call(self, y_true, y_pred, mask=None, **extras):
         logits = y_true["logits"]

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_distill import _backend
+from keras_distill.losses import answers
 
 BINS = 15
 
@@ -92,8 +93,9 @@ def _likeness(log_probs, teacher):
             "The teacher must have the model's classes. Received: shapes "
             f"{teacher.shape} and {log_probs.shape}"
         )
+    agreement = keras.ops.convert_to_numpy(answers.agreement(teacher, log_probs))
     return {
-        "agreement": float(np.mean(log_probs.argmax(-1) == teacher.argmax(-1))),
+        "agreement": float(np.mean(agreement)),
         "kl_to_teacher": float(np.mean(divergences(teacher, log_probs))),
     }
 
@@ -122,9 +124,7 @@ def reliability(log_probs, labels, bins=BINS):
 
 def divergences(teacher, student):
     """`sum_c p_T (log p_T - log p_S)` of each row of two arrays of log-probabilities."""
-    p = np.exp(teacher)
-    gaps = np.subtract(teacher, student, where=p > 0, out=np.zeros_like(p))  # 0 log 0 = 0
-    return np.sum(gaps * p, -1)
+    return keras.ops.convert_to_numpy(answers.divergence(teacher, student))
 
 
 def _predict(models, data):
@@ -134,7 +134,7 @@ def _predict(models, data):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         for found, model in zip(outputs, models, strict=True):
             found.append(_output(model, x))
-        labels.append(_classes(np.asarray(y), outputs[0][-1].shape[-1]))
+        labels.append(_classes(np.asarray(y), outputs[0][-1]))
     if not labels:
         raise ValueError("`data` must hold at least one batch. Received: none")
     return [_log_probs(found) for found in outputs], np.concatenate(labels)
@@ -152,22 +152,23 @@ def _output(model, x):
     return keras.ops.convert_to_numpy(output).astype("float64")
 
 
-def _classes(y, classes):
+def _classes(y, output):
     """Integer labels of integer or one-hot ones."""
-    if y.ndim == 2:
-        y = y.argmax(-1) if y.shape[-1] == classes else y[:, 0] if y.shape[-1] == 1 else y
-    if y.ndim != 1 or (len(y) and not 0 <= y.min() <= y.max() < classes):
+    classes = output.shape[-1]
+    fits = y.ndim == 1 or (y.ndim == 2 and y.shape[-1] in (1, classes))
+    found = keras.ops.convert_to_numpy(answers.class_ids(y, output)) if fits else y
+    if not fits or (len(found) and not 0 <= found.min() <= found.max() < classes):
         raise ValueError(
             f"Labels must be one-hot, or integers in [0, {classes}). Received: shape "
             f"{y.shape}, from {y.min()} to {y.max()}"
         )
-    return y.astype(int)
+    return found
 
 
 def _log_probs(batches):
     """Log-probabilities of logits, or of probabilities where the first batch shows such."""
     first, outputs = batches[0], np.concatenate(batches)
-    if (first >= 0).all() and np.allclose(first.sum(-1), 1, atol=5e-3):
+    if answers.are_probabilities(first):
         outputs = np.log(np.maximum(outputs, np.finfo("float32").tiny))
     shifted = outputs - outputs.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -1,11 +1,13 @@
 """Exits: classifiers on the inner layers of a model, to train it by itself and to stop early."""
 
-import contextlib
-
 import keras
 from keras import layers
 
 from keras_distill import taps
+from keras_distill._keras import graph
+from keras_distill._keras.layers import SYMBOLIC
+from keras_distill.taps import recording
+from keras_distill.taps.paths import steps as path_steps
 
 FINAL = "final"
 
@@ -84,7 +86,7 @@ def keep_exit(net, exit):
     outputs = outputs_of(net)
     if exit not in outputs:
         raise ValueError(f"No exit `{exit}`. There are: {', '.join(outputs)}.")
-    return keras.Model(net._inputs_struct, outputs[exit], name=f"{net.name}_{exit}")
+    return keras.Model(graph.inputs(net), outputs[exit], name=f"{net.name}_{exit}")
 
 
 def feature_path(net, exit=FINAL):
@@ -100,7 +102,7 @@ def feature_path(net, exit=FINAL):
     outputs = outputs_of(net)
     if exit not in outputs:
         raise ValueError(f"No exit `{exit}`. There are: {', '.join(outputs)}.")
-    source = _operation(_feature(outputs[exit]))
+    source = graph.operation_of(_feature(outputs[exit]))
     if not isinstance(source, layers.Layer) or isinstance(source, layers.InputLayer):
         raise ValueError(
             f"The feature of `{exit}` comes from no layer that could be tapped: choose a path "
@@ -111,7 +113,7 @@ def feature_path(net, exit=FINAL):
 
 def outputs_of(net):
     """The outputs of a functional model by name."""
-    outputs = getattr(net, "_outputs_struct", None)
+    outputs = graph.outputs(net)
     if not isinstance(outputs, dict):
         raise ValueError(
             "A model with exits is functional and has a dict of outputs, as `add_exits` makes it. "
@@ -126,63 +128,45 @@ def unrolled(model, paths):
     Returns:
         Its symbolic inputs, its output as the model structures it, and `{path: symbolic feature}`.
     """
-    functional = getattr(model, "_functional", None) or model  # what a Sequential runs
-    if not getattr(functional, "_nodes_by_depth", None):
+    if not graph.is_graph(model):
         raise ValueError(
             "Exits need a functional or sequential model that is built. Received: "
             f"{getattr(model, 'name', model)} (of type {type(model).__name__})"
         )
-    inputs, paths = functional._inputs_struct, list(paths)
-    found = [model]
+    inputs = graph.inputs(model)
+    layers_at = {path: taps.find_layer(model, path) for path in paths}
+    containers = [model, *_around(model, layers_at)]
+    seams = [(layer, SYMBOLIC) for layer in (*layers_at.values(), *containers)]
+    keys = {id(layer) for layer in layers_at.values()}
+    with graph.Opening(containers) as opening:
+        with recording.recording(seams, keys, opening.functions) as calls:
+            output = opening.functions[id(model)](inputs)
+    features = {
+        path: recording.heard(model, path, calls.get(id(layer), []))
+        for path, layer in layers_at.items()
+    }
+    return inputs, output, features
+
+
+def _around(model, paths):
+    """The layers that hold the layers at some paths, each once."""
+    found = {}
     for path in paths:
-        steps = path.split("/")
-        taps.find_layer(model, path)
-        found += [taps.find_layer(model, "/".join(steps[:n])) for n in range(1, len(steps))]
-    with _opened(found):
-        features = taps.run(model, inputs, ["output", *paths], training=None)
-    return inputs, features.pop("output"), features
-
-
-@contextlib.contextmanager
-def _opened(containers):
-    """Meanwhile these layers are no nodes of a symbolic graph: what they call is."""
-    usual, opened = layers.Layer.__call__, {id(layer) for layer in containers}
-
-    def call(layer, *args, **kwargs):
-        if id(layer) not in opened:
-            return usual(layer, *args, **kwargs)
-        try:
-            return layer.call(*args, **kwargs)
-        except (AttributeError, TypeError, NotImplementedError) as error:
-            raise ValueError(
-                f"`{layer.name}` (a {type(layer).__name__}) cannot be opened up: its `call` takes "
-                f"no symbolic input ({error}). Put the exit behind the whole layer."
-            ) from error
-
-    layers.Layer.__call__ = call
-    try:
-        yield
-    finally:
-        layers.Layer.__call__ = usual
-
-
-def _operation(tensor):
-    return tensor._keras_history.operation
-
-
-def _inputs(tensor):
-    history = tensor._keras_history
-    return history.operation._inbound_nodes[history.node_index].input_tensors
+        names = path_steps(path)
+        for depth in range(1, len(names)):
+            layer = taps.find_layer(model, "/".join(names[:depth]))
+            found[id(layer)] = layer
+    return list(found.values())
 
 
 def _feature(output):
     """The input of the last layer with weights before an output; dropout is passed over."""
     passed = (layers.Activation, layers.Softmax, layers.Dropout)
-    while isinstance(_operation(output), passed):
-        output = _inputs(output)[0]
-    before = _inputs(output)[0] if _inputs(output) else output
-    while isinstance(_operation(before), layers.Dropout):
-        before = _inputs(before)[0]
+    while isinstance(graph.operation_of(output), passed):
+        output = graph.inputs_of(output)[0]
+    before = graph.inputs_of(output)[0] if graph.inputs_of(output) else output
+    while isinstance(graph.operation_of(before), layers.Dropout):
+        before = graph.inputs_of(before)[0]
     return before
 
 
@@ -196,7 +180,7 @@ class _Head:
                 f"be. Received: {tuple(output.shape)}. Give a `head`."
             )
         self.name = name
-        self.last = _operation(output)
+        self.last = graph.operation_of(output)
         self.width = _feature(output).shape[-1] or output.shape[-1]
         self.classes = classes or output.shape[-1]
 
