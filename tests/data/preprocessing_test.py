@@ -19,11 +19,13 @@ def text_task(seed=0, length=6, words=WORDS):
     keras.utils.set_random_seed(seed)
     backbone = hub.models.BertBackbone(
         len(words), num_layers=1, num_heads=2, hidden_dim=4, intermediate_dim=8,
-        max_sequence_length=8,
+        max_sequence_length=8, dropout=0.0,
     )  # fmt: skip
     tokenizer = hub.models.BertTokenizer(words)
     preprocessor = hub.models.BertTextClassifierPreprocessor(tokenizer, sequence_length=length)
-    task = hub.models.BertTextClassifier(backbone, num_classes=3, preprocessor=preprocessor)
+    task = hub.models.BertTextClassifier(
+        backbone, num_classes=3, preprocessor=preprocessor, dropout=0.0
+    )
     for weight in task.weights:  # the initial ones say nearly the same of all texts
         weight.assign(np.random.default_rng(seed).normal(size=weight.shape))
     return task
