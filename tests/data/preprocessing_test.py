@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill import CachedTeacher, Distiller, EnsembleTeacher, ModelTeacher
+from keras_distill import CachedTeacher, Distiller, EnsembleTeacher, ModelTeacher, Term, losses
 from keras_distill.data import read_targets, verify_targets, write_targets
 from keras_distill.data.batches import as_dataset
 
@@ -80,7 +80,7 @@ def test_a_student_of_another_tokenizer_learns_from_a_cache_of_strings(tmp_path)
     teacher, student = text_task(1), text_task(2, length=5, words=[*WORDS[:5], "c", "b", "a"])
     data = tf.data.Dataset.from_tensor_slices((TEXTS, np.arange(5) % 3)).batch(5)
     write_targets(teacher, data, tmp_path, dtype="float32", verbose=0)
-    distiller = Distiller(student, teacher=CachedTeacher())
+    distiller = Distiller(student, teacher=CachedTeacher(), terms=[Term(losses.KLDivergence(1.0))])
     distiller.compile(keras.optimizers.SGD(0.0), LOGITS)
     found = distiller.fit(read_targets(data, tmp_path), verbose=0).history["kl_divergence"]
     ours, theirs = (np.log(keras.ops.convert_to_numpy(keras.ops.softmax(
