@@ -41,15 +41,15 @@ from language import BATCH, by_length, fit, from_scratch, packed, tokens_of
 from training import loader, settings
 
 from keras_distill import Distiller, Term, losses, models
-from keras_distill.data import generate, on_policy, prompt_masked
+from keras_distill.data import OnPolicy, completion_only, generate
 from keras_distill.experiments import Arm, RunFolder, Runner
 
 """
 ## The teacher
 
 KerasHub's GPT-2 with sizes of our own. It is trained as it would be without this package, except
-that `prompt_masked` makes the batches: tokens of question and answer, weighed on the answer. Before
-that it learns the language, from the dictionary's entries one after another.
+that `completion_only` makes the batches: tokens of question and answer, weighed on the answer.
+Before that it learns the language, from the dictionary's entries one after another.
 """
 
 
@@ -107,7 +107,7 @@ class Run:
     def teacher(self, seed, model_of):
         task = model_of("pretrained")
         keras.utils.set_random_seed(0)
-        said = prompt_masked(task, self.prompts, self.answers)
+        said = completion_only(task, self.prompts, self.answers)
         return self.fit(Distiller(task), said, "teacher", self.given.teacher_epochs,
                         self.given.rate)  # fmt: skip
 
@@ -136,13 +136,13 @@ class Run:
         """`(distiller, batches)`: how the student `name` is taught, and on what."""
         if name == "on-policy":
             terms = [Term(TOKEN_LEVEL["Jensen-Shannon"], name="teacher")]
-            own = on_policy(student, self.prompts, self.answers, share=0.5, batch_size=BATCH)
+            own = OnPolicy(student, self.prompts, self.answers, share=0.5, batch_size=BATCH)
             return Distiller(student, teacher=teacher, terms=terms, alpha=1.0), own
         if name == "sequence-level":
             wrote = self.written(teacher)
-            said = prompt_masked(student, wrote["prompt"], wrote["answer"], wrote["finished"])
+            said = completion_only(student, wrote["prompt"], wrote["answer"], wrote["finished"])
             return Distiller(student), said
-        said = prompt_masked(student, self.prompts, self.answers)
+        said = completion_only(student, self.prompts, self.answers)
         if name == "alone":
             return Distiller(student), said
         terms = [Term(TOKEN_LEVEL[name], name="teacher")]
@@ -162,8 +162,8 @@ class Run:
         if isinstance(batches, tuple):
             batches = by_length(batches, seed=1)
         else:
-            counted = prompt_masked(task, self.prompts, self.answers)
-        valid = valid or prompt_masked(task, *self.splits["valid"])
+            counted = completion_only(task, self.prompts, self.answers)
+        valid = valid or completion_only(task, *self.splits["valid"])
         return fit(distiller, batches, self.given.out / "backups" / name, valid=valid,
                    epochs=epochs, rate=rate, tokens=tokens_of(counted[0]),
                    tiny=self.given.tiny)  # fmt: skip
@@ -277,7 +277,8 @@ cache.
 
 def measured(task, teacher, run):
     prompts, answers = run.splits["test"]
-    batches = tf.data.Dataset.from_tensor_slices(prompt_masked(task, prompts, answers)).batch(BATCH)
+    rows = completion_only(task, prompts, answers)
+    batches = tf.data.Dataset.from_tensor_slices(rows).batch(BATCH)
     loss, divergence, tokens = 0.0, 0.0, 0.0
     for x, y, weight in batches:
         weight = tf.cast(weight, "float32")

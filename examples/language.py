@@ -76,7 +76,7 @@ def fit(distiller, batches, backup, *, valid, epochs, rate, tokens, tiny=False, 
 
     Args:
         distiller: not compiled.
-        batches: `(x, y, sample_weight)` of all examples, as `prompt_masked` makes them, or what
+        batches: `(x, y, sample_weight)` of all examples, as `completion_only` makes them, or what
             `fit` takes, in batches.
         backup: the folder of what a killed training goes on from.
         valid: the same of the validation examples.

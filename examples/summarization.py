@@ -40,7 +40,7 @@ from rouge_score import rouge_scorer
 from training import loader, settings
 
 from keras_distill import Distiller, Term, losses, models
-from keras_distill.data import generate, prompt_masked
+from keras_distill.data import completion_only, generate
 from keras_distill.experiments import Arm, Runner
 
 """
@@ -152,7 +152,7 @@ class Run:
     def teacher(self, seed, model_of):
         task = model_of("pretrained")
         keras.utils.set_random_seed(0)
-        return self.fit(Distiller(task), prompt_masked(task, *self.splits["train"]), "teacher",
+        return self.fit(Distiller(task), completion_only(task, *self.splits["train"]), "teacher",
                         self.given.teacher_epochs, self.given.rate)  # fmt: skip
 
     def pretrained(self, seed, model_of):
@@ -161,7 +161,7 @@ class Run:
         task = teacher_of(self.given, sum(self.splits["train"], []))
         texts, valid = (self.splits[split][0] for split in ("train", "valid"))
         pairs = (with_gaps(texts, self.given.gaps), texts)
-        return self.fit(Distiller(task), prompt_masked(task, *pairs), "pretrained",
+        return self.fit(Distiller(task), completion_only(task, *pairs), "pretrained",
                         self.given.pretrain_epochs, self.given.rate,
                         valid=(with_gaps(valid, self.given.gaps), valid))  # fmt: skip
 
@@ -176,7 +176,7 @@ class Run:
         elif name == "sequence-level":
             wrote = self.written(teacher, "train", "teacher")
             lessons = wrote["prompt"], wrote["answer"], wrote["finished"]
-        return self.fit(distiller, prompt_masked(student, *lessons), name, self.given.epochs,
+        return self.fit(distiller, completion_only(student, *lessons), name, self.given.epochs,
                         self.given.rate / 2)  # fmt: skip
 
     def loaded(self, path):
@@ -197,7 +197,7 @@ class Run:
         return generate(task, texts, file, batch_size=64)
 
     def fit(self, distiller, rows, name, epochs, rate, valid=None):
-        valid = prompt_masked(distiller.student, *(valid or self.splits["valid"]))
+        valid = completion_only(distiller.student, *(valid or self.splits["valid"]))
         return fit(distiller, rows, self.given.out / "backups" / name, valid=valid, epochs=epochs,
                    rate=rate, tokens=tokens_of(rows[0]), tiny=self.given.tiny,
                    jit_compile=True)  # fmt: skip

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import pathlib
+import re
 
 import keras
 import numpy as np
@@ -169,3 +171,15 @@ def test_what_is_said_can_be_silenced(tmp_path, capsys):
     finally:
         keras.config.enable_interactive_logging()
     assert capsys.readouterr().out == ""
+
+
+def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    scope = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], scope)
+    assert {arm: len(rows) for arm, rows in scope["results"].items()} == {
+        "teacher": 1,
+        "alone": 2,
+        "distilled": 2,
+    }
