@@ -12,6 +12,7 @@ from collections import abc
 import keras
 import numpy as np
 
+from keras_distill._keras.layers import sublayers
 from keras_distill.teachers import Teacher
 
 
@@ -79,7 +80,8 @@ def _of_layer(layer, of):
     found = {"config": _config(layer, of)}
     if layer.weights:
         found["weights"] = _weights(layer)
-    if words := [of(part, "words") for each in layer._flatten_layers() for part in _words(each)]:
+    layers = [layer, *sublayers(layer, recursive=True)]
+    if words := [of(part, "words") for each in layers for part in _words(each)]:
         found["vocabulary"] = digest(json.dumps(words))
     return found
 

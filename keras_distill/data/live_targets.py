@@ -4,12 +4,12 @@ import keras
 import numpy as np
 
 from keras_distill import _backend, taps
+from keras_distill._keras.layers import as_logits
 from keras_distill.batch import Batch
 from keras_distill.data import records
 from keras_distill.data.preprocessing import reader_of
 from keras_distill.teachers import ModelTeacher, Teacher
 from keras_distill.training.heads import are_probabilities
-from keras_distill._keras.layers import as_logits as logits_of
 
 
 class LiveTargets:
@@ -48,7 +48,7 @@ class LiveTargets:
                     f"`paths` must name tensors, and `{path}` has the parts {parts}. Name one, as "
                     f"in `{path}:key`."
                 )
-        return {path: logits_of(value) for path, value in targets.items()}
+        return {path: as_logits(value) for path, value in targets.items()}
 
     def decide(self, batch, top_k, temperature, dtype):
         """Chooses a form for each path by the targets of a first batch."""

@@ -3,14 +3,16 @@
 import keras
 
 from keras_distill.teachers import EnsembleTeacher, ModelTeacher
-from keras_distill.text.view import preprocessed, preprocessor_of, unpacked
+from keras_distill.text.pipeline import is_text
+from keras_distill.text.view import is_textual, preprocessed, preprocessor_of, unpacked
 
 
 def reader_of(teacher, x):
     """A function from inputs such as `x` to what the layers of a teacher take.
 
-    A KerasHub task reads raw samples by its preprocessor, as in its own `predict`. What that
-    preprocessor has already made passes as it is, and so do the inputs of every other teacher.
+    A KerasHub task reads raw samples by its preprocessor, as in its own `predict`. A preprocessor
+    that tokenizes reads strings, and tokens pass as they are; any other reads everything. The
+    inputs of a teacher that is no task pass as they are.
 
     Args:
         teacher: a `Teacher`.
@@ -20,14 +22,16 @@ def reader_of(teacher, x):
         ValueError: the teacher is an ensemble of tasks, which would each read `x` in its own way.
     """
     task = _task_of(teacher)
-    if task is not None and not _is_made(task, x):
+    if task is not None and _reads(task, x):
         return lambda x: unpacked(preprocessed(task, x))[0]
     for name, member in _members(teacher).items():
-        if _task_of(member) is not None and not _is_made(member.model, x):
+        if _task_of(member) is not None and _reads(member.model, x):
             raise ValueError(
                 f"The member `{name}` of the ensemble has a preprocessor, and the members of an "
-                "ensemble must read the same inputs. Preprocess the dataset, or write one cache "
-                f"for each member. Received: inputs {keras.tree.map_structure(_brief, x)}"
+                "ensemble must read the same inputs. Write one cache for each member, or "
+                "preprocess the dataset and take the preprocessors off "
+                "(`model.preprocessor = None`). Received: inputs "
+                f"{keras.tree.map_structure(_brief, x)}"
             )
     return lambda x: x
 
@@ -42,9 +46,9 @@ def _members(teacher):
     return teacher.members if isinstance(teacher, EnsembleTeacher) else {}
 
 
-def _is_made(task, x):
-    """Whether `x` has the names of the model's inputs, which raw samples have not."""
-    return isinstance(x, dict) and isinstance(task.input, dict) and {*task.input} <= {*x}
+def _reads(task, x):
+    """Whether the preprocessor of a task has yet to read `x`."""
+    return is_text(x) or not is_textual(task.preprocessor)
 
 
 def _brief(leaf):

@@ -1,8 +1,6 @@
 """How students train from a cache of the teacher's targets instead of the live teacher."""
 
-from keras_distill.data import shards
-from keras_distill.data.target_cache import read_targets, write_targets
-from keras_distill.data.targets_on_disk import TargetsOnDisk
+from keras_distill import data
 from keras_distill.teachers import CachedTeacher
 
 
@@ -21,10 +19,10 @@ def prepare(teacher, dataset, path, paths):
         ValueError: where the cache is another teacher's, the inputs are not in it, as where random
             augmentation makes them, or it lacks one of the paths.
     """
-    if shards.read_json(shards.join(path, shards.HEADER)) is None or not _is_whole(path):
-        write_targets(teacher, dataset, path, paths=paths, dtype="float32")
-    cache = TargetsOnDisk(path)
-    next(iter(read_targets(dataset, cache, teacher=teacher)))  # refuses others
+    if not _is_whole(path):
+        data.write_targets(teacher, dataset, path, paths=paths, dtype="float32")
+    cache = data.TargetsOnDisk(path)
+    next(iter(data.read_targets(dataset, cache, teacher=teacher)))  # refuses others
     missing = [name for name in paths if name not in cache.forms]
     if missing:
         raise ValueError(
@@ -35,12 +33,12 @@ def prepare(teacher, dataset, path, paths):
 
 def from_cache(dataset, path):
     """`(teacher, dataset)` to train with."""
-    return CachedTeacher(), read_targets(dataset, path)
+    return CachedTeacher(), data.read_targets(dataset, path)
 
 
 def _is_whole(path):
     try:
-        TargetsOnDisk(path)
+        data.TargetsOnDisk(path)
     except FileNotFoundError:
         return False
     return True
