@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_distill.batch import TopK
 from keras_distill.fused import primitives
+from keras_distill.fused.flat import FLAT, FlatDivergence
 from keras_distill.fused.head import (
     add_gradients,
     block_size,
@@ -50,7 +51,7 @@ def measure(student, *, labels=None, teacher=None, loss=None, accuracy=False, le
     Memory: a few blocks of (tokens, block), and the gradients of the embeddings. Products of
     matrices: two with the student's embeddings for the values and two more for the gradients (a
     plain loss: three in all), two with the teacher's (plain: one); a divergence other than
-    `KLDivergence` takes one more of each.
+    `KLDivergence`, or one at a temperature of 8 or more or that may change, takes one more of each.
 
     Args:
         student: the student's `Head`.
@@ -148,8 +149,16 @@ def _parts(student, labels, accuracy, teacher, loss, learns):
     if isinstance(teacher, TopK):
         part = TopKDivergence(loss, _flat(teacher, student.precision), temperature)
     else:
-        part = Divergence(loss, teacher.flat(), temperature, learns)
+        part = _dense(loss, teacher.flat(), temperature, learns)
     return {**parts, "divergence": part}
+
+
+def _dense(loss, teacher, temperature, learns):
+    """The part for a teacher's `Head`; a temperature that may change may become high."""
+    high = not is_number(temperature) or temperature >= FLAT
+    if high and type(loss) is KLDivergence and not learns:
+        return FlatDivergence(loss, teacher, temperature)
+    return Divergence(loss, teacher, temperature, learns)
 
 
 def _flat(top, precision):

@@ -18,8 +18,6 @@ from keras_distill.losses import KLDivergence
 from keras_distill.losses.softened import LOWEST
 from keras_distill.schedules import is_number
 
-HOT = 10.0  # a temperature
-
 
 class Labels(NamedTuple):
     """`-log softmax(logits)[label]`, and whether the likeliest word is the label."""
@@ -59,10 +57,8 @@ class Labels(NamedTuple):
 class Divergence(NamedTuple):
     """A divergence from a teacher of whom there is a `Head`.
 
-    The forward KL's gradient, `softmax - softmax`, needs no second pass, nor does its value from
-    logits that differ: `E_p[t - s] + log sum exp(s) - log sum exp(t)`. Divided by a high
-    temperature they hardly do: then these normalizers' rounding, times `T^2`, is more than the
-    value, and a second pass sums the terms of the classes.
+    The forward KL's value, `E_p[t - s] + log sum exp(s) - log sum exp(t)`, and its gradient,
+    `softmax(s) - softmax(t)`, need no second pass.
     """
 
     loss: Any
@@ -73,8 +69,7 @@ class Divergence(NamedTuple):
     @property
     def two_passes(self):
         """Whether normalizers must be known before the value and the gradient are summed."""
-        one = type(self.loss) is KLDivergence and not self.learns
-        return not (one and is_number(self.loss.temperature) and self.loss.temperature <= HOT)
+        return type(self.loss) is not KLDivergence or self.learns
 
     @property
     def factor(self):
