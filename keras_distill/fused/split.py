@@ -82,5 +82,5 @@ def _makes_logits(node):
     layer = node.operation
     if isinstance(layer, keras.layers.Dense):
         return layer.activation is keras.activations.linear
-    reverse = node.arguments.kwargs.get("reverse", node.arguments.args[1:2] == (True,))
+    reverse = node.arguments.kwargs.get("reverse", False)
     return isinstance(layer, keras.layers.Embedding) and reverse
