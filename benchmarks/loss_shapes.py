@@ -1,7 +1,6 @@
 """What each exported loss is given in `losses.py`: realistic shapes of both sides."""
 
 import dataclasses
-import inspect
 import math
 from typing import Any
 
@@ -50,7 +49,7 @@ class Case:
         loss.build(*(keras.tree.map_structure(lambda x: tuple(getattr(x, "shape", ())), side)
                      for side in (student, teacher)))  # fmt: skip
         options = {}
-        if "labels" in inspect.signature(loss.call).parameters:
+        if "labels" in loss.needs:
             shape, classes = self.labels
             options["labels"] = tf.random.uniform((batch, *shape), 0, classes, "int32")
             if classes == 1:

@@ -79,9 +79,10 @@ class InBatchRanking(losses.DistillationLoss):
 
     same_shape = False
     across_batch = True
+    config = ("temperature",)
 
-    def __init__(self, temperature=0.05, name="in_batch_ranking", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, temperature=0.05, **kwargs):
+        super().__init__(**kwargs)
         self.temperature = temperature
 
     def call(self, y_true, y_pred):
@@ -92,9 +93,6 @@ class InBatchRanking(losses.DistillationLoss):
         itself = 1e9 * ops.eye(ops.shape(vectors)[0])
         similarity = ops.matmul(vectors, ops.transpose(vectors)) / self.temperature
         return ops.log_softmax(similarity - itself, axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "temperature": self.temperature}
 
 
 def pointwise():

@@ -90,7 +90,7 @@ def test_a_row_is_true(name):
     loss, cells = LOSSES[name], METHODS.get(name, [""] * 7)
     assert f"(`{loss.__module__.rpartition('.')[2]}.py`)" in cells[0]
     parameters = inspect.signature(loss).parameters.values()
-    own = [p for p in parameters if p.name not in ("name", "kwargs")]
+    own = [p for p in parameters if p.name not in ("name", "dtype", "kwargs")]
     assert cells[4].strip("`") == (written(own) or "-")
     parts = PARTS.get(name, {name})
     methods = [each for each in GOLDEN if losses_of(each["method"]) & parts]

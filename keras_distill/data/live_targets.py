@@ -7,8 +7,8 @@ from keras_distill import taps
 from keras_distill.batch import Batch
 from keras_distill.data import records
 from keras_distill.teachers import ModelTeacher, Teacher
-from keras_distill.training.checks import are_probabilities
-from keras_distill.training.term import logits_of
+from keras_distill.training.heads import are_probabilities
+from keras_distill._keras.layers import as_logits as logits_of
 
 import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 

@@ -39,8 +39,10 @@ class ActivationBoundary(DistillationLoss):
         - [Heo et al., 2018](https://arxiv.org/abs/1811.03233)
     """
 
-    def __init__(self, margin=1.0, name="activation_boundary", **kwargs):
-        super().__init__(name=name, **kwargs)
+    config = ("margin",)
+
+    def __init__(self, margin=1.0, **kwargs):
+        super().__init__(**kwargs)
         if not margin >= 0:
             raise ValueError(f"`margin` must be non-negative. Received: margin={margin}")
         self.margin = margin
@@ -48,9 +50,6 @@ class ActivationBoundary(DistillationLoss):
     def call(self, y_true, y_pred):
         toward = ops.where(y_true > 0, -y_pred, y_pred)
         return ops.sum(ops.square(flat(ops.relu(self.margin + toward))), axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -91,8 +90,10 @@ class OverhaulMargin(DistillationLoss):
         - [Heo et al., 2019](https://arxiv.org/abs/1904.01866)
     """
 
-    def __init__(self, margin, name="overhaul_margin", **kwargs):
-        super().__init__(name=name, **kwargs)
+    config = ("margin",)
+
+    def __init__(self, margin, **kwargs):
+        super().__init__(**kwargs)
         margin = np.asarray(ops.convert_to_numpy(margin), "float32")
         if margin.ndim > 1 or not np.all(margin <= 0):
             raise ValueError(
@@ -105,9 +106,6 @@ class OverhaulMargin(DistillationLoss):
         target = ops.maximum(y_true, ops.convert_to_tensor(self.margin, y_true.dtype))
         counts = ops.logical_or(y_pred > target, target > 0)
         return ops.sum(flat(ops.where(counts, ops.square(y_pred - target), 0.0)), axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin}
 
 
 def overhaul_margin(batch_normalization):

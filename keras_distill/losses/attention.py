@@ -32,10 +32,11 @@ def attention_divergence(y_true, y_pred, mask):
 class _AttentionLoss(DistillationLoss):
     """A loss on scores, head by head or on the heads together."""
 
+    config = ("heads", "cross")
     token_axes = (2, 3)
 
-    def __init__(self, heads, cross, name, **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, heads, cross, **kwargs):
+        super().__init__(**kwargs)
         if heads not in (None, "mean", "sum"):
             raise ValueError(f'`heads` must be "mean", "sum" or `None`. Received: heads={heads!r}')
         self.heads = heads
@@ -53,9 +54,6 @@ class _AttentionLoss(DistillationLoss):
             return scores
         reduce = ops.mean if self.heads == "mean" else ops.sum
         return reduce(scores, axis=1, keepdims=True)
-
-    def get_config(self):
-        return {**super().get_config(), "heads": self.heads, "cross": self.cross}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -91,8 +89,10 @@ class AttentionDivergence(_AttentionLoss):
         - [Wang et al., 2020](https://arxiv.org/abs/2002.10957)
     """
 
-    def __init__(self, heads=None, cross=False, name="attention_divergence", **kwargs):
-        super().__init__(heads, cross, name, **kwargs)
+    needs = ("mask",)
+
+    def __init__(self, heads=None, cross=False, **kwargs):
+        super().__init__(heads, cross, **kwargs)
 
     def call(self, y_true, y_pred, mask=None):
         return attention_divergence(self._merged(y_true), self._merged(y_pred), self._keys(mask))
@@ -133,9 +133,11 @@ class AttentionCrossEntropy(_AttentionLoss):
         - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
     """
 
-    def __init__(self, heads=None, threshold=None, cross=False, name="attention_cross_entropy",
-                 **kwargs):  # fmt: skip
-        super().__init__(heads, cross, name, **kwargs)
+    needs = ("mask",)
+    config = ("threshold",)
+
+    def __init__(self, heads=None, threshold=None, cross=False, **kwargs):
+        super().__init__(heads, cross, **kwargs)
         self.threshold = threshold
 
     def call(self, y_true, y_pred, mask=None):
@@ -145,9 +147,6 @@ class AttentionCrossEntropy(_AttentionLoss):
         if self.threshold is not None:
             log_teacher = ops.where(y_true > self.threshold, log_teacher, PADDING)
         return -ops.mean(expectation(log_teacher, _log_attention(y_pred, mask)), axis=1)
-
-    def get_config(self):
-        return {**super().get_config(), "threshold": self.threshold}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -187,8 +186,11 @@ class AttentionMSE(_AttentionLoss):
         - [Jiao et al., 2020](https://arxiv.org/abs/1909.10351)
     """
 
-    def __init__(self, heads=None, threshold=LOW, cross=False, name="attention_mse", **kwargs):
-        super().__init__(heads, cross, name, **kwargs)
+    needs = ("mask",)
+    config = ("threshold",)
+
+    def __init__(self, heads=None, threshold=LOW, cross=False, **kwargs):
+        super().__init__(heads, cross, **kwargs)
         self.threshold = threshold
 
     def call(self, y_true, y_pred, mask=None):
@@ -204,6 +206,3 @@ class AttentionMSE(_AttentionLoss):
         scores = self._merged(scores)
         threshold = -math.inf if self.threshold is None else self.threshold
         return ops.where(scores > threshold, scores, 0.0)
-
-    def get_config(self):
-        return {**super().get_config(), "threshold": self.threshold}

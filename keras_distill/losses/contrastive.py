@@ -69,13 +69,15 @@ class ContrastiveRepresentation(DistillationLoss):
         - [Tian et al., 2020](https://arxiv.org/abs/1910.10699)
     """
 
+    needs = ("mask",)
+    config = ("examples", "width", "negatives", "temperature", "momentum", "normalize", "seed")
+    stateful = True
     same_shape = False
     across_batch = True
 
-    def __init__(self, examples, width=128, negatives=16384, temperature=0.07,
-                 momentum=0.5, normalize=True, seed=None, name="contrastive_representation",
-                 **kwargs):  # fmt: skip
-        super().__init__(name=name, **kwargs)
+    def __init__(self, examples, width=128, negatives=16384, temperature=0.07, momentum=0.5,
+                 normalize=True, seed=None, **kwargs):  # fmt: skip
+        super().__init__(**kwargs)
         for key, count in (("examples", examples), ("width", width), ("negatives", negatives)):
             if count < 1:
                 raise ValueError(f"`{key}` must be positive. Received: {key}={count}")
@@ -115,19 +117,6 @@ class ContrastiveRepresentation(DistillationLoss):
         others = ops.einsum(equation, embedding, rows)
         temperature = ops.cast(value_at(self.temperature), embedding.dtype)
         return ops.concatenate([own, others], axis=-1) / temperature
-
-    def get_config(self):
-        names = ("examples", "width", "negatives", "normalize", "seed")
-        config = {name: getattr(self, name) for name in names}
-        for name in ("temperature", "momentum"):
-            config[name] = keras.saving.serialize_keras_object(getattr(self, name))
-        return {**super().get_config(), **config}
-
-    @classmethod
-    def from_config(cls, config):
-        names = ("temperature", "momentum")
-        read = {name: keras.saving.deserialize_keras_object(config[name]) for name in names}
-        return cls(**{**config, **read})
 
 
 def _log_normalizer(known, scores, present, examples):

@@ -14,8 +14,10 @@ DIVERGENCES = ("kl", "mse")
 class _Softened(SoftenedLoss):
     """A divergence of softmax distributions along the last axis."""
 
-    def __init__(self, temperature, divergence, name, **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    config = ("divergence",)
+
+    def __init__(self, temperature, divergence, **kwargs):
+        super().__init__(temperature, **kwargs)
         if divergence not in DIVERGENCES:
             raise ValueError(
                 f"`divergence` must be one of {DIVERGENCES}. Received: divergence={divergence!r}"
@@ -31,9 +33,6 @@ class _Softened(SoftenedLoss):
         teacher, student = (ops.maximum(side, LOWEST) for side in (teacher, student))
         apart = ops.softmax(teacher, axis=-1) - ops.softmax(student, axis=-1)
         return ops.sum(ops.square(apart), axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "divergence": self.divergence}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -65,8 +64,8 @@ class ChannelWise(_Softened):
         - [Shu et al., 2021](https://arxiv.org/abs/2011.13256)
     """
 
-    def __init__(self, temperature=4.0, divergence="kl", name="channel_wise", **kwargs):
-        super().__init__(temperature, divergence, name, **kwargs)
+    def __init__(self, temperature=4.0, divergence="kl", **kwargs):
+        super().__init__(temperature, divergence, **kwargs)
 
     def call(self, y_true, y_pred):
         teacher, student = (self._by_channel(maps) for maps in (y_true, y_pred))
@@ -108,9 +107,10 @@ class PixelWise(_Softened):
         - [Liu et al., 2019](https://arxiv.org/abs/1903.04197)
     """
 
-    def __init__(self, temperature=1.0, divergence="kl", reference=False, name="pixel_wise",
-                 **kwargs):  # fmt: skip
-        super().__init__(temperature, divergence, name, **kwargs)
+    config = ("reference",)
+
+    def __init__(self, temperature=1.0, divergence="kl", reference=False, **kwargs):
+        super().__init__(temperature, divergence, **kwargs)
         self.reference = reference
 
     def call(self, y_true, y_pred):
@@ -119,9 +119,6 @@ class PixelWise(_Softened):
             return values
         temperature = value_at(self.temperature) if self.divergence == "kl" else 1.0
         return values / (ops.cast(temperature, values.dtype) ** 2 * y_pred.shape[-1])
-
-    def get_config(self):
-        return {**super().get_config(), "reference": self.reference}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -155,10 +152,12 @@ class IntraClassVariation(DistillationLoss):
         - [Wang et al., 2020](https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/230_ECCV_2020_paper.php)
     """
 
+    needs = ("mask", "labels")
+    config = ("classes",)
     same_shape = False
 
-    def __init__(self, classes, name="intra_class_variation", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, classes, **kwargs):
+        super().__init__(**kwargs)
         if classes < 1:
             raise ValueError(f"`classes` must be positive. Received: classes={classes}")
         self.classes = classes
@@ -187,9 +186,6 @@ class IntraClassVariation(DistillationLoss):
         if mask is not None and len(mask.shape) == 3:
             members = members * ops.cast(ops.expand_dims(mask > 0, -1), maps.dtype)
         return members
-
-    def get_config(self):
-        return {**super().get_config(), "classes": self.classes}
 
 
 def _cosine(maps, members):

@@ -40,9 +40,6 @@ class ReverseKL(Divergence):
         - [Gu et al., 2024](https://arxiv.org/abs/2306.08543) (MiniLLM)
     """
 
-    def __init__(self, temperature=1.0, compensate=True, name="reverse_kl", **kwargs):
-        super().__init__(temperature, compensate, name=name, **kwargs)
-
     def divergence(self, log_teacher, log_student):
         return reverse_kl(log_teacher, log_student)
 
@@ -76,16 +73,15 @@ class SymmetricKL(Divergence):
         - [Ko et al., 2024](https://arxiv.org/abs/2402.03898) (DistiLLM)
     """
 
-    def __init__(self, weight=0.5, temperature=1.0, compensate=True, name="symmetric_kl", **kwargs):
-        super().__init__(temperature, compensate, name=name, **kwargs)
+    config = ("weight",)
+
+    def __init__(self, weight=0.5, temperature=1.0, compensate=True, **kwargs):
+        super().__init__(temperature, compensate, **kwargs)
         self.weight = float(check("weight", weight, low=0, high=1))
 
     def divergence(self, log_teacher, log_student):
         forward = forward_kl(log_teacher, log_student)
         return (1 - self.weight) * forward + self.weight * reverse_kl(log_teacher, log_student)
-
-    def get_config(self):
-        return {**super().get_config(), "weight": self.weight}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -120,8 +116,10 @@ class JensenShannon(Divergence):
         - [Agarwal et al., 2024](https://arxiv.org/abs/2306.13649) (GKD)
     """
 
-    def __init__(self, beta=0.5, temperature=1.0, compensate=True, name="jensen_shannon", **kwargs):
-        super().__init__(temperature, compensate, name=name, **kwargs)
+    config = ("beta",)
+
+    def __init__(self, beta=0.5, temperature=1.0, compensate=True, **kwargs):
+        super().__init__(temperature, compensate, **kwargs)
         self.beta = float(check("beta", beta, low=0, high=1))
 
     def divergence(self, log_teacher, log_student):
@@ -131,9 +129,6 @@ class JensenShannon(Divergence):
         mixture = log_mixture(log_teacher, log_student, beta)
         teacher = expectation(log_teacher, log_teacher - mixture)
         return beta * teacher + (1 - beta) * expectation(log_student, log_student - mixture)
-
-    def get_config(self):
-        return {**super().get_config(), "beta": self.beta}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -162,9 +157,6 @@ class TotalVariation(Divergence):
     Reference:
         - [Wen et al., 2023](https://arxiv.org/abs/2307.15190)
     """
-
-    def __init__(self, temperature=1.0, compensate=True, name="total_variation", **kwargs):
-        super().__init__(temperature, compensate, name=name, **kwargs)
 
     def divergence(self, log_teacher, log_student):
         return 0.5 * ops.sum(ops.abs(ops.exp(log_teacher) - ops.exp(log_student)), axis=-1)

@@ -39,8 +39,10 @@ class Hint(DistillationLoss):
         - [Chen et al., 2022](https://arxiv.org/abs/2203.14001) (SimKD)
     """
 
-    def __init__(self, pool=False, name="hint", **kwargs):
-        super().__init__(name=name, **kwargs)
+    config = ("pool",)
+
+    def __init__(self, pool=False, **kwargs):
+        super().__init__(**kwargs)
         self.pool = pool
         self.same_shape = not pool
 
@@ -49,9 +51,6 @@ class Hint(DistillationLoss):
             check_channels(self, y_true, y_pred)
             y_true, y_pred = matched(y_true, y_pred)
         return ops.mean(ops.square(y_pred - y_true), axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "pool": self.pool}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -75,9 +74,6 @@ class Cosine(DistillationLoss):
     Reference:
         - [Sanh et al., 2019](https://arxiv.org/abs/1910.01108)
     """
-
-    def __init__(self, name="cosine", **kwargs):
-        super().__init__(name=name, **kwargs)
 
     def call(self, y_true, y_pred):
         return 1.0 - ops.sum(unit(y_true) * unit(y_pred), axis=-1)
@@ -115,9 +111,6 @@ class MaskedGeneration(DistillationLoss):
         - [Yang et al., 2022](https://arxiv.org/abs/2205.01529)
     """
 
-    def __init__(self, name="masked_generation", **kwargs):
-        super().__init__(name=name, **kwargs)
-
     def call(self, y_true, y_pred):
         return ops.sum(ops.square(flat(y_pred - y_true)), axis=-1)
 
@@ -153,11 +146,13 @@ class PearsonCorrelation(DistillationLoss):
         - [Cao et al., 2022](https://arxiv.org/abs/2207.02039)
     """
 
+    needs = ("mask",)
+    config = ("unbiased", "resize")
     same_shape = False
     across_batch = True
 
-    def __init__(self, unbiased=False, resize="student", name="pearson_correlation", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, unbiased=False, resize="student", **kwargs):
+        super().__init__(**kwargs)
         if resize not in ("student", "teacher"):
             raise ValueError(f'`resize` must be "student" or "teacher". Received: resize={resize}')
         self.unbiased, self.resize = unbiased, resize
@@ -183,9 +178,6 @@ class PearsonCorrelation(DistillationLoss):
         varies = variance > 0
         deviation = ops.sqrt(ops.where(varies, variance, 1.0))  # a constant channel stays zero
         return centred / (deviation + 1e-6)
-
-    def get_config(self):
-        return {**super().get_config(), "unbiased": self.unbiased, "resize": self.resize}
 
 
 def _bilinear(maps, size):

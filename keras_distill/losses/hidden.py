@@ -35,8 +35,11 @@ class PatientKD(DistillationLoss):
         - [Sun et al., 2019](https://arxiv.org/abs/1908.09355)
     """
 
-    def __init__(self, tokens="first", name="patient_kd", **kwargs):
-        super().__init__(name=name, **kwargs)
+    needs = ("mask",)
+    config = ("tokens",)
+
+    def __init__(self, tokens="first", **kwargs):
+        super().__init__(**kwargs)
         if tokens not in ("first", "all"):
             raise ValueError(f'`tokens` must be "first" or "all". Received: tokens={tokens!r}')
         self.tokens = tokens
@@ -45,9 +48,6 @@ class PatientKD(DistillationLoss):
         if self.tokens == "first" and len(y_pred.shape) == 3:
             y_true, y_pred = _first(y_true, mask), _first(y_pred, mask)
         return ops.sum(ops.square(unit(y_true) - unit(y_pred)), axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "tokens": self.tokens}
 
 
 def _first(hidden, mask):
@@ -86,8 +86,7 @@ class SequenceFlow(DistillationLoss):
         - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
     """
 
-    def __init__(self, name="sequence_flow", **kwargs):
-        super().__init__(name=name, **kwargs)
+    needs = ("mask",)
 
     def call(self, y_true, y_pred, mask=None):
         widths = [[layer.shape[-1] for layer in side] for side in (y_true, y_pred)]
@@ -136,10 +135,8 @@ class TokenGram(DistillationLoss):
         - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
     """
 
+    needs = ("mask",)
     same_shape = False
-
-    def __init__(self, name="token_gram", **kwargs):
-        super().__init__(name=name, **kwargs)
 
     def call(self, y_true, y_pred, mask=None):
         return masks.mean_over_tokens(ops.square(_gram(y_true) - _gram(y_pred)), mask)

@@ -94,11 +94,13 @@ class CenteredKernelAlignment(DistillationLoss):
         - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)
     """
 
+    needs = ("mask",)
+    config = ("kernel",)
     same_shape = False
     across_batch = True
 
-    def __init__(self, kernel="linear", name="centered_kernel_alignment", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, kernel="linear", **kwargs):
+        super().__init__(**kwargs)
         if kernel not in KERNELS:
             raise ValueError(f"`kernel` must be one of {KERNELS}. Received: kernel={kernel!r}")
         self.kernel = kernel
@@ -106,6 +108,3 @@ class CenteredKernelAlignment(DistillationLoss):
     def call(self, y_true, y_pred, mask=None):
         apart = 1.0 - cka(y_true, y_pred, self.kernel, mask)
         return ops.broadcast_to(apart, ops.shape(y_pred)[:1])
-
-    def get_config(self):
-        return {**super().get_config(), "kernel": self.kernel}

@@ -37,8 +37,11 @@ class DecoupledKD(SoftenedLoss):
         - [Zhao et al., 2022](https://arxiv.org/abs/2203.08679)
     """
 
-    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, name="decoupled_kd", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    needs = ("labels",)
+    config = ("alpha", "beta")
+
+    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, **kwargs):
+        super().__init__(temperature, **kwargs)
         self.alpha = float(check("alpha", alpha, low=0))
         self.beta = float(check("beta", beta, low=0))
 
@@ -51,9 +54,6 @@ class DecoupledKD(SoftenedLoss):
         log_teacher, log_student = among_others(teacher, target), among_others(student, target)
         of_others = expectation(log_teacher, log_teacher - log_student)
         return temperature**2 * (self.alpha * of_target + self.beta * of_others)
-
-    def get_config(self):
-        return {**super().get_config(), "alpha": self.alpha, "beta": self.beta}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -84,8 +84,11 @@ class NormalizedKD(SoftenedLoss):
         - [Yang et al., 2023](https://arxiv.org/abs/2303.13005)
     """
 
-    def __init__(self, gamma=1.5, temperature=1.0, name="normalized_kd", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    needs = ("labels",)
+    config = ("gamma",)
+
+    def __init__(self, gamma=1.5, temperature=1.0, **kwargs):
+        super().__init__(temperature, **kwargs)
         self.gamma = float(check("gamma", gamma, low=0))
 
     def call(self, y_true, y_pred, labels=None):
@@ -97,9 +100,6 @@ class NormalizedKD(SoftenedLoss):
         log_student = among_others(y_pred / temperature, target)
         of_others = expectation(log_teacher, log_student)
         return -of_target - self.gamma * temperature**2 * of_others
-
-    def get_config(self):
-        return {**super().get_config(), "gamma": self.gamma}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -130,8 +130,10 @@ class WeightedSoftLabels(SoftenedLoss):
         - [Zhou et al., 2021](https://arxiv.org/abs/2102.00650)
     """
 
-    def __init__(self, temperature=2.0, name="weighted_soft_labels", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    needs = ("labels",)
+
+    def __init__(self, temperature=2.0, **kwargs):
+        super().__init__(temperature, **kwargs)
 
     def call(self, y_true, y_pred, labels=None):
         temperature = self.temperature_now(y_pred)

@@ -38,10 +38,11 @@ class AttentionTransfer(DistillationLoss):
         - [Zagoruyko and Komodakis, 2016](https://arxiv.org/abs/1612.03928)
     """
 
+    config = ("p", "squared", "signed")
     same_shape = False
 
-    def __init__(self, p=2, squared=False, signed=False, name="attention_transfer", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, p=2, squared=False, signed=False, **kwargs):
+        super().__init__(**kwargs)
         if p < 1 or (signed and p != int(p)):
             raise ValueError(f"`p` must be at least 1, and whole if `signed`. Received: p={p}")
         self.p, self.squared, self.signed = p, squared, signed
@@ -54,10 +55,6 @@ class AttentionTransfer(DistillationLoss):
     def _attention(self, maps):
         maps = maps if self.signed else ops.abs(maps)
         return unit(flat(ops.mean(ops.power(maps, self.p), axis=-1)))
-
-    def get_config(self):
-        own = {"p": self.p, "squared": self.squared, "signed": self.signed}
-        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -87,10 +84,11 @@ class NeuronSelectivity(DistillationLoss):
         - [Huang and Wang, 2017](https://arxiv.org/abs/1707.01219)
     """
 
+    config = ("degree",)
     same_shape = False
 
-    def __init__(self, degree=2, name="neuron_selectivity", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, degree=2, **kwargs):
+        super().__init__(**kwargs)
         if degree < 1 or degree != int(degree):
             raise ValueError(f"`degree` must be whole and positive. Received: degree={degree}")
         self.degree = int(degree)
@@ -103,9 +101,6 @@ class NeuronSelectivity(DistillationLoss):
     def _kernel(self, one, other):
         products = ops.matmul(one, ops.transpose(other, (0, 2, 1)))
         return ops.mean(ops.power(products, self.degree), axis=(1, 2))
-
-    def get_config(self):
-        return {**super().get_config(), "degree": self.degree}
 
 
 def _patterns(maps):
@@ -148,10 +143,11 @@ class FlowOfSolutionProcedure(DistillationLoss):
         - [Yim et al., 2017](https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html)
     """
 
+    config = ("average",)
     same_shape = False
 
-    def __init__(self, average=False, name="flow_of_solution_procedure", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, average=False, **kwargs):
+        super().__init__(**kwargs)
         self.average = average
 
     def call(self, y_true, y_pred):
@@ -161,9 +157,6 @@ class FlowOfSolutionProcedure(DistillationLoss):
         for teacher, student in zip(_flows(y_true), _flows(y_pred)):
             total = total + over(ops.square(student - teacher), axis=(1, 2))
         return total
-
-    def get_config(self):
-        return {**super().get_config(), "average": self.average}
 
 
 def _flows(maps):
@@ -201,10 +194,11 @@ class ClassAttentionTransfer(DistillationLoss):
         - [Guo et al., 2023](https://arxiv.org/abs/2304.12777)
     """
 
+    config = ("resolution", "normalize")
     same_shape = False
 
-    def __init__(self, resolution=2, normalize=True, name="class_attention_transfer", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, resolution=2, normalize=True, **kwargs):
+        super().__init__(**kwargs)
         if not resolution >= 1:
             raise ValueError(f"`resolution` must be positive. Received: resolution={resolution}")
         self.resolution, self.normalize = resolution, normalize
@@ -217,10 +211,6 @@ class ClassAttentionTransfer(DistillationLoss):
     def _pooled(self, maps):
         maps = adaptive_average_pool(maps, (self.resolution, self.resolution))
         return unit(maps, axis=(1, 2)) if self.normalize else maps
-
-    def get_config(self):
-        own = {"resolution": self.resolution, "normalize": self.normalize}
-        return {**super().get_config(), **own}
 
 
 def pairs_of(loss, y_true, y_pred, least=1):

@@ -57,6 +57,8 @@ class MiniLMRelations(DistillationLoss):
         - [Wang et al., 2021](https://arxiv.org/abs/2012.15828)
     """
 
+    needs = ("mask",)
+    config = ("relations", "relation_heads")
     same_shape = False
 
     def __init__(self, relations=(("query", "query"), ("key", "key"), ("value", "value")),
@@ -98,10 +100,6 @@ class MiniLMRelations(DistillationLoss):
         if heads is None or width % heads:
             raise ValueError(_refusal(f"relation_heads={heads}, shape={tuple(tensor.shape)}"))
         return ops.reshape(tensor, (-1, ops.shape(tensor)[1], heads, width // heads))
-
-    def get_config(self):
-        config = {"relations": self.relations, "relation_heads": self.relation_heads}
-        return {**super().get_config(), **config}
 
 
 def _refusal(received):

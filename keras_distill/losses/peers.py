@@ -48,10 +48,12 @@ class CollaborativeKL(SoftenedLoss):
         - [Guo et al., 2020](https://openaccess.thecvf.com/content_CVPR_2020/html/Guo_Online_Knowledge_Distillation_via_Collaborative_Learning_CVPR_2020_paper.html)
     """
 
+    needs = ("labels",)
+    config = ("ensemble",)
     same_shape = False
 
-    def __init__(self, ensemble="min_logit", temperature=2.0, name="collaborative_kl", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    def __init__(self, ensemble="min_logit", temperature=2.0, **kwargs):
+        super().__init__(temperature, **kwargs)
         if ensemble not in ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {ENSEMBLES}. Received: {ensemble!r}")
         self.ensemble = ensemble
@@ -72,9 +74,6 @@ class CollaborativeKL(SoftenedLoss):
             return ops.take_along_axis(peers, best, axis=0)[0]
         own = ops.sum(ops.where(target, peers, 0.0), axis=-1, keepdims=True)
         return ops.min(peers - ops.maximum(own, LOWEST), axis=0)
-
-    def get_config(self):
-        return {**super().get_config(), "ensemble": self.ensemble}
 
 
 def _each(peers):

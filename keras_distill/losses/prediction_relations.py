@@ -40,10 +40,12 @@ class DIST(SoftenedLoss):
         - [Huang et al., 2022](https://arxiv.org/abs/2205.10536)
     """
 
+    needs = ("mask",)
+    config = ("beta", "gamma")
     across_batch = True
 
-    def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, name="dist", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
+    def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, **kwargs):
+        super().__init__(temperature, **kwargs)
         self.beta = float(check("beta", beta, low=0))
         self.gamma = float(check("gamma", gamma, low=0))
 
@@ -55,9 +57,6 @@ class DIST(SoftenedLoss):
         of_class = ops.mean(correlation(teacher, student, counts, axis=0))
         values = self.beta * (1 - of_example) + self.gamma * (1 - of_class)
         return temperature**2 * ops.reshape(values, ops.shape(y_pred)[:-1])
-
-    def get_config(self):
-        return {**super().get_config(), "beta": self.beta, "gamma": self.gamma}
 
 
 def _rows(values):
@@ -105,12 +104,14 @@ class MultiLevelLogits(DistillationLoss):
         - [Jin et al., 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html)
     """
 
+    needs = ("mask",)
+    config = ("temperatures", "instance", "batch", "classes")
     expects_logits = True
     across_batch = True
 
     def __init__(self, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), instance=1.0, batch=1.0, classes=1.0,
-                 name="multi_level_logits", **kwargs):  # fmt: skip
-        super().__init__(name=name, **kwargs)
+                 **kwargs):  # fmt: skip
+        super().__init__(**kwargs)
         self.temperatures = [
             float(check("temperatures", one, low=0, strict=True)) for one in temperatures
         ]
@@ -135,8 +136,3 @@ class MultiLevelLogits(DistillationLoss):
         columns = ops.transpose(teacher) @ teacher - ops.transpose(student) @ student
         values += self.batch * ops.sum(ops.square(rows), axis=-1)
         return values + self.classes * ops.sum(ops.square(columns)) / y_pred.shape[-1]
-
-    def get_config(self):
-        own = {"temperatures": self.temperatures, "instance": self.instance,
-               "batch": self.batch, "classes": self.classes}  # fmt: skip
-        return {**super().get_config(), **own}

@@ -39,10 +39,11 @@ class VariationalInformation(DistillationLoss):
         - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
     """
 
+    config = ("average", "epsilon")
     same_shape = False
 
-    def __init__(self, average=False, epsilon=1e-5, name="variational_information", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, average=False, epsilon=1e-05, **kwargs):
+        super().__init__(**kwargs)
         if not epsilon > 0:
             raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
         self.average, self.epsilon = average, epsilon
@@ -55,9 +56,6 @@ class VariationalInformation(DistillationLoss):
         variance = ops.softplus(ops.reshape(scale, (-1, *between, scale.shape[-1]))) + self.epsilon
         values = 0.5 * (ops.log(variance) + ops.square(y_true - mean) / variance)
         return (ops.mean if self.average else ops.sum)(flat(values), axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "average": self.average, "epsilon": self.epsilon}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -101,8 +99,10 @@ class FactorTransfer(DistillationLoss):
         - [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
     """
 
-    def __init__(self, p=1, average=False, channel_power=None, name="factor_transfer", **kwargs):
-        super().__init__(name=name, **kwargs)
+    config = ("p", "average", "channel_power")
+
+    def __init__(self, p=1, average=False, channel_power=None, **kwargs):
+        super().__init__(**kwargs)
         if p < 1:
             raise ValueError(f"`p` must be at least 1. Received: p={p}")
         self.p, self.average, self.channel_power = p, average, channel_power
@@ -123,10 +123,6 @@ class FactorTransfer(DistillationLoss):
         if self.channel_power is not None:
             maps = ops.mean(ops.power(maps, self.channel_power), axis=-1)
         return unit(flat(maps))
-
-    def get_config(self):
-        own = {"p": self.p, "average": self.average, "channel_power": self.channel_power}
-        return {**super().get_config(), **own}
 
 
 def _root(values, p):
@@ -162,8 +158,10 @@ class HierarchicalContext(DistillationLoss):
         - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
     """
 
-    def __init__(self, levels=(4, 2, 1), name="hierarchical_context", **kwargs):
-        super().__init__(name=name, **kwargs)
+    config = ("levels",)
+
+    def __init__(self, levels=(4, 2, 1), **kwargs):
+        super().__init__(**kwargs)
         self.levels = tuple(levels)
 
     def call(self, y_true, y_pred):
@@ -178,9 +176,6 @@ class HierarchicalContext(DistillationLoss):
                 pooled = adaptive_average_pool(difference, (level, level))
                 total, weights = total + weight * _mean_square(pooled), weights + weight
         return total / weights
-
-    def get_config(self):
-        return {**super().get_config(), "levels": list(self.levels)}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -211,9 +206,6 @@ class SemanticCalibration(DistillationLoss):
     """
 
     same_shape = False
-
-    def __init__(self, name="semantic_calibration", **kwargs):
-        super().__init__(name=name, **kwargs)
 
     def call(self, y_true, y_pred):
         attention, *students = y_pred

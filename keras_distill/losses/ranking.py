@@ -16,6 +16,7 @@ class PairwiseLoss(DistillationLoss):
     A subclass writes `scores(y_pred)`, of each class, and `losses(gap, teacher_gap)`, of each pair.
     """
 
+    needs = ("mask",)
     expects_logits = True
     across_batch = True
     takes_top_k = True
@@ -78,9 +79,6 @@ class LogisticRanking(PairwiseLoss):
         - [DistillKit](https://github.com/arcee-ai/DistillKit)
     """
 
-    def __init__(self, name="logistic_ranking", **kwargs):
-        super().__init__(name=name, **kwargs)
-
     def scores(self, y_pred):
         return ops.maximum(y_pred, LOWEST)
 
@@ -118,8 +116,10 @@ class HingeRanking(PairwiseLoss):
         - [DistillKit](https://github.com/arcee-ai/DistillKit)
     """
 
-    def __init__(self, margin=None, name="hinge_ranking", **kwargs):
-        super().__init__(name=name, **kwargs)
+    config = ("margin",)
+
+    def __init__(self, margin=None, **kwargs):
+        super().__init__(**kwargs)
         self.margin = None if margin is None else float(check("margin", margin, low=0, high=1))
 
     def scores(self, y_pred):
@@ -127,6 +127,3 @@ class HingeRanking(PairwiseLoss):
 
     def losses(self, gap, teacher_gap):
         return ops.relu((teacher_gap if self.margin is None else self.margin) - gap)
-
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin}

@@ -35,8 +35,11 @@ class TeacherBoundedRegression(DistillationLoss):
         - [Chen et al., 2017](https://papers.nips.cc/paper/6676-learning-efficient-object-detection-models-with-knowledge-distillation)
     """
 
-    def __init__(self, margin=0.0, name="teacher_bounded_regression", **kwargs):
-        super().__init__(name=name, **kwargs)
+    needs = ("labels",)
+    config = ("margin",)
+
+    def __init__(self, margin=0.0, **kwargs):
+        super().__init__(**kwargs)
         self.margin = float(check("margin", margin, low=0))
 
     def call(self, y_true, y_pred, labels=None):
@@ -57,6 +60,3 @@ class TeacherBoundedRegression(DistillationLoss):
                 f"Received: {None if labels is None else tuple(labels.shape)}"
             )
         return ops.cast(labels, y_pred.dtype)
-
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin}

@@ -35,11 +35,13 @@ class RelationalDistance(DistillationLoss):
         - [Park et al., 2019](https://arxiv.org/abs/1904.05068)
     """
 
+    needs = ("mask",)
+    config = ("distinct",)
     same_shape = False
     across_batch = True
 
-    def __init__(self, distinct=True, name="relational_distance", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, distinct=True, **kwargs):
+        super().__init__(**kwargs)
         self.distinct = distinct
 
     def call(self, y_true, y_pred, mask=None):
@@ -55,9 +57,6 @@ class RelationalDistance(DistillationLoss):
         distances = root(geometry.squared_distances(flat(x), present)) * pairs
         mean = ops.sum(distances) / masks.at_least_one(ops.sum(pairs))
         return distances / ops.where(mean > 0, mean, 1.0)
-
-    def get_config(self):
-        return {**super().get_config(), "distinct": self.distinct}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -95,11 +94,13 @@ class RelationalAngle(DistillationLoss):
         - [Park et al., 2019](https://arxiv.org/abs/1904.05068)
     """
 
+    needs = ("mask",)
+    config = ("distinct", "chunk")
     same_shape = False
     across_batch = True
 
-    def __init__(self, distinct=True, chunk=64, name="relational_angle", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, distinct=True, chunk=64, **kwargs):
+        super().__init__(**kwargs)
         if chunk < 1:
             raise ValueError(f"`chunk` must be positive. Received: chunk={chunk}")
         self.distinct, self.chunk = distinct, chunk
@@ -115,9 +116,6 @@ class RelationalAngle(DistillationLoss):
         count = ops.sum(present)
         angles = (count - 1) * (count - 2) if self.distinct else count * count
         return total / masks.at_least_one(angles)
-
-    def get_config(self):
-        return {**super().get_config(), "distinct": self.distinct, "chunk": self.chunk}
 
 
 def _deviation(present, teacher, student, teacher_anchors, student_anchors):

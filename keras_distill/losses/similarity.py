@@ -34,11 +34,9 @@ class SimilarityPreserving(DistillationLoss):
         - [Tung & Mori, 2019](https://arxiv.org/abs/1907.09682)
     """
 
+    needs = ("mask",)
     same_shape = False
     across_batch = True
-
-    def __init__(self, name="similarity_preserving", **kwargs):
-        super().__init__(name=name, **kwargs)
 
     def call(self, y_true, y_pred, mask=None):
         present = masks.examples(mask, y_pred)
@@ -81,12 +79,13 @@ class CorrelationCongruence(DistillationLoss):
         - [Peng et al., 2019](https://arxiv.org/abs/1904.01802)
     """
 
+    needs = ("mask",)
+    config = ("gamma", "order", "neighbors")
     same_shape = False
     across_batch = True
 
-    def __init__(self, gamma=0.4, order=2, neighbors=False, name="correlation_congruence",
-                 **kwargs):  # fmt: skip
-        super().__init__(name=name, **kwargs)
+    def __init__(self, gamma=0.4, order=2, neighbors=False, **kwargs):
+        super().__init__(**kwargs)
         if order < 1:
             raise ValueError(f"`order` must be at least 1. Received: order={order}")
         self.gamma = check("gamma", gamma, low=0, strict=True)
@@ -108,10 +107,6 @@ class CorrelationCongruence(DistillationLoss):
         while factors:
             total = total * cosines + factors.pop()
         return total
-
-    def get_config(self):
-        own = {"gamma": self.gamma, "order": self.order, "neighbors": self.neighbors}
-        return {**super().get_config(), **own}
 
 
 def _neighbors(apart, present):
@@ -154,11 +149,13 @@ class ProbabilisticTransfer(DistillationLoss):
         - [Passalis & Tefas, 2018](https://arxiv.org/abs/1803.10837)
     """
 
+    needs = ("mask",)
+    config = ("reference", "epsilon")
     same_shape = False
     across_batch = True
 
-    def __init__(self, reference=False, epsilon=1e-7, name="probabilistic_transfer", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, reference=False, epsilon=1e-07, **kwargs):
+        super().__init__(**kwargs)
         if not epsilon > 0:
             raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
         self.reference, self.epsilon = reference, epsilon
@@ -176,6 +173,3 @@ class ProbabilisticTransfer(DistillationLoss):
         kernel = (geometry.products(directions) + 1) / 2 * near
         kernel = ops.maximum(kernel, 0.0)  # a cosine may round to less than -1
         return kernel / ops.maximum(ops.sum(kernel, axis=-1, keepdims=True), self.epsilon)
-
-    def get_config(self):
-        return {**super().get_config(), "reference": self.reference, "epsilon": self.epsilon}

@@ -14,14 +14,13 @@ from keras_distill.losses.softened import (
 class _Skewed(Divergence):
     """A divergence against a mixture of both sides; without a part of it, the plain one."""
 
+    config = ("alpha",)
+
     def __init__(self, alpha=0.1, temperature=1.0, compensate=True, **kwargs):
         super().__init__(temperature, compensate, **kwargs)
         if not 0 <= alpha < 1:
             raise ValueError(f"`alpha` must be in [0, 1). Received: alpha={alpha}")
         self.alpha = float(alpha)
-
-    def get_config(self):
-        return {**super().get_config(), "alpha": self.alpha}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -53,9 +52,6 @@ class SkewedKL(_Skewed):
     Reference:
         - [Ko et al., 2024](https://arxiv.org/abs/2402.03898) (DistiLLM)
     """
-
-    def __init__(self, alpha=0.1, temperature=1.0, compensate=True, name="skewed_kl", **kwargs):
-        super().__init__(alpha, temperature, compensate, name=name, **kwargs)
 
     def divergence(self, log_teacher, log_student):
         if not self.alpha:
@@ -91,11 +87,6 @@ class SkewedReverseKL(_Skewed):
     Reference:
         - [Ko et al., 2024](https://arxiv.org/abs/2402.03898) (DistiLLM)
     """
-
-    def __init__(
-        self, alpha=0.1, temperature=1.0, compensate=True, name="skewed_reverse_kl", **kwargs
-    ):
-        super().__init__(alpha, temperature, compensate, name=name, **kwargs)
 
     def divergence(self, log_teacher, log_student):
         if not self.alpha:

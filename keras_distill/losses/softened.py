@@ -2,7 +2,6 @@
 
 import math
 
-import keras
 from keras import ops
 
 from keras_distill.batch import TopK
@@ -20,6 +19,7 @@ class SoftenedLoss(DistillationLoss):
         **kwargs: as in `keras.losses.Loss`.
     """
 
+    config = ("temperature",)
     expects_logits = True
 
     def __init__(self, temperature=1.0, **kwargs):
@@ -29,15 +29,6 @@ class SoftenedLoss(DistillationLoss):
     def temperature_now(self, like):
         """The temperature at this step, in the dtype of `like`."""
         return ops.cast(value_at(self.temperature), like.dtype)
-
-    def get_config(self):
-        temperature = keras.saving.serialize_keras_object(self.temperature)
-        return {**super().get_config(), "temperature": temperature}
-
-    @classmethod
-    def from_config(cls, config):
-        temperature = keras.saving.deserialize_keras_object(config["temperature"])
-        return cls(**{**config, "temperature": temperature})
 
 
 class Divergence(SoftenedLoss):
@@ -52,6 +43,7 @@ class Divergence(SoftenedLoss):
         **kwargs: as in `keras.losses.Loss`.
     """
 
+    config = ("compensate",)
     takes_top_k = True
 
     def __init__(self, temperature=1.0, compensate=True, **kwargs):
@@ -77,9 +69,6 @@ class Divergence(SoftenedLoss):
                 f"`{self.name}` must have the `temperature` at which the teacher's `TopK` was "
                 f"taken. Received: temperature={self.temperature}, TopK at {top.temperature}"
             )
-
-    def get_config(self):
-        return {**super().get_config(), "compensate": self.compensate}
 
 
 def log_probabilities(logits):

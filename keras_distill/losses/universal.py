@@ -42,9 +42,6 @@ class UniversalLogits(SoftenedLoss):
 
     same_shape = False
 
-    def __init__(self, temperature=1.0, name="universal_logits", **kwargs):
-        super().__init__(temperature, name=name, **kwargs)
-
     def call(self, y_true, y_pred):
         shapes = tuple(y_true.shape), tuple(y_pred.shape)
         known = [size for size in zip(*(shape[1:-1] for shape in shapes)) if None not in size]
@@ -109,19 +106,20 @@ class AlignedSpans(WrappedLoss):
         - [Boizard et al., 2024](https://arxiv.org/abs/2402.12030)
     """
 
+    config = ("merge",)
     PATHS = {"logits": "output", "spans": "spans:teacher", "student_spans": "spans:student"}
     same_shape = False
     token_axes = ()  # the mask's tokens are the student's alone: `call` leaves them out
 
     def __init__(self, loss, merge="mean", name=None, **kwargs):
         super().__init__(loss, name=name or f"aligned_{loss.name}", **kwargs)
-        if "labels" in self._extras:
+        if "labels" in loss.needs:
             raise ValueError(f"`{loss.name}` takes a label of each token, and a span has none.")
         if merge not in MERGES:
             raise ValueError(f"`merge` must be one of {MERGES}. Received: merge={merge!r}")
-        self.merge = merge
+        self.merge, self.needs = merge, ("mask",)
 
-    def call(self, y_true, y_pred, mask=None):
+    def call(self, y_true, y_pred, mask=None, **extras):
         logits = y_true["logits"]
         if isinstance(logits, TopK):
             raise ValueError(f"`{self.name}` needs the teacher's logits. Received: a `TopK`")
@@ -130,7 +128,7 @@ class AlignedSpans(WrappedLoss):
         student, ours = self._merged(y_pred, y_true["student_spans"], counts, most)
         teacher, theirs = self._merged(logits, y_true["spans"], ops.ones_like(logits[..., 0]), most)
         both = ours * theirs
-        extras = {"mask": both} if "mask" in self._extras else {}
+        extras |= {"mask": both} if "mask" in self.loss.needs else {}
         values = ops.where(both > 0, self.loss.call(teacher, student, **extras), 0.0)
         return ops.sum(values, axis=-1) / masks.at_least_one(ops.sum(both, axis=-1))
 
@@ -145,9 +143,6 @@ class AlignedSpans(WrappedLoss):
         counted = _over_spans(ops.expand_dims(real, -1), spans, most)
         whole = ops.cast((tokens > 0) & (counted == tokens), log_p.dtype)[..., 0]
         return summed / masks.at_least_one(tokens) if self.merge == "mean" else summed, whole
-
-    def get_config(self):
-        return {**super().get_config(), "merge": self.merge}
 
 
 def _over_spans(values, spans, most):

@@ -1,6 +1,5 @@
 """Losses on logits that are changed first: standardized, or cut to some classes."""
 
-import inspect
 import warnings
 
 import keras
@@ -15,33 +14,21 @@ from keras_distill.text import tokens
 class WrappedLoss(DistillationLoss):
     """A loss on logits behind another one, which changes the logits of both sides."""
 
+    config = ("loss",)
     expects_logits = True
 
     def __init__(self, loss, **kwargs):
         super().__init__(**kwargs)
-        if not getattr(loss, "expects_logits", False):
+        if not isinstance(loss, DistillationLoss) or not loss.expects_logits:
             raise ValueError(f"`loss` must be a loss on logits. Received: loss={loss!r}")
         self.loss = loss
+        self.needs, self.reads = loss.needs, loss.reads
         self.across_batch = loss.across_batch
-        if isinstance(loss, WrappedLoss):
-            self._extras = loss._extras
-        else:
-            self._extras = {"mask", "labels"} & set(inspect.signature(loss.call).parameters)
 
-    def call(self, y_true, y_pred, mask=None, labels=None):
+    def call(self, y_true, y_pred, **extras):
         if isinstance(y_true, TopK):
             raise ValueError(f"`{self.name}` needs the teacher's logits. Received: a `TopK`")
-        extras = {"mask": mask, "labels": labels}
-        extras = {name: extras[name] for name in self._extras}
         return self.loss.call(*self.changed(y_true, y_pred), **extras)
-
-    def get_config(self):
-        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}
-
-    @classmethod
-    def from_config(cls, config):
-        loss = keras.saving.deserialize_keras_object(config["loss"])
-        return cls(**{**config, "loss": loss})
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -130,6 +117,7 @@ class ClassSubset(WrappedLoss):
     ```
     """
 
+    config = ("student_classes", "teacher_classes")
     same_shape = False
 
     def __init__(self, loss, student_classes=None, teacher_classes=None, name=None, **kwargs):
@@ -142,7 +130,7 @@ class ClassSubset(WrappedLoss):
                 "`student_classes` and `teacher_classes` must be of the same length. "
                 f"Received: {len(both[0])} and {len(both[1])} classes"
             )
-        if "labels" in self._extras and student_classes is not None:
+        if "labels" in self.needs and student_classes is not None:
             raise ValueError(f"`student_classes` would renumber the labels of `{loss.name}`")
 
     @classmethod
@@ -199,10 +187,6 @@ class ClassSubset(WrappedLoss):
                 f"which do not fit logits of width {width} and {size} classes of the other side."
             )
         return ops.take(logits, ops.convert_to_tensor(classes, dtype="int32"), axis=-1)
-
-    def get_config(self):
-        own = {"student_classes": self.student_classes, "teacher_classes": self.teacher_classes}
-        return {**super().get_config(), **own}
 
 
 def _classes(name, classes):

@@ -5,7 +5,8 @@ import warnings
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from keras import ops
+from kinds import arrays
 
 from keras_distill import losses, taps
 
@@ -80,7 +81,7 @@ def inputs(model):
     """Two examples; of texts the second is padded."""
     random = np.random.default_rng(0)
     if not isinstance(model.input, dict):
-        return tf.constant(random.normal(size=(2, 8, 8, 3)), "float32")
+        return random.normal(size=(2, 8, 8, 3)).astype("float32")
     found = {name: np.zeros((2, 5), "int32") for name in model.input}
     for name in found:
         if name.endswith("token_ids"):
@@ -108,18 +109,18 @@ def test_hidden_states_and_attention(name):
     x, projections = inputs(model), taps.attention(kind.attention)
     scores = f"{kind.attention}:scores"
     paths = ["output", kind.block, kind.norm, kind.attention, scores, *projections.values()]
-    found = taps.run(model, x, paths)
+    found = arrays(taps.run(model, x, paths))
     output = found["output"]
     if isinstance(output, dict):
         side = "encoder_" if "encoder" in kind.block else "decoder_" if "bart" in name else ""
         output = output[f"{side}sequence_output"]
-    np.testing.assert_allclose(kind.end(model, found[kind.block]), output, atol=1e-5)
+    np.testing.assert_allclose(arrays(kind.end(model, found[kind.block])), output, atol=1e-5)
     square = np.mean(np.square(found[kind.norm]), -1)
     np.testing.assert_allclose(square, np.ones_like(square), atol=0.1)
     assert found[projections["query"]].shape[2:] == (2, 4)
     layer = taps.find_layer(model, kind.attention)
     by_hand = attended(layer, found[scores], found[projections["value"]])
-    np.testing.assert_allclose(by_hand, found[kind.attention], atol=1e-5)
+    np.testing.assert_allclose(arrays(by_hand), found[kind.attention], atol=1e-5)
     relations = losses.MiniLMRelations(relation_heads=2)
     values = {key: found[path] for key, path in projections.items()}
     assert abs(float(relations(values, values))) < 1e-6
@@ -129,7 +130,7 @@ def test_hidden_states_and_attention(name):
 def attended(layer, scores, values):
     """What an attention layer returns, made of its scores and values by hand."""
     values = np.repeat(values, scores.shape[1] // values.shape[2], axis=2)
-    mixed = np.einsum("bhqk,bkhd->bqhd", tf.nn.softmax(scores), values)
+    mixed = np.einsum("bhqk,bkhd->bqhd", arrays(ops.softmax(scores)), values)
     return taps.find_layer(layer, "attention_output")(mixed)
 
 
@@ -137,7 +138,7 @@ def test_a_block_that_is_shared_counts_by_its_last_turn():
     model = hub.AlbertBackbone(**SIZES, **SHORT, embedding_dim=4)  # one group, used twice
     x = inputs(model)
     with pytest.warns(UserWarning, match="group_0_inner_layer_0.*2 times"):
-        found = taps.run(model, x, ["output:sequence_output", "group_0_inner_layer_0"])
+        found = arrays(taps.run(model, x, ["output:sequence_output", "group_0_inner_layer_0"]))
     np.testing.assert_array_equal(found["group_0_inner_layer_0"], found["output:sequence_output"])
 
 
@@ -157,16 +158,16 @@ def test_t5_has_an_attention_of_its_own(attention):
     projections = taps.attention(path, ("query_projector", "key_projector", "value_projector"))
     asked = [f"{T5}:0", f"{path}:0", f"{path}:1", *projections.values()]
     with warnings.catch_warnings(action="ignore"):
-        found = taps.run(model, inputs(model), ["output:decoder_sequence_output", *asked])
+        found = arrays(taps.run(model, inputs(model), ["output:decoder_sequence_output", *asked]))
     norm = model.get_layer("decoder_output_layer_norm")
     np.testing.assert_allclose(
-        norm(found[f"{T5}:0"]), found["output:decoder_sequence_output"], atol=1e-5
+        arrays(norm(found[f"{T5}:0"])), found["output:decoder_sequence_output"], atol=1e-5
     )
     query, key, value = (np.reshape(found[p], (2, 5, 2, 4)) for p in projections.values())
     scores = np.einsum("bqhd,bkhd->bhqk", query, key) + found[f"{path}:1"]  # bias and mask
-    mixed = np.einsum("bhqk,bkhd->bqhd", tf.nn.softmax(scores), value).reshape(2, 5, 8)
+    mixed = np.einsum("bhqk,bkhd->bqhd", arrays(ops.softmax(scores)), value).reshape(2, 5, 8)
     output = taps.find_layer(model, f"{path}/output_projector")(mixed)
-    np.testing.assert_allclose(output, found[f"{path}:0"], atol=1e-5)
+    np.testing.assert_allclose(arrays(output), found[f"{path}:0"], atol=1e-5)
     relations = losses.MiniLMRelations([(name, name) for name in projections], relation_heads=2)
     values = {name: found[p] for name, p in projections.items()}
     assert abs(float(relations(values, values))) < 1e-6
@@ -179,4 +180,26 @@ def test_t5_has_an_attention_of_its_own(attention):
 def test_a_layer_of_one_value_has_no_parts():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="head")])
     with pytest.raises(ValueError, match="`head:0`: the layer has no `0`. It has: one tensor"):
-        taps.run(model, tf.ones((1, 3)), ["head:0"])
+        taps.run(model, ops.ones((1, 3)), ["head:0"])
+
+
+def deberta():
+    return hub.DebertaV3Backbone(
+        **SIZES, max_sequence_length=8, bucket_size=2, dropout=0.0
+    )
+
+
+def test_the_first_call_of_a_projection_is_that_of_the_tokens():
+    model = deberta()
+    path = "disentangled_attention_encoder_layer_1/self_attention_layer/query"
+    listed = taps.calls(model)[path]
+    assert listed[0] == (None, None, 2, 4)  # tokens
+    assert listed[1][1:] == (4, 2, 4)  # relative positions
+    x = {"token_ids": np.ones((3, 5), int), "padding_mask": np.ones((3, 5), bool)}
+    found = taps.run(model, x, [f"{path}#0", f"{path}#1"])
+    assert found[f"{path}#0"].shape == (3, 5, 2, 4) and found[f"{path}#1"].shape[1] == 4
+    with pytest.warns(UserWarning, match=f"{path}#0"):
+        last = taps.run(model, x, [path])[path]
+    np.testing.assert_array_equal(arrays(last), arrays(found[f"{path}#1"]))
+    with pytest.raises(ValueError, match="adds those of the relative positions"):
+        taps.find_layer(model, "disentangled_attention_encoder_layer_1/self_attention_layer:scores")

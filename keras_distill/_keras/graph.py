@@ -1,0 +1,142 @@
+"""The graphs of functional and sequential models: their ends, their calls in order, a run of some.
+
+Why private names at all: Keras has public names for the ends of such a model (`input`, `output`)
+and for its operations, but none for its nodes. A node is one call of an operation, with arguments
+and outputs; a layer that is called twice has two of them.
+"""
+
+import keras
+from keras.src.models.functional import Functional
+
+
+def functional(model):
+    """What a sequential model runs (`_functional`, which is not public); others are themselves."""
+    return (model._functional if isinstance(model, keras.Sequential) else None) or model
+
+
+def is_graph(model):
+    """Whether a model is functional, or sequential and built."""
+    return isinstance(functional(model), Functional)
+
+
+def runs_its_graph(model):
+    """Whether calling a model runs its graph and nothing else: its class has no `call` of its own.
+
+    The class of functional models has no public name to compare with.
+    """
+    return is_graph(model) and type(model).call in (Functional.call, keras.Sequential.call)
+
+
+def inputs(model):
+    """The symbolic inputs of a graph, in the structure that the model takes."""
+    return functional(model).input
+
+
+def outputs(model):
+    """The symbolic outputs of a graph in the model's structure; `None` for other models."""
+    return functional(model).output if is_graph(model) else None
+
+
+def output_keys(model):
+    """The names of a model's outputs where it returns a dict of them, else an empty list.
+
+    Those of a model that is no graph are what it declares as `output_names`, which is what Keras,
+    too, looks up. (A graph's own `output_names` are those of its last layers.)
+    """
+    if is_graph(model):
+        structure = outputs(model)
+        return list(structure) if isinstance(structure, dict) else []
+    return list(getattr(model, "output_names", None) or [])
+
+
+def nodes(model):
+    """Every call of a graph in the order in which the model runs them, without its inputs.
+
+    `_nodes_by_depth` is the order: `operations`, which is public, lists each layer once.
+    """
+    by_depth = functional(model)._nodes_by_depth
+    ordered = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    return [node for node in ordered if not node.is_input]
+
+
+def producer(tensor):
+    """The node that a symbolic tensor comes from."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def operation_of(tensor):
+    """The layer or operation that a symbolic tensor comes from."""
+    return tensor._keras_history.operation
+
+
+def inputs_of(tensor):
+    """The symbolic tensors that the operation behind a symbolic tensor received."""
+    return producer(tensor).input_tensors
+
+
+def needed(model, tensors):
+    """The nodes of a graph from which symbolic tensors come, in the order of their run."""
+    found, waiting = set(), list(tensors)
+    while waiting:
+        node = producer(waiting.pop())
+        if id(node) not in found:
+            found.add(id(node))
+            waiting += node.input_tensors
+    return [node for node in nodes(model) if id(node) in found]
+
+
+def given(model, x):
+    """`{id of a symbolic input: its value}` of what a model is called with.
+
+    `_standardize_inputs` is what the model itself does first: it takes a dict, a list or one
+    tensor as the model does, converts them to the inputs' dtypes and keeps their masks.
+    """
+    graph = functional(model)
+    values = keras.tree.flatten(x)
+    if not any(isinstance(value, keras.KerasTensor) for value in values):  # or it adds to a graph
+        values = graph._standardize_inputs(x)
+    elif isinstance(x, dict) and not isinstance(graph.input, dict):
+        values = [x[each.name] for each in graph.inputs]
+    return {id(symbol): value for symbol, value in zip(graph.inputs, values)}
+
+
+def run(calls, known, training=None, chosen=lambda operation: operation):
+    """`known` with what these nodes compute, one after the other: `{id of a symbol: value}`.
+
+    Args:
+        calls: nodes, each after those that it needs.
+        known: as `given` makes it; it is left as it is.
+        training: for every layer; `None` leaves what the graph says.
+        chosen: what is called in an operation's place.
+    """
+    known = dict(known)
+    for node in calls:
+        args, kwargs = node.arguments.fill_in(known)
+        if training is not None and isinstance(node.operation, keras.layers.Layer):
+            kwargs = {**kwargs, "training": training}
+        values = keras.tree.flatten(chosen(node.operation)(*args, **kwargs))
+        known.update((id(symbol), value) for symbol, value in zip(node.outputs, values))
+    return known
+
+
+def replayed(model, x):
+    """The outputs of a graph on symbolic `x`, as new nodes: the model itself becomes none."""
+    known = run(nodes(model), given(model, x))
+    return keras.tree.map_structure(lambda symbol: known[id(symbol)], outputs(model))
+
+
+def own_inputs(model, x):
+    """Of a dict of inputs those that a model reads, by its inputs' names, where there are more.
+
+    What another model reads besides rides along in the same dict.
+    """
+    if not isinstance(x, dict) or not is_graph(model):
+        return x
+    structure = inputs(model)
+    if isinstance(structure, dict):
+        names = {key: key for key in structure}
+    else:
+        names = keras.tree.map_structure(lambda symbol: symbol.name, structure)
+    asked = set(keras.tree.flatten(names))
+    return keras.tree.map_structure(lambda name: x[name], names) if asked < set(x) else x

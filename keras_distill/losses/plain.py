@@ -1,0 +1,71 @@
+"""Keras's own losses, as distillation losses."""
+
+import keras
+
+from keras_distill.losses.distillation_loss import DistillationLoss
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class KerasLoss(DistillationLoss):
+    """A loss of Keras, between the teacher's value and the student's.
+
+    `values = loss.call(teacher, student)`. It must reduce over features only, as Keras's own do,
+    and return one value per example or token.
+
+    Args:
+        loss: a `keras.losses.Loss`, or a function of `(y_true, y_pred)`.
+        name: the loss's name. Defaults to that of `loss`.
+        **kwargs: as in `DistillationLoss`.
+
+    Call arguments:
+        y_true: the teacher's value, (batch, ...).
+        y_pred: the student's value, of the same shape.
+
+    Returns:
+        One value per example or token: (batch, ...).
+    """
+
+    config = ("loss",)
+
+    def __init__(self, loss, name=None, **kwargs):
+        known = isinstance(loss, keras.losses.Loss)
+        kwargs.setdefault("dtype", loss.dtype if known else None)
+        super().__init__(name=name or (loss.name if known else loss.__name__), **kwargs)
+        self.loss = loss
+        self._formula = loss.call if known else loss
+
+    def call(self, y_true, y_pred):
+        return self._formula(y_true, y_pred)
+
+
+def as_distillation_loss(loss):
+    """Any loss that a `Term` takes, as a `DistillationLoss`.
+
+    Args:
+        loss: a `DistillationLoss`, which is returned as it is; or a `keras.losses.Loss`, the name
+            of one, or a function of `(y_true, y_pred)`, which becomes a `KerasLoss`.
+
+    Returns:
+        A `DistillationLoss`.
+
+    Raises:
+        ValueError: for Keras's `KLDivergence`, which takes probabilities.
+        TypeError: for anything else.
+
+    Example:
+
+    ```python
+    as_distillation_loss("mse").name  # "mean_squared_error"
+    ```
+    """
+    found = keras.losses.get(loss)
+    if found is keras.losses.kl_divergence or isinstance(found, keras.losses.KLDivergence):
+        raise ValueError(
+            "Keras's `KLDivergence` takes probabilities and clips them. Give "
+            "`keras_distill.losses.KLDivergence(temperature=...)`, which takes logits."
+        )
+    if isinstance(found, DistillationLoss):
+        return found
+    if isinstance(found, keras.losses.Loss) or callable(found):
+        return KerasLoss(found)
+    raise TypeError(f"`loss` must be a Keras loss or its name. Received: loss={loss!r}")

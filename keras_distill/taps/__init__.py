@@ -1,0 +1,36 @@
+"""Reads what named layers output while a model runs, once, as usual.
+
+A path names one place of a model:
+
+| path | what it names |
+|---|---|
+| `"encoder/block_3/dense"` | the output of a layer: names from the model down, joined by "/" |
+| `"output"`, `"output:key"`, `"input:key"` | the model's own ends, or one of several |
+| `"encoder/block_3/attention:scores"` | the scores of an attention layer, before the softmax |
+| `"block_3:0"` | the first of several values that a layer returns, as T5's blocks do |
+| `"block_3/query#0"` | the first of several calls of a layer in one pass; `"#-1"` is the last |
+| `"block_3/query#0:1"` | the second value of the first call |
+
+Each step of a path is a layer's name or, failing that, the attribute that holds the layer: where
+Keras numbers the names, the attribute says more. Without "#" the last call counts.
+
+Nothing of Keras is changed. A tapped layer is watched while a run lasts, and no other.
+"""
+
+from keras_distill.taps.paths import attention, find_layer, is_edge, paths, pick
+from keras_distill.taps.recording import run
+from keras_distill.taps.scores import MASKED, SCORES
+from keras_distill.taps.shapes import calls, shapes
+
+__all__ = [
+    "MASKED",
+    "SCORES",
+    "attention",
+    "calls",
+    "find_layer",
+    "is_edge",
+    "paths",
+    "pick",
+    "run",
+    "shapes",
+]

@@ -1,0 +1,158 @@
+"""The grammar of paths, and the layers that they name."""
+
+import keras
+
+from keras_distill._keras.layers import sublayers
+from keras_distill.taps import scores
+
+
+def find_layer(model, path):
+    """The layer at a path.
+
+    Args:
+        model: any Keras model or layer.
+        path: names (or attributes) joined by "/", from the model down. What follows "#" or ":"
+            does not count.
+
+    Returns:
+        A `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if there is no such layer, also because the model is not built yet, or if the
+            path asks an attention layer for scores that it cannot show.
+
+    Example:
+
+    ```python
+    taps.find_layer(model, "backbone/transformer_layer_0/self_attention_layer")
+    ```
+    """
+    layer = model
+    for name in steps(path):
+        below = layers_below(layer)
+        attribute = getattr(layer, name, None)
+        if name not in below and not isinstance(attribute, keras.layers.Layer):
+            raise ValueError(_missing(layer, name, path, below))
+        layer = below.get(name, attribute)
+    if path.endswith(scores.SCORES):
+        scores.check(layer)
+    return layer
+
+
+def paths(model):
+    """The paths of all layers under a model or layer, from the outside in.
+
+    Args:
+        model: any Keras model or layer.
+
+    Returns:
+        A list of paths.
+    """
+    return [path for path, _ in walk(model)]
+
+
+def attention(path, names=("query", "key", "value")):
+    """The paths of an attention layer's projections, as a term takes them.
+
+    Args:
+        path: the attention layer's.
+        names: of the layers in it that project. Defaults to those of
+            `keras.layers.MultiHeadAttention`.
+
+    Returns:
+        A dict `{name: path}`.
+    """
+    return {name: f"{path}/{name}" for name in names}
+
+
+def is_edge(path):
+    """Whether a path names the model's own input or output.
+
+    Args:
+        path: a path, such as `"output:logits"`.
+    """
+    return path.split(":")[0] in ("output", "input")
+
+
+def pick(path, ends):
+    """The end of a model, or the part of it, that a path such as "output:key" names.
+
+    Args:
+        path: `"output"`, `"input"` or another key of `ends`, perhaps with ":" and a part's name.
+        ends: a dict `{name: value or structure}`.
+
+    Raises:
+        ValueError: if there is no such part.
+    """
+    end = path.partition(":")[0]
+    return part(path, ends[end], f"model's {end}")
+
+
+def part(path, value, whose):
+    """What stands behind the colon of a path, among several values; without one, all of them."""
+    key = path.partition(":")[2]
+    if not key:
+        return value
+    if isinstance(value, (list, tuple)):
+        value = {str(index): item for index, item in enumerate(value)}
+    if not isinstance(value, dict) or key not in value:
+        names = ", ".join(value) if isinstance(value, dict) else "one tensor"
+        raise ValueError(f"`{path}`: the {whose} has no `{key}`. It has: {names}.")
+    return value[key]
+
+
+def steps(path):
+    """The names of a path, from the model down."""
+    return path.partition(":")[0].partition("#")[0].split("/")
+
+
+def call_of(path):
+    """Which call of its layer a path names, or `None`.
+
+    Raises:
+        ValueError: if "#" is followed by no integer.
+    """
+    _, sign, number = path.partition(":")[0].partition("#")
+    if not sign:
+        return None
+    if not number.removeprefix("-").isdecimal():
+        raise ValueError(
+            f"`{path}`: `#` must be followed by the number of a call, and end the names of a "
+            "path, as in `attention/query#0`."
+        )
+    return int(number)
+
+
+def naming(path, number):
+    """The path with the number of a call."""
+    names, colon, key = path.partition(":")
+    return f"{names.partition('#')[0]}#{number}{colon}{key}"
+
+
+def layers_below(layer):
+    """`{name: layer}` of the layers that a layer holds itself; of one name the first."""
+    if not isinstance(layer, keras.layers.Layer):
+        return {}
+    return {below.name: below for below in reversed(sublayers(layer))}
+
+
+def walk(layer, prefix=""):
+    """`(path, layer)` of all layers under a layer, from the outside in."""
+    for name, below in reversed(layers_below(layer).items()):
+        if not isinstance(below, keras.layers.InputLayer):
+            yield prefix + name, below
+            yield from walk(below, f"{prefix}{name}/")
+
+
+def _missing(layer, name, path, below):
+    owner = getattr(layer, "name", layer)
+    if isinstance(layer, keras.layers.Layer) and not layer.built:
+        return (
+            f"No layer `{name}` under `{owner}` (path `{path}`): `{owner}` is not built, so that "
+            "its layers may not exist yet. Call it on a batch first. There are: "
+            f"{', '.join(below) or 'none'}."
+        )
+    return (
+        f"No layer `{name}` under `{owner}` (path `{path}`). "
+        f"There are: {', '.join(below) or 'none'}."
+    )

@@ -1,0 +1,259 @@
+"""Records what layers output while a model runs, by watching the tapped layers alone.
+
+Keras looks `call` up on the instance, so that a function in the layer's `__dict__` stands in front
+of the method. It is put there when the first run that taps the layer begins, and taken away when
+the last one ends: outside of a run a layer is as Keras made it.
+"""
+
+import contextlib
+import functools
+import threading
+import warnings
+
+import keras
+
+from keras_distill import _backend
+from keras_distill._keras import layers as keras_layers
+from keras_distill.taps.paths import call_of, find_layer, is_edge, naming, part, pick, steps
+from keras_distill.taps.scores import SCORES, noting_scores
+
+_here = threading.local()  # each thread's runs: MirroredStrategy has one thread a replica
+_lock = threading.Lock()
+_watched = {}  # {(id(layer), name): [layer, what stood in its `__dict__` before, number of runs]}
+
+
+def run(model, x, paths, *, training=False, owner=None):
+    """Runs a model once and returns what is at each path.
+
+    Args:
+        model: any Keras model or layer, or any function of `x` (then only its ends have paths).
+        x: what the model takes.
+        paths: a list of paths (see `keras_distill.taps`). Of a layer that runs several times the
+            last call counts, unless the path names another, as `"query#0"` does.
+        training: as in `model(x, training=...)`. Defaults to `False`.
+        owner: the model that the paths start from, if `model` is a part of it. Defaults to
+            `model`.
+
+    Returns:
+        A dict `{path: tensor or structure}`.
+
+    Raises:
+        ValueError: if a path names no layer, a layer or call that did not happen, a layer inside
+            of a checkpoint (`keras.RematScope`), or one that ran inside another graph
+            (`tf.while_loop`, `tf.cond`).
+
+    Example:
+
+    ```python
+    found = taps.run(model, x, ["output", "encoder/block_3", "encoder/block_3/attention:scores"])
+    ```
+    """
+    owner = model if owner is None else owner
+    layers = {path: find_layer(owner, path) for path in paths if not is_edge(path)}
+    for path in layers:
+        refuse_checkpoints(model, owner, path)
+    with recording([*seams_of(layers), *heads_of(model)], keys_of(layers)) as calls:
+        outputs = called(model, x, training)
+    ends = {"output": outputs, "input": x}
+    features = {}
+    for path in paths:
+        if is_edge(path):
+            features[path] = pick(path, ends)
+        else:
+            value = _call(model, path, calls.get(_key(path, layers[path]), []))
+            features[path] = value if path.endswith(SCORES) else part(path, value, "layer")
+    return features
+
+
+def called(model, x, training):
+    """What a model or function returns."""
+    return model(x, training=training) if keras_layers.takes_training(model) else model(x)
+
+
+def keys_of(layers):
+    """Under what the calls of the layers at some paths are noted."""
+    return {_key(path, layer) for path, layer in layers.items()}
+
+
+def seams_of(layers):
+    """Which method of each layer at some paths is watched: `(layer, name)`."""
+    for path, layer in layers.items():
+        scored = path.endswith(SCORES)
+        yield layer, keras_layers.ATTENTION if scored else keras_layers.called_last(layer)
+
+
+@contextlib.contextmanager
+def recording(seams, keys, opened=()):
+    """While it lasts, notes what layers return on this thread: `{key: [value of each call]}`.
+
+    Args:
+        seams: `(layer, name)` of the methods to be watched.
+        keys: what is noted: `id(layer)` for outputs, `(id(layer), SCORES)` for attention scores.
+        opened: functions `{id(layer): function}` that are run in place of a layer's symbolic call.
+    """
+    seams, calls = list(seams), {}
+    runs = _here.__dict__.setdefault("runs", [])
+    with _lock:
+        for layer, name in seams:
+            _watch(layer, name)
+    runs.append((keys, calls, dict(opened)))
+    try:
+        yield calls
+    finally:
+        runs.pop()
+        with _lock:
+            for layer, name in reversed(seams):
+                _leave(layer, name)
+
+
+def refuse_checkpoints(model, owner, path):
+    """Refuses a path that leads into a layer whose inside runs in a checkpoint."""
+    names = steps(path)
+    above = [model] if isinstance(model, keras.layers.Layer) else []
+    above += [find_layer(owner, "/".join(names[:depth])) for depth in range(1, len(names))]
+    for layer in above:
+        if keras_layers.checkpoints(layer):
+            raise ValueError(
+                f"`{path}`: `{layer.name}` runs under `keras.RematScope`, so that what its layers "
+                "output is not kept. Tap the whole layer, or make it outside of the scope."
+            )
+
+
+def heads_of(model):
+    """What is watched so that the logits behind a softmax or a sigmoid are known.
+
+    Keras keeps them as an attribute of the tensor, which JAX's tracers do not take.
+    """
+    if _backend.NAME != "jax" or not isinstance(model, keras.layers.Layer):
+        return []
+    below = [model, *keras_layers.sublayers(model, recursive=True)]
+    heads = [(layer, "activation") for layer in below
+             if keras_layers.is_softmax(getattr(layer, "activation", None))]  # fmt: skip
+    return heads + [(layer, keras_layers.CALL) for layer in below if _is_softmax(layer)]
+
+
+def _is_softmax(layer):
+    return _backend.NAME == "jax" and isinstance(layer, keras.layers.Softmax)
+
+
+def _watch(layer, name):
+    tap = _watched.get((id(layer), name))
+    if tap is None:
+        tap = _watched[id(layer), name] = [layer, layer.__dict__.get(name), 0]
+        # Not `setattr`: Keras and PyTorch would track what is set.
+        layer.__dict__[name] = _WRAPPERS[name](layer, getattr(layer, name))
+    tap[2] += 1
+
+
+def _leave(layer, name):
+    tap = _watched[id(layer), name]
+    tap[2] -= 1
+    if tap[2]:
+        return
+    del _watched[id(layer), name], layer.__dict__[name]
+    if tap[1] is not None:
+        layer.__dict__[name] = tap[1]
+
+
+def _note(key, make):
+    """Notes what `make` returns in those of this thread's runs that ask for it."""
+    for keys, calls, _ in getattr(_here, "runs", ()):
+        if key in keys:
+            calls.setdefault(key, []).append(make())
+
+
+def _noting(layer, function):
+    @functools.wraps(function)
+    def noting(*args, **kwargs):
+        value = function(*args, **kwargs)
+        if _is_softmax(layer) and kwargs.get("mask") is None:  # those of a masked one are others
+            keras_layers.set_logits(value, args[0])
+        _note(id(layer), lambda: value)
+        return value
+
+    return noting
+
+
+def _noting_checkpointed(layer, function):
+    return lambda *args, **kwargs: _noting(layer, function(*args, **kwargs))
+
+
+def _noting_symbols(layer, function):
+    @functools.wraps(function)
+    def noting(*args, **kwargs):
+        opened = [each[id(layer)] for *_, each in _here.runs if id(layer) in each]
+        value = (opened[-1] if opened else function)(*args, **kwargs)
+        _note(id(layer), lambda: value)
+        return value
+
+    return noting
+
+
+def _noting_scores(layer, function):
+    return noting_scores(function, lambda make: _note((id(layer), SCORES), make))
+
+
+def _remembering(layer, function):
+    @functools.wraps(function)
+    def remembering(x, *args, **kwargs):
+        value = function(x, *args, **kwargs)
+        keras_layers.set_logits(value, x)
+        return value
+
+    return remembering
+
+
+_WRAPPERS = {
+    keras_layers.CALL: _noting,
+    keras_layers.QUANTIZED: _noting,
+    keras_layers.CHECKPOINTED: _noting_checkpointed,
+    keras_layers.SYMBOLIC: _noting_symbols,
+    keras_layers.ATTENTION: _noting_scores,
+    "activation": _remembering,
+}
+
+
+def _key(path, layer):
+    return (id(layer), SCORES) if path.endswith(SCORES) else id(layer)
+
+
+def _call(model, path, calls):
+    """What the call that a path names returned."""
+    if not calls:
+        raise ValueError(f"`{path}`: `{model.name}` did not call this layer: nothing to tap.")
+    number = call_of(path)
+    if number is None:
+        number = -1
+        if len(calls) > 1:
+            warnings.warn(_ambiguous(path, calls), stacklevel=3)
+    if not -len(calls) <= number < len(calls):
+        raise ValueError(
+            f"`{path}`: `{model.name}` called this layer {len(calls)} times. The first call is "
+            f"`{naming(path, 0)}`, the last `{naming(path, len(calls) - 1)}`."
+        )
+    _refuse_other_graphs(path, calls[number])
+    return calls[number]
+
+
+def _ambiguous(path, calls):
+    shapes = [keras.tree.map_structure(lambda v: tuple(getattr(v, "shape", ())), each)
+              for each in calls]  # fmt: skip
+    others = f", of the shapes {shapes}" if any(shape != shapes[0] for shape in shapes) else ""
+    return (
+        f"`{path}` was called {len(calls)} times{others}: the last counts. Name one of them, from "
+        f"`{naming(path, 0)}` to `{naming(path, len(calls) - 1)}`."
+    )
+
+
+def _refuse_other_graphs(path, value):
+    """Refuses a symbolic tensor of TensorFlow that belongs to another graph than this one."""
+    if _backend.NAME != "tensorflow":
+        return
+    tf = _backend.tensorflow("`taps.run`")
+    here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    for tensor in keras.tree.flatten(value):
+        if tf.is_symbolic_tensor(tensor) and tensor.graph is not here:
+            raise ValueError(
+                f"`{path}`: this layer runs in a graph of its own (`tf.while_loop`, `tf.cond` or a "
+                "`tf.function` inside the model). Tap the layer around it."
+            )

@@ -1,0 +1,86 @@
+"""Attention scores, from the query and key that an attention layer multiplies."""
+
+import functools
+import inspect
+
+from keras import ops
+
+from keras_distill._keras.layers import ATTENTION, attends
+
+SCORES = ":scores"
+SHORT = {"q": "query", "k": "key"}  # what Gemma calls them
+USUAL = {  # settings of Gemma's kin, without which its scores are others
+    "logit_soft_cap": None,
+    "use_sliding_window_attention": False,
+    "query_head_dim_normalize": True,
+}
+UNLIKE = {  # KerasHub's layers whose scores are no scaled dot products of query and key
+    "DisentangledSelfAttention": "it adds those of the relative positions",
+    "Gemma3nTextAttention": "it scales them in a way of its own",
+    "Gemma4TextAttention": "it scales them in a way of its own",
+    "Gemma4VisionAttention": "it scales them in a way of its own",
+    "GptOssAttention": "it adds a learned score that belongs to no key",
+    "T5Gemma2Attention": "it scales them in a way of its own",
+    "T5Gemma2MergedAttention": "it scales them in a way of its own",
+    "T5GemmaAttention": "it scales them in a way of its own",
+}
+MASKED = -1e9  # the score of a key that a query may not see; zero after the softmax
+
+
+def check(layer):
+    """Refuses a layer that shows no attention scores.
+
+    Raises:
+        ValueError: if the layer is no attention layer, or computes its scores in a way of its own.
+    """
+    kind = type(layer).__name__
+    if unlike := [name for name, usual in USUAL.items() if getattr(layer, name, usual) != usual]:
+        raise ValueError(
+            f"`{layer.name}`, a `{kind}` with its own {', '.join(unlike)}, shows no "
+            "attention scores: it changes them before the softmax. Compare query, key and value."
+        )
+    if not attends(layer):
+        raise ValueError(
+            f"A `{kind}` shows no attention scores: `{SCORES}` needs a layer with query, "
+            "key and value such as `keras.layers.MultiHeadAttention`."
+        )
+    for each in type(layer).__mro__:
+        if each.__name__ in UNLIKE:
+            raise ValueError(
+                f"`{layer.name}`, a `{kind}`, shows no attention scores: {UNLIKE[each.__name__]}. "
+                "Compare query, key and value."
+            )
+
+
+def noting_scores(compute, note):
+    """The function that computes attention, which calls `note` with its scores first."""
+    signature = inspect.signature(compute)
+
+    @functools.wraps(compute)
+    def computing(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        note(lambda: scores(**{SHORT.get(name, name): value for name, value in given.items()}))
+        return compute(*args, **kwargs)
+
+    return computing
+
+
+def scores(query, key, attention_mask=None, use_causal_mask=False, **_):
+    """Scaled dot products (batch, heads, queries, keys) before the softmax, masked ones very low.
+
+    `query` and `key` are (batch, tokens, heads, width); fewer key heads serve groups of queries.
+    """
+    repeats = query.shape[2] // key.shape[2]
+    if repeats > 1:
+        key = ops.repeat(key, repeats, axis=2)
+    products = ops.einsum("bqhd,bkhd->bhqk", query, key) / query.shape[3] ** 0.5
+    products = ops.cast(products, "float32")
+    if attention_mask is not None:
+        mask = ops.cast(attention_mask, "bool")
+        mask = mask if len(mask.shape) == 4 else ops.expand_dims(mask, 1)
+        products = ops.where(mask, products, MASKED)
+    if use_causal_mask:
+        queries, keys = ops.shape(products)[2:]
+        earlier = ops.expand_dims(ops.arange(queries), 1) >= ops.arange(keys)
+        products = ops.where(earlier, products, MASKED)
+    return products

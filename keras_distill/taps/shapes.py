@@ -1,0 +1,171 @@
+"""The shapes of all that can be tapped, without data."""
+
+import keras
+
+from keras_distill._keras import graph
+from keras_distill.taps.paths import is_edge, walk
+from keras_distill.taps.recording import (
+    called,
+    heads_of,
+    keys_of,
+    recording,
+    refuse_checkpoints,
+    seams_of,
+)
+
+
+def shapes(model):
+    """Every path of a built model with the shape of what is there.
+
+    Args:
+        model: a Keras model that is built.
+
+    Returns:
+        A dict `{path: shape}`, a layer's path from the outside in and `"output"` last. A shape is
+        a tuple with `None` for what is not known, or a structure of them; of a layer that is
+        called several times it is the last call's (see `calls`). A layer that one forward pass
+        does not call, or that runs in a checkpoint, has the shape `None`.
+
+    Raises:
+        ValueError: if the model is not built, or does not run on the inputs that it was saved
+            with.
+
+    Example:
+
+    ```python
+    for path, shape in taps.shapes(model).items():
+        print(path, shape)
+    ```
+    """
+    found, output = _traced(model)
+    last = {path: each[-1] if each else None for path, each in found.items()}
+    return {**last, "output": output}
+
+
+def calls(model):
+    """The layers that one forward pass calls several times, with the shape of each call.
+
+    Args:
+        model: a Keras model that is built.
+
+    Returns:
+        A dict `{path: [shape of the first call, of the second, ...]}`. The path of one call is
+        `f"{path}#{index}"`.
+
+    Raises:
+        ValueError: as `shapes` does.
+
+    Example:
+
+    ```python
+    taps.calls(deberta)["disentangled_attention_encoder_layer_0/self_attention/query"]
+    # [(None, None, 2, 8), (None, 16, 2, 8)]: the first call is on the tokens
+    ```
+    """
+    found, _ = _traced(model)
+    return {path: each for path, each in found.items() if len(each) > 1}
+
+
+def _traced(model):
+    """`{path: [shape of each call]}`, and the shape of the output."""
+    layers = {path: layer for path, layer in walk(model) if not is_edge(path)}
+    spec = _input_spec(model)
+    look = _Look(model, {path: layer for path, layer in layers.items() if _shows(model, path)})
+    try:
+        tensors = keras.tree.flatten(look.compute_output_spec(spec))
+    except Exception as error:
+        raise ValueError(
+            f"`{model.name}` was saved with the inputs {_described(spec)} and does not run on "
+            "these. Call it on a batch of its data, and read `taps.shapes` there; a subclassed "
+            "model whose `call` takes several inputs should take them in one dict. It said: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
+    known = [tuple(tensor.shape) for tensor in tensors]
+    recorded, output = keras.tree.map_structure(
+        lambda index: None if index is None else _Shape(known[index]), look.structure
+    )
+    recorded, output = _plain(recorded), _plain(output)
+    return {path: recorded.get(path, []) for path in layers}, output
+
+
+class _Shape:
+    """A shape as one leaf of a structure."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+
+def _plain(structure):
+    if isinstance(structure, _Shape):
+        return structure.shape
+    if isinstance(structure, dict):
+        return {key: _plain(value) for key, value in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(map(_plain, structure))
+    return structure
+
+
+class _Look(keras.Operation):
+    """Runs a model and returns all that its layers output, as a flat list of tensors.
+
+    Keras infers the shapes of what an operation returns on every backend. It may run the
+    operation several times, with other sizes in place of those that are not known.
+
+    Attributes:
+        structure: `({path: [of each call]}, of the output)`, with the index of each tensor.
+    """
+
+    def __init__(self, model, layers):
+        super().__init__()
+        self.model, self.layers, self.structure = model, layers, None
+
+    def call(self, x):
+        with recording(
+            [*seams_of(self.layers), *heads_of(self.model)], keys_of(self.layers)
+        ) as calls:
+            output = called(self.model, x, training=False)
+        found = {path: calls.get(id(layer), []) for path, layer in self.layers.items()}
+        tensors = []
+
+        def index(value):
+            if not keras.ops.is_tensor(value):
+                return None
+            tensors.append(value)
+            return len(tensors) - 1
+
+        self.structure = keras.tree.map_structure(index, (found, output))
+        return tensors
+
+
+def _shows(model, path):
+    """Whether what a layer outputs leaves the layers around it."""
+    try:
+        refuse_checkpoints(model, model, path)
+    except ValueError:
+        return False
+    return True
+
+
+def _input_spec(model):
+    """Symbolic inputs of a model, any batch size."""
+    if graph.is_graph(model):
+        return keras.tree.map_structure(
+            lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), graph.inputs(model)
+        )
+    shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    if shape is None:
+        raise ValueError(f"`{model.name}` is not built: call it on a batch first.")
+    return _spec_of(shape)
+
+
+def _spec_of(shape):
+    """The inputs that a subclassed model was built with."""
+    if isinstance(shape, dict):
+        return {key: _spec_of(value) for key, value in shape.items()}
+    if any(isinstance(each, (dict, list, tuple)) for each in shape):
+        return [_spec_of(value) for value in shape]
+    return keras.KerasTensor((None, *shape[1:]), keras.config.floatx())
+
+
+def _described(spec):
+    return keras.tree.map_structure(lambda each: f"{each.dtype}{tuple(each.shape)}", spec)
