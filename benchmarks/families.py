@@ -1,6 +1,6 @@
 """What works for each family of KerasHub: cut, fit, fused head, generate, and the recipes.
 
-How it is found out: of every family that is installed a teacher of four blocks is made, small and
+How it is found out: of every family that is installed a teacher of three blocks is made, small and
 with random weights, and cut to two by `models.shrink(depth=2)`. Where that is refused, a new model
 of two blocks is the student. Each cell is one run:
 
@@ -41,27 +41,48 @@ END = "\n<!-- end of the families -->\n"
 RECIPES = ("fitnets", "pkd", "tinybert", "minilm", "distilbert")
 COLUMNS = ("cut", "fit", "fused head", "generate", *RECIPES)
 YES, NONE = "yes", "-"
+DEPTH = 3  # blocks of the teacher
 
 
 def examined(family, columns=COLUMNS):
     """`{column: "yes", "-" where there is nothing to try, or what was said}` of a family."""
     keras.utils.set_random_seed(0)
-    teacher = hub_models.FAMILIES[family](4)
+    teacher = hub_models.FAMILIES[family](DEPTH)
     student, said = _said(lambda: models.shrink(teacher, depth=2))
     found = {"cut": said if said != YES else _said(lambda: _same_where_whole(teacher))[1]}
     student = student or hub_models.FAMILIES[family](2)
-    x = hub_models.inputs(teacher)
+    x, steps = hub_models.inputs(teacher), [name for name in columns if name in RECIPES]
     tries = {
         "fit": lambda: _fit(student, teacher, x, _default(student)),
         "fused head": lambda: _fit(student, teacher, x, None, fused_head=True),
         "generate": lambda: _generated(student, x),
     }
-    for name in columns:
-        if name in RECIPES:
-            found[name] = _said(lambda each=name: _taught(each, student, teacher, x))[1]
-        elif name != "cut":
-            found[name] = _said(tries[name])[1] if _applies(name, student) else NONE
+    for name in tries.keys() & {*columns}:
+        found[name] = _said(tries[name])[1] if _applies(name, student) else NONE
+    found.update(_taught(steps, student, teacher, x))
     return {name: found[name] for name in columns}
+
+
+def _taught(names, student, teacher, x):
+    """What each recipe said: one step by all of them, and by each alone only where that fails."""
+    made = {name: _said(lambda each=name: _terms(each, student, teacher)) for name in names}
+    together = [term for terms, _ in made.values() for term in terms or ()]
+    if _said(lambda: _fit(student, teacher, x, together))[1] == YES:
+        return {name: said for name, (_, said) in made.items()}
+    for name, (terms, said) in made.items():
+        if said == YES:
+            made[name] = _said(lambda each=terms: _fit(student, teacher, x, each))
+    return {name: said for name, (_, said) in made.items()}
+
+
+def _terms(name, student, teacher):
+    """A recipe's terms, whose names tell the recipe; without logits, which a backbone has not."""
+    terms = getattr(recipes, name)(student, teacher)
+    if not hasattr(student, "backbone"):
+        terms = [term for term in terms if term.student != "output"]
+    for term in terms:
+        term.name = f"{name}_{term.name}"
+    return terms
 
 
 def _said(run):
@@ -98,15 +119,6 @@ def _default(student):
     names = [f"output:{name}" for name in outputs] if isinstance(outputs, dict) else ["output"]
     return [Term("mse", student=name, teacher=name, name=f"mse_{i}", mask=None)
             for i, name in enumerate(names)]  # fmt: skip
-
-
-def _taught(name, student, teacher, x):
-    """One step by a recipe."""
-    terms = getattr(recipes, name)(student, teacher)
-    outputs = isinstance(student.output, dict) or not hasattr(student, "backbone")
-    # A backbone has no logits to be softened.
-    terms = [term for term in terms if not (outputs and term.student == "output")]
-    _fit(student, teacher, x, terms)
 
 
 def _fit(student, teacher, x, terms, **options):
