@@ -15,7 +15,7 @@ A number refers to the reason, the first sentence of what is said, below the tab
 
     python benchmarks/families.py [--families=BERT,T5] [--write]
 
-`--write` puts the table into `docs/methods.md`, under its own heading.
+`--write` puts the rows into the table of `docs/methods.md`; of other families it leaves them.
 """
 
 import argparse
@@ -24,7 +24,6 @@ import io
 import os
 import pathlib
 import re
-import sys
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -37,7 +36,7 @@ from keras_distill import Distiller, Term, models, recipes
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs" / "methods.md"
 HEADING = "## Families of KerasHub"
-END = "\n<!-- end of the families -->\n"
+END = "<!-- end of the families -->\n"
 RECIPES = ("fitnets", "pkd", "tinybert", "minilm", "distilbert")
 COLUMNS = ("cut", "fit", "fused head", "generate", *RECIPES)
 YES, NONE = "yes", "-"
@@ -162,16 +161,32 @@ def table(found):
     return "\n".join([*head, *lines, "", *why])
 
 
-def written(text, lines):
-    """The document with the table in its place."""
-    start = text.index(HEADING) + len(HEADING)
-    intro, _, _ = text[start:].partition("\n| family |")
-    _, _, after = text[start:].partition(END)
-    return text[:start] + intro + "\n" + lines + "\n" + END + after
+def known(text):
+    """What the document's table says, as `table` takes it."""
+    start = text.index(HEADING)
+    lines = text[start : text.index(END, start)].splitlines()
+    reasons = dict(line.split(". ", 1) for line in lines if re.match(r"\d+\. ", line))
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:]
+    return {family: dict(zip(COLUMNS, (_reason(cell, reasons) for cell in cells), strict=True))
+            for family, *cells in rows}  # fmt: skip
+
+
+def _reason(cell, reasons):
+    return cell if cell in (YES, NONE) else reasons[re.fullmatch(r"no \((\d+)\)", cell)[1]]
+
+
+def written(text, found):
+    """The document with these families' rows in its table; the others stay."""
+    start = text.index(HEADING)
+    end = text.index(END, start)
+    both = {**known(text), **found}
+    both = {family: both[family] for family in hub_models.FAMILIES if family in both}
+    intro = text[start:end].partition("\n| family |")[0]
+    return f"{text[:start]}{intro}\n{table(both)}\n{text[end:]}"
 
 
 def main():
-    """Tries the families, prints the table and, where asked, writes it."""
+    """Tries the families, prints the table and, where asked, writes each row as it is known."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", default=",".join(hub_models.FAMILIES))
     parser.add_argument("--write", action="store_true")
@@ -179,11 +194,11 @@ def main():
     found = {}
     for family in given.families.split(","):
         found[family] = examined(family)
-        print(family, found[family], file=sys.stderr, flush=True)
         keras.backend.clear_session()
+        if given.write:
+            text = DOCS.read_text(encoding="utf-8")
+            DOCS.write_text(written(text, {family: found[family]}), encoding="utf-8")
     print(table(found))
-    if given.write:
-        DOCS.write_text(written(DOCS.read_text(encoding="utf-8"), table(found)), encoding="utf-8")
 
 
 if __name__ == "__main__":
