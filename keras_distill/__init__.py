@@ -16,6 +16,7 @@ _MODULES = (
     "export",
     "fused",
     "losses",
+    "metrics",
     "models",
     "projectors",
     "recipes",

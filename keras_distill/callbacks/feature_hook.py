@@ -6,8 +6,9 @@ from keras import ops, tree
 
 from keras_distill import taps
 from keras_distill.batch import Batch
-from keras_distill.callbacks.cka_heat_map import check_drawable, cka_heat_map, rows_of
-from keras_distill.losses import as_distillation_loss, cka
+from keras_distill.losses import as_distillation_loss
+from keras_distill.losses.kernel_alignment import cka
+from keras_distill.report.cka_heat_map import check_drawable, cka_heat_map, rows_of
 from keras_distill.teachers import ModelTeacher
 from keras_distill.text.pipeline import is_dataset
 from keras_distill.training.term import Term
@@ -18,7 +19,7 @@ class FeatureHook(keras.callbacks.Callback):
 
     With a `loss` it brings a feature term, which is attached when `fit` starts and detached when
     it ends. Without one, or with a `probe`, it logs at each epoch's end, of a fixed batch:
-    `{name}_cka` (linear, see `cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
+    `{name}_cka` (see `report.cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
     (the mean length of an example's feature), and, where both sides have one shape,
     `{name}_cosine`, after the term's projector if it has one. Callbacks that read the logs
     (`TensorBoard`, `CSVLogger`, `EarlyStopping`) stand behind it in the list.
@@ -35,7 +36,7 @@ class FeatureHook(keras.callbacks.Callback):
         probe: a batch of inputs, `(x, y)`, or a `tf.data.Dataset`, of which the first batch
             counts. Defaults to the first batch of the distiller's first `fit`.
         heat_map: where to write a PNG, when the `fit` ends, of the CKA of every layer of the
-            student with every layer of the teacher on the probe (`cka_heat_map`; it needs
+            student with every layer of the teacher on the probe (`report.cka_heat_map`; it needs
             matplotlib). Defaults to `None`: none.
         name: the term's name, and how its logs begin. Defaults to the paths, joined by "_".
 

@@ -58,7 +58,7 @@ class OverhaulMargin(DistillationLoss):
 
     `loss = sum((student - t)^2)` with `t = max(teacher, margin)`, over neurons where the teacher
     is positive or the student above `t`: a neuron at rest need only be low, not equal. The
-    margin of a channel is the mean of its negative values: see `overhaul_margin`.
+    margin of a channel is the mean of its negative values: see `from_normalization`.
 
     The authors' code divides by 1000 on CIFAR-100, by 10,000 on ImageNet, and halves the weight
     for every layer that lies before the last one compared: factors for the terms' weights.
@@ -82,8 +82,8 @@ class OverhaulMargin(DistillationLoss):
     Example:
 
     ```python
-    margin = overhaul_margin(teacher.get_layer("block_4_bn"))
-    Term(OverhaulMargin(margin), student="block_2_bn", teacher="block_4_bn", projector="auto")
+    loss = OverhaulMargin.from_normalization(teacher.get_layer("block_4_bn"))
+    Term(loss, student="block_2_bn", teacher="block_4_bn", projector="auto")
     ```
 
     Reference:
@@ -102,29 +102,33 @@ class OverhaulMargin(DistillationLoss):
             )
         self.margin = margin.tolist()
 
+    @classmethod
+    def from_normalization(cls, layer, **kwargs):
+        """The loss with the margins that the batch normalization before the ReLU implies.
+
+        The margin of a channel is the mean of its negative values, `E[x | x < 0]` for a normal `x`
+        with the layer's `beta` as mean and `|gamma|` as standard deviation. It is `-3 |gamma|`
+        where next to no value is negative.
+
+        Args:
+            layer: the teacher's `keras.layers.BatchNormalization`, or its `(gamma, beta)`, each
+                (channels,).
+            **kwargs: as in `OverhaulMargin`.
+
+        Returns:
+            An `OverhaulMargin` with one margin for each channel.
+
+        Reference:
+            - [Heo et al., 2019](https://arxiv.org/abs/1904.01866)
+        """
+        sides = layer if isinstance(layer, (tuple, list)) else (layer.gamma, layer.beta)
+        gamma, beta = (np.asarray(ops.convert_to_numpy(side), "float64") for side in sides)
+        return cls([_mean_below_zero(b, abs(g)) for g, b in zip(gamma, beta)], **kwargs)
+
     def call(self, y_true, y_pred):
         target = ops.maximum(y_true, ops.convert_to_tensor(self.margin, y_true.dtype))
         counts = ops.logical_or(y_pred > target, target > 0)
         return ops.sum(flat(ops.where(counts, ops.square(y_pred - target), 0.0)), axis=-1)
-
-
-def overhaul_margin(batch_normalization):
-    """The mean of each channel's negative values, from the batch normalization before the ReLU.
-
-    `margin = E[x | x < 0]` for a normal `x` with the layer's `beta` as mean and `|gamma|` as
-    standard deviation; `-3 |gamma|` where next to no value is negative.
-
-    Args:
-        batch_normalization: the teacher's `keras.layers.BatchNormalization`, or its
-            `(gamma, beta)`.
-
-    Returns:
-        One margin for each channel: a NumPy array.
-    """
-    layer = batch_normalization
-    gamma, beta = layer if isinstance(layer, (tuple, list)) else (layer.gamma, layer.beta)
-    gamma, beta = (np.asarray(ops.convert_to_numpy(v), "float64") for v in (gamma, beta))
-    return np.array([_mean_below_zero(b, abs(g)) for g, b in zip(gamma, beta)])
 
 
 def _mean_below_zero(mean, deviation):

@@ -6,12 +6,11 @@ import keras
 from keras import ops
 
 from keras_distill.losses import masks
-from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.losses.softened import expectation, forward_kl
+from keras_distill.losses.distillation_loss import DistillationLoss, one_of
+from keras_distill.losses.softened import LOWEST, expectation, forward_kl
 
-RULED_OUT = -1e9  # the score of a key that a query may not see
+RULED_OUT = -1e9  # the score of a key that a query may not see; a padded one has LOWEST
 LOW = -1e2  # no key that a query may see has so low a score
-PADDING = -1e30  # lower still: a padded key counts for no query at all
 
 
 def _log_attention(scores, mask):
@@ -19,7 +18,7 @@ def _log_attention(scores, mask):
     scores = ops.maximum(scores, RULED_OUT)  # others may have ruled keys out by -inf
     real = masks.tokens(mask)
     if real is not None:
-        scores = ops.where(real[:, None, None, :] > 0, scores, PADDING)
+        scores = ops.where(real[:, None, None, :] > 0, scores, LOWEST)
     return ops.log_softmax(scores, axis=-1)
 
 
@@ -37,9 +36,7 @@ class _AttentionLoss(DistillationLoss):
 
     def __init__(self, heads, cross, **kwargs):
         super().__init__(**kwargs)
-        if heads not in (None, "mean", "sum"):
-            raise ValueError(f'`heads` must be "mean", "sum" or `None`. Received: heads={heads!r}')
-        self.heads = heads
+        self.heads = one_of("heads", heads, (None, "mean", "sum"))
         self.same_shape = heads is None
         self.cross = bool(cross)
         if cross:
@@ -145,7 +142,7 @@ class AttentionCrossEntropy(_AttentionLoss):
         mask = self._keys(mask)
         log_teacher = _log_attention(y_true, mask)
         if self.threshold is not None:
-            log_teacher = ops.where(y_true > self.threshold, log_teacher, PADDING)
+            log_teacher = ops.where(y_true > self.threshold, log_teacher, LOWEST)
         return -ops.mean(expectation(log_teacher, _log_attention(y_pred, mask)), axis=1)
 
 

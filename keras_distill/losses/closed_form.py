@@ -6,6 +6,8 @@ There a new array over all classes costs more than the arithmetic on it, so oper
 order that lets TensorFlow write most of them over an array that nothing else needs.
 """
 
+import math
+
 from keras import backend, ops
 
 from keras_distill.losses.softened import (
@@ -16,6 +18,9 @@ from keras_distill.losses.softened import (
     log_with_tail,
     placed,
 )
+
+NEAR = 0.5  # differences up to it are summed as a series
+SERIES = [(-1) ** power / math.factorial(power) for power in range(2, 8)]
 
 
 def kl_of_logits(y_true, y_pred, temperature, factor):
@@ -44,9 +49,57 @@ def kl_of_logits(y_true, y_pred, temperature, factor):
             slope = ops.exp(log_student) - p
             return ops.expand_dims(upstream * factor / temperature, -1) * slope
 
+        return factor * ops.maximum(value, 0.0), gradient
+
+    return divergence(y_pred)
+
+
+def kl_of_flat_logits(y_true, y_pred, temperature, factor):
+    """The same for a high temperature, at which both sides are near each other.
+
+    With `w = (y_true - y_pred) / T` less its mean over `p_teacher`, the divergence is
+    `log(1 + sum_c p_teacher(c) * (exp(-w) - 1 + w))`, a sum of positive terms, and the slope is
+    `p_student - p_teacher = p_teacher * (exp(-w) / sum - 1)`. Neither is a difference of numbers
+    that are nearly the same. Rows where a class is further off than `NEAR` take the plain way.
+    """
+    y_true = ops.stop_gradient(y_true)
+
+    @ops.custom_gradient
+    def divergence(y_pred):
+        log_teacher = log_probabilities(y_true / temperature)
+        log_student = log_probabilities(y_pred / temperature)
+        p = ops.exp(log_teacher)
+        apart = _apart(y_true, y_pred, temperature, p)
+        near = ops.max(ops.abs(apart), axis=-1, keepdims=True) <= NEAR
+        apart = ops.where(near, apart, 0.0)
+        excess = ops.sum(p * _series(apart), axis=-1, keepdims=True)
+        value = ops.where(near[..., 0], ops.log1p(excess[..., 0]),
+                          forward_kl(log_teacher, log_student))  # fmt: skip
+
+        def gradient(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            slope = p * (ops.expm1(-apart) - excess) / (1 + excess)
+            slope = ops.where(near, slope, ops.exp(log_student) - p)
+            return ops.expand_dims(upstream * factor / temperature, -1) * slope
+
         return factor * value, gradient
 
     return divergence(y_pred)
+
+
+def _apart(y_true, y_pred, temperature, p):
+    """The differences of logits over the temperature, less their mean over `p`."""
+    teacher, student = (ops.maximum(side, LOWEST) for side in (y_true, y_pred))
+    apart = (teacher - student) / temperature
+    return apart - ops.sum(ops.where(p == 0, 0.0, p * apart), axis=-1, keepdims=True)
+
+
+def _series(apart):
+    """`exp(-apart) - 1 + apart`, for what is near zero."""
+    total = SERIES[-1]
+    for factor in SERIES[-2::-1]:
+        total = total * apart + factor
+    return ops.square(apart) * total
 
 
 def kl_of_top_k(top, y_pred, temperature, factor):

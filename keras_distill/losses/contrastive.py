@@ -7,10 +7,10 @@ from keras import ops
 
 from keras_distill.losses import masks
 from keras_distill.losses.arithmetic import flat, unit
-from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.distillation_loss import DistillationLoss, check_variant
+from keras_distill.losses.softened import LOWEST
 from keras_distill.schedules import check, value_at
 
-UNKNOWN = -1e30  # a normalizer before the first batch
 EPSILON = 1e-7
 
 
@@ -25,7 +25,7 @@ class ContrastiveRepresentation(DistillationLoss):
     `memory_i = unit(momentum * memory_i + (1 - momentum) * embedding)`.
 
     The paper has no `Z`; its authors' code takes the first batch's mean of `exp(...)` times
-    `examples` and keeps it, as does `normalize=True`. Negatives are drawn evenly, with
+    `examples` and keeps it, as does `variant="code"`. Negatives are drawn evenly, with
     replacement, once a step for all examples of the batch, which reads `negatives` rows of memory
     rather than `batch * negatives`. The memories hold `2 * examples * width` numbers; a call
     reads and moves the rows that it needs, but over several replicas, or on another backend than
@@ -37,8 +37,8 @@ class ContrastiveRepresentation(DistillationLoss):
         negatives: drawn for each step. Defaults to `16384`.
         temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `0.07`.
         momentum: how much of itself a memory keeps, in [0, 1]. Defaults to `0.5`.
-        normalize: whether `Z` is taken from the first batch. `False` leaves it 1, the paper's
-            formula to the letter. Defaults to `True`.
+        variant: `"code"` to take `Z` from the first batch, or `"paper"` to leave it 1, the
+            formula to the letter. Defaults to `"code"`.
         seed: of embeddings, memories and draws: an integer or `None`. Defaults to `None`.
         name: the loss's name. Defaults to `"contrastive_representation"`.
         **kwargs: as in `keras.losses.Loss`.
@@ -70,13 +70,13 @@ class ContrastiveRepresentation(DistillationLoss):
     """
 
     needs = ("mask",)
-    config = ("examples", "width", "negatives", "temperature", "momentum", "normalize", "seed")
+    config = ("examples", "width", "negatives", "temperature", "momentum", "variant", "seed")
     stateful = True
     same_shape = False
     across_batch = True
 
     def __init__(self, examples, width=128, negatives=16384, temperature=0.07, momentum=0.5,
-                 normalize=True, seed=None, **kwargs):  # fmt: skip
+                 variant="code", seed=None, **kwargs):  # fmt: skip
         super().__init__(**kwargs)
         for key, count in (("examples", examples), ("width", width), ("negatives", negatives)):
             if count < 1:
@@ -84,7 +84,7 @@ class ContrastiveRepresentation(DistillationLoss):
         self.examples, self.width, self.negatives = examples, width, negatives
         self.temperature = check("temperature", temperature, low=0, strict=True)
         self.momentum = check("momentum", momentum, low=0, high=1)
-        self.normalize, self.seed = normalize, seed
+        self.variant, self.seed = check_variant(variant), seed
 
     def build(self, student_shape, teacher_shape):
         self.layer = _Memory(self.examples, self.width, self.seed)
@@ -103,7 +103,7 @@ class ContrastiveRepresentation(DistillationLoss):
             (teacher, memory.students, memory.teacher_normalizer),
         ):
             scores = self._scores(embedding, bank, index, ops.cast(negatives, "int32"))
-            if self.normalize:
+            if self.variant == "code":
                 scores = scores - _log_normalizer(normalizer, scores, present, self.examples)
             values = values + _noise_contrast(scores, self.examples)
         memory.remember(index, student, teacher, present, value_at(self.momentum))
@@ -122,12 +122,12 @@ class ContrastiveRepresentation(DistillationLoss):
 def _log_normalizer(known, scores, present, examples):
     """The logarithm of `Z`: the known one, else this batch's, which is then kept."""
     some = ops.sum(present) > 0
-    counted = ops.where(ops.expand_dims(present, -1) > 0, scores, UNKNOWN)
+    counted = ops.where(ops.expand_dims(present, -1) > 0, scores, LOWEST)
     number = masks.at_least_one(ops.sum(present)) * scores.shape[-1]
     mean = ops.logsumexp(counted) - ops.log(number)
     found = ops.stop_gradient(ops.where(some, mean + math.log(examples), 0.0))
     before = ops.convert_to_tensor(known)
-    value = ops.where(before > UNKNOWN, before, found)
+    value = ops.where(before > LOWEST, before, found)
     known.assign(ops.where(some, value, before))
     return value
 
@@ -190,7 +190,7 @@ class _Memory(keras.layers.Layer):
             embedding.build((None, math.prod(shape[1:])))
         self.students, self.teachers = (self._bank(side) for side in (2, 3))
         self.student_normalizer, self.teacher_normalizer = (
-            self._state((), keras.initializers.Constant(UNKNOWN)) for _ in range(2)
+            self._state((), keras.initializers.Constant(LOWEST)) for _ in range(2)
         )
         self.built = True
 

@@ -4,9 +4,13 @@ import keras
 from keras import ops
 
 from keras_distill.losses.arithmetic import unit
-from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.losses.softened import LOWEST, SoftenedLoss, forward_kl, log_probabilities
-from keras_distill.schedules import value_at
+from keras_distill.losses.distillation_loss import DistillationLoss, check_variant, one_of
+from keras_distill.losses.softened import (
+    LOWEST,
+    SoftenedLoss,
+    log_probabilities,
+    scaled,
+)
 
 DIVERGENCES = ("kl", "mse")
 
@@ -18,18 +22,15 @@ class _Softened(SoftenedLoss):
 
     def __init__(self, temperature, divergence, **kwargs):
         super().__init__(temperature, **kwargs)
-        if divergence not in DIVERGENCES:
-            raise ValueError(
-                f"`divergence` must be one of {DIVERGENCES}. Received: divergence={divergence!r}"
-            )
-        self.divergence = divergence
+        self.divergence = one_of("divergence", divergence, DIVERGENCES)
 
-    def _diverge(self, teacher, student):
+    def _diverge(self, teacher, student, temperature):
+        """`T^2 * KL` of the softened sides, or the squared differences at `T = 1`."""
         if self.divergence == "kl":
-            temperature = self.temperature_now(student)
+            temperature = self.temperature_now(student, temperature)
             # finite after the division, which XLA's rounding would not undo in the softmax
-            sides = (ops.maximum(side / temperature, LOWEST) for side in (teacher, student))
-            return temperature**2 * forward_kl(*map(log_probabilities, sides))
+            sides = (ops.maximum(scaled(side, temperature), LOWEST) for side in (teacher, student))
+            return temperature**2 * self.kl(*map(log_probabilities, sides))
         teacher, student = (ops.maximum(side, LOWEST) for side in (teacher, student))
         apart = ops.softmax(teacher, axis=-1) - ops.softmax(student, axis=-1)
         return ops.sum(ops.square(apart), axis=-1)
@@ -67,9 +68,9 @@ class ChannelWise(_Softened):
     def __init__(self, temperature=4.0, divergence="kl", **kwargs):
         super().__init__(temperature, divergence, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, temperature=None):
         teacher, student = (self._by_channel(maps) for maps in (y_true, y_pred))
-        return ops.mean(self._diverge(teacher, student), axis=-1)
+        return ops.mean(self._diverge(teacher, student, temperature), axis=-1)
 
     def _by_channel(self, maps):
         """(batch, channels, positions)."""
@@ -88,8 +89,8 @@ class PixelWise(_Softened):
         temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
         divergence: `"kl"`, or `"mse"` for the sum of squared differences at `T = 1`. Defaults to
             `"kl"`.
-        reference: `True` for what the authors' code does: the mean over the classes in place of
-            the sum, and no factor `T^2`. Defaults to `False`.
+        variant: `"paper"`, or `"code"` for what the authors' code does: the mean over the classes
+            in place of the sum, and no factor `T^2`. Defaults to `"paper"`.
         name: the loss's name. Defaults to `"pixel_wise"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -107,18 +108,19 @@ class PixelWise(_Softened):
         - [Liu et al., 2019](https://arxiv.org/abs/1903.04197)
     """
 
-    config = ("reference",)
+    config = ("variant",)
 
-    def __init__(self, temperature=1.0, divergence="kl", reference=False, **kwargs):
+    def __init__(self, temperature=1.0, divergence="kl", variant="paper", **kwargs):
         super().__init__(temperature, divergence, **kwargs)
-        self.reference = reference
+        self.variant = check_variant(variant)
 
-    def call(self, y_true, y_pred):
-        values = self._diverge(y_true, y_pred)
-        if not self.reference:
+    def call(self, y_true, y_pred, temperature=None):
+        values = self._diverge(y_true, y_pred, temperature)
+        if self.variant == "paper":
             return values
-        temperature = value_at(self.temperature) if self.divergence == "kl" else 1.0
-        return values / (ops.cast(temperature, values.dtype) ** 2 * y_pred.shape[-1])
+        if self.divergence == "kl":
+            values = values / self.temperature_now(y_pred, temperature) ** 2
+        return values / y_pred.shape[-1]
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

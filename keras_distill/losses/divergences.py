@@ -3,13 +3,7 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.softened import (
-    Divergence,
-    expectation,
-    forward_kl,
-    log_mixture,
-    reverse_kl,
-)
+from keras_distill.losses.softened import LOWEST, Divergence, log_mixture
 from keras_distill.schedules import check
 
 
@@ -41,18 +35,18 @@ class ReverseKL(Divergence):
     """
 
     def divergence(self, log_teacher, log_student):
-        return reverse_kl(log_teacher, log_student)
+        return self.kl(log_student, log_teacher, log_teacher > LOWEST)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class SymmetricKL(Divergence):
     """The forward and the reverse Kullback-Leibler divergence, weighted.
 
-    `loss = (1 - weight) * KL(p_teacher || p_student) + weight * KL(p_student || p_teacher)`,
+    `loss = (1 - mix) * KL(p_teacher || p_student) + mix * KL(p_student || p_teacher)`,
     times `T^2`. A class whose teacher's logit is -inf is left out of the reverse part.
 
     Args:
-        weight: the part of the reverse divergence, in [0, 1]. Defaults to `0.5`.
+        mix: the share of the reverse divergence, in [0, 1]. Defaults to `0.5`.
         temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
         compensate: whether to multiply by `T^2`. Defaults to `True`.
         name: the loss's name. Defaults to `"symmetric_kl"`.
@@ -66,35 +60,36 @@ class SymmetricKL(Divergence):
         One value per example or token: (batch, ...).
 
     Raises:
-        ValueError: if `weight` is not in [0, 1], `temperature` is not positive, or not that of a
+        ValueError: if `mix` is not in [0, 1], `temperature` is not positive, or not that of a
             `TopK`.
 
     Reference:
         - [Ko et al., 2024](https://arxiv.org/abs/2402.03898) (DistiLLM)
     """
 
-    config = ("weight",)
+    config = ("mix",)
 
-    def __init__(self, weight=0.5, temperature=1.0, compensate=True, **kwargs):
+    def __init__(self, mix=0.5, temperature=1.0, compensate=True, **kwargs):
         super().__init__(temperature, compensate, **kwargs)
-        self.weight = float(check("weight", weight, low=0, high=1))
+        self.mix = float(check("mix", mix, low=0, high=1))
 
     def divergence(self, log_teacher, log_student):
-        forward = forward_kl(log_teacher, log_student)
-        return (1 - self.weight) * forward + self.weight * reverse_kl(log_teacher, log_student)
+        forward = self.kl(log_teacher, log_student)
+        reverse = self.kl(log_student, log_teacher, log_teacher > LOWEST)
+        return (1 - self.mix) * forward + self.mix * reverse
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class JensenShannon(Divergence):
     """Generalized Jensen-Shannon divergence of softened outputs, as GKD defines it.
 
-    `loss = T^2 * (beta * KL(p_teacher || m) + (1 - beta) * KL(p_student || m))` with the mixture
-    `m = beta * p_teacher + (1 - beta) * p_student`; the gradient flows through `m`. At both ends
-    the formula vanishes, so there, as in GKD, `beta=0` is the forward and `beta=1` the reverse
+    `loss = T^2 * (mix * KL(p_teacher || m) + (1 - mix) * KL(p_student || m))` with the mixture
+    `m = mix * p_teacher + (1 - mix) * p_student`; the gradient flows through `m`. At both ends
+    the formula vanishes, so there, as in GKD, `mix=0` is the forward and `mix=1` the reverse
     Kullback-Leibler divergence. GKD has no factor `T^2` (`compensate=False`).
 
     Args:
-        beta: the teacher's part of the mixture, in [0, 1]. Defaults to `0.5`.
+        mix: the teacher's share of the mixture, in [0, 1] (GKD's `beta`). Defaults to `0.5`.
         temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
         compensate: whether to multiply by `T^2`. Defaults to `True`.
         name: the loss's name. Defaults to `"jensen_shannon"`.
@@ -109,26 +104,27 @@ class JensenShannon(Divergence):
         One value per example or token: (batch, ...).
 
     Raises:
-        ValueError: if `beta` is not in [0, 1], `temperature` is not positive, or not that of a
+        ValueError: if `mix` is not in [0, 1], `temperature` is not positive, or not that of a
             `TopK`.
 
     Reference:
         - [Agarwal et al., 2024](https://arxiv.org/abs/2306.13649) (GKD)
     """
 
-    config = ("beta",)
+    config = ("mix",)
 
-    def __init__(self, beta=0.5, temperature=1.0, compensate=True, **kwargs):
+    def __init__(self, mix=0.5, temperature=1.0, compensate=True, **kwargs):
         super().__init__(temperature, compensate, **kwargs)
-        self.beta = float(check("beta", beta, low=0, high=1))
+        self.mix = float(check("mix", mix, low=0, high=1))
 
     def divergence(self, log_teacher, log_student):
-        beta = self.beta
-        if beta in (0.0, 1.0):
-            return (reverse_kl if beta else forward_kl)(log_teacher, log_student)
-        mixture = log_mixture(log_teacher, log_student, beta)
-        teacher = expectation(log_teacher, log_teacher - mixture)
-        return beta * teacher + (1 - beta) * expectation(log_student, log_student - mixture)
+        mix = self.mix
+        if mix == 0:
+            return self.kl(log_teacher, log_student)
+        if mix == 1:
+            return self.kl(log_student, log_teacher, log_teacher > LOWEST)
+        mixture = log_mixture(log_teacher, log_student, mix)
+        return mix * self.kl(log_teacher, mixture) + (1 - mix) * self.kl(log_student, mixture)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_distill.losses import masks
 from keras_distill.losses.arithmetic import flat, matched, unit
-from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.distillation_loss import DistillationLoss, check_variant, one_of
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -124,8 +124,9 @@ class PearsonCorrelation(DistillationLoss):
     over channels: scale and offset of a channel do not matter.
 
     Args:
-        unbiased: whether the variance is divided by one less than the number of positions, as
-            MMRazor's code does; the loss is then a little less than `1 - r`. Defaults to `False`.
+        variant: `"paper"`, or `"code"` to divide the variance by one less than the number of
+            positions, as MMRazor does: the loss is then a little less than `1 - r`. Defaults to
+            `"paper"`.
         resize: the side whose feature maps are resized bilinearly where the sizes differ,
             `"student"` or `"teacher"`. Defaults to `"student"`.
         name: the loss's name. Defaults to `"pearson_correlation"`.
@@ -147,15 +148,14 @@ class PearsonCorrelation(DistillationLoss):
     """
 
     needs = ("mask",)
-    config = ("unbiased", "resize")
+    config = ("variant", "resize")
     same_shape = False
     across_batch = True
 
-    def __init__(self, unbiased=False, resize="student", **kwargs):
+    def __init__(self, variant="paper", resize="student", **kwargs):
         super().__init__(**kwargs)
-        if resize not in ("student", "teacher"):
-            raise ValueError(f'`resize` must be "student" or "teacher". Received: resize={resize}')
-        self.unbiased, self.resize = unbiased, resize
+        self.variant = check_variant(variant)
+        self.resize = one_of("resize", resize, ("student", "teacher"))
 
     def call(self, y_true, y_pred, mask=None):
         check_channels(self, y_true, y_pred)
@@ -173,7 +173,7 @@ class PearsonCorrelation(DistillationLoss):
         number = masks.at_least_one(ops.sum(counted))
         mean = ops.sum(features * counted, axis=axes) / number
         centred = (features - mean) * counted
-        freedom = masks.at_least_one(number - 1.0) if self.unbiased else number
+        freedom = masks.at_least_one(number - 1.0) if self.variant == "code" else number
         variance = ops.sum(ops.square(centred), axis=axes) / freedom
         varies = variance > 0
         deviation = ops.sqrt(ops.where(varies, variance, 1.0))  # a constant channel stays zero

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_distill.losses import masks
 from keras_distill.losses.arithmetic import unit
-from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.distillation_loss import DistillationLoss, one_of
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -40,9 +40,7 @@ class PatientKD(DistillationLoss):
 
     def __init__(self, tokens="first", **kwargs):
         super().__init__(**kwargs)
-        if tokens not in ("first", "all"):
-            raise ValueError(f'`tokens` must be "first" or "all". Received: tokens={tokens!r}')
-        self.tokens = tokens
+        self.tokens = one_of("tokens", tokens, ("first", "all"))
 
     def call(self, y_true, y_pred, mask=None):
         if self.tokens == "first" and len(y_pred.shape) == 3:
@@ -79,7 +77,7 @@ class SequenceFlow(DistillationLoss):
         One value per example: (batch,).
 
     Raises:
-        ValueError: for other widths than the teacher's.
+        ValueError: for other widths than the teacher's, or another number of layers than two.
 
     Reference:
         - [Yim et al., 2017](https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html)
@@ -89,6 +87,7 @@ class SequenceFlow(DistillationLoss):
     needs = ("mask",)
 
     def call(self, y_true, y_pred, mask=None):
+        y_true, y_pred = _two_layers(self, y_true, y_pred)
         widths = [[layer.shape[-1] for layer in side] for side in (y_true, y_pred)]
         if widths[0] != widths[1]:
             raise ValueError(
@@ -130,6 +129,9 @@ class TokenGram(DistillationLoss):
     Returns:
         One value per token: (batch, tokens).
 
+    Raises:
+        ValueError: for another number of layers than two on either side.
+
     Reference:
         - [Huang & Wang, 2017](https://arxiv.org/abs/1707.01219)
         - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
@@ -139,9 +141,21 @@ class TokenGram(DistillationLoss):
     same_shape = False
 
     def call(self, y_true, y_pred, mask=None):
+        y_true, y_pred = _two_layers(self, y_true, y_pred)
         return masks.mean_over_tokens(ops.square(_gram(y_true) - _gram(y_pred)), mask)
 
 
 def _gram(layers):
     first, second = layers
     return ops.einsum("bqd,bkd->bqk", first, second) / first.shape[-1]
+
+
+def _two_layers(loss, *sides):
+    """Both sides, if each is a list of the hidden states of two layers."""
+    found = [len(side) if isinstance(side, (list, tuple)) else 1 for side in sides]
+    if found != [2, 2]:
+        raise ValueError(
+            f"`{loss.name}` compares two layers of each side. Received: {found[0]} of the teacher, "
+            f"{found[1]} of the student. Give two paths, as in `student=[first, second]`."
+        )
+    return sides

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_distill.losses import geometry, masks
 from keras_distill.losses.arithmetic import flat, unit
-from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.distillation_loss import DistillationLoss, one_of
 
 KERNELS = ("linear", "rbf")
 
@@ -39,8 +39,7 @@ def cka(x, y, kernel="linear", mask=None):
 
 
 def _kernel(x, kernel, present):
-    if kernel not in KERNELS:
-        raise ValueError(f"`kernel` must be one of {KERNELS}. Received: kernel={kernel!r}")
+    one_of("kernel", kernel, KERNELS)
     x = flat(x)
     if kernel == "linear":
         return geometry.products(geometry.centred(x, present))
@@ -101,9 +100,7 @@ class CenteredKernelAlignment(DistillationLoss):
 
     def __init__(self, kernel="linear", **kwargs):
         super().__init__(**kwargs)
-        if kernel not in KERNELS:
-            raise ValueError(f"`kernel` must be one of {KERNELS}. Received: kernel={kernel!r}")
-        self.kernel = kernel
+        self.kernel = one_of("kernel", kernel, KERNELS)
 
     def call(self, y_true, y_pred, mask=None):
         apart = 1.0 - cka(y_true, y_pred, self.kernel, mask)

@@ -3,7 +3,14 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.softened import LOWEST, SoftenedLoss, expectation, log_probabilities
+from keras_distill.losses.answers import class_ids
+from keras_distill.losses.softened import (
+    LOWEST,
+    SoftenedLoss,
+    expectation,
+    log_probabilities,
+    scaled,
+)
 from keras_distill.schedules import check
 
 
@@ -45,14 +52,14 @@ class DecoupledKD(SoftenedLoss):
         self.alpha = float(check("alpha", alpha, low=0))
         self.beta = float(check("beta", beta, low=0))
 
-    def call(self, y_true, y_pred, labels=None):
-        temperature = self.temperature_now(y_pred)
+    def call(self, y_true, y_pred, labels=None, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
         target = target_mask(self, labels, y_pred)
-        teacher, student = y_true / temperature, y_pred / temperature
+        teacher, student = scaled(y_true, temperature), scaled(y_pred, temperature)
         log_teacher, log_student = target_or_not(teacher, target), target_or_not(student, target)
-        of_target = expectation(log_teacher, log_teacher - log_student)
+        of_target = self.kl(log_teacher, log_student)
         log_teacher, log_student = among_others(teacher, target), among_others(student, target)
-        of_others = expectation(log_teacher, log_teacher - log_student)
+        of_others = self.kl(log_teacher, log_student)
         return temperature**2 * (self.alpha * of_target + self.beta * of_others)
 
 
@@ -91,13 +98,13 @@ class NormalizedKD(SoftenedLoss):
         super().__init__(temperature, **kwargs)
         self.gamma = float(check("gamma", gamma, low=0))
 
-    def call(self, y_true, y_pred, labels=None):
-        temperature = self.temperature_now(y_pred)
+    def call(self, y_true, y_pred, labels=None, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
         target = target_mask(self, labels, y_pred)
         log_teacher, log_student = target_or_not(y_true, target), target_or_not(y_pred, target)
         of_target = expectation(log_teacher[..., :1], log_student[..., :1])
-        log_teacher = among_others(y_true / temperature, target)
-        log_student = among_others(y_pred / temperature, target)
+        log_teacher = among_others(scaled(y_true, temperature), target)
+        log_student = among_others(scaled(y_pred, temperature), target)
         of_others = expectation(log_teacher, log_student)
         return -of_target - self.gamma * temperature**2 * of_others
 
@@ -135,13 +142,13 @@ class WeightedSoftLabels(SoftenedLoss):
     def __init__(self, temperature=2.0, **kwargs):
         super().__init__(temperature, **kwargs)
 
-    def call(self, y_true, y_pred, labels=None):
-        temperature = self.temperature_now(y_pred)
+    def call(self, y_true, y_pred, labels=None, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
         target = target_mask(self, labels, y_pred)
         teacher, student = (-target_or_not(side, target)[..., 0] for side in (y_true, y_pred))
         weight = ops.stop_gradient(1 - ops.exp(-student / (teacher + 1e-7)))
-        log_teacher = log_probabilities(y_true / temperature)
-        log_student = log_probabilities(y_pred / temperature)
+        log_teacher = log_probabilities(scaled(y_true, temperature))
+        log_student = log_probabilities(scaled(y_pred, temperature))
         return -weight * temperature**2 * expectation(log_teacher, log_student)
 
 
@@ -149,16 +156,9 @@ def target_mask(loss, labels, logits):
     """Whether a class is the label's: a boolean (batch, ..., classes)."""
     if labels is None:
         raise ValueError(f"`{loss.name}` needs `labels`. Received: labels=None")
-    rank = len(logits.shape)
-    if len(labels.shape) == rank:
-        labels = labels[..., 0] if labels.shape[-1] == 1 else ops.argmax(labels, axis=-1)
-    if len(labels.shape) != rank - 1:
-        raise ValueError(
-            f"`{loss.name}` needs one label for each row of logits. Received: labels of shape "
-            f"{tuple(labels.shape)}, logits of shape {tuple(logits.shape)}"
-        )
+    labels = class_ids(labels, logits, loss.name)
     classes = ops.arange(logits.shape[-1], dtype="int32")
-    return ops.equal(ops.expand_dims(ops.cast(labels, "int32"), -1), classes)
+    return ops.equal(ops.expand_dims(labels, -1), classes)
 
 
 def target_or_not(logits, target):

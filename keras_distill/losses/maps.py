@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.arithmetic import adaptive_average_pool, flat, length, matched, unit
-from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.distillation_loss import DistillationLoss, check_variant
 from keras_distill.losses.features import check_channels
 
 
@@ -17,10 +17,10 @@ class AttentionTransfer(DistillationLoss):
 
     Args:
         p: the power, at least 1. Defaults to `2`.
-        squared: whether the mean over positions of the squared difference is taken instead of
-            the distance, as the authors' code does. Defaults to `False`, as in the paper.
-        signed: whether features keep their sign for an odd, whole `p`, as in RepDistiller's code.
-            Defaults to `False`.
+        variant: `"paper"`, or `"code"` for what the authors' code and RepDistiller's do: the mean
+            over positions of the squared difference in place of the distance, and
+            `a = mean_c maps_c^p`, where features keep their sign for an odd `p`. Defaults to
+            `"paper"`.
         name: the loss's name. Defaults to `"attention_transfer"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -32,28 +32,32 @@ class AttentionTransfer(DistillationLoss):
         One value per example: (batch,).
 
     Raises:
-        ValueError: if `p` is less than 1, or `signed` and not whole.
+        ValueError: if `p` is less than 1, or not whole with `variant="code"`.
 
     Reference:
         - [Zagoruyko and Komodakis, 2016](https://arxiv.org/abs/1612.03928)
     """
 
-    config = ("p", "squared", "signed")
+    config = ("p", "variant")
     same_shape = False
 
-    def __init__(self, p=2, squared=False, signed=False, **kwargs):
+    def __init__(self, p=2, variant="paper", **kwargs):
         super().__init__(**kwargs)
-        if p < 1 or (signed and p != int(p)):
-            raise ValueError(f"`p` must be at least 1, and whole if `signed`. Received: p={p}")
-        self.p, self.squared, self.signed = p, squared, signed
+        self.p, self.variant = p, check_variant(variant)
+        if p < 1 or (variant == "code" and p != int(p)):
+            raise ValueError(
+                f'`p` must be at least 1, and whole with `variant="code"`. Received: p={p}'
+            )
 
     def call(self, y_true, y_pred):
         y_true, y_pred = matched(y_true, y_pred)
         difference = self._attention(y_pred) - self._attention(y_true)
-        return ops.mean(ops.square(difference), -1) if self.squared else length(difference)
+        if self.variant == "code":
+            return ops.mean(ops.square(difference), axis=-1)
+        return length(difference)
 
     def _attention(self, maps):
-        maps = maps if self.signed else ops.abs(maps)
+        maps = maps if self.variant == "code" else ops.abs(maps)
         return unit(flat(ops.mean(ops.power(maps, self.p), axis=-1)))
 
 
@@ -123,8 +127,8 @@ class FlowOfSolutionProcedure(DistillationLoss):
     is averaged down to the size of the smaller one (the paper takes maxima).
 
     Args:
-        average: whether the matrix's entries are averaged instead of summed, as RepDistiller's
-            code does. Defaults to `False`, as in the paper.
+        variant: `"paper"`, or `"code"` for the mean over the matrix's entries in place of their
+            sum, as in RepDistiller. Defaults to `"paper"`.
         name: the loss's name. Defaults to `"flow_of_solution_procedure"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -143,16 +147,16 @@ class FlowOfSolutionProcedure(DistillationLoss):
         - [Yim et al., 2017](https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html)
     """
 
-    config = ("average",)
+    config = ("variant",)
     same_shape = False
 
-    def __init__(self, average=False, **kwargs):
+    def __init__(self, variant="paper", **kwargs):
         super().__init__(**kwargs)
-        self.average = average
+        self.variant = check_variant(variant)
 
     def call(self, y_true, y_pred):
         y_true, y_pred = pairs_of(self, y_true, y_pred, least=2)
-        over = ops.mean if self.average else ops.sum
+        over = ops.mean if self.variant == "code" else ops.sum
         total = 0.0
         for teacher, student in zip(_flows(y_true), _flows(y_pred)):
             total = total + over(ops.square(student - teacher), axis=(1, 2))

@@ -3,8 +3,14 @@
 import keras
 from keras import ops
 
+from keras_distill.losses.distillation_loss import one_of
 from keras_distill.losses.label_aware import target_mask, target_or_not
-from keras_distill.losses.softened import LOWEST, SoftenedLoss, forward_kl, log_probabilities
+from keras_distill.losses.softened import (
+    LOWEST,
+    SoftenedLoss,
+    log_probabilities,
+    scaled,
+)
 
 ENSEMBLES = ("mean", "best", "min_logit")
 
@@ -54,15 +60,13 @@ class CollaborativeKL(SoftenedLoss):
 
     def __init__(self, ensemble="min_logit", temperature=2.0, **kwargs):
         super().__init__(temperature, **kwargs)
-        if ensemble not in ENSEMBLES:
-            raise ValueError(f"`ensemble` must be one of {ENSEMBLES}. Received: {ensemble!r}")
-        self.ensemble = ensemble
+        self.ensemble = one_of("ensemble", ensemble, ENSEMBLES)
 
-    def call(self, y_true, y_pred, labels=None):
-        temperature = self.temperature_now(y_pred)
+    def call(self, y_true, y_pred, labels=None, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
         teacher = ops.stop_gradient(self._together(ops.stack(y_true), labels))
-        teacher, student = (log_probabilities(side / temperature) for side in (teacher, y_pred))
-        return temperature**2 * forward_kl(teacher, student)
+        sides = (scaled(side, temperature) for side in (teacher, y_pred))
+        return temperature**2 * self.kl(*map(log_probabilities, sides))
 
     def _together(self, peers, labels):
         if self.ensemble == "mean":

@@ -6,7 +6,14 @@ from keras import ops
 from keras_distill.losses import masks
 from keras_distill.losses.arithmetic import length
 from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.losses.softened import SoftenedLoss, forward_kl, log_probabilities
+from keras_distill.losses.softened import (
+    FLAT,
+    SoftenedLoss,
+    flat_kl,
+    forward_kl,
+    log_probabilities,
+    scaled,
+)
 from keras_distill.schedules import check
 
 
@@ -16,7 +23,8 @@ class DIST(SoftenedLoss):
 
     `loss = T^2 * (beta * (1 - r_example) + gamma * (1 - r_class))`: `r` is the Pearson
     correlation of teacher's and student's `softmax(logits / T)`, over the classes of an example,
-    and over the batch for a class, averaged over classes. Tokens and pixels are examples.
+    and over the batch for a class, averaged over classes. Tokens and pixels are examples. As in
+    the authors' code 1e-8 is added to the product of the norms by which `r` divides.
 
     Args:
         beta: the weight of the correlation over classes. Defaults to `1.0`.
@@ -49,9 +57,10 @@ class DIST(SoftenedLoss):
         self.beta = float(check("beta", beta, low=0))
         self.gamma = float(check("gamma", gamma, low=0))
 
-    def call(self, y_true, y_pred, mask=None):
-        temperature = self.temperature_now(y_pred)
-        teacher, student = (_rows(ops.softmax(y / temperature, axis=-1)) for y in (y_true, y_pred))
+    def call(self, y_true, y_pred, mask=None, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
+        sides = (ops.softmax(scaled(y, temperature), axis=-1) for y in (y_true, y_pred))
+        teacher, student = map(_rows, sides)
         counts = _rows(ops.expand_dims(masks.positions(mask, y_pred), -1))
         of_example = correlation(teacher, student, ops.ones_like(teacher[:1]), axis=1)
         of_class = ops.mean(correlation(teacher, student, counts, axis=0))
@@ -130,7 +139,8 @@ class MultiLevelLogits(DistillationLoss):
 
     def _at(self, temperature, y_true, y_pred, counts):
         teacher, student = (log_probabilities(y / temperature) for y in (y_true, y_pred))
-        values = self.instance * temperature**2 * forward_kl(teacher, student)
+        kl = forward_kl if temperature < FLAT else flat_kl
+        values = self.instance * temperature**2 * kl(teacher, student)
         teacher, student = (ops.exp(side) * counts[:, None] for side in (teacher, student))
         rows = teacher @ ops.transpose(teacher) - student @ ops.transpose(student)
         columns = ops.transpose(teacher) @ teacher - ops.transpose(student) @ student

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.arithmetic import adaptive_average_pool, flat, length, matched, unit
-from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.distillation_loss import DistillationLoss, check_variant
 from keras_distill.losses.maps import pairs_of
 
 
@@ -18,8 +18,8 @@ class VariationalInformation(DistillationLoss):
     `projectors.VariationalProjector`.
 
     Args:
-        average: whether elements are averaged instead of summed, as RepDistiller's code does.
-            Defaults to `False`, as in the paper.
+        variant: `"paper"`, or `"code"` for the mean over elements in place of their sum, as in
+            RepDistiller. Defaults to `"paper"`.
         epsilon: the least variance, positive. Defaults to `1e-5`.
         name: the loss's name. Defaults to `"variational_information"`.
         **kwargs: as in `keras.losses.Loss`.
@@ -39,14 +39,14 @@ class VariationalInformation(DistillationLoss):
         - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
     """
 
-    config = ("average", "epsilon")
+    config = ("variant", "epsilon")
     same_shape = False
 
-    def __init__(self, average=False, epsilon=1e-05, **kwargs):
+    def __init__(self, variant="paper", epsilon=1e-5, **kwargs):
         super().__init__(**kwargs)
         if not epsilon > 0:
             raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
-        self.average, self.epsilon = average, epsilon
+        self.variant, self.epsilon = check_variant(variant), epsilon
 
     def call(self, y_true, y_pred):
         mean, scale = y_pred["mean"], y_pred["scale"]
@@ -55,7 +55,7 @@ class VariationalInformation(DistillationLoss):
         between = [1] * (len(mean.shape) - 2)
         variance = ops.softplus(ops.reshape(scale, (-1, *between, scale.shape[-1]))) + self.epsilon
         values = 0.5 * (ops.log(variance) + ops.square(y_true - mean) / variance)
-        return (ops.mean if self.average else ops.sum)(flat(values), axis=-1)
+        return (ops.mean if self.variant == "code" else ops.sum)(flat(values), axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -68,8 +68,8 @@ class FactorTransfer(DistillationLoss):
 
     Args:
         p: the norm of the difference, at least 1. Defaults to `1`.
-        average: whether `mean |difference|^p` is taken instead of the norm, as the code of
-            MMRazor and RepDistiller does. Defaults to `False`, as in the paper.
+        variant: `"paper"`, or `"code"` for `mean |difference|^p` in place of the norm, as in
+            MMRazor and RepDistiller. Defaults to `"paper"`.
         channel_power: where given, the factors are first averaged over channels, each raised to
             this power, and the larger map down to the smaller one's size, as in RepDistiller.
             Defaults to `None`.
@@ -99,23 +99,23 @@ class FactorTransfer(DistillationLoss):
         - [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
     """
 
-    config = ("p", "average", "channel_power")
+    config = ("p", "variant", "channel_power")
 
-    def __init__(self, p=1, average=False, channel_power=None, **kwargs):
+    def __init__(self, p=1, variant="paper", channel_power=None, **kwargs):
         super().__init__(**kwargs)
         if p < 1:
             raise ValueError(f"`p` must be at least 1. Received: p={p}")
-        self.p, self.average, self.channel_power = p, average, channel_power
+        self.p, self.variant, self.channel_power = p, check_variant(variant), channel_power
         self.same_shape = channel_power is None
 
     def call(self, y_true, y_pred):
         if self.channel_power is not None:
             y_true, y_pred = matched(y_true, y_pred)
         difference = self._factors(y_pred) - self._factors(y_true)
-        if self.p == 2 and not self.average:
+        if self.p == 2 and self.variant == "paper":
             return length(difference)
         powers = ops.power(ops.abs(difference), self.p)
-        if self.average:
+        if self.variant == "code":
             return ops.mean(powers, axis=-1)
         return _root(ops.sum(powers, axis=-1), self.p)
 

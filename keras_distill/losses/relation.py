@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_distill.losses import geometry, masks
 from keras_distill.losses.arithmetic import flat, root
-from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.distillation_loss import DistillationLoss, check_variant
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -18,8 +18,8 @@ class RelationalDistance(DistillationLoss):
     loss with 25, of embeddings of unit length.
 
     Args:
-        distinct: whether the mean is over pairs of different examples. `False` divides by all
-            `batch^2` pairs, as the authors' code does. Defaults to `True`.
+        variant: `"paper"` for the mean over pairs of different examples, or `"code"` to divide by
+            all `batch^2` pairs, as the authors' code does. Defaults to `"paper"`.
         name: the loss's name. Defaults to `"relational_distance"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -36,19 +36,19 @@ class RelationalDistance(DistillationLoss):
     """
 
     needs = ("mask",)
-    config = ("distinct",)
+    config = ("variant",)
     same_shape = False
     across_batch = True
 
-    def __init__(self, distinct=True, **kwargs):
+    def __init__(self, variant="paper", **kwargs):
         super().__init__(**kwargs)
-        self.distinct = distinct
+        self.variant = check_variant(variant)
 
     def call(self, y_true, y_pred, mask=None):
         present = masks.examples(mask, y_pred)
         pairs = geometry.pairs(present)
         teacher, student = (self._relative(y, present, pairs) for y in (y_true, y_pred))
-        others = ops.sum(present) - (1 if self.distinct else 0)
+        others = ops.sum(present) - (1 if self.variant == "paper" else 0)
         deviation = ops.sum(geometry.smooth_l1(teacher - student) * pairs, axis=-1)
         return deviation / masks.at_least_one(others)
 
@@ -73,8 +73,8 @@ class RelationalAngle(DistillationLoss):
     `chunk * batch^2` numbers.
 
     Args:
-        distinct: whether the mean is over triples of different examples. `False` divides by all
-            `batch^3` triples, as the authors' code does. Defaults to `True`.
+        variant: `"paper"` for the mean over triples of different examples, or `"code"` to divide
+            by all `batch^3` triples, as the authors' code does. Defaults to `"paper"`.
         chunk: examples whose angles are computed at a time. Defaults to `64`.
         name: the loss's name. Defaults to `"relational_angle"`.
         **kwargs: as in `keras.losses.Loss`.
@@ -95,15 +95,15 @@ class RelationalAngle(DistillationLoss):
     """
 
     needs = ("mask",)
-    config = ("distinct", "chunk")
+    config = ("variant", "chunk")
     same_shape = False
     across_batch = True
 
-    def __init__(self, distinct=True, chunk=64, **kwargs):
+    def __init__(self, variant="paper", chunk=64, **kwargs):
         super().__init__(**kwargs)
         if chunk < 1:
             raise ValueError(f"`chunk` must be positive. Received: chunk={chunk}")
-        self.distinct, self.chunk = distinct, chunk
+        self.variant, self.chunk = check_variant(variant), chunk
 
     def call(self, y_true, y_pred, mask=None):
         present = masks.examples(mask, y_pred)
@@ -114,7 +114,7 @@ class RelationalAngle(DistillationLoss):
 
         total = geometry.over_anchors(deviation, sides, self.chunk)
         count = ops.sum(present)
-        angles = (count - 1) * (count - 2) if self.distinct else count * count
+        angles = (count - 1) * (count - 2) if self.variant == "paper" else count * count
         return total / masks.at_least_one(angles)
 
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_distill.losses import geometry, masks
 from keras_distill.losses.arithmetic import flat, length, unit
-from keras_distill.losses.distillation_loss import DistillationLoss
+from keras_distill.losses.distillation_loss import DistillationLoss, check_variant
 from keras_distill.schedules import check
 
 
@@ -58,9 +58,9 @@ class CorrelationCongruence(DistillationLoss):
     Args:
         gamma: the kernel's sharpness, positive. Defaults to `0.4`.
         order: the last power in the series. Defaults to `2`.
-        neighbors: `True` for what the RepDistiller code does in place of the paper's formula: the
+        variant: `"paper"`, or `"code"` for what RepDistiller's does in place of the formula: the
             mean over consecutive examples of `sum_d |t_i - s_i|_d |t_{i+1} - s_{i+1}|_d`, of
-            features of equal width. Defaults to `False`.
+            features of equal width. Defaults to `"paper"`.
         name: the loss's name. Defaults to `"correlation_congruence"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -80,21 +80,22 @@ class CorrelationCongruence(DistillationLoss):
     """
 
     needs = ("mask",)
-    config = ("gamma", "order", "neighbors")
+    config = ("gamma", "order", "variant")
     same_shape = False
     across_batch = True
 
-    def __init__(self, gamma=0.4, order=2, neighbors=False, **kwargs):
+    def __init__(self, gamma=0.4, order=2, variant="paper", **kwargs):
         super().__init__(**kwargs)
         if order < 1:
             raise ValueError(f"`order` must be at least 1. Received: order={order}")
         self.gamma = check("gamma", gamma, low=0, strict=True)
-        self.order, self.neighbors, self.same_shape = order, neighbors, neighbors
+        self.order, self.variant = order, check_variant(variant)
+        self.same_shape = variant == "code"
 
     def call(self, y_true, y_pred, mask=None):
         present = masks.examples(mask, y_pred)
         teacher, student = flat(y_true), flat(y_pred)
-        if self.neighbors:
+        if self.variant == "code":
             return _neighbors(ops.abs(teacher - student), present)
         apart = ops.square(self._correlations(teacher) - self._correlations(student))
         return ops.sum(apart * present, axis=-1) / masks.at_least_one(ops.sum(present))
@@ -128,8 +129,8 @@ class ProbabilisticTransfer(DistillationLoss):
     examples `i`; the mean does not depend on the batch size.
 
     Args:
-        reference: `True` for what the authors' code does: each example is its own neighbor too,
-            and the mean is over all `batch^2` pairs. Defaults to `False`.
+        variant: `"paper"`, or `"code"` for what the authors' code does: each example is its own
+            neighbor too, and the mean is over all `batch^2` pairs. Defaults to `"paper"`.
         epsilon: added to lengths and probabilities. Defaults to `1e-7`.
         name: the loss's name. Defaults to `"probabilistic_transfer"`.
         **kwargs: as in `keras.losses.Loss`.
@@ -150,22 +151,23 @@ class ProbabilisticTransfer(DistillationLoss):
     """
 
     needs = ("mask",)
-    config = ("reference", "epsilon")
+    config = ("variant", "epsilon")
     same_shape = False
     across_batch = True
 
-    def __init__(self, reference=False, epsilon=1e-07, **kwargs):
+    def __init__(self, variant="paper", epsilon=1e-7, **kwargs):
         super().__init__(**kwargs)
         if not epsilon > 0:
             raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
-        self.reference, self.epsilon = reference, epsilon
+        self.variant, self.epsilon = check_variant(variant), epsilon
 
     def call(self, y_true, y_pred, mask=None):
         present = masks.examples(mask, y_pred)
-        near = ops.expand_dims(present, 0) if self.reference else geometry.pairs(present)
+        own_too = self.variant == "code"
+        near = ops.expand_dims(present, 0) if own_too else geometry.pairs(present)
         teacher, student = (self._probabilities(flat(y), near) for y in (y_true, y_pred))
         ratio = ops.log(teacher + self.epsilon) - ops.log(student + self.epsilon)
-        count = ops.sum(present) if self.reference else 1.0
+        count = ops.sum(present) if own_too else 1.0
         return ops.sum(teacher * ratio, axis=-1) / masks.at_least_one(count)
 
     def _probabilities(self, x, near):

@@ -9,14 +9,24 @@ from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.schedules import check, is_number, value_at
 
 LOWEST = -1e30  # the log of no probability: a padded vocabulary's logits are -inf
+FLAT = 16.0  # from this temperature on, `T^2` times a float32's rounding may show in a divergence
 
 
 class SoftenedLoss(DistillationLoss):
     """A loss on logits that are divided by a temperature first.
 
+    The temperature is one for all examples, or one for each: a path such as
+    `"input:temperature"`, or a layer of the student, at which the `Term` reads it. Its gradient
+    flows into that layer. `call` takes such a temperature as `temperature=`, of shape (batch,),
+    (batch, 1) or (batch, tokens); what is not positive there makes the loss NaN.
+
+    A subclass divides by `scaled(logits, self.temperature_now(y_pred, temperature))`, and takes
+    `self.kl(log_p, log_q)` for a sum of `p * log(p / q)` that keeps its digits at any temperature.
+
     Args:
-        temperature: positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
-        **kwargs: as in `keras.losses.Loss`.
+        temperature: `T`, positive: a number, a schedule, a `keras.Variable` or a path. Defaults
+            to `1.0`.
+        **kwargs: as in `DistillationLoss`.
     """
 
     config = ("temperature",)
@@ -24,11 +34,48 @@ class SoftenedLoss(DistillationLoss):
 
     def __init__(self, temperature=1.0, **kwargs):
         super().__init__(**kwargs)
-        self.temperature = check("temperature", temperature, low=0, strict=True)
+        if isinstance(temperature, str):
+            self.reads = {"temperature": temperature}
+        else:
+            check("temperature", temperature, low=0, strict=True)
+        self.temperature = temperature
+        small = is_number(temperature) and temperature < FLAT
+        self.kl = forward_kl if small else flat_kl
 
-    def temperature_now(self, like):
-        """The temperature at this step, in the dtype of `like`."""
+    def temperature_now(self, like, temperature=None):
+        """The temperature at this step, in the dtype of `like`.
+
+        Args:
+            like: the logits, (batch, ..., classes).
+            temperature: what `call` was given.
+
+        Returns:
+            A scalar, or one for each example or token: (batch, ...) as `like` without its classes,
+            where an axis may be 1.
+        """
+        if temperature is not None:
+            return _for_each(ops.cast(temperature, like.dtype), len(like.shape) - 1)
+        if self.reads:
+            raise ValueError(
+                f"`{self.name}` needs the temperature that stands at `{self.temperature}`. Call it "
+                "with `temperature=`, as a `Term` does. Received: temperature=None"
+            )
         return ops.cast(value_at(self.temperature), like.dtype)
+
+
+def _for_each(temperature, rank):
+    """A temperature of each example or token with `rank` axes; NaN where it is not positive."""
+    if len(temperature.shape) == rank + 1 and temperature.shape[-1] == 1:
+        temperature = ops.squeeze(temperature, axis=-1)
+    while 0 < len(temperature.shape) < rank:
+        temperature = ops.expand_dims(temperature, axis=-1)
+    return ops.where(temperature > 0, temperature, float("nan"))
+
+
+def scaled(logits, temperature):
+    """Logits (batch, ..., classes) over a temperature, a scalar or (batch, ...)."""
+    one_for_all = len(temperature.shape) == 0
+    return logits / (temperature if one_for_all else ops.expand_dims(temperature, axis=-1))
 
 
 class Divergence(SoftenedLoss):
@@ -37,7 +84,7 @@ class Divergence(SoftenedLoss):
     A subclass writes `divergence(log_teacher, log_student)`, which sums over the last axis.
 
     Args:
-        temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
+        temperature: as in `SoftenedLoss`. Defaults to `1.0`.
         compensate: whether to multiply by `T^2`, which keeps the gradient's size when `T`
             changes. Defaults to `True`.
         **kwargs: as in `keras.losses.Loss`.
@@ -50,14 +97,14 @@ class Divergence(SoftenedLoss):
         super().__init__(temperature, **kwargs)
         self.compensate = compensate
 
-    def call(self, y_true, y_pred):
-        temperature = self.temperature_now(y_pred)
-        log_student = log_probabilities(y_pred / temperature)
+    def call(self, y_true, y_pred, temperature=None):
+        temperature = self.temperature_now(y_pred, temperature)
+        log_student = log_probabilities(scaled(y_pred, temperature))
         if isinstance(y_true, TopK):
             self._check_temperature(y_true)
             log_teacher, log_student = with_rest(y_true, log_student)
         else:
-            log_teacher = log_probabilities(y_true / temperature)
+            log_teacher = log_probabilities(scaled(y_true, temperature))
         value = self.divergence(log_teacher, log_student)
         return temperature**2 * value if self.compensate else value
 
@@ -82,15 +129,25 @@ def expectation(log_p, values):
     return ops.sum(ops.where(p == 0, 0.0, p * values), axis=-1)
 
 
-def forward_kl(log_teacher, log_student):
-    """The sum of `p_teacher * log(p_teacher / p_student)`."""
-    return expectation(log_teacher, log_teacher - log_student)
+def forward_kl(log_p, log_q, allowed=None):
+    """The sum of `p * log(p / q)`, over the classes that are allowed where this is given."""
+    ratio = log_p - log_q
+    return expectation(log_p, ratio if allowed is None else ops.where(allowed, ratio, 0.0))
 
 
-def reverse_kl(log_teacher, log_student):
-    """The sum of `p_student * log(p_student / p_teacher)` over what the teacher allows."""
-    allowed = log_teacher > LOWEST
-    return expectation(log_student, ops.where(allowed, log_student - log_teacher, 0.0))
+def flat_kl(log_p, log_q, allowed=None):
+    """The same for distributions that are nearly the same, as at a high temperature.
+
+    Sums `p * log(p / q) + q - p`, which has the same sum over all classes. No part is negative,
+    where those of `forward_kl` have both signs and nearly cancel. `q - p = p * expm1(log(q / p))`
+    keeps what is left of the difference.
+    """
+    p, q, ratio = ops.exp(log_p), ops.exp(log_q), log_q - log_p
+    near = p * (ops.expm1(ops.minimum(ratio, 1.0)) - ratio)
+    parts = ops.where(ratio < 1.0, near, q - ops.where(p == 0, 0.0, p * (ratio + 1.0)))
+    if allowed is not None:  # the others' `q - p`, with no `q`
+        parts = ops.where(allowed, parts, -p)
+    return ops.sum(parts, axis=-1)
 
 
 def log_mixture(log_p, log_q, weight):

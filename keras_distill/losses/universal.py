@@ -5,7 +5,8 @@ from keras import ops
 
 from keras_distill.batch import TopK
 from keras_distill.losses import masks
-from keras_distill.losses.softened import SoftenedLoss, log_probabilities
+from keras_distill.losses.distillation_loss import one_of
+from keras_distill.losses.softened import SoftenedLoss, log_probabilities, scaled
 from keras_distill.losses.wrapped import WrappedLoss
 
 MERGES = ("mean", "product")
@@ -42,7 +43,7 @@ class UniversalLogits(SoftenedLoss):
 
     same_shape = False
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, temperature=None):
         shapes = tuple(y_true.shape), tuple(y_pred.shape)
         known = [size for size in zip(*(shape[1:-1] for shape in shapes)) if None not in size]
         if len(shapes[0]) != len(shapes[1]) or any(one != other for one, other in known):
@@ -50,9 +51,9 @@ class UniversalLogits(SoftenedLoss):
                 f"`{self.name}` compares place by place. Received: logits of shapes {shapes[0]} "
                 f"(teacher) and {shapes[1]} (student). Wrap it: `AlignedSpans(UniversalLogits())`."
             )
-        temperature = self.temperature_now(y_pred)
+        temperature = self.temperature_now(y_pred, temperature)
         width = max(shapes[0][-1], shapes[1][-1])
-        teacher, student = (_sorted(y / temperature, width) for y in (y_true, y_pred))
+        teacher, student = (_sorted(scaled(y, temperature), width) for y in (y_true, y_pred))
         return ops.sum(ops.abs(teacher - student), axis=-1)
 
 
@@ -115,9 +116,7 @@ class AlignedSpans(WrappedLoss):
         super().__init__(loss, name=name or f"aligned_{loss.name}", **kwargs)
         if "labels" in loss.needs:
             raise ValueError(f"`{loss.name}` takes a label of each token, and a span has none.")
-        if merge not in MERGES:
-            raise ValueError(f"`merge` must be one of {MERGES}. Received: merge={merge!r}")
-        self.merge, self.needs = merge, ("mask",)
+        self.merge, self.needs = one_of("merge", merge, MERGES), ("mask",)
 
     def call(self, y_true, y_pred, mask=None, **extras):
         logits = y_true["logits"]

@@ -22,7 +22,7 @@ from keras_distill.recipes.offline import (
     variational,
 )
 from keras_distill.recipes.schemes import be_your_own_teacher, kdcl, mutual, one, online
-from keras_distill.recipes.transformers import distilbert, minilm, patient, tinybert, universal
+from keras_distill.recipes.transformers import distilbert, minilm, pkd, tinybert, uld
 
 __all__ = [
     "alignment",
@@ -46,7 +46,7 @@ __all__ = [
     "neuron_selectivity",
     "one",
     "online",
-    "patient",
+    "pkd",
     "probabilistic",
     "relational",
     "review",
@@ -54,6 +54,6 @@ __all__ = [
     "standardized",
     "stages",
     "tinybert",
-    "universal",
+    "uld",
     "variational",
 ]

@@ -1,53 +1,92 @@
 """Finds the layers that a recipe compares, in models that it has never seen."""
 
-import collections
-
 from keras_distill import taps
+from keras_distill.recipes.stacks import Block, stacks_of
 
 
 def match_layers(student, teacher, *, count=None, verbose=True):
     """Pairs layers of student and teacher by kind and depth.
 
     Of a convolutional network these are the ends of its stages, the last layer at each size of the
-    feature maps; of a transformer the outputs of its blocks. A stage of the student goes with the
-    teacher's stage of the same size, or else with the one at the same relative depth, so that the
-    last goes with the last.
+    feature maps; of a transformer the outputs of its blocks, which are known by their attention and
+    feed-forward part. A stage of the student goes with the teacher's stage of the same size, or
+    else with the one at the same relative depth, so that the last goes with the last. Encoder goes
+    with encoder, decoder with decoder, and one tower of a model of two with its like.
 
     Args:
         student: a built model.
         teacher: a built model.
-        count: how many pairs, the deepest; by default one for every stage of the student.
-        verbose: whether to print the pairing.
+        count: how many pairs, the deepest, of each stack of blocks (of encoder and of decoder).
+            Defaults to one for every stage or block of the student.
+        verbose: whether to print the pairing. Defaults to `True`.
 
     Returns:
         A list of pairs of paths `(student, teacher)`, from shallow to deep, to be edited at will.
+        `"block#1"` is the second turn of a block that shares its weights, as ALBERT's do.
 
     Raises:
-        ValueError: where the models have no layers of one kind.
+        ValueError: if the models have no layers of one kind, or other numbers of stacks.
+
+    Example:
+
+    ```python
+    pairs = match_layers(student, teacher)
+    recipes.tinybert(student, teacher, pairs=pairs[1:])
+    ```
     """
-    found = {"student": stages(student), "teacher": stages(teacher)}
-    ranks = {len(shape) for _, shape in found["student"]}
-    if not ranks or ranks != {len(shape) for _, shape in found["teacher"]}:
+    pairs = [pair for pairs in matched(student, teacher, count) for pair in pairs]
+    if verbose:
+        _show(pairs)
+    return [(ours.path, theirs.path) for ours, theirs in pairs]
+
+
+def matched(student, teacher, count=None, keep=None):
+    """The pairs of blocks of each pair of stacks: `[[(student's, teacher's)]]`.
+
+    Args:
+        student: a built model.
+        teacher: a built model.
+        count: as in `match_layers`.
+        keep: a function of a block that says whether it counts. Of a stack where none does, all
+            blocks do.
+    """
+    ours, theirs = (
+        [[*filter(keep, ends)] or ends for ends in _levels(model)] for model in (student, teacher)
+    )
+    if len(ours) != len(theirs):
+        ours, theirs = _flat(ours), _flat(theirs)
+    if not ours or [_kind(ends[-1]) for ends in ours] != [_kind(ends[-1]) for ends in theirs]:
         raise ValueError(
-            "`match_layers` found no layers of one kind: stages of feature maps or blocks of a "
-            f"transformer on both sides. Received: {found}. Give the pairs of paths yourself; "
+            "`match_layers` found no layers of one kind: stages of feature maps, or as many stacks "
+            f"of a transformer's blocks on both sides. Received: {_told(ours)} (student), "
+            f"{_told(theirs)} (teacher). Give the pairs of paths yourself; "
             "`keras_distill.taps.shapes(model)` lists them."
         )
-    pairs = _paired(found["student"], found["teacher"])
-    pairs = pairs[-count:] if count else pairs
-    if verbose:
-        _show(pairs, dict(found["student"]), dict(found["teacher"]))
-    return pairs
+    pairs = [_paired(*ends) for ends in zip(ours, theirs)]
+    return [each[-count:] if count else each for each in pairs]
 
 
 def stages(model):
-    """`[(path, shape)]` of the blocks of a transformer, or of the ends of a network's stages."""
-    shapes = {p: s for p, s in taps.shapes(model).items() if isinstance(s, tuple)}
-    return _blocks(model, shapes) or _last_of_each_size(shapes)
+    """The blocks of a transformer, or the ends of a network's stages, `[(path, shape)]`.
+
+    Args:
+        model: a built model.
+
+    Returns:
+        A list of paths and shapes, from shallow to deep; a decoder's after its encoder's.
+    """
+    return [(end.path, end.shape) for ends in _levels(model) for end in ends]
 
 
 def embedding(model):
-    """The path of the last vector before the head: what relations between examples compare."""
+    """The path of the last vector before the head: what relations between examples compare.
+
+    Args:
+        model: a built model.
+
+    Raises:
+        ValueError: if the model has no such vector.
+    """
     shapes = taps.shapes(model)
     classes = shapes.pop("output")
     vectors = [
@@ -66,22 +105,31 @@ def embedding(model):
     return vectors[-1]
 
 
-def _blocks(model, shapes):
-    """Layers made of layers that stand several times at one level and give sequences."""
-    kinds = collections.defaultdict(list)
-    for path, shape in shapes.items():
-        if len(shape) == 3 and path != "output":
-            layer = taps.find_layer(model, path)
-            if layer._flatten_layers(include_self=False, recursive=False):
-                kinds[path.rpartition("/")[0], type(layer)].append((path, shape))
-    repeated = [blocks for blocks in kinds.values() if len(blocks) > 1]
-    return max(repeated, key=len) if repeated else _sums(model, shapes)
+def _levels(model):
+    """What is compared with the like of another model: the blocks of each stack, or the stages."""
+    if stacks := stacks_of(model):
+        return stacks
+    shapes = {p: s for p, s in taps.shapes(model).items() if isinstance(s, tuple)}
+    ends = _sums(model, shapes) or _last_of_each_size(shapes)
+    return [ends] if ends else []
+
+
+def _flat(stacks):
+    """The stacks as one where they follow each other, as the stages of a Swin transformer do."""
+    sizes = [stack[-1].shape[1] for stack in stacks]
+    following = all(one and other and one > other for one, other in zip(sizes, sizes[1:]))
+    return [[block for stack in stacks for block in stack]] if stacks and following else stacks
+
+
+def _kind(end):
+    """What must agree: the rank, the side and how many attentions a block has."""
+    return len(end.shape), end.side, len(end.attentions) > 1
 
 
 def _sums(model, shapes):
-    """Of a transformer written out layer by layer: the normalization that ends each block."""
+    """Of a model of sequences that is written out: the normalization that ends each block."""
     normalized = [
-        (path, shape)
+        Block(path, shape)
         for path, shape in shapes.items()
         if len(shape) == 3
         and path != "output"
@@ -97,20 +145,24 @@ def _last_of_each_size(shapes):
     for path, shape in shapes.items():
         if len(shape) == 4 and path != "output":
             before = ends.get(shape[1:3])
-            if before is None or not path.startswith(before[0] + "/"):
-                ends[shape[1:3]] = path, shape
+            if before is None or not path.startswith(before.path + "/"):
+                ends[shape[1:3]] = Block(path, shape)
     return list(ends.values())
 
 
 def _paired(students, teachers):
-    by_size = {shape[1:-1]: path for path, shape in teachers}
-    if len(by_size) == len(teachers) and all(shape[1:-1] in by_size for _, shape in students):
-        return [(path, by_size[shape[1:-1]]) for path, shape in students]
+    by_size = {end.shape[1:-1]: end for end in teachers}
+    if len(by_size) == len(teachers) and all(end.shape[1:-1] in by_size for end in students):
+        return [(end, by_size[end.shape[1:-1]]) for end in students]
     depths = [(i + 1) * len(teachers) // len(students) for i in range(len(students))]
-    return [(path, teachers[max(d, 1) - 1][0]) for (path, _), d in zip(students, depths)]
+    return [(end, teachers[max(d, 1) - 1]) for end, d in zip(students, depths)]
 
 
-def _show(pairs, students, teachers):
-    width = max(len(path) for path, _ in pairs)
+def _told(stacks):
+    return "; ".join(f"{ends[0].path} to {ends[-1].path}" for ends in stacks) or "none"
+
+
+def _show(pairs):
+    width = max(len(ours.path) for ours, _ in pairs)
     for ours, theirs in pairs:
-        print(f"{ours:{width}} {students[ours]} <- {theirs} {teachers[theirs]}")
+        print(f"{ours.path:{width}} {ours.shape} <- {theirs.path} {theirs.shape}")

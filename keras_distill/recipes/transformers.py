@@ -1,142 +1,229 @@
 """Published methods for transformers, as lists of terms.
 
-They take models whose blocks hold attention layers: keras_hub's tasks and backbones, or any Keras
-model with `MultiHeadAttention`. Padding is left out where `mask` names the model's padding mask.
-Where sample weights mask prompts, `mask="input:padding_mask"` compares attention to prompts too.
+They take models of blocks that hold attention layers: keras_hub's tasks and backbones, or any Keras
+model with `MultiHeadAttention`. Of a model with an encoder and a decoder, both are compared.
+
+`mask="auto"` leaves padding out: it is the sample weights times the model's `padding_mask`, where
+it has this input (`decoder_padding_mask` in a decoder). An encoder beside a decoder has its
+`encoder_padding_mask` alone, since sample weights count the decoder's tokens. Where sample weights
+mask prompts, `mask="input:padding_mask"` compares attention to prompts too.
 """
 
-from keras_distill import losses, taps
-from keras_distill.recipes.matching import match_layers
+from keras_distill import losses
+from keras_distill.recipes.attention_layers import NAMES
+from keras_distill.recipes.compared import (
+    blocks,
+    check_attention,
+    heads_of,
+    mask_of,
+    projections_of,
+    scores_of,
+)
 from keras_distill.training.term import Term
 
-PADDING = ("sample_weight", "input:padding_mask")
 
-
-def patient(student, teacher, pairs=None, weight=100.0, mask=PADDING):
+def pkd(student, teacher, pairs=None, weight=100.0, mask="auto"):
     """The first token after each block, PKD, [Sun et al., 2019](https://arxiv.org/abs/1908.09355).
+
+    `loss = weight / (blocks * width) * sum_i |h_i / |h_i| - H_i / |H_i||^2` of the first tokens.
+
+    The first token of a decoder that reads from left to right knows nothing of the others: there,
+    make terms with `losses.PatientKD(tokens="all")` for the pairs of `match_layers`.
 
     Args:
         student: a built transformer.
         teacher: a built transformer of the same width.
         pairs: `[(student's path, teacher's path)]` of blocks. Defaults to all but the last of
-            `match_layers`, as in the authors' "PKD-skip".
+            `match_layers` (of encoder and of decoder), as in the authors' "PKD-skip"; to the last
+            where a student has no other.
         weight: of the mean over blocks and over the width, which the authors' code takes.
             Defaults to `100.0`: what most of the best runs that it reports have (1 to 500). It
             gives normalization as an option; these terms always have it.
-        mask: as in `Term`.
+        mask: as in `Term`, or `"auto"` (see above).
+
+    Returns:
+        A list of `Term`s, one for each pair.
+
+    Raises:
+        ValueError: if no blocks are found that go together.
+
+    Example:
+
+    ```python
+    student = models.shrink(teacher, every=2)
+    Distiller(student, teacher=teacher, terms=recipes.pkd(student, teacher))
+    ```
     """
-    pairs = pairs or match_layers(student, teacher, verbose=False)[:-1]
-    shapes = taps.shapes(teacher)
+    stacks = blocks(student, teacher, pairs)
+    pairs = [pair for each in stacks for pair in (each if pairs else each[:-1] or each)]
     return [
-        Term(losses.PatientKD(), student=ours, teacher=theirs, mask=mask, name=f"patient_{i}",
-             weight=weight / (len(pairs) * shapes[theirs][-1]))
+        Term(losses.PatientKD(), student=ours.path, teacher=theirs.path, name=f"patient_{i}",
+             weight=weight / (len(pairs) * theirs.shape[-1]), mask=mask_of(student, ours, mask))
         for i, (ours, theirs) in enumerate(pairs)
     ]  # fmt: skip
 
 
-def tinybert(student, teacher, pairs=None, mask=PADDING):
+def tinybert(student, teacher, pairs=None, mask="auto"):
     """Attention scores and hidden states of every block, [Jiao et al., 2020](https://arxiv.org/abs/1909.10351).
+
+    `loss = sum_i mean((W_i h_i - H_i)^2) + mean((a_i - A_i)^2)`, scores `a` before the softmax.
 
     All weights are 1, as in the authors' code. Its first of two stages, without the embeddings' loss:
     the second is `losses.SoftCrossEntropy` on the outputs. The hidden states are projected by one
     layer a block (by one for all in the paper), so that the student may be narrower; the numbers
-    of attention heads must be the same.
+    of attention heads must be the same. Of a decoder's blocks both attentions are compared, to its
+    own tokens and to the encoder's; a block without attention has a term of its states alone.
 
     Args:
         student: a built transformer.
         teacher: a built transformer.
-        pairs: as in `patient`. Defaults to `match_layers`.
-        mask: as in `Term`.
+        pairs: as in `pkd`. Defaults to `match_layers`.
+        mask: as in `pkd`.
+
+    Returns:
+        A list of `Term`s, two or three for each pair.
+
+    Raises:
+        ValueError: if no blocks go together, or an attention layer shows no scores.
+
+    Example:
+
+    ```python
+    Distiller(student, teacher=teacher, terms=recipes.tinybert(student, teacher), alpha=1.0)
+    ```
     """  # noqa: E501
     terms = []
-    for i, (ours, theirs) in enumerate(pairs or match_layers(student, teacher, verbose=False)):
-        hidden = {"student": ours, "teacher": theirs, "projector": "auto", "mask": mask}
-        scores = f"{attention_of(student, ours)}:scores", f"{attention_of(teacher, theirs)}:scores"
-        terms.append(Term(losses.Hint(), **hidden, name=f"hidden_{i}"))
-        terms.append(Term(losses.AttentionMSE(), student=scores[0], teacher=scores[1], mask=mask,
-                          name=f"attention_{i}"))  # fmt: skip
+    stacks = blocks(student, teacher, pairs)
+    check_attention(student, teacher, stacks)
+    for i, (ours, theirs) in enumerate(pair for each in stacks for pair in each):
+        weighs = mask_of(student, ours, mask)
+        terms.append(Term(losses.Hint(), student=ours.path, teacher=theirs.path, projector="auto",
+                          mask=weighs, name=f"hidden_{i}"))  # fmt: skip
+        for turn, layers in enumerate(zip(ours.attentions, theirs.attentions)):
+            scores = scores_of(student, ours, layers[0]), scores_of(teacher, theirs, layers[1])
+            terms.append(Term(losses.AttentionMSE(cross=turn > 0), student=scores[0],
+                              teacher=scores[1], mask=weighs,
+                              name=f"{'cross_' * turn}attention_{i}"))  # fmt: skip
     return terms
 
 
-def minilm(student, teacher, pair=None, version=2, relation_heads=None, weight=1.0, mask=PADDING):
+def minilm(student, teacher, pair=None, version=2, relation_heads=None, weight=1.0, mask="auto"):
     """Relations between the queries, keys and values of one block, [Wang et al., 2020](https://arxiv.org/abs/2002.10957), [2021](https://arxiv.org/abs/2012.15828).
 
-    Widths and, with `relation_heads`, numbers of heads may differ.
+    `loss = sum_(m, n) KL(softmax(M N^T / sqrt(d)) || softmax(m n^T / sqrt(d)))`, see
+    `losses.MiniLMRelations`.
+
+    Widths and, with `relation_heads`, numbers of heads may differ. Of a model with an encoder and
+    a decoder the last block of each is compared, a term each, and of the decoder's two attentions
+    the one to its own tokens.
 
     Args:
         student: a built transformer.
         teacher: a built transformer.
-        pair: paths of blocks. Defaults to the last of each, as in MiniLM; MiniLMv2 examines
-            other blocks of the teacher.
-        version: 1 (query-key and value-value) or 2 (query-query, key-key, value-value).
-        relation_heads: as in `losses.MiniLMRelations`.
-        weight: Defaults to `1.0`, our choice: the method has no other loss.
-        mask: as in `Term`.
+        pair: paths of blocks. Defaults to the last of each that hold an attention, as in MiniLM;
+            MiniLMv2 examines other blocks of the teacher.
+        version: 1 (query-key and value-value) or 2 (query-query, key-key, value-value). Defaults
+            to `2`.
+        relation_heads: as in `losses.MiniLMRelations`. Defaults to the layers' own heads.
+        weight: of each term. Defaults to `1.0`, our choice: the method has no other loss.
+        mask: as in `pkd`.
+
+    Returns:
+        A list of one `Term`, or of one each for encoder and decoder.
+
+    Raises:
+        ValueError: if `version` is neither, if no blocks go together, or if their attention makes
+            query, key and value in one layer.
+
+    Example:
+
+    ```python
+    Distiller(student, teacher=teacher, terms=recipes.minilm(student, teacher), alpha=1.0)
+    ```
     """  # noqa: E501
     if version not in (1, 2):
         raise ValueError(f"`version` must be 1 or 2. Received: version={version}")
-    pair = pair or match_layers(student, teacher, count=1, verbose=False)[0]
     relations = [("query", "key"), ("value", "value")]
     if version == 2:
-        relations = [(name, name) for name in ("query", "key", "value")]
-    ours, theirs = (
-        taps.attention(attention_of(model, path)) for model, path in zip((student, teacher), pair)
-    )
-    loss = losses.MiniLMRelations(relations, relation_heads)
-    return [Term(loss, student=ours, teacher=theirs, weight=weight, mask=mask)]
+        relations = [(name, name) for name in NAMES]
+    stacks = blocks(student, teacher, pair and [pair], attending=True)
+    terms = []
+    for i, (ours, theirs) in enumerate(each[-1] for each in stacks):
+        projections = projections_of(student, ours), projections_of(teacher, theirs)
+        loss = losses.MiniLMRelations(relations, relation_heads or heads_of(ours, theirs))
+        terms.append(Term(
+            loss, student=projections[0], teacher=projections[1], weight=weight,
+            mask=mask_of(student, ours, mask), name=_numbered("minilm_relations", i, stacks),
+        ))  # fmt: skip
+    return terms
 
 
-def distilbert(student, teacher, pair=None, temperature=2.0, weights=(2.5, 0.5), mask=PADDING):
+def distilbert(student, teacher, pair=None, temperature=2.0, weights=(2.5, 0.5), mask="auto"):
     """Softened outputs and the cosine of last hidden states, [Sanh et al., 2019](https://arxiv.org/abs/1910.01108).
+
+    `loss = w_0 T^2 KL(P(T) || p(T)) + w_1 mean(1 - cos(h, H))` beside the labels'.
 
     The third of its terms is the label loss. The paper gives no weights; the command in its
     authors' code has 5, 1 and 2 for outputs, cosine and labels: 2.5 and 0.5 beside a label loss of
-    weight 1.
+    weight 1. Of a model with an encoder and a decoder the last states of both are compared, each
+    by a term of its own with the whole weight.
 
     Args:
         student: a built transformer.
         teacher: a built transformer of the same width.
         pair: paths of the hidden states. Defaults to the last blocks.
-        temperature: Defaults to `2.0`, the authors' code's.
+        temperature: positive. Defaults to `2.0`, the authors' code's.
         weights: of the outputs and of the cosine. Defaults to `(2.5, 0.5)`.
-        mask: of the cosine, as in `Term`.
+        mask: of the cosine, as in `pkd`.
+
+    Returns:
+        A list of two `Term`s, or of three for an encoder and a decoder.
+
+    Raises:
+        ValueError: if no blocks go together.
+
+    Example:
+
+    ```python
+    Distiller(student, teacher=teacher, terms=recipes.distilbert(student, teacher), alpha=0.5)
+    ```
     """  # noqa: E501
-    ours, theirs = pair or match_layers(student, teacher, count=1, verbose=False)[0]
-    return [
-        Term(losses.KLDivergence(temperature), weight=weights[0]),
-        Term(losses.Cosine(), student=ours, teacher=theirs, weight=weights[1], mask=mask),
-    ]
+    stacks = blocks(student, teacher, pair and [pair])
+    return [Term(losses.KLDivergence(temperature), weight=weights[0])] + [
+        Term(losses.Cosine(), student=ours.path, teacher=theirs.path, weight=weights[1],
+             mask=mask_of(student, ours, mask), name=_numbered("cosine", i, stacks))
+        for i, (ours, theirs) in enumerate(each[-1] for each in stacks)
+    ]  # fmt: skip
 
 
-def attention_of(model, path):
-    """The path of the first attention layer inside a block."""
-    layers = {f"{path}/{below}": taps.find_layer(model, f"{path}/{below}")
-              for below in taps.paths(taps.find_layer(model, path))}  # fmt: skip
-    for inside, layer in layers.items():
-        if hasattr(layer, "_compute_attention"):
-            return inside
-    if unlike := {type(layer).__name__ for layer in layers.values() if _attends(layer)}:
-        raise ValueError(
-            f"`{path}` of `{model.name}` has an attention of its own, {', '.join(sorted(unlike))}, "
-            "whose scores are not to be had. Name its projections, as in `MiniLMRelations` with "
-            '`taps.attention(path, names=("query_projector", "key_projector"))`.'
-        )
-    raise ValueError(
-        f"`{path}` of `{model.name}` holds no attention layer. Give paths of blocks that do; "
-        "`keras_distill.taps.shapes(model)` lists them."
-    )
+def _numbered(name, index, stacks):
+    """A term's name: the loss's where it is the only one."""
+    return name if len(stacks) == 1 else f"{name}_{index}"
 
 
-def _attends(layer):
-    return "attention" in type(layer).__name__.lower()
-
-
-def universal(temperature=1.0, weight=1.0, merge="mean"):
+def uld(temperature=1.0, weight=1.0, merge="mean"):
     """Sorted probabilities of aligned spans, ULD, [Boizard et al., 2024](https://arxiv.org/abs/2402.12030).
+
+    `loss = mean over spans of sum_k |P_(k) - p_(k)|`, probabilities sorted on either side.
 
     Takes a `ModelTeacher(model, aligned=True)`, whose tokenizer may be another. The paper aligns
     tokens by their place in the answer; here it is done by the text they cover. The weight is
     that of the label loss.
+
+    Args:
+        temperature: positive. Defaults to `1.0`, our choice.
+        weight: Defaults to `1.0`, our choice.
+        merge: as in `losses.AlignedSpans`. Defaults to `"mean"`.
+
+    Returns:
+        A list of one `Term`.
+
+    Example:
+
+    ```python
+    teacher = ModelTeacher(big, aligned=True)
+    Distiller(student, teacher=teacher, terms=recipes.uld())
+    ```
     """  # noqa: E501
     loss = losses.AlignedSpans(losses.UniversalLogits(temperature), merge)
     return [Term(loss, teacher=losses.AlignedSpans.PATHS, weight=weight)]

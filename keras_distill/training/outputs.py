@@ -19,7 +19,7 @@ def one_each(labels, outputs):
 
 def metrics_for(names, metrics):
     """A list of metrics by name, for a model with a dict of outputs, goes to every output."""
-    if names is None or not isinstance(metrics, (list, tuple)):
+    if not names or not isinstance(metrics, (list, tuple)):
         return metrics
     if not all(isinstance(metric, str) for metric in metrics):
         return metrics

@@ -65,11 +65,13 @@ def test_the_margin_is_the_mean_of_negative_values():
     gamma, beta = [1.0, -2.0, 0.5, 1.0, 0.0], [0.0, 1.0, -0.5, 5.0, -1.0]
     sample = RANDOM.normal(size=400_000)
     expected = [(x := b + abs(g) * sample)[x < 0].mean() for g, b in zip(gamma[:3], beta)]
-    found = losses.overhaul_margin((np.array(gamma), np.array(beta)))
+    made = losses.OverhaulMargin.from_normalization((np.array(gamma), np.array(beta)))
+    found = made.margin
     np.testing.assert_allclose(found, [*expected, -3.0, -1.0], atol=1e-2)
     layer = keras.layers.BatchNormalization()
     layer.build((None, 5))
     layer.gamma.assign(gamma)
     layer.beta.assign(beta)
-    np.testing.assert_allclose(losses.overhaul_margin(layer), found, rtol=1e-6)
-    assert losses.OverhaulMargin(found).get_config()["margin"] == pytest.approx(list(found))
+    of_layer = losses.OverhaulMargin.from_normalization(layer)
+    np.testing.assert_allclose(of_layer.margin, found, rtol=1e-6)
+    assert made.get_config()["margin"] == pytest.approx(found)

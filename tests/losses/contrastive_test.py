@@ -62,10 +62,10 @@ def expected_values(loss, normalize, index=(1, 4, 2)):
     return values
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-def test_is_the_formula(normalize):
-    loss = make(normalize=normalize)
-    expected = expected_values(loss, normalize)
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_is_the_formula(variant):
+    loss = make(variant=variant)
+    expected = expected_values(loss, variant == "code")
     np.testing.assert_allclose(call(loss), expected, rtol=1e-5)
 
 

@@ -67,7 +67,7 @@ def test_pixels_are_distributions_over_classes():
     pairs = list(zip(pixels(TEACHER), pixels(STUDENT)))
     expected = np.reshape([divergence(*pair, 2.0) for pair in pairs], (2, 3, 4))
     np.testing.assert_allclose(call(PixelWise(2.0)), expected, rtol=1e-4, atol=1e-6)
-    of_code = call(PixelWise(2.0, reference=True))
+    of_code = call(PixelWise(2.0, variant="code"))
     np.testing.assert_allclose(of_code, expected / 4 / 5, rtol=1e-4, atol=1e-6)
     squares = np.reshape([mse(*pair) for pair in pairs], (2, 3, 4))
     np.testing.assert_allclose(call(PixelWise(2.0, divergence="mse")), squares, rtol=1e-4)

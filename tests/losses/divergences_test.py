@@ -75,12 +75,12 @@ def test_total_variation():
     check(TotalVariation(2.0), lambda p, q: sum(abs(a - b) for a, b in zip(p, q)) / 2)
 
 
-@pytest.mark.parametrize("arguments", [{"beta": 1.5}, {"beta": -0.1}])
-def test_beta_is_a_part(arguments):
-    with pytest.raises(ValueError, match=r"`beta` must be in \[0, 1\]"):
+@pytest.mark.parametrize("arguments", [{"mix": 1.5}, {"mix": -0.1}])
+def test_mix_is_a_share(arguments):
+    with pytest.raises(ValueError, match=r"`mix` must be in \[0, 1\]"):
         JensenShannon(**arguments)
 
 
-def test_weight_is_a_part():
-    with pytest.raises(ValueError, match=r"`weight` must be in \[0, 1\]. Received: weight=2"):
+def test_mix_is_a_share_of_both_directions():
+    with pytest.raises(ValueError, match=r"`mix` must be in \[0, 1\]. Received: mix=2"):
         SymmetricKL(2)

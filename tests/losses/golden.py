@@ -7,7 +7,7 @@ hyper-parameters that returns the case's scalar loss, computed by our public cla
 import keras
 from keras import ops
 
-from keras_distill import losses, projectors
+from keras_distill import losses, metrics, projectors
 from keras_distill.batch import TopK
 
 ADAPTERS = {}
@@ -191,7 +191,7 @@ def hint_fitnet(arrays, hyper_parameters):
 
 @adapter
 def attention_transfer(arrays, hyper_parameters):
-    loss = losses.AttentionTransfer(hyper_parameters["p"], squared=True, signed=True)
+    loss = losses.AttentionTransfer(hyper_parameters["p"], variant="code")
     return on_layers(loss, arrays, hyper_parameters)
 
 
@@ -203,7 +203,7 @@ def nst(arrays, hyper_parameters):
 @adapter
 def fsp(arrays, hyper_parameters):
     sides = (maps_of(arrays, side, hyper_parameters["n_maps"]) for side in ("teacher", "student"))
-    return mean(losses.FlowOfSolutionProcedure(average=True).call(*sides))
+    return mean(losses.FlowOfSolutionProcedure(variant="code").call(*sides))
 
 
 @adapter
@@ -216,7 +216,7 @@ def vid(arrays, hyper_parameters):
         yield layer.scale, arrays["log_scale"]
         yield from convolutions(arrays, layer.convolutions, ("w0", "w1", "w2"))
 
-    loss = losses.VariationalInformation(average=True, epsilon=hyper_parameters["eps"])
+    loss = losses.VariationalInformation(variant="code", epsilon=hyper_parameters["eps"])
     return mean(loss.call(teacher, with_weights(projector, weights, student)))
 
 
@@ -232,12 +232,12 @@ def ab(arrays, hyper_parameters):
 @adapter
 def factor_transfer(arrays, hyper_parameters):
     p1, p2 = hyper_parameters["p1"], hyper_parameters["p2"]
-    return on_maps(losses.FactorTransfer(p2, average=True, channel_power=p1), arrays)
+    return on_maps(losses.FactorTransfer(p2, variant="code", channel_power=p1), arrays)
 
 
 @adapter
 def ft_mmrazor(arrays, hyper_parameters):
-    return on_maps(losses.FactorTransfer(average=True), arrays)
+    return on_maps(losses.FactorTransfer(variant="code"), arrays)
 
 
 @adapter
@@ -283,8 +283,9 @@ def ofd_clovaai(arrays, hyper_parameters):
 
 @adapter
 def ofd_margin(arrays, hyper_parameters):
-    margin = losses.overhaul_margin((arrays["bn_gamma"], arrays["bn_beta"]))
-    return ops.sum(ops.convert_to_tensor(margin, "float32"))
+    normalization = arrays["bn_gamma"], arrays["bn_beta"]
+    loss = losses.OverhaulMargin.from_normalization(normalization)
+    return ops.sum(ops.convert_to_tensor(loss.margin, "float32"))
 
 
 @adapter
@@ -331,7 +332,7 @@ def mgd_loss(arrays, hyper_parameters):
 @adapter
 def pkd_pearson(arrays, hyper_parameters):
     resize = "student" if hyper_parameters["resize_stu"] else "teacher"
-    loss = losses.PearsonCorrelation(unbiased=True, resize=resize)
+    loss = losses.PearsonCorrelation(variant="code", resize=resize)
     return hyper_parameters["loss_weight"] * on_maps(loss, arrays)
 
 
@@ -349,8 +350,8 @@ def distillkit_hidden(arrays, hyper_parameters):
 @adapter
 def rkd(arrays, hyper_parameters):
     sides = arrays["teacher"], arrays["student"]
-    distance = mean(losses.RelationalDistance(distinct=False).call(*sides))
-    angle = mean(losses.RelationalAngle(distinct=False).call(*sides))
+    distance = mean(losses.RelationalDistance(variant="code").call(*sides))
+    angle = mean(losses.RelationalAngle(variant="code").call(*sides))
     return hyper_parameters["w_distance"] * distance + hyper_parameters["w_angle"] * angle
 
 
@@ -363,7 +364,7 @@ def similarity_sp(arrays, hyper_parameters):
 
 @adapter
 def correlation_cc_repdistiller(arrays, hyper_parameters):
-    loss = losses.CorrelationCongruence(neighbors=True)
+    loss = losses.CorrelationCongruence(variant="code")
     return mean(loss.call(arrays["teacher"], arrays["student"]))
 
 
@@ -375,13 +376,13 @@ def cc_taylor_kdzoo(arrays, hyper_parameters):
 
 @adapter
 def pkt(arrays, hyper_parameters):
-    loss = losses.ProbabilisticTransfer(reference=True, epsilon=hyper_parameters["eps"])
+    loss = losses.ProbabilisticTransfer(variant="code", epsilon=hyper_parameters["eps"])
     return mean(loss.call(arrays["teacher"], arrays["student"]))
 
 
 @adapter
 def cka(arrays, hyper_parameters):
-    return losses.cka(arrays["student"], arrays["teacher"], hyper_parameters["kernel"])
+    return metrics.cka(arrays["student"], arrays["teacher"], hyper_parameters["kernel"])
 
 
 def contrastive(arrays, hyper_parameters):
@@ -794,7 +795,7 @@ def cwd_mmrazor(arrays, hyper_parameters):
 
 @adapter
 def seg_pixelwise_kd(arrays, hyper_parameters):
-    loss = losses.PixelWise(hyper_parameters["temperature"], reference=True)
+    loss = losses.PixelWise(hyper_parameters["temperature"], variant="code")
     return mean(loss.call(*maps(arrays)))
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from backends import array, tensor, value_and_gradients
 
-from keras_distill.losses import CenteredKernelAlignment, cka
+from keras_distill.losses import CenteredKernelAlignment
+from keras_distill.losses.kernel_alignment import cka
 
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(6, 4)), RANDOM.normal(size=(6, 3))

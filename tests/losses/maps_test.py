@@ -32,15 +32,18 @@ def attention(maps, p, signed):
     return np.array(found) / np.sqrt(sum(a * a for a in found))
 
 
-@pytest.mark.parametrize("p, signed", [(1, False), (2, False), (3, False), (3, True), (1.5, False)])
-def test_attention_transfer(p, signed):
+@pytest.mark.parametrize(
+    "p, variant",
+    [(1, "paper"), (2, "paper"), (3, "paper"), (1.5, "paper"), (2, "code"), (3, "code")],
+)
+def test_attention_transfer(p, variant):
+    signed = variant == "code"
     teacher, student = normal(2, 4, 4, 3), normal(2, 2, 2, 5)
     pairs = zip(halved(teacher), student)
     differences = [attention(s, p, signed) - attention(t, p, signed) for t, s in pairs]
-    found = value(losses.AttentionTransfer(p, signed=signed), teacher, student)
-    np.testing.assert_allclose(found, [np.sqrt(sum(d * d)) for d in differences], rtol=1e-4)
-    found = value(losses.AttentionTransfer(p, squared=True, signed=signed), teacher, student)
-    np.testing.assert_allclose(found, [np.mean(d * d) for d in differences], rtol=1e-4)
+    found = value(losses.AttentionTransfer(p, variant), teacher, student)
+    distance = {"paper": lambda d: np.sqrt(sum(d * d)), "code": lambda d: np.mean(d * d)}[variant]
+    np.testing.assert_allclose(found, [distance(d) for d in differences], rtol=1e-4)
 
 
 @pytest.mark.parametrize("arguments", [{"p": 0.5}, {"p": 1.5, "signed": True}])
@@ -97,7 +100,7 @@ def test_flow_of_solution_procedure():
             average[example] += ((s - t) ** 2).mean()
     found = value(losses.FlowOfSolutionProcedure(), teacher, student)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    found = value(losses.FlowOfSolutionProcedure(average=True), teacher, student)
+    found = value(losses.FlowOfSolutionProcedure(variant="code"), teacher, student)
     np.testing.assert_allclose(found, average, rtol=1e-5)
 
 

@@ -15,7 +15,9 @@ from keras_distill.losses.plain import KerasLoss
 TEACHER, STUDENT = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
 
 
-@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError(), keras.losses.mean_squared_error])
+@pytest.mark.parametrize(
+    "loss", ["mse", keras.losses.MeanSquaredError(), keras.losses.mean_squared_error]
+)
 def test_a_loss_of_keras_becomes_one_that_declares_what_it_needs(loss):
     found = losses.as_distillation_loss(loss)
     assert isinstance(found, losses.DistillationLoss) and found.name == "mean_squared_error"
@@ -30,7 +32,8 @@ def test_a_loss_of_our_own_stays_as_it_is():
 
 
 def test_the_wrapper_is_saved_with_the_loss():
-    loss = losses.as_distillation_loss(keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.5))
+    inner = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.5)
+    loss = losses.as_distillation_loss(inner)
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
     again = keras.saving.deserialize_keras_object(config)
     assert isinstance(again, KerasLoss) and again.name == loss.name

@@ -53,7 +53,7 @@ def test_is_the_mean_over_tuples(kind, measure, number, scale, exact, monkeypatc
     expected = deviations(measure, number, TEACHER, student)
     np.testing.assert_allclose(call(kind(), TEACHER, student).mean(), np.mean(expected), 1e-5)
     every = np.sum(expected) / len(TEACHER) ** number
-    of_code = call(kind(distinct=False), TEACHER, student).mean()
+    of_code = call(kind(variant="code"), TEACHER, student).mean()
     np.testing.assert_allclose(of_code, every, rtol=1e-5)
 
 

@@ -58,7 +58,7 @@ def test_correlation_congruence_approaches_a_gaussian():
 def test_neighbors_are_the_next_that_count():
     apart = np.abs(TEACHER[:, :3] - STUDENT)
     pairs = [apart[i] @ apart[i + 1] for i in range(3)]
-    loss = CorrelationCongruence(neighbors=True)
+    loss = CorrelationCongruence(variant="code")
     np.testing.assert_allclose(call(loss, TEACHER[:, :3]).mean(), np.mean(pairs), rtol=1e-5)
     masked = call(loss, TEACHER[:, :3], mask=[1, 0, 2, 0.5])
     expected = (apart[0] @ apart[2] + apart[2] @ apart[3]) / 2

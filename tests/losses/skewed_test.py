@@ -42,13 +42,13 @@ def test_without_skew_it_is_the_plain_divergence(skewed, plain):
 
 
 @pytest.mark.parametrize("loss", [SkewedKL, SkewedReverseKL])
-def test_it_is_at_most_minus_log_alpha(loss):
+def test_it_is_at_most_minus_log_mix(loss):
     apart = np.array([[1000.0, 0.0]], "float32")
     np.testing.assert_allclose(call(loss(0.1), apart, -apart), [-math.log(0.1)], rtol=1e-6)
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1, float("nan")])
+@pytest.mark.parametrize("mix", [-0.1, 1, float("nan")])
 @pytest.mark.parametrize("loss", [SkewedKL, SkewedReverseKL])
-def test_alpha_is_a_part(loss, alpha):
-    with pytest.raises(ValueError, match=r"`alpha` must be in \[0, 1\)"):
-        loss(alpha)
+def test_mix_is_a_share(loss, mix):
+    with pytest.raises(ValueError, match=r"`mix` must be in \[0, 1\)"):
+        loss(mix)

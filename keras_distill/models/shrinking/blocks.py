@@ -62,7 +62,11 @@ def stacks_of(layers):
     has several numbers, the one after "block" counts, then "layer" and so on; without such a word
     the first one by which two blocks or more are named alike.
     """
-    names = [layer.name for layer in layers if not _numbered_by_keras(layer)]
+    names = [
+        layer.name
+        for layer in layers
+        if not (type(layer).__module__.startswith("keras.") and named_by_keras(layer))
+    ]
     worded = {}
     for name in names:
         part = _worded(name)
@@ -107,8 +111,7 @@ def _worded(name):
     return None
 
 
-def _numbered_by_keras(layer):
-    """Whether the name is that of a class of Keras with a number, as Keras gives it."""
-    kind = type(layer)
+def named_by_keras(layer):
+    """Whether a layer's name is that of its class, with a number or without, as Keras gives it."""
     usual = re.sub(r"_\d+$", "", layer.name).replace("_", "")
-    return kind.__module__.startswith("keras.") and usual == kind.__name__.lower()
+    return usual == type(layer).__name__.lower()

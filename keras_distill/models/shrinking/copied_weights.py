@@ -1,10 +1,16 @@
 """Copies a teacher's weights into a student cut from it."""
 
+import collections
+import re
+
 import keras
 import numpy as np
 
+from keras_distill.models.shrinking import blocks
+
 KINDS = (bool, str, float)  # of the settings in which two blocks must agree
-PLACE = ("name", "built", "trainable")
+PLACE = ("name", "built", "trainable", "lora_enabled", "lora_alpha")
+ADAPTED = ("kernel", "embeddings")  # properties, in which Keras adds the adapters' product
 
 
 class Rows:
@@ -32,28 +38,69 @@ class Rows:
 def copy(student, teacher, selection, rows):
     """Gives every weight of `student` the value that its counterpart in `teacher` has.
 
-    Layers are paired by name, those of blocks by `selection`; what lies inside a paired layer by
-    its position.
+    Layers are paired by name, those of blocks by `selection`, and those that Keras has named by
+    their order; what lies inside a paired layer by its position.
 
     Raises:
         ValueError: naming a layer of the student that the teacher does not have alike.
     """
     theirs = {layer.name: layer for layer in children(teacher)}
+    in_order = _in_order(children(student), theirs.values(), selection)
     for layer in children(student):
-        name = selection.source(layer.name)
         if isinstance(layer, keras.layers.InputLayer) or not layer.weights:
             continue
-        if name not in theirs:
-            raise ValueError(
-                f"`{layer.name}` of the student would need a layer `{name}`, which "
-                f"`{teacher.name}` does not have: another choice of blocks is needed. "
-                f"Kept: {_told(selection)}"
-            )
-        inside = selection.nested.get(name, selection)
+        name = selection.source(_of_teacher(layer.name, student.name, teacher.name, theirs))
+        source = in_order.get(id(layer), theirs.get(name))
+        if source is None:
+            raise ValueError(_without_counterpart(layer, name, teacher, selection))
+        inside = selection.nested.get(source.name, selection)
         if isinstance(layer, keras.Model) or any(inside.holds(b.name) for b in children(layer)):
-            copy(layer, theirs[name], inside, rows)
+            copy(layer, source, inside, rows)
         else:
-            _copy_layer(layer, theirs[name], theirs.get(layer.name), rows)
+            _copy_layer(layer, source, theirs.get(layer.name), rows)
+
+
+def _in_order(ours, theirs, selection):
+    """`{id of a student's layer: the teacher's}` of layers that have no names of their own.
+
+    Keras numbers such names anew for every model, so that the same name may be another layer's.
+    """
+    pairs = {}
+    unnamed = [_unnamed(side, selection) for side in (ours, theirs)]
+    for kind, layers in unnamed[0].items():
+        others = unnamed[1].get(kind, [])
+        if len(layers) == len(others):
+            pairs.update((id(layer), other) for layer, other in zip(layers, others))
+    return pairs
+
+
+def _unnamed(layers, selection):
+    """`{class: layers}` outside of the blocks that have weights and a name made by Keras."""
+    found = collections.defaultdict(list)
+    for layer in layers:
+        if layer.weights and not selection.holds(layer.name) and blocks.named_by_keras(layer):
+            found[type(layer)].append(layer)
+    return found
+
+
+def _of_teacher(name, student, teacher, theirs):
+    """A layer's name as it is in the teacher, where it begins with its model's as DINOv2's do."""
+    rest = name.removeprefix(f"{student}_")
+    found = [each for each in (name, f"{teacher}_{rest}", rest) if each in theirs]
+    return found[0] if found else name
+
+
+def _without_counterpart(layer, name, teacher, selection):
+    if selection.holds(layer.name):
+        return (
+            f"`{layer.name}` of the student would need a layer `{name}`, which `{teacher.name}` "
+            f"does not have: another choice of blocks is needed. Kept: {_told(selection)}"
+        )
+    return (
+        f"`{layer.name}` of the student has no counterpart in `{teacher.name}`: a "
+        f"`{type(teacher).__name__}` of these sizes has a layer more. Choose other sizes, or build "
+        "the student yourself."
+    )
 
 
 def children(layer):
@@ -77,7 +124,7 @@ def _copy_layer(layer, source, in_place, rows):
     if set(ours) == set(theirs):
         _check_settings(layer, source)
     for key, variable in ours.items():
-        value = np.asarray(theirs.get(key, instead.get(key)))
+        value = keras.ops.convert_to_numpy(theirs.get(key, instead.get(key)))
         if len(value.shape) != len(variable.shape) or any(
             size < wanted for size, wanted in zip(value.shape, variable.shape)
         ):
@@ -92,16 +139,27 @@ def _copy_layer(layer, source, in_place, rows):
 
 
 def _weights(layer, place=()):
-    """`{position of the sublayer, ..., name of the weight: variable}` of all weights of a layer."""
+    """`{position of the sublayer, ..., name of the weight: value}` of all weights of a layer.
+
+    Of a layer with LoRA the value is what it computes with, `kernel + A B * alpha / rank`.
+    """
     below = list(layer._flatten_layers(include_self=False, recursive=False))
     inner = {id(variable) for sublayer in below for variable in sublayer.weights}
     own = [variable for variable in layer.weights if id(variable) not in inner]
-    found = {(*place, variable.name): variable for variable in own}
+    found = {(*place, _name_of(variable, index)): variable for index, variable in enumerate(own)}
     if len(found) != len(own):
         found = {(*place, index, v.name): v for index, v in enumerate(own)}
+    if getattr(layer, "lora_enabled", False):
+        found = {key: getattr(layer, key[-1]) if key[-1] in ADAPTED else value
+                 for key, value in found.items() if not key[-1].startswith("lora_")}  # fmt: skip
     for index, sublayer in enumerate(below):
         found.update(_weights(sublayer, (*place, index)))
     return found
+
+
+def _name_of(variable, index):
+    """A weight's name, or its position where Keras has numbered it ("variable_7")."""
+    return f"variable_{index}" if re.fullmatch(r"variable(_\d+)?", variable.name) else variable.name
 
 
 def _check_settings(layer, source):

@@ -59,10 +59,18 @@ def _clone(operation, choice, selection):
     if isinstance(operation, keras.Model) and not selection.kept and _has_blocks(operation):
         inner, selection.nested[operation.name] = cut(operation, choice)
         return inner
-    config = operation.get_config()
+    config = _without_adapters(operation.get_config())
     if "name" in config:
         config["name"] = selection.renamed(operation.name)
     return type(operation).from_config(config)
+
+
+def _without_adapters(config):
+    """A layer's config without LoRA, also of the layers that it holds."""
+    if isinstance(config, dict):
+        return {key: _without_adapters(value) for key, value in config.items()
+                if key not in ("lora_rank", "lora_alpha")}  # fmt: skip
+    return config
 
 
 def _has_blocks(model):

@@ -88,7 +88,8 @@ def _task(teacher, choice, width, tokens, name):
     if sizes.config_of(backbone) is None:
         raise ValueError(
             f"`{teacher.name}` cannot be cut: the config of its backbone, a "
-            f"`{type(backbone).__name__}`, has none of: {', '.join(sizes.DEPTHS)}."
+            f"`{type(backbone).__name__}`, has none of: {', '.join(sizes.DEPTHS)}. Build the "
+            "smaller student yourself."
         )
     config, selection = _plan(backbone, choice, width, tokens)
     old, new = backbone.get_config().get("hidden_dim"), config.get("hidden_dim")
@@ -99,7 +100,8 @@ def _task(teacher, choice, width, tokens, name):
     head["preprocessor"] = teacher.preprocessor
     if rows.ids is not None and teacher.preprocessor is not None:
         head["preprocessor"] = vocabulary.cut_preprocessor(teacher.preprocessor, rows.ids)
-    config = {**config, "vocabulary_size": len(rows.ids)} if rows.ids is not None else config
+    if rows.ids is not None:
+        config = {**config, sizes.words_of(config): len(rows.ids)}
     head |= {"name": name, "backbone": type(backbone).from_config(config)}
     student = type(teacher).from_config(head)
     copied_weights.copy(student, teacher, selection, rows)
@@ -111,8 +113,9 @@ def _graph(teacher, choice, width, tokens, name):
     for argument, value in (("width", width), ("vocabulary", tokens)):
         if value is not None:
             raise ValueError(
-                f"`{teacher.name}` cannot be cut by `{argument}`: it is not made from a config of "
-                f"sizes, as KerasHub's backbones are. Received: {argument}={value}"
+                f"`{teacher.name}` cannot be cut by `{argument}`: its config does not describe "
+                f"its sizes, it has none of: {', '.join(sizes.DEPTHS)}. Received: "
+                f"{argument}={value}. Build the smaller student yourself."
             )
     if not graph_cut.is_graph(teacher):
         raise ValueError(
@@ -130,18 +133,19 @@ def _plan(model, choice, width, tokens):
     config, selection = sizes.cut_depth(config, _stacks(model), choice, model.name)
     config = sizes.cut_width(config, width, model.name)
     if tokens is not None:
-        if "vocabulary_size" not in config:
+        if sizes.words_of(config) is None:
             raise ValueError(
-                f"`{model.name}` has no vocabulary to cut. Received: vocabulary={tokens}"
+                f"`{model.name}` has no vocabulary to cut: its config has none of: "
+                f"{', '.join(sizes.WORDS)}. Received: vocabulary={tokens}"
             )
-        config["vocabulary_size"] = len(vocabulary.kept_tokens(model, tokens))
+        config[sizes.words_of(config)] = len(vocabulary.kept_tokens(model, tokens))
     return config, selection
 
 
 def _rows(teacher, tokens):
     if tokens is None:
         return copied_weights.Rows()
-    size = getattr(teacher, "backbone", teacher).get_config()["vocabulary_size"]
+    size = vocabulary.size_of(teacher)
     return copied_weights.Rows(size, vocabulary.kept_tokens(teacher, tokens))
 
 

@@ -6,8 +6,16 @@ import numbers
 from keras_distill.models.shrinking import blocks
 from keras_distill.models.shrinking.choice import selected, whole
 
-DEPTHS = ("num_layers", "encoder_num_layers", "stackwise_num_blocks")
-SIDES = ("encoder", "decoder")
+OF_SIDES = {
+    "encoder_num_layers": "encoder",
+    "decoder_num_layers": "decoder",
+    "num_layers_enc": "encoder",
+    "num_layers_dec": "decoder",
+}
+DEPTHS = ("num_layers", *OF_SIDES, "stackwise_num_blocks")
+# What is listed by block, beside names that begin with "layer".
+LISTED = ("rope_layer_enabled_list",)
+WORDS = ("vocabulary_size", "vocab_size")
 SCALED = (
     "intermediate_dim",
     "mlp_dim",
@@ -37,20 +45,29 @@ def config_of(model):
     return config
 
 
+def words_of(config):
+    """What a config calls the size of its vocabulary, or `None`."""
+    return next((key for key in WORDS if key in config), None)
+
+
 def cut_depth(config, stacks, choice, name):
     """The config with fewer blocks, and the `Selection` that says which they are."""
     if not choice.wanted:
         return config, blocks.Selection({})
+    _refuse_depth(config, name)
     if "stackwise_num_blocks" in config:
         return _stackwise(config, stacks, choice)
     if "num_groups" in config:
         return _grouped(config, choice)
-    if "encoder_num_layers" in config:
+    if OF_SIDES.keys() & config.keys():
         return _two_sided(config, stacks, choice, name)
     count = config["num_layers"]
-    stacks = {stack: indices for stack, indices in stacks.items() if len(indices) == count}
+    found, stacks = stacks, {key: each for key, each in stacks.items() if len(each) == count}
     if not stacks:
-        raise ValueError(f"`{name}` cannot be cut in depth: its {count} blocks were not found.")
+        raise ValueError(
+            f"`{name}` cannot be cut in depth: its {count} blocks were not found, which must be "
+            f"named by number. Found: {_counted(found)}. Build the shallower student yourself."
+        )
     kept = selected(stacks, choice)
     depths = {stack: len(each) for stack, each in kept.items()}
     if len(set(depths.values())) > 1:
@@ -63,18 +80,37 @@ def cut_depth(config, stacks, choice, name):
     return {**config, **_listed(config, "layer", count, positions)}, blocks.Selection(kept)
 
 
+def _refuse_depth(config, name):
+    """Refuses what `num_layers` alone does not describe."""
+    if "layerwise_depths" in config:
+        raise ValueError(
+            f"`{name}` cannot be cut in depth: it has stages of `layerwise_depths` blocks. Build "
+            "the shallower student yourself."
+        )
+    if config.get("num_kv_shared_layers"):
+        raise ValueError(
+            f"`{name}` cannot be cut in depth: its last {config['num_kv_shared_layers']} blocks "
+            "take keys and values from blocks before (`num_kv_shared_layers`)."
+        )
+
+
+def _counted(stacks):
+    return ", ".join(f"{len(each)} `{stack}...`" for stack, each in stacks.items()) or "none"
+
+
 def _listed(config, prefix, count, positions):
     """What differs from block to block and is listed in a config, at the positions kept."""
     return {
         key: [value[position] for position in positions]
         for key, value in config.items()
-        if key.startswith(prefix) and isinstance(value, (list, tuple)) and len(value) == count
+        if key.startswith(prefix) or key in LISTED
+        if isinstance(value, (list, tuple)) and len(value) == count
     }
 
 
 def _two_sided(config, stacks, choice, name):
     """An encoder and a decoder, each of its own depth; a side of one block stays as it is."""
-    depths = {f"{side}_num_layers": side for side in SIDES}
+    depths = {key: side for key, side in OF_SIDES.items() if key in config}
     deep = {key: side for key, side in depths.items() if config[key] > 1}
     found = {
         key: [stack for stack, each in stacks.items() if side in stack and len(each) == config[key]]
@@ -87,7 +123,7 @@ def _two_sided(config, stacks, choice, name):
         )
     if not found:
         raise ValueError(f"`{name}` cannot be cut in depth: each side has one block.")
-    for side in {*SIDES} - {*deep.values()}:
+    for side in {*depths.values()} - {*deep.values()}:
         if isinstance(choice.layers, dict) and side in choice.layers:
             choice.of(side, 1)  # refuses blocks that are not there
     kept = selected({stack: stacks[stack] for (stack,) in found.values()}, choice)
@@ -155,6 +191,8 @@ def cut_width(config, width, name):
         )
     new = _hidden(old, width)
     config = {**config, "hidden_dim": new}
+    if config.get("embedding_dim") == old:  # ELECTRA projects embeddings of another width
+        config["embedding_dim"] = new
     for key in SCALED:
         if key in config:
             config[key], rest = divmod(config[key] * new, old)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_distill.models.shrinking.choice import whole
+from keras_distill.models.shrinking.sizes import WORDS, words_of
 from keras_distill.text.tokens import LENGTHS
 
 BATCH = 256
@@ -73,7 +74,7 @@ def kept_tokens(teacher, vocabulary):
     Raises:
         ValueError: for ids that do not exist.
     """
-    size = getattr(teacher, "backbone", teacher).get_config()["vocabulary_size"]
+    size = size_of(teacher)
     tokenizer = tokenizer_of(teacher)
     pieces = _Pieces(tokenizer)
     if np.ndim(vocabulary) == 0:
@@ -93,6 +94,21 @@ def kept_tokens(teacher, vocabulary):
             f"{f'{wanted[0]} to {wanted[-1]}' if wanted else 'none'}"
         )
     return sorted(set().union(pieces.always, *map(pieces.of, wanted)))
+
+
+def size_of(model):
+    """How many words a backbone or task knows.
+
+    Raises:
+        ValueError: for a model whose config does not say.
+    """
+    backbone = getattr(model, "backbone", model)
+    config = backbone.get_config()
+    if words_of(config) is None:
+        raise ValueError(
+            f"`{backbone.name}` has no vocabulary: its config has none of: {', '.join(WORDS)}."
+        )
+    return config[words_of(config)]
 
 
 def tokenizer_of(model):

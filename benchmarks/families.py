@@ -1,0 +1,205 @@
+"""What works for each family of KerasHub: cut, fit, fused head, generate, and the recipes.
+
+How it is found out: of every family that is installed a teacher of three blocks is made, small and
+with random weights, and cut to two by `models.shrink(depth=2)`. Where that is refused, a new model
+of two blocks is the student. Each cell is one run:
+
+- cut: the student exists, and answers; with `layers` for every block the outputs are the teacher's.
+- fit: one step of `Distiller(student, teacher=teacher)` with the default term, or, of a backbone
+  that has no head, the mean squared error of each of its outputs.
+- fused head: one step with `fused_head=True`. Of a language model only.
+- generate: the cut student's own `generate` from tokens.
+- a recipe: one step with the recipe's defaults, whose terms are finite.
+
+A number refers to the reason, the first sentence of what is said, below the table.
+
+    python benchmarks/families.py [--families=BERT,T5] [--write]
+
+`--write` puts the rows into the table of `docs/methods.md`; of other families it leaves them.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import pathlib
+import re
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import hub_models
+import keras
+import numpy as np
+
+from keras_distill import Distiller, Term, models, recipes
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs" / "methods.md"
+HEADING = "## Families of KerasHub"
+END = "<!-- end of the families -->\n"
+RECIPES = ("fitnets", "pkd", "tinybert", "minilm", "distilbert")
+COLUMNS = ("cut", "fit", "fused head", "generate", *RECIPES)
+YES, NONE = "yes", "-"
+DEPTH = 3  # blocks of the teacher
+
+
+def examined(family, columns=COLUMNS):
+    """`{column: "yes", "-" where there is nothing to try, or what was said}` of a family."""
+    keras.utils.set_random_seed(0)
+    teacher = hub_models.FAMILIES[family](DEPTH)
+    student, said = _said(lambda: models.shrink(teacher, depth=2))
+    found = {"cut": said if said != YES else _said(lambda: _same_where_whole(teacher))[1]}
+    student = student or hub_models.FAMILIES[family](2)
+    x, steps = hub_models.inputs(teacher), [name for name in columns if name in RECIPES]
+    tries = {
+        "fit": lambda: _fit(student, teacher, x, _default(student)),
+        "fused head": lambda: _fit(student, teacher, x, None, fused_head=True),
+        "generate": lambda: _generated(student, x),
+    }
+    for name in tries.keys() & {*columns}:
+        found[name] = _said(tries[name])[1] if _applies(name, student) else NONE
+    found.update(_taught(steps, student, teacher, x))
+    return {name: found[name] for name in columns}
+
+
+def _taught(names, student, teacher, x):
+    """What each recipe said: one step by all of them, and by each alone only where that fails."""
+    made = {name: _said(lambda each=name: _terms(each, student, teacher)) for name in names}
+    together = [term for terms, _ in made.values() for term in terms or ()]
+    if _said(lambda: _fit(student, teacher, x, together))[1] == YES:
+        return {name: said for name, (_, said) in made.items()}
+    for name, (terms, said) in made.items():
+        if said == YES:
+            made[name] = _said(lambda each=terms: _fit(student, teacher, x, each))
+    return {name: said for name, (_, said) in made.items()}
+
+
+def _terms(name, student, teacher):
+    """A recipe's terms, whose names tell the recipe; without logits, which a backbone has not."""
+    terms = getattr(recipes, name)(student, teacher)
+    if not hasattr(student, "backbone"):
+        terms = [term for term in terms if term.student != "output"]
+    for term in terms:
+        term.name = f"{name}_{term.name}"
+    return terms
+
+
+def _said(run):
+    """What a run returns, and "yes" or the first sentence of what it said."""
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return run(), YES
+    except Exception as error:
+        text = re.sub(r"\x1b\[\d+m", "", " ".join(str(error).split()))
+        sentence = re.split(r"(?<=[.:])\s", text)
+        said = " ".join(sentence[:2] if sentence[0].endswith(":") else sentence[:1])
+        return None, f"{type(error).__name__}: {said[:300]}"
+
+
+def _applies(name, student):
+    language = hasattr(student, "generate")
+    return name == "fit" or language
+
+
+def _same_where_whole(teacher):
+    """A student of all blocks answers as the teacher does."""
+    whole, x = models.shrink(teacher, every=1), hub_models.inputs(teacher)
+    outputs = [keras.tree.flatten(model(x, training=False)) for model in (whole, teacher)]
+    for ours, theirs in zip(*outputs, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg="Other outputs.")
+
+
+def _default(student):
+    """`None` for a model with a head, which learns by the default term."""
+    if hasattr(student, "backbone"):
+        return None
+    outputs = student.output
+    names = [f"output:{name}" for name in outputs] if isinstance(outputs, dict) else ["output"]
+    return [Term("mse", student=name, teacher=name, name=f"mse_{i}", mask=None)
+            for i, name in enumerate(names)]  # fmt: skip
+
+
+def _fit(student, teacher, x, terms, **options):
+    """One step; its loss must be a number."""
+    given = {} if terms is None else {"terms": terms}
+    distiller = Distiller(student, teacher=teacher, **given, **options)
+    labels = None
+    if hasattr(student, "backbone"):
+        labels = np.zeros(_label_shape(student, x), "int32")
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(keras.optimizers.SGD(1e-3), loss, run_eagerly=True)
+    else:
+        distiller.compile(keras.optimizers.SGD(1e-3), run_eagerly=True)
+    logs = distiller.fit(x, labels, batch_size=2, verbose=0).history
+    if not np.isfinite(logs["loss"][0]):
+        raise ValueError(f"The loss is {logs['loss'][0]}.")
+
+
+def _label_shape(student, x):
+    return tuple(student(x, training=False).shape)[:-1]
+
+
+def _generated(student, x):
+    student.compile(run_eagerly=True)
+    prompt = {name: value for name, value in x.items() if "position" not in name}
+    student.generate(prompt, stop_token_ids=None)
+
+
+def table(found):
+    """The lines of the table and of its reasons, from `{family: {column: what was said}}`."""
+    reasons, lines = {}, []
+    for family, cells in found.items():
+        row = [family]
+        for said in cells.values():
+            if said not in (YES, NONE):
+                said = f"no ({reasons.setdefault(said, len(reasons) + 1)})"
+            row.append(said)
+        lines.append("| " + " | ".join(row) + " |")
+    head = ["| family | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
+    why = [f"{number}. {said}" for said, number in reasons.items()]
+    return "\n".join([*head, *lines, "", *why])
+
+
+def known(text):
+    """What the document's table says, as `table` takes it."""
+    start = text.index(HEADING)
+    lines = text[start : text.index(END, start)].splitlines()
+    reasons = dict(line.split(". ", 1) for line in lines if re.match(r"\d+\. ", line))
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:]
+    return {family: dict(zip(COLUMNS, (_reason(cell, reasons) for cell in cells), strict=True))
+            for family, *cells in rows}  # fmt: skip
+
+
+def _reason(cell, reasons):
+    return cell if cell in (YES, NONE) else reasons[re.fullmatch(r"no \((\d+)\)", cell)[1]]
+
+
+def written(text, found):
+    """The document with these families' rows in its table; the others stay."""
+    start = text.index(HEADING)
+    end = text.index(END, start)
+    both = {**known(text), **found}
+    both = {family: both[family] for family in hub_models.FAMILIES if family in both}
+    intro = text[start:end].partition("\n| family |")[0]
+    return f"{text[:start]}{intro}\n{table(both)}\n{text[end:]}"
+
+
+def main():
+    """Tries the families, prints the table and, where asked, writes each row as it is known."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--families", default=",".join(hub_models.FAMILIES))
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    found = {}
+    for family in given.families.split(","):
+        found[family] = examined(family)
+        keras.backend.clear_session()
+        if given.write:
+            text = DOCS.read_text(encoding="utf-8")
+            DOCS.write_text(written(text, {family: found[family]}), encoding="utf-8")
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""How near a student is to its teacher: `keras.metrics.Metric`s of both sides' values."""
+
+from keras_distill.losses.kernel_alignment import cka
+from keras_distill.metrics.alignment import CKA
+from keras_distill.metrics.outputs import Agreement, KLToTeacher
+
+__all__ = ["Agreement", "CKA", "KLToTeacher", "cka"]

@@ -1,0 +1,132 @@
+"""What recipes for transformers compare: pairs of blocks, their attention, and what is padding."""
+
+from keras_distill import taps
+from keras_distill.recipes.attention_layers import attentions
+from keras_distill.recipes.matching import matched
+from keras_distill.recipes.stacks import Block, stacks_of
+
+PADDING = {
+    "encoder": ("encoder_padding_mask",),
+    "decoder": ("decoder_padding_mask", "padding_mask"),
+    None: ("padding_mask",),
+}
+
+
+def blocks(student, teacher, pairs=None, *, attending=False):
+    """Pairs of blocks, `[[(student's, teacher's)]]`, a list for each stack.
+
+    Args:
+        student: a built transformer.
+        teacher: a built transformer.
+        pairs: `[(student's path, teacher's path)]`, which make one list. Defaults to all blocks,
+            matched by depth.
+        attending: whether only blocks with attention count.
+
+    Raises:
+        ValueError: if no blocks go together, or if none of them has an attention that should.
+    """
+    if pairs is None:
+        stacks = matched(student, teacher, keep=_attends if attending else None)
+    else:
+        stacks = [[(_named(student, ours), _named(teacher, theirs)) for ours, theirs in pairs]]
+    if attending:
+        check_attention(student, teacher, stacks)
+    return stacks
+
+
+def check_attention(student, teacher, stacks):
+    """Refuses stacks of blocks of which none holds an attention."""
+    for pairs in stacks:
+        for model, found in zip((student, teacher), zip(*pairs)):
+            if not any(block.attentions for block in found):
+                raise ValueError(_no_attention(model, found[-1].path))
+
+
+def _no_attention(model, path):
+    layer = taps.find_layer(model, path)
+    return (
+        f"`{path}` of `{model.name}`, a `{type(layer).__name__}`, holds no attention layer. It "
+        f"has: {', '.join(_below(layer)) or 'none'}. Give paths of blocks that do; "
+        "`keras_distill.taps.shapes(model)` lists them."
+    )
+
+
+def scores_of(model, block, attention):
+    """The path of an attention layer's scores."""
+    if not attention.shows_scores:
+        kind = type(taps.find_layer(model, attention.path)).__name__
+        raise ValueError(
+            f"`{block.path}` of `{model.name}` shows no attention scores: `{attention.path}` is a "
+            f"`{kind}`. Compare its projections, {_layers_of(attention)}, as `recipes.minilm` does."
+        )
+    return f"{attention.path}:scores"
+
+
+def projections_of(model, block):
+    """The paths of what the first attention of a block compares, `{"query": path, ...}`."""
+    attention = block.attentions[0]
+    if attention.fused:
+        raise ValueError(
+            f"`{block.path}` of `{model.name}` has query, key and value in one layer, "
+            f"{_layers_of(attention)}, which cannot be told apart. Compare hidden states, as "
+            "`recipes.distilbert` does, or attention scores, as `recipes.tinybert` does."
+        )
+    return attention.projections
+
+
+def heads_of(ours, theirs):
+    """The heads into which projections must be split that have no axis of heads, or `None`."""
+    attention, other = ours.attentions[0], theirs.attentions[0]
+    if attention.split and other.split:
+        return None
+    if attention.heads is None or attention.heads != other.heads:
+        raise ValueError(
+            f"`relation_heads` must be given: the projections {_layers_of(attention)} and "
+            f"{_layers_of(other)} are not split into heads. Received: {attention.heads} (student) "
+            f"and {other.heads} (teacher) heads. Give a number that divides both widths."
+        )
+    return attention.heads
+
+
+def mask_of(model, block, mask):
+    """What a term of a block has as `mask`: for `"auto"` the weights and padding of its tokens."""
+    if mask != "auto":
+        return mask
+    weights = () if block.side == "encoder" else ("sample_weight",)
+    there = [name for name in PADDING[block.side] if name in _input_names(model)]
+    return (*weights, *(f"input:{name}" for name in there[:1]))
+
+
+def _input_names(model):
+    """The names of a model's inputs, where it takes them in a dict."""
+    if getattr(model, "inputs", None):  # of a functional model
+        given = model.input
+    else:
+        config = model.get_build_config() or {}
+        given = config.get("input_shape")
+    return list(given) if isinstance(given, dict) else []
+
+
+def _attends(block):
+    return bool(block.attentions)
+
+
+def _named(model, path):
+    """The block that a user names, or the layer, with the attention that it holds."""
+    known = {block.path: block for stack in stacks_of(model) for block in stack}
+    if path in known:
+        return known[path]
+    names = path.partition(":")[0].partition("#")[0]
+    calls = [block for block in known.values() if block.path.partition("#")[0] == names]
+    if calls:
+        return calls[-1]._replace(path=path)  # without "#" the last call counts
+    inside = [each for each in attentions(model) if f"{each.path}/".startswith(f"{names}/")]
+    return Block(path, taps.shapes(model)[names], tuple(inside))
+
+
+def _below(layer):
+    return [path for path in taps.paths(layer) if "/" not in path]
+
+
+def _layers_of(attention):
+    return ", ".join(f"`{path}`" for path in attention.projections.values())

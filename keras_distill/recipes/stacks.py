@@ -1,0 +1,199 @@
+"""The blocks of a model, known by their structure: what repeats and holds an attention.
+
+A block is the innermost layer that holds an attention and, outside of it, a feed-forward part, and
+that returns a sequence. Blocks of one class at one place are a stack. A layer that one forward pass
+calls several times, as ALBERT's, is a block for every call.
+"""
+
+import collections
+from typing import NamedTuple
+
+from keras_distill import taps
+from keras_distill.recipes.attention_layers import attentions
+
+
+class Block(NamedTuple):
+    """A block of a transformer, or the end of another network's stage.
+
+    Attributes:
+        path: of its output, as a term takes it.
+        shape: of its output.
+        attentions: its `Attention`s in order: to its own tokens first, then to an encoder's.
+        side: `"encoder"` or `"decoder"` in a model of both, else `None`.
+    """
+
+    path: str
+    shape: tuple
+    attentions: tuple = ()
+    side: str | None = None
+
+
+def stacks_of(model):
+    """The stacks of a transformer's blocks, `[[Block]]`, a decoder last; none of other models."""
+    calls = _calls(model)
+    found = _by_attention(model, calls) or _written_out(model, calls) or _repeated(model, calls)
+    groups = sorted(found.values(), key=_decodes)
+    if len({_decodes(blocks) for blocks in groups}) < 2:
+        return groups
+    sides = ["decoder" if _decodes(blocks) else "encoder" for blocks in groups]
+    return [[block._replace(side=side) for block in each] for each, side in zip(groups, sides)]
+
+
+def _calls(model):
+    """`{path: [shape of each call]}` of every layer, under one path each."""
+    once = {path: [shape] for path, shape in taps.shapes(model).items() if path != "output"}
+    found, seen = {}, set()
+    for path, shapes in {**once, **taps.calls(model)}.items():
+        layer = taps.find_layer(model, path)
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            found[path] = [shape for shape in shapes if shape is not None]
+    return found
+
+
+def _decodes(blocks):
+    """Whether blocks attend to an encoder, too, or say so by name, as T5Gemma 2's do."""
+    name = blocks[0].path.rpartition("/")[2]
+    return len(blocks[0].attentions) > 1 or "decoder" in name
+
+
+def _by_attention(model, calls):
+    """`{(place, class, shape): blocks}` of layers with an attention and a feed-forward part."""
+    inside = {path: each for path, each in _attentions_of_blocks(model).items() if path in calls}
+    crossing = {path for path, each in inside.items() if len(each) > 1}
+    kinds = {_place(model, path, calls) for path in inside if _is_sequence(calls[path])}
+    groups = collections.defaultdict(list)
+    for path in calls:  # a layer without attention among others of its class is a block, too
+        if _is_sequence(calls[path]) and (place := _place(model, path, calls)) in kinds:
+            attending = inside.get(path, ())
+            groups[*place, path in crossing] += _calls_of(path, calls, attending)
+    return dict(groups)
+
+
+def _attentions_of_blocks(model):
+    """`{path of a block: its attentions}`: the innermost layer that holds more than attention."""
+    found, every = collections.defaultdict(list), attentions(model)
+    for attention in every:
+        path = attention.path
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            if _feeds_forward(model, path, every):
+                found[path].append(attention)
+                break
+    inner = {path for path in found if any(o.startswith(f"{path}/") for o in found)}
+    return {path: tuple(each) for path, each in found.items() if path not in inner}
+
+
+def _feeds_forward(model, path, every):
+    """Whether a layer has matrices that are not those of its attentions."""
+    within = [each.path for each in every if each.path.startswith(f"{path}/")]
+    attending = {id(w) for each in within for w in taps.find_layer(model, each).weights}
+    weights = taps.find_layer(model, path).weights
+    return any(len(weight.shape) > 1 and id(weight) not in attending for weight in weights)
+
+
+def _repeated(model, calls):
+    """Blocks without attention, as FNet's: layers of layers that stand several times at a place."""
+    groups = collections.defaultdict(list)
+    for path, shapes in calls.items():
+        if _is_sequence(shapes) and len(_hidden(shapes[0])) == 3 and _mixes(model, path):
+            groups[_place(model, path, calls)] += _calls_of(path, calls)
+    largest = max(groups.values(), key=len, default=[])
+    alone = len(groups) == 1  # a student of one block
+    return {"": largest} if len(largest) > 1 or largest and alone else {}
+
+
+def _mixes(model, path):
+    """Whether a layer is made of layers with weights, of which one maps what it is given."""
+    layer = taps.find_layer(model, path)
+    inner = [taps.find_layer(layer, below) for below in taps.paths(layer)]
+    weighted = [each for each in inner if each.weights]
+    embeds = any("Embedding" in type(each).__name__ for each in (layer, *inner))
+    return len(weighted) > 1 and not embeds
+
+
+def _written_out(model, calls):
+    """Blocks of a model that has its attention layers beside the others, not in layers of blocks.
+
+    A block ends with the last sum, or else the last normalization, before the next attention.
+    """
+    found = {attention.path: attention for attention in attentions(model)}
+    blocks, attention, end = [], None, None
+    for path in [*(path for path in calls if calls[path]), None]:
+        if path in found or path is None:
+            if attention is not None and end is not None:
+                blocks += _calls_of(end, calls, (attention,))
+            attention, end = found.get(path), None
+        elif _is_sequence(calls[path]) and _ends(model, path, end):
+            end = path
+    return {"": blocks} if blocks else {}
+
+
+def _ends(model, path, before):
+    """Whether a layer may end a block; a sum is preferred to a normalization."""
+    kind, other = (type(taps.find_layer(model, each)).__name__ if each else "" for each in
+                   (path, before))  # fmt: skip
+    return kind == "Add" or "Normalization" in kind and other != "Add"
+
+
+def _calls_of(path, calls, attending=()):
+    """A block for every call of a layer, the first value where it returns several."""
+    shapes = calls[path]
+    part = "" if _is_shape(shapes[0]) else ":0"
+    return [
+        Block(
+            path=f"{path}#{turn}{part}" if len(shapes) > 1 else path + part,
+            shape=_hidden(shape),
+            attentions=tuple(_in_turn(each, turn, len(shapes), calls) for each in attending),
+        )
+        for turn, shape in enumerate(shapes)
+    ]
+
+
+def _in_turn(attention, turn, turns, calls):
+    """An attention as it is called in one turn of its block."""
+    projections = {
+        name: _call_in_turn(path, turn, turns, calls)
+        for name, path in attention.projections.items()
+    }
+    return attention._replace(
+        path=_call_in_turn(attention.path, turn, turns, calls),
+        projections=projections,
+        split=all(len(calls[path][0]) == 4 for path in attention.projections.values()),
+    )
+
+
+def _call_in_turn(path, turn, turns, calls):
+    """The path of a layer's call in one turn of its block.
+
+    DeBERTa projects relative positions by the layers that project the tokens: of several calls in
+    a turn the first counts that has the batch's axis, whose size is unknown.
+    """
+    shapes = calls[path]
+    if len(shapes) < 2:
+        return path
+    each = len(shapes) // turns
+    mine = range(turn * each, turn * each + each)
+    tokens = [call for call in mine if _hidden(shapes[call])[0] is None]
+    return f"{path}#{[*tokens, *mine][0]}"
+
+
+def _place(model, path, calls):
+    return path.rpartition("/")[0], type(taps.find_layer(model, path)), _hidden(calls[path][0])
+
+
+def _is_sequence(shapes):
+    """Whether a layer returns (batch, tokens, width) or (batch, rows, columns, width)."""
+    hidden = _hidden(shapes[0]) if shapes else None
+    return hidden is not None and len(hidden) in (3, 4) and hidden[0] is None
+
+
+def _is_shape(shape):
+    return isinstance(shape, tuple) and all(size is None or isinstance(size, int) for size in shape)
+
+
+def _hidden(shape):
+    """The shape of what a layer returns, of the first where it returns several values."""
+    if isinstance(shape, (list, tuple)) and not _is_shape(shape):
+        shape = shape[0] if shape else None
+    return tuple(shape) if isinstance(shape, (list, tuple)) else None
