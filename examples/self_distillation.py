@@ -44,7 +44,7 @@ its feature from the deepest feature. `1 - alpha` is the share of the labels.
 def taught(title, given, data, shape, seed):
     """A network with exits after its self-distillation."""
     net = made(seed, with_exits, shape)
-    terms = recipes.be_your_own_teacher(net, temperature=given.temperature, hint=given.hint)
+    terms = recipes.byot(net, temperature=given.temperature, hint=given.hint)
     return trained(title, net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
 
 
