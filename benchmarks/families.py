@@ -1,6 +1,6 @@
 """What works for each family of KerasHub: cut, fit, fused head, generate, and the recipes.
 
-How it is found out: of every family that is installed a teacher of four blocks is made, small and
+How it is found out: of every family that is installed a teacher of three blocks is made, small and
 with random weights, and cut to two by `models.shrink(depth=2)`. Where that is refused, a new model
 of two blocks is the student. Each cell is one run:
 
@@ -15,7 +15,7 @@ A number refers to the reason, the first sentence of what is said, below the tab
 
     python benchmarks/families.py [--families=BERT,T5] [--write]
 
-`--write` puts the table into `docs/methods.md`, under its own heading.
+`--write` puts the rows into the table of `docs/methods.md`; of other families it leaves them.
 """
 
 import argparse
@@ -24,7 +24,6 @@ import io
 import os
 import pathlib
 import re
-import sys
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -37,31 +36,52 @@ from keras_distill import Distiller, Term, models, recipes
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs" / "methods.md"
 HEADING = "## Families of KerasHub"
-END = "\n<!-- end of the families -->\n"
+END = "<!-- end of the families -->\n"
 RECIPES = ("fitnets", "pkd", "tinybert", "minilm", "distilbert")
 COLUMNS = ("cut", "fit", "fused head", "generate", *RECIPES)
 YES, NONE = "yes", "-"
+DEPTH = 3  # blocks of the teacher
 
 
 def examined(family, columns=COLUMNS):
     """`{column: "yes", "-" where there is nothing to try, or what was said}` of a family."""
     keras.utils.set_random_seed(0)
-    teacher = hub_models.FAMILIES[family](4)
+    teacher = hub_models.FAMILIES[family](DEPTH)
     student, said = _said(lambda: models.shrink(teacher, depth=2))
     found = {"cut": said if said != YES else _said(lambda: _same_where_whole(teacher))[1]}
     student = student or hub_models.FAMILIES[family](2)
-    x = hub_models.inputs(teacher)
+    x, steps = hub_models.inputs(teacher), [name for name in columns if name in RECIPES]
     tries = {
         "fit": lambda: _fit(student, teacher, x, _default(student)),
         "fused head": lambda: _fit(student, teacher, x, None, fused_head=True),
         "generate": lambda: _generated(student, x),
     }
-    for name in columns:
-        if name in RECIPES:
-            found[name] = _said(lambda each=name: _taught(each, student, teacher, x))[1]
-        elif name != "cut":
-            found[name] = _said(tries[name])[1] if _applies(name, student) else NONE
+    for name in tries.keys() & {*columns}:
+        found[name] = _said(tries[name])[1] if _applies(name, student) else NONE
+    found.update(_taught(steps, student, teacher, x))
     return {name: found[name] for name in columns}
+
+
+def _taught(names, student, teacher, x):
+    """What each recipe said: one step by all of them, and by each alone only where that fails."""
+    made = {name: _said(lambda each=name: _terms(each, student, teacher)) for name in names}
+    together = [term for terms, _ in made.values() for term in terms or ()]
+    if _said(lambda: _fit(student, teacher, x, together))[1] == YES:
+        return {name: said for name, (_, said) in made.items()}
+    for name, (terms, said) in made.items():
+        if said == YES:
+            made[name] = _said(lambda each=terms: _fit(student, teacher, x, each))
+    return {name: said for name, (_, said) in made.items()}
+
+
+def _terms(name, student, teacher):
+    """A recipe's terms, whose names tell the recipe; without logits, which a backbone has not."""
+    terms = getattr(recipes, name)(student, teacher)
+    if not hasattr(student, "backbone"):
+        terms = [term for term in terms if term.student != "output"]
+    for term in terms:
+        term.name = f"{name}_{term.name}"
+    return terms
 
 
 def _said(run):
@@ -98,15 +118,6 @@ def _default(student):
     names = [f"output:{name}" for name in outputs] if isinstance(outputs, dict) else ["output"]
     return [Term("mse", student=name, teacher=name, name=f"mse_{i}", mask=None)
             for i, name in enumerate(names)]  # fmt: skip
-
-
-def _taught(name, student, teacher, x):
-    """One step by a recipe."""
-    terms = getattr(recipes, name)(student, teacher)
-    outputs = isinstance(student.output, dict) or not hasattr(student, "backbone")
-    # A backbone has no logits to be softened.
-    terms = [term for term in terms if not (outputs and term.student == "output")]
-    _fit(student, teacher, x, terms)
 
 
 def _fit(student, teacher, x, terms, **options):
@@ -150,16 +161,32 @@ def table(found):
     return "\n".join([*head, *lines, "", *why])
 
 
-def written(text, lines):
-    """The document with the table in its place."""
-    start = text.index(HEADING) + len(HEADING)
-    intro, _, _ = text[start:].partition("\n| family |")
-    _, _, after = text[start:].partition(END)
-    return text[:start] + intro + "\n" + lines + "\n" + END + after
+def known(text):
+    """What the document's table says, as `table` takes it."""
+    start = text.index(HEADING)
+    lines = text[start : text.index(END, start)].splitlines()
+    reasons = dict(line.split(". ", 1) for line in lines if re.match(r"\d+\. ", line))
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:]
+    return {family: dict(zip(COLUMNS, (_reason(cell, reasons) for cell in cells), strict=True))
+            for family, *cells in rows}  # fmt: skip
+
+
+def _reason(cell, reasons):
+    return cell if cell in (YES, NONE) else reasons[re.fullmatch(r"no \((\d+)\)", cell)[1]]
+
+
+def written(text, found):
+    """The document with these families' rows in its table; the others stay."""
+    start = text.index(HEADING)
+    end = text.index(END, start)
+    both = {**known(text), **found}
+    both = {family: both[family] for family in hub_models.FAMILIES if family in both}
+    intro = text[start:end].partition("\n| family |")[0]
+    return f"{text[:start]}{intro}\n{table(both)}\n{text[end:]}"
 
 
 def main():
-    """Tries the families, prints the table and, where asked, writes it."""
+    """Tries the families, prints the table and, where asked, writes each row as it is known."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", default=",".join(hub_models.FAMILIES))
     parser.add_argument("--write", action="store_true")
@@ -167,11 +194,11 @@ def main():
     found = {}
     for family in given.families.split(","):
         found[family] = examined(family)
-        print(family, found[family], file=sys.stderr, flush=True)
         keras.backend.clear_session()
+        if given.write:
+            text = DOCS.read_text(encoding="utf-8")
+            DOCS.write_text(written(text, {family: found[family]}), encoding="utf-8")
     print(table(found))
-    if given.write:
-        DOCS.write_text(written(DOCS.read_text(encoding="utf-8"), table(found)), encoding="utf-8")
 
 
 if __name__ == "__main__":

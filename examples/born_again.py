@@ -13,15 +13,19 @@ without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out
 its numbers mean nothing.
 """
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
-from arms import compared, images_of, made, options, trained
-from networks import network
+from images import compared, images_of, options
+from networks import made, network, trained
 
 from keras_distill import Term, losses
+from keras_distill.experiments import Arm
 
 FILTERS = (8, 16, 32)
+FIRST = "a fifth of the labels"  # the first teacher of those that label the rest
 
 """
 ## Generations
@@ -31,17 +35,15 @@ the mean of their probabilities, is what the paper reports beside the last one's
 """
 
 
-def generations(given, data, shape, seed):
-    """The first network, taught by labels alone, and its descendants."""
-    line = []
-    for number in range(given.generations):
-        teacher = line[-1] if line else None
-        terms = [Term(losses.KLDivergence(given.temperature))] if line else None
-        net = made(seed + 1000 * number, network, shape, FILTERS)
-        line.append(net)
-        trained(f"generation {number}", net, data, given.epochs, seed, teacher=teacher,
-                terms=terms, alpha=given.alpha if line[1:] else None)  # fmt: skip
-    return line
+def generation(number, given, data, shape, seed, model_of):
+    """The first network, taught by labels alone, or a descendant, as an arm is trained."""
+    scheme = {}
+    if number:
+        terms = [Term(losses.KLDivergence(given.temperature))]
+        teacher = model_of(f"generation {number - 1}")
+        scheme = {"teacher": teacher, "terms": terms, "alpha": given.alpha}
+    net = made(seed + 1000 * number, network, shape, FILTERS)
+    return trained(f"generation {number}", net, data, given.epochs, seed, **scheme)
 
 
 def right(nets, images, labels):
@@ -77,61 +79,65 @@ def answers(teacher, images):
     return np.argmax(shares, -1), np.max(shares, -1)
 
 
-def self_trained(given, splits, shape, seed, teacher, number, soft):
-    """A student of labelled and unlabelled images."""
+def self_trained(kind, number, given, splits, seed, model_of):
+    """A student of labelled and unlabelled images, as an arm is trained."""
     images, labels = splits["train"]
+    teacher = model_of(FIRST if number == 1 else f"{kind} answers, round {number - 1}")
     known = np.arange(len(images)) < len(images) // 5
     classes, sure = answers(teacher, images)
-    sure = np.zeros(len(images), bool) if soft else sure >= given.sure
+    sure = np.zeros(len(images), bool) if kind == "soft" else sure >= given.sure
     data = with_labels(images, np.where(known, labels, classes),
                        (known | sure).astype("float32"), given.batch_size)  # fmt: skip
-    net = made(seed + 1000 * number, network, shape, FILTERS)
+    net = made(seed + 1000 * number, network, images.shape[1:], FILTERS)
     scheme = {}
-    if soft:
+    if kind == "soft":
         term = Term(losses.KLDivergence(given.temperature), mask=None)
         scheme = {"teacher": teacher, "terms": [term], "alpha": given.alpha}
-    kind = "soft" if soft else "hard"
     return trained(f"{kind} answers, round {number}", net, data, given.epochs, seed, **scheme)
 
 
-def rounds(given, splits, shape, seed, teacher, soft):
-    """The last student of two rounds."""
-    for number in (1, 2):
-        student = self_trained(given, splits, shape, seed, teacher, number, soft).student
-        teacher = student
-    return student
+def few_labels(given, splits, seed, model_of):
+    """The network that sees a fifth of the images, five times as often."""
+    images, labels = splits["train"]
+    fifth = len(images) // 5
+    few = with_labels(images[:fifth], labels[:fifth], np.ones(fifth, "float32"), given.batch_size)
+    first = made(seed, network, images.shape[1:], FILTERS)
+    return trained(FIRST, first, few, 5 * given.epochs, seed)
 
 
 """
 ## The result
 
 All arms make the same number of updates: the network that sees a fifth of the images sees them
-five times as often.
+five times as often. The last student of two rounds is measured.
 """
 
+def arms(given, splits, data):
+    """`{name: Arm}`, measured by accuracy."""
+    shape, (x, y) = splits["train"][0].shape[1:], splits[given.on]
 
-def one_seed(given, splits, data, seed):
-    """`{arm: {"accuracy": ...}}`."""
-    images, labels = splits["train"]
-    shape, (x, y), fifth = images.shape[1:], splits[given.on], len(images) // 5
-    line = generations(given, data, shape, seed)
-    rows = {f"generation {number}": right([net], x, y) for number, net in enumerate(line)}
-    rows["all generations together"] = right(line, x, y)
-    few = with_labels(images[:fifth], labels[:fifth], np.ones(fifth, "float32"), given.batch_size)
-    first = made(seed, network, shape, FILTERS)
-    trained("a fifth of the labels", first, few, 5 * given.epochs, seed)
-    rows["a fifth of the labels"] = right([first], x, y)
-    for kind, soft in (("hard", False), ("soft", True)):
-        student = rounds(given, splits, shape, seed, first, soft)
-        rows[f"and {kind} answers for the rest"] = right([student], x, y)
-    return {arm: {"accuracy": value} for arm, value in rows.items()}
+    def one(seed, model, model_of):
+        return {"accuracy": right([model], x, y)}
+
+    def all_together(seed, model, model_of):
+        return {"accuracy": right([model_of(name) for name in line], x, y)}
+
+    line = {f"generation {n}": Arm(functools.partial(generation, n, given, data, shape), one)
+            for n in range(given.generations)}  # fmt: skip
+    found = {**line, "all generations together": Arm(None, all_together)}
+    found[FIRST] = Arm(functools.partial(few_labels, given, splits), one)
+    for kind in ("hard", "soft"):
+        rounds = [functools.partial(self_trained, kind, n, given, splits) for n in (1, 2)]
+        found[f"{kind} answers, round 1"] = Arm(rounds[0])
+        found[f"and {kind} answers for the rest"] = Arm(rounds[1], one)
+    return found
 
 
 def main(arguments=None):
     given = options("Born-again networks and self-training.", arguments, out="runs/born_again",
                     alpha=0.5, temperature=2.0, generations=3, sure=0.9)  # fmt: skip
     splits, data = images_of(given)
-    compared(given, lambda seed: one_seed(given, splits, data, seed))
+    compared(given, arms(given, splits, data))
 
 
 if __name__ == "__main__":

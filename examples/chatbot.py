@@ -37,18 +37,19 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
-from language import BATCH, by_length, file_name, fit, from_scratch, packed, table, tokens_of
-from training import loaded, open_folder
+from language import BATCH, by_length, fit, from_scratch, packed, tokens_of
+from training import loader, settings
 
 from keras_distill import Distiller, Term, losses, models
-from keras_distill.data import generate, on_policy, prompt_masked
+from keras_distill.data import OnPolicy, completion_only, generate
+from keras_distill.experiments import Arm, RunFolder, Runner
 
 """
 ## The teacher
 
 KerasHub's GPT-2 with sizes of our own. It is trained as it would be without this package, except
-that `prompt_masked` makes the batches: tokens of question and answer, weighed on the answer. Before
-that it learns the language, from the dictionary's entries one after another.
+that `completion_only` makes the batches: tokens of question and answer, weighed on the answer.
+Before that it learns the language, from the dictionary's entries one after another.
 """
 
 
@@ -83,59 +84,65 @@ STUDENTS = ("alone", *TOKEN_LEVEL, "sequence-level", "on-policy")
 
 
 class Run:
-    """The parts of one run, each made when it is first needed and then kept in `given.out`."""
+    """The arms of one run, each of which is trained once."""
 
     def __init__(self, given):
         self.given = given
         self.splits = conversation.pairs(given)
         self.prompts, self.answers = self.splits["train"]
 
-    def teacher(self):
-        file = self.given.out / "teacher.keras"
-        if not file.exists():
-            task = self.pretrained()
-            keras.utils.set_random_seed(0)
-            said = prompt_masked(task, self.prompts, self.answers)
-            self.fit(Distiller(task), said, file, self.given.teacher_epochs, self.given.rate)
-        return loaded(file, self.given.tiny)
+    def runner(self):
+        def measure(seed, task, model_of):
+            return measured(task, model_of("teacher"), self)
 
-    def pretrained(self):
+        arms = {
+            "pretrained": Arm(self.pretrained, once=True),
+            "teacher": Arm(self.teacher, measure, once=True),
+        }
+        for name in self.given.students:
+            arms[name] = Arm(functools.partial(self.student, name), measure, once=True)
+        return Runner(arms, seeds=1, folder=self.given.out, settings=settings(self.given),
+                      load=loader(self.given))  # fmt: skip
+
+    def teacher(self, seed, model_of):
+        task = model_of("pretrained")
+        keras.utils.set_random_seed(0)
+        said = completion_only(task, self.prompts, self.answers)
+        return self.fit(Distiller(task), said, "teacher", self.given.teacher_epochs,
+                        self.given.rate)  # fmt: skip
+
+    def pretrained(self, seed, model_of):
         """The teacher before it has answered anything."""
-        file = self.given.out / "pretrained.keras"
-        if not file.exists():
-            keras.utils.set_random_seed(0)
-            pairs = [q + a for q, a in zip(self.prompts, self.answers, strict=True)]
-            task = language_model(self.given, conversation.tokenizer(pairs, self.given.tokens))
-            texts = conversation.texts(self.given, "train") + list(dict.fromkeys(pairs))
-            texts = texts[:16] if self.given.tiny else texts
-            valid = conversation.texts(self.given, "valid") or pairs[:BATCH]
-            rows, valid = (packed(task.preprocessor.tokenizer, each, self.given.length)
-                           for each in (texts, valid))  # fmt: skip
-            self.fit(Distiller(task), rows, file, self.given.pretrain_epochs, self.given.rate,
-                     valid=valid)  # fmt: skip
-        return loaded(file, self.given.tiny)
+        keras.utils.set_random_seed(0)
+        pairs = [q + a for q, a in zip(self.prompts, self.answers, strict=True)]
+        task = language_model(self.given, conversation.tokenizer(pairs, self.given.tokens))
+        texts = conversation.texts(self.given, "train") + list(dict.fromkeys(pairs))
+        texts = texts[:16] if self.given.tiny else texts
+        valid = conversation.texts(self.given, "valid") or pairs[:BATCH]
+        rows, valid = (packed(task.preprocessor.tokenizer, each, self.given.length)
+                       for each in (texts, valid))  # fmt: skip
+        return self.fit(Distiller(task), rows, "pretrained", self.given.pretrain_epochs,
+                        self.given.rate, valid=valid)  # fmt: skip
 
-    def student(self, name, teacher):
-        file = self.given.out / f"{file_name(name)}.keras"
-        if not file.exists():
-            keras.utils.set_random_seed(1)
-            student = models.shrink(teacher, depth=2, name="student")
-            student.run_eagerly = self.given.tiny
-            distiller, batches = self.lesson(name, student, teacher)
-            self.fit(distiller, batches, file, self.given.epochs, self.given.rate / 2)
-        return loaded(file, self.given.tiny)
+    def student(self, name, seed, model_of):
+        teacher = model_of("teacher")
+        keras.utils.set_random_seed(1)
+        student = models.shrink(teacher, depth=2, name="student")
+        student.run_eagerly = self.given.tiny
+        distiller, batches = self.lesson(name, student, teacher)
+        return self.fit(distiller, batches, name, self.given.epochs, self.given.rate / 2)
 
     def lesson(self, name, student, teacher):
         """`(distiller, batches)`: how the student `name` is taught, and on what."""
         if name == "on-policy":
             terms = [Term(TOKEN_LEVEL["Jensen-Shannon"], name="teacher")]
-            own = on_policy(student, self.prompts, self.answers, share=0.5, batch_size=BATCH)
+            own = OnPolicy(student, self.prompts, self.answers, share=0.5, batch_size=BATCH)
             return Distiller(student, teacher=teacher, terms=terms, alpha=1.0), own
         if name == "sequence-level":
             wrote = self.written(teacher)
-            said = prompt_masked(student, wrote["prompt"], wrote["answer"], wrote["finished"])
+            said = completion_only(student, wrote["prompt"], wrote["answer"], wrote["finished"])
             return Distiller(student), said
-        said = prompt_masked(student, self.prompts, self.answers)
+        said = completion_only(student, self.prompts, self.answers)
         if name == "alone":
             return Distiller(student), said
         terms = [Term(TOKEN_LEVEL[name], name="teacher")]
@@ -148,17 +155,18 @@ class Run:
         file = self.given.out / "answers.jsonl"
         return generate(teacher, prompts, file, temperature=1.0, batch_size=64)
 
-    def fit(self, distiller, batches, file, epochs, rate, valid=None):
-        """Trains and writes `file`. On policy the tokens a second are those of people's answers,
-        since how long the student's will be is not known."""
+    def fit(self, distiller, batches, name, epochs, rate, valid=None):
+        """Trains a model. On policy the tokens a second are those of people's answers, since how
+        long the student's will be is not known."""
         task, counted = distiller.student, batches
         if isinstance(batches, tuple):
             batches = by_length(batches, seed=1)
         else:
-            counted = prompt_masked(task, self.prompts, self.answers)
-        valid = valid or prompt_masked(task, *self.splits["valid"])
-        fit(distiller, batches, file, valid=valid, epochs=epochs, rate=rate,
-            tokens=tokens_of(counted[0]), tiny=self.given.tiny)  # fmt: skip
+            counted = completion_only(task, self.prompts, self.answers)
+        valid = valid or completion_only(task, *self.splits["valid"])
+        return fit(distiller, batches, self.given.out / "backups" / name, valid=valid,
+                   epochs=epochs, rate=rate, tokens=tokens_of(counted[0]),
+                   tiny=self.given.tiny)  # fmt: skip
 
 
 """
@@ -269,7 +277,8 @@ cache.
 
 def measured(task, teacher, run):
     prompts, answers = run.splits["test"]
-    batches = tf.data.Dataset.from_tensor_slices(prompt_masked(task, prompts, answers)).batch(BATCH)
+    rows = completion_only(task, prompts, answers)
+    batches = tf.data.Dataset.from_tensor_slices(rows).batch(BATCH)
     loss, divergence, tokens = 0.0, 0.0, 0.0
     for x, y, weight in batches:
         weight = tf.cast(weight, "float32")
@@ -351,24 +360,16 @@ def arguments(given=None):
 def main(given=None):
     given = arguments(given)
     if given.chat:
-        file = given.out / f"{file_name(given.chat)}.keras"
-        return chat(keras.saving.load_model(file, compile=False), given.temperature)
-    open_folder(given)
+        return chat(RunFolder(given.out).model(given.chat), given.temperature)
     run = Run(given)
-    teacher = run.teacher()
-    found, rows = {"teacher": teacher}, {}
-    found.update({name: run.student(name, teacher) for name in given.students})
-    for name, task in found.items():
-        rows[name] = measured(task, teacher, run)
-    print(f"\n{len(run.prompts):,} pairs, test split\n\n{table(rows)}\n")
+    runner = run.runner()
+    runner.run(resume=True, title=f"{len(run.prompts):,} pairs, test split", digits=3)
     asked = evenly(run.splits["test"][0], 1 if given.tiny else 12)
-    said = {name: samples(task, asked) for name, task in found.items()}
+    said = {name: samples(runner.model(name), asked) for name in ("teacher", *given.students)}
     for prompt, *answers in zip(asked, *said.values(), strict=True):
         print(prompt.strip())
         print("\n".join(f"  {name}: {text}" for name, text in zip(said, answers, strict=True)))
-    (given.out / "results.json").write_text(
-        json.dumps({"table": rows, "asked": asked, "said": said}, indent=1)
-    )
+    (given.out / "said.json").write_text(json.dumps({"asked": asked, "said": said}, indent=1))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out
 its numbers mean nothing.
 """
 
-import pathlib
+import functools
 
-import keras
-from arms import compared, images_of, options
-from self_distillation import taught
+from images import compared, images_of, options
+from self_distillation import EXITS, SELF_DISTILLED, taught
 
 from keras_distill import models
+from keras_distill.experiments import Arm, RunFolder
 
 """
 ## The network
@@ -30,11 +30,11 @@ From `--nets`, or trained as there.
 """
 
 
-def trained_network(given, splits, data, seed):
-    """The network with exits of this seed."""
+def network(given, data, shape, seed, model_of):
+    """The network with exits of this seed, as an arm is trained."""
     if given.nets:
-        return keras.saving.load_model(pathlib.Path(given.nets) / f"seed_{seed}.keras")
-    return taught("self-distilled", given, data, splits["train"][0].shape[1:], seed).student
+        return RunFolder(given.nets).model(f"{SELF_DISTILLED}-{seed}"), {}
+    return taught(given, data, shape, seed, model_of)
 
 
 """
@@ -45,9 +45,8 @@ answered. `early_exit` makes the one model that stops, to save, export and serve
 """
 
 
-def one_seed(given, splits, data, seed):
+def measured(given, data, seed, net):
     """Accuracy, operations and latency: whole, stopping early, and of each exit for all images."""
-    net = trained_network(given, splits, data, seed)
     chosen = models.cheapest(models.exit_report(net, data("valid"), timed=0), given.lost)
     found = models.exit_report(net, data(given.on), timed=given.timed)
     rows = {f"{exit['exit']}, for all": _row(exit) for exit in found["exits"]}
@@ -71,6 +70,28 @@ def _row(measured):
 
 
 """
+## The arms
+
+There is one network, of which each arm is another use: it is trained, and measured, once a seed.
+"""
+
+USES = (*(f"{exit}, for all" for exit in (*EXITS, "final")), "early exit", "never early")
+
+
+def arms(given, data, shape):
+    """`{name: Arm}`."""
+    found = {}
+
+    def measure(use, seed, model, model_of):
+        if seed not in found:
+            found[seed] = measured(given, data, seed, model_of("network"))
+        return found[seed][use]
+
+    uses = {use: Arm(None, functools.partial(measure, use)) for use in USES}
+    return {"network": Arm(functools.partial(network, given, data, shape)), **uses}
+
+
+"""
 ## The result
 
 `never early` is the same model with a threshold that nothing reaches: it asks every classifier,
@@ -84,7 +105,8 @@ def main(arguments=None):
                     temperature=3.0, hint=0.1, nets="", lost=0.005, timed=200)  # fmt: skip
     given.timed = 8 if given.tiny else given.timed
     splits, data = images_of(given)
-    compared(given, lambda seed: one_seed(given, splits, data, seed))
+    shape = splits["train"][0].shape[1:]
+    compared(given, arms(given, data, shape), measured=("lost", "timed"))
 
 
 if __name__ == "__main__":

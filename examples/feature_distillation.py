@@ -14,10 +14,13 @@ without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out
 its numbers mean nothing.
 """
 
-from arms import accuracy, compared, images_of, made, options, trained
-from networks import network
+import functools
 
-from keras_distill import Term, callbacks, losses
+from images import compared, images_of, options
+from networks import accuracy, made, network, trained
+
+from keras_distill import Term, callbacks, losses, report
+from keras_distill.experiments import Arm
 
 SMALL, BIG = (4, 8, 16), (16, 32, 64)
 
@@ -62,32 +65,41 @@ def onlooker(splits):
     return callbacks.FeatureHook(PLACE, PLACE, probe=splits["valid"][0][:256], name="look")
 
 
-def student_of(teacher, title, given, splits, data, seed, hook=None):
-    """A student of the teacher's outputs and of what a hook brings."""
+def student_of(title, hook, given, splits, data, seed, model_of):
+    """A student of the teacher's outputs and of what a hook brings, as an arm is trained."""
     net = made(seed, network, splits["train"][0].shape[1:], SMALL, name="student")
-    listeners = [each for each in (hook, onlooker(splits)) if each is not None]
-    return trained(title, net, data, given.epochs, seed, teacher=teacher, alpha=given.alpha,
-                   terms=[Term(losses.KLDivergence(given.temperature))],
+    listeners = [onlooker(splits)] if hook is None else [hook(), onlooker(splits)]
+    return trained(title, net, data, given.epochs, seed, teacher=model_of("teacher"),
+                   terms=[Term(losses.KLDivergence(given.temperature))], alpha=given.alpha,
                    callbacks=listeners)  # fmt: skip
 
 
-def one_seed(given, splits, data, seed):
-    """`{arm: {"accuracy": ..., "CKA": ...}}`; the heat maps of the first and the last are drawn."""
-    shape, measured = splits["train"][0].shape[1:], data(given.on)
-    teacher = made(seed, network, shape, BIG, name="teacher")
-    best = accuracy(trained("teacher", teacher, data, given.epochs, seed), measured)
-    alone = made(seed, network, shape, SMALL, name="student")
-    students = {"labels": trained("labels", alone, data, given.epochs, seed)}
-    students["outputs"] = student_of(teacher, "outputs", given, splits, data, seed)
-    for name, hook in hooks(given).items():
-        title = f"outputs and {name}"
-        students[title] = student_of(teacher, title, given, splits, data, seed, hook())
-    rows = {"teacher": {"accuracy": best}}
-    for title, distiller in students.items():
+def arms(given, splits, data):
+    """`{name: Arm}`, measured by accuracy and, of a student, CKA."""
+    shape = splits["train"][0].shape[1:]
+
+    def alone(name, filters, title, seed, model_of):
+        net = made(seed, network, shape, filters, name=name)
+        return trained(title, net, data, given.epochs, seed)
+
+    def right(seed, model, model_of):
+        return {"accuracy": accuracy(model, data(given.on))}
+
+    def right_and_alike(title, seed, model, model_of):
         picture = given.out / f"seed_{seed}_{title.replace(' ', '_')}.png"
-        alike = heat_map(distiller.student, teacher, splits, picture)
-        rows[title] = {"accuracy": accuracy(distiller, measured), f"CKA of {PLACE}": alike}
-    return rows
+        alike = heat_map(model, model_of("teacher"), splits, picture)
+        return {**right(seed, model, model_of), f"CKA of {PLACE}": alike}
+
+    students = {"labels": functools.partial(alone, "student", SMALL, "labels")}
+    named = {f"outputs and {name}": hook for name, hook in hooks(given).items()}
+    named = {"outputs": None, **named}
+    for title, hook in named.items():
+        students[title] = functools.partial(student_of, title, hook, given, splits, data)
+    return {
+        "teacher": Arm(functools.partial(alone, "teacher", BIG, "teacher"), right),
+        **{title: Arm(train, functools.partial(right_and_alike, title))
+           for title, train in students.items()},
+    }  # fmt: skip
 
 
 """
@@ -102,7 +114,7 @@ BLOCKS = ["block_1", "block_2", "block_3", "logits"]
 
 def heat_map(student, teacher, splits, picture):
     """Draws the map; returns the CKA of both networks' `PLACE`."""
-    cka, _, _ = callbacks.cka_heat_map(
+    cka, _, _ = report.cka_heat_map(
         student, teacher, splits["valid"][0][:256], picture,
         student_paths=BLOCKS, teacher_paths=BLOCKS,
     )  # fmt: skip
@@ -115,7 +127,7 @@ def main(arguments=None):
                     alpha=0.5, temperature=2.0, hint=1.0, attention=1000.0,
                     similarity=3000.0)  # fmt: skip
     splits, data = images_of(given)
-    compared(given, lambda seed: one_seed(given, splits, data, seed))
+    compared(given, arms(given, splits, data))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Small grey images for the examples, from scikit-learn, idx files or TensorFlow Datasets."""
 
+import argparse
 import functools
 import gzip
 import pathlib
@@ -8,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.data import without_autotune
+from keras_distill.experiments import Runner
 
 FILES = {"train": "train", "test": "t10k"}
 
@@ -100,3 +102,41 @@ def batched(splits, batch_size):
         return without_autotune(dataset.batch(batch_size).prefetch(2))
 
     return data
+
+
+def options(about, arguments=None, *, out, **settings):
+    """The command line of a comparison: an option for each of `settings`, and the common ones."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--data", help="the folder of the idx files")
+    parser.add_argument("--tfds", help="a name in TensorFlow Datasets")
+    parser.add_argument("--out", default=out, type=pathlib.Path, help="where results are kept")
+    parser.add_argument("--limit", type=int, help="only the first training images")
+    parser.add_argument("--on", default="test", choices=("valid", "test"),
+                        help="what is measured: settings are chosen on `valid`")  # fmt: skip
+    parser.add_argument("--tiny", action="store_true", help="one epoch on few examples")
+    for key, value in {"seeds": 3, "epochs": 12, "batch_size": 128, **settings}.items():
+        parser.add_argument(f"--{key}", default=value, type=type(value))
+    given = parser.parse_args(arguments)
+    if given.tiny:
+        given.seeds, given.epochs, given.batch_size = 1, 1, 32
+    return given
+
+
+def images_of(given):
+    """The images that the command line names: all splits, and the function that batches them."""
+    splits = load(given.data, given.tfds, limit=64 if given.tiny else None)
+    splits["train"] = tuple(part[: given.limit] for part in splits["train"])
+    return splits, batched(splits, given.batch_size)
+
+
+def compared(given, arms, measured=()):
+    """Trains and measures the arms of a comparison; the same command goes on with a killed run.
+
+    Args:
+        given: what `options` returns.
+        arms: `{name: Arm}`.
+        measured: the options that say how models are measured, and not how they are trained.
+    """
+    apart = {"out", "seeds", "on", *measured}
+    settings = {name: value for name, value in vars(given).items() if name not in apart}
+    return Runner(arms, seeds=given.seeds, folder=given.out, settings=settings).run(resume=True)

@@ -1,4 +1,4 @@
-"""What the examples that generate text share: vocabularies, training on tokens, tables."""
+"""What the examples that generate text share: vocabularies, and training on tokens."""
 
 import json
 
@@ -71,14 +71,14 @@ def packed(tokenizer, texts, length):
     return {"token_ids": x, "padding_mask": ones.astype(bool)}, y, ones
 
 
-def fit(distiller, batches, file, *, valid, epochs, rate, tokens, tiny=False, jit_compile=False):
-    """Trains on next tokens, and writes the student to `file`.
+def fit(distiller, batches, backup, *, valid, epochs, rate, tokens, tiny=False, jit_compile=False):
+    """Trains on next tokens; returns `(student, record)`, as an arm is trained.
 
     Args:
         distiller: not compiled.
-        batches: `(x, y, sample_weight)` of all examples, as `prompt_masked` makes them, or what
+        batches: `(x, y, sample_weight)` of all examples, as `completion_only` makes them, or what
             `fit` takes, in batches.
-        file: the path of the `.keras` file.
+        backup: the folder of what a killed training goes on from.
         valid: the same of the validation examples.
         epochs: how many; one if `tiny`, which also runs without a graph.
         rate: the greatest learning rate.
@@ -93,37 +93,11 @@ def fit(distiller, batches, file, *, valid, epochs, rate, tokens, tiny=False, ji
     optimizer = keras.optimizers.AdamW(warmed_up(rate, epochs * len(batches)))
     distiller.compile(optimizer, LOSS, run_eagerly=tiny, jit_compile=jit_compile and not tiny)
     valid = tf.data.Dataset.from_tensor_slices(valid).batch(BATCH)
-    train(distiller, batches, file, epochs=epochs, validation_data=valid, tokens=tokens)
+    return train(
+        distiller, batches, backup, epochs=epochs, validation_data=valid, tokens=tokens
+    )
 
 
 def tokens_of(x):
     """How many tokens inputs hold, padding not counted."""
     return sum(int(mask.sum()) for name, mask in x.items() if name.endswith("padding_mask"))
-
-
-def file_name(name):
-    return name.lower().replace(", ", "_").replace(" ", "_")
-
-
-def table(rows, digits=3):
-    """Markdown of `{model: its row}`.
-
-    Whole numbers are counts; a list has one number of each seed, of which the mean and the
-    sample's deviation are shown; a row may lack a number.
-    """
-    heads = list(dict.fromkeys(head for row in rows.values() for head in row))
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for name, row in rows.items():
-        cells = [_cell(row.get(head), digits) for head in heads]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(value, digits):
-    if value is None:
-        return "-"
-    values = value if isinstance(value, list) else [value]
-    if isinstance(values[0], int):  # the same for every seed
-        return f"{values[0]:,}"
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):,.{digits}f}{spread}"

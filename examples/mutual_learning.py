@@ -13,12 +13,15 @@ without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out
 its numbers mean nothing.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
-from arms import accuracy, compared, images_of, made, options, trained
-from networks import network
+from images import compared, images_of, options
+from networks import accuracy, made, network, trained
 
 from keras_distill import Term, losses, models, recipes
+from keras_distill.experiments import Arm
 
 SMALL, BIG = (4, 8, 16), (16, 32, 64)
 
@@ -38,21 +41,16 @@ def peers(shape, seed):
     }
 
 
-def peers_alone(given, data, shape, seed):
-    """The mean accuracy of the two, each trained on the labels alone."""
-    found = [
-        accuracy(trained(f"{name} alone", peer, data, given.epochs, seed), data(given.on))
-        for name, peer in peers(shape, seed).items()
-    ]
-    return {"small": float(np.mean(found))}
+def peer_alone(name, given, data, shape, seed, model_of):
+    """One of the two, trained on the labels alone."""
+    return trained(f"{name} alone", peers(shape, seed)[name], data, given.epochs, seed)
 
 
-def peers_mutual(given, data, shape, seed):
-    """The mean accuracy of the two, trained together: labels and peers count alike."""
+def peers_mutual(given, data, shape, seed, model_of):
+    """The two, trained together: labels and peers count alike."""
     net = models.cohort(**peers(shape, seed))
     terms = recipes.mutual("first", "second", temperature=given.temperature)
-    distiller = trained("mutual", net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
-    return {"small": float(np.mean(list(accuracy(distiller, data(given.on)).values())))}
+    return trained("mutual", net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
 
 
 """
@@ -79,27 +77,28 @@ def pair(shape, seed):
     }
 
 
-def online(given, data, shape, seed):
+def online(given, data, shape, seed, model_of):
     """Teacher and student in one step."""
     net = models.cohort(**pair(shape, seed))
     terms = recipes.online(temperature=given.temperature)
-    distiller = trained("online", net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
-    found = accuracy(distiller, data(given.on))
-    return {"small": found["student"], "big": found["teacher"]}
+    return trained("online", net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
 
 
 def teacher_epochs(given):
     return max(round(2 / 3 * given.epochs), 1)
 
 
-def offline(given, data, shape, seed):
-    """The teacher first, then the student, with the same loss."""
-    both, measured = pair(shape, seed), data(given.on)
-    teacher = trained("teacher first", both["teacher"], data, teacher_epochs(given), seed)
+def teacher_first(given, data, shape, seed, model_of):
+    """The teacher of the offline student."""
+    teacher = pair(shape, seed)["teacher"]
+    return trained("teacher first", teacher, data, teacher_epochs(given), seed)
+
+
+def offline(given, data, shape, seed, model_of):
+    """The student of the teacher that was trained first, with the same loss."""
     terms = [Term(losses.KLDivergence(given.temperature))]
-    student = trained("offline", both["student"], data, given.epochs, seed,
-                      teacher=teacher.student, terms=terms, alpha=given.alpha)  # fmt: skip
-    return {"small": accuracy(student, measured), "big": accuracy(teacher, measured)}
+    return trained("offline", pair(shape, seed)["student"], data, given.epochs, seed,
+                   teacher=model_of("teacher first"), terms=terms, alpha=given.alpha)  # fmt: skip
 
 
 """
@@ -127,25 +126,49 @@ def compute(given, splits):
     }
 
 
-ARMS = {
-    "two peers, alone": peers_alone,
-    "two peers, mutual": peers_mutual,
-    "teacher and student, online": online,
-    "teacher and student, offline": offline,
-}
+COST = "10^12 operations"
+
+
+def arms(given, data, shape, costs):
+    """`{name: Arm}`; `costs` are the operations of each."""
+    parts = given, data, shape
+
+    def right(model):
+        return accuracy(model, data(given.on))
+
+    def two_alone(seed, model, model_of):
+        found = [right(model_of(f"{name} alone")) for name in ("first", "second")]
+        return {"small": float(np.mean(found)), COST: costs["two peers, alone"]}
+
+    def two_mutual(seed, model, model_of):
+        found = right(model)
+        return {"small": float(np.mean([*found.values()])), COST: costs["two peers, mutual"]}
+
+    def one_step(seed, model, model_of):
+        found, cost = right(model), costs["teacher and student, online"]
+        return {"small": found["student"], "big": found["teacher"], COST: cost}
+
+    def one_by_one(seed, model, model_of):
+        big, cost = right(model_of("teacher first")), costs["teacher and student, offline"]
+        return {"small": right(model), "big": big, COST: cost}
+
+    return {
+        "first alone": Arm(functools.partial(peer_alone, "first", *parts)),
+        "second alone": Arm(functools.partial(peer_alone, "second", *parts)),
+        "two peers, alone": Arm(None, two_alone),
+        "two peers, mutual": Arm(functools.partial(peers_mutual, *parts), two_mutual),
+        "teacher and student, online": Arm(functools.partial(online, *parts), one_step),
+        "teacher first": Arm(functools.partial(teacher_first, *parts)),
+        "teacher and student, offline": Arm(functools.partial(offline, *parts), one_by_one),
+    }
 
 
 def main(arguments=None):
     given = options("Mutual and online distillation.", arguments, out="runs/mutual_learning",
                     alpha=0.5, temperature=1.0)  # fmt: skip
     splits, data = images_of(given)
-    shape, costs = splits["train"][0].shape[1:], compute(given, splits)
-
-    def one_seed(seed):
-        rows = {name: arm(given, data, shape, seed) for name, arm in ARMS.items()}
-        return {name: {**row, "10^12 operations": costs[name]} for name, row in rows.items()}
-
-    compared(given, one_seed)
+    shape = splits["train"][0].shape[1:]
+    compared(given, arms(given, data, shape, compute(given, splits)))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out
 its numbers mean nothing.
 """
 
-from arms import accuracy, compared, images_of, made, options, trained
-from networks import network
+import functools
+
+from images import compared, images_of, options
+from networks import accuracy, made, network, trained
 
 from keras_distill import models, recipes
+from keras_distill.experiments import Arm
 
 """
 ## The network and its exits
@@ -41,11 +44,11 @@ its feature from the deepest feature. `1 - alpha` is the share of the labels.
 """
 
 
-def taught(title, given, data, shape, seed):
-    """A network with exits after its self-distillation."""
+def taught(given, data, shape, seed, model_of):
+    """A network with exits after its self-distillation, as an arm is trained."""
     net = made(seed, with_exits, shape)
     terms = recipes.byot(net, temperature=given.temperature, hint=given.hint)
-    return trained(title, net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
+    return trained(SELF_DISTILLED, net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
 
 
 """
@@ -53,25 +56,39 @@ def taught(title, given, data, shape, seed):
 
 Each depth as a model of its own, of which the deepest is the plain network; the exits together,
 on labels only; the exits together, the deepest teaching the others. All begin with the same
-weights and see the same order of the data.
+weights and see the same order of the data. The first exit of the self-distilled network is also
+kept as a model of its own.
 """
 
+SELF_DISTILLED = "exits, self-distilled"
 
-def one_seed(given, splits, data, seed):
-    """`{arm: {exit: accuracy}}`; the self-distilled network is kept, and its first exit."""
-    shape, measured, alone = splits["train"][0].shape[1:], data(given.on), {}
-    for exit in (*EXITS, "final"):
+
+def arms(given, data, shape):
+    """`{name: Arm}`; each is measured by `{exit: accuracy}`."""
+
+    def depth(exit, seed, model_of):
         model = models.keep_exit(made(seed, with_exits, shape), exit)
-        depth = trained(f"{exit} alone", model, data, given.epochs, seed)
-        alone[exit] = accuracy(depth, measured)
-    labelled = trained("labels only", made(seed, with_exits, shape), data, given.epochs, seed)
-    distilled = taught("self-distilled", given, data, shape, seed)
-    distilled.save(given.out / f"seed_{seed}.keras")
-    models.keep_exit(distilled.student, "exit_1").save(given.out / f"seed_{seed}_exit_1.keras")
+        return trained(f"{exit} alone", model, data, given.epochs, seed)
+
+    def depths(seed, model, model_of):
+        return {exit: accuracy(model_of(f"{exit} alone"), data(given.on)) for exit in depths_of}
+
+    def labelled(seed, model_of):
+        return trained("labels only", made(seed, with_exits, shape), data, given.epochs, seed)
+
+    def exits(seed, model, model_of):
+        return accuracy(model, data(given.on))
+
+    def exits_and_first(seed, model, model_of):
+        models.keep_exit(model, "exit_1").save(given.out / f"seed_{seed}_exit_1.keras")
+        return exits(seed, model, model_of)
+
+    depths_of = (*EXITS, "final")
     return {
-        "each depth alone": alone,
-        "exits, labels only": accuracy(labelled, measured),
-        "exits, self-distilled": accuracy(distilled, measured),
+        **{f"{exit} alone": Arm(functools.partial(depth, exit)) for exit in depths_of},
+        "each depth alone": Arm(None, depths),
+        "exits, labels only": Arm(labelled, exits),
+        SELF_DISTILLED: Arm(functools.partial(taught, given, data, shape), exits_and_first),
     }
 
 
@@ -87,7 +104,7 @@ def main(arguments=None):
     given = options("Self-distillation against labels alone.", arguments,
                     out="runs/self_distillation", alpha=0.3, temperature=3.0, hint=0.1)  # fmt: skip
     splits, data = images_of(given)
-    compared(given, lambda seed: one_seed(given, splits, data, seed))
+    compared(given, arms(given, data, splits["train"][0].shape[1:]))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ end of the last epoch when the same command is given again. `docs/results.md` sa
 """
 
 import argparse
+import functools
 import json
 import pathlib
-import re
 
 import data
 import encoders
@@ -32,11 +32,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from language import table
-from training import count_tokens, loaded, open_folder, speeds, train, warmed_up
+from speeds import speeds
+from training import count_tokens, loader, settings, train, warmed_up
 
-from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses, models
+from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses, models, report
 from keras_distill.data import read_targets, write_targets
+from keras_distill.experiments import Arm, Runner
 
 BATCH = 64
 
@@ -141,23 +142,21 @@ def tokens(preprocess):
     return function
 
 
-def distilled(given, arm, texts, teacher, backbone, preprocess, seed):
-    """The student of an arm, trained now or before."""
-    file = given.out / f"{re.sub('[^a-z]+', '_', arm)}-{seed}.keras"
-    if not file.exists():
-        keras.utils.set_random_seed(seed)
-        read, targets = tokens(preprocess), str(given.out / "targets")
-        write_targets(ModelTeacher(teacher, preprocess=read), strings(texts), targets)
-        batches = read_targets(strings(texts, seed), targets)  # found by the string
-        batches = batches.map(lambda text, known: (read(text), known), tf.data.AUTOTUNE)
-        student = embedder(fewer_layers(given, backbone), "student")
-        distiller = Distiller(student, teacher=CachedTeacher(), terms=ARMS[arm]())
-        steps = given.epochs * -(-len(texts) // BATCH)
-        optimizer = keras.optimizers.AdamW(warmed_up(given.rate, steps))
-        distiller.compile(optimizer, run_eagerly=given.tiny)
-        count = count_tokens(preprocess.tokenizer, texts, given.length)
-        train(distiller, batches.prefetch(2), file, epochs=given.epochs, tokens=count)
-    return loaded(file, given.tiny), file
+def distilled(arm, given, texts, teacher, backbone, preprocess, seed, model_of):
+    """The student of an arm."""
+    keras.utils.set_random_seed(seed)
+    read, targets = tokens(preprocess), str(given.out / "targets")
+    write_targets(ModelTeacher(teacher, preprocess=read), strings(texts), targets)
+    batches = read_targets(strings(texts, seed), targets)  # found by the string
+    batches = batches.map(lambda text, known: (read(text), known), tf.data.AUTOTUNE)
+    student = embedder(fewer_layers(given, backbone), "student")
+    distiller = Distiller(student, teacher=CachedTeacher(), terms=ARMS[arm]())
+    steps = given.epochs * -(-len(texts) // BATCH)
+    optimizer = keras.optimizers.AdamW(warmed_up(given.rate, steps))
+    distiller.compile(optimizer, run_eagerly=given.tiny)
+    count = count_tokens(preprocess.tokenizer, texts, given.length)
+    return train(distiller, batches.prefetch(2), given.out / "backups" / f"{arm}-{seed}",
+                 epochs=given.epochs, tokens=count)  # fmt: skip
 
 
 """
@@ -218,22 +217,24 @@ class Test:
             for name, (pairs, judged) in pairs.items()
         }
         self.timed = preprocess(tf.constant((documents * 32)[:32]))
+        self.teachers = None  # the documents' neighbours, as the teacher sees them
 
+    def measure(self, seed, model, model_of):
+        """One row of the table. The teacher is measured first."""
+        from scipy.stats import spearmanr
 
-def measured(model, file, test, reference):
-    """One row of the table, and the documents' nearest neighbours."""
-    from scipy.stats import spearmanr
-
-    documents = model.predict(test.documents, verbose=0)
-    place, near = ranks(model.predict(test.queries, verbose=0), documents), neighbours(documents)
-    row = {f"recall@{k}": float(np.mean(place < k)) for k in (1, 10)}
-    for name, (words, judged) in test.pairs.items():
-        one, other = (model.predict(side, verbose=0) for side in words)
-        row[name] = float(spearmanr((one * other).sum(1), judged).statistic)
-    same = [len(ours & theirs) / len(ours) for ours, theirs in zip(near, reference or near)]
-    row["agreement"] = float(np.mean(same))
-    sizes = {"parameters": model.count_params(), "MB": round(file.stat().st_size / 1e6)}
-    return {**row, **sizes}, near
+        documents = model.predict(self.documents, verbose=0)
+        place = ranks(model.predict(self.queries, verbose=0), documents)
+        row = {f"recall@{k}": float(np.mean(place < k)) for k in (1, 10)}
+        for pairs, (words, judged) in self.pairs.items():
+            one, other = (model.predict(side, verbose=0) for side in words)
+            row[pairs] = float(spearmanr((one * other).sum(1), judged).statistic)
+        near = neighbours(documents)
+        self.teachers = self.teachers or near
+        same = [len(ours & theirs) / len(ours) for ours, theirs in zip(near, self.teachers)]
+        size = round(report.size_on_disk(model) / 1e6)
+        return {**row, "agreement": float(np.mean(same)), "parameters": model.count_params(),
+                "MB": size}  # fmt: skip
 
 
 def arguments(given=None):
@@ -260,7 +261,6 @@ def arguments(given=None):
 
 def main(given=None):
     given = arguments(given)
-    open_folder(given)
     found = data.columns(given, [given.text, given.label], "synopsis.tsv")
     learned = {name: column[: given.limit] for name, column in found["train"].items()}
     texts = [text for column in learned.values() for text in column]
@@ -268,31 +268,25 @@ def main(given=None):
     keras.utils.set_random_seed(0)
     backbone, preprocess = encoders.encoder(given, texts)
     teacher, test = embedder(backbone, "teacher"), Test(*asked, word_pairs(given.data), preprocess)
+    teacher.run_eagerly = given.tiny
     encoder = fewer_layers(given, backbone)
     cut, size = embedder(encoder, "cut"), f"{encoder.num_layers} layers"
-    rows, near = {}, None
-    for name, model in (("teacher", teacher), (f"{size}, only cut", cut)):
-        file = given.out / f"{model.name}.keras"
-        model.save(file)
-        model.run_eagerly = given.tiny
-        row, found_near = measured(model, file, test, near)
-        near, rows[name] = near or found_near, [row]
-        print(f"{name}: {row}", flush=True)
-    for seed in range(given.seeds):
-        for arm in given.arms:
-            model, file = distilled(given, arm, texts, teacher, backbone, preprocess, seed)
-            row, _ = measured(model, file, test, near)
-            rows.setdefault(f"{size}, {arm}", []).append(row)
-        told = table({name: {head: [row[head] for row in seeds] for head in seeds[0]}
-                      for name, seeds in rows.items()})  # fmt: skip
-        print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{told}\n")
-    found = speeds({name: (model, test.timed) for name, model in
-                    (("teacher", teacher), (size, cut))})  # fmt: skip
+    only_cut = f"{size}, only cut"
+    arms = {
+        "teacher": Arm(lambda seed, model_of: (teacher, {}), test.measure, once=True),
+        only_cut: Arm(lambda seed, model_of: (cut, {}), test.measure, once=True),
+    }
+    for arm in given.arms:
+        learn = functools.partial(distilled, arm, given, texts, teacher, backbone, preprocess)
+        arms[f"{size}, {arm}"] = Arm(learn, test.measure)
+    runner = Runner(arms, seeds=given.seeds, folder=given.out, settings=settings(given),
+                    load=loader(given))  # fmt: skip
+    runner.run(resume=True, title=f"{given.split} split", digits=3)
+    found = speeds({name: (runner.model(name), test.timed) for name in ("teacher", only_cut)})
     for name, fast in found.items():
         print(f"{name}: {fast[1]['ms']:.1f} ms at batch 1, "
               f"{fast[32]['examples_a_second']:,.0f} texts a second at batch 32")  # fmt: skip
-    results = {"table": rows, "speeds": found}
-    (given.out / f"{given.split}.json").write_text(json.dumps(results, indent=1))
+    (given.out / f"{given.split}.json").write_text(json.dumps({"speeds": found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -35,12 +35,13 @@ import bart
 import data
 import keras
 import numpy as np
-from language import file_name, fit, from_scratch, table, tokens_of
+from language import fit, from_scratch, tokens_of
 from rouge_score import rouge_scorer
-from training import loaded, open_folder
+from training import loader, settings
 
 from keras_distill import Distiller, Term, losses, models
-from keras_distill.data import generate, prompt_masked
+from keras_distill.data import completion_only, generate
+from keras_distill.experiments import Arm, Runner
 
 """
 ## The teacher
@@ -123,10 +124,10 @@ STUDENTS = ("alone", *TERMS, "sequence-level")
 
 
 class Run:
-    """The parts of one run, each made when it is first needed and then kept in `given.out`."""
+    """The arms of one run, each of which is trained once."""
 
     def __init__(self, given):
-        self.given = given
+        self.given, self.said, self.scores = given, {}, {}
         found = data.columns(given, [given.text, given.label], "synopsis.tsv")
         self.splits = {
             split: [spaced(columns[given.text][: given.limit], given.length),
@@ -136,57 +137,54 @@ class Run:
         self.splits["valid"] = [texts[: given.valid] for texts in self.splits["valid"]]
         self.splits["test"] = [texts[: given.test] for texts in self.splits["test"]]
 
-    @functools.cached_property
-    def teacher(self):
-        file = self.given.out / "teacher.keras"
-        if not file.exists():
-            task = self.pretrained()
-            keras.utils.set_random_seed(0)
-            self.fit(Distiller(task), prompt_masked(task, *self.splits["train"]), file,
-                     self.given.teacher_epochs, self.given.rate)  # fmt: skip
-        return self.loaded(file)
+    def runner(self):
+        arms = {
+            "pretrained": Arm(self.pretrained, once=True),
+            BASELINE: Arm(None, self.measure_first_words, once=True),
+            "teacher": Arm(self.teacher, functools.partial(self.measure, "teacher"), once=True),
+        }
+        for name in self.given.students:
+            parts = functools.partial(self.student, name), functools.partial(self.measure, name)
+            arms[name] = Arm(*parts, once=True)
+        return Runner(arms, seeds=1, folder=self.given.out, settings=settings(self.given),
+                      load=self.loaded)  # fmt: skip
 
-    def pretrained(self):
+    def teacher(self, seed, model_of):
+        task = model_of("pretrained")
+        keras.utils.set_random_seed(0)
+        return self.fit(Distiller(task), completion_only(task, *self.splits["train"]), "teacher",
+                        self.given.teacher_epochs, self.given.rate)  # fmt: skip
+
+    def pretrained(self, seed, model_of):
         """The teacher before it has seen a summary: it writes the beginning of what it reads."""
-        file = self.given.out / "pretrained.keras"
-        if not file.exists():
-            keras.utils.set_random_seed(0)
-            task = teacher_of(self.given, sum(self.splits["train"], []))
-            texts, valid = (self.splits[split][0] for split in ("train", "valid"))
-            pairs = (with_gaps(texts, self.given.gaps), texts)
-            self.fit(Distiller(task), prompt_masked(task, *pairs), file,
-                     self.given.pretrain_epochs, self.given.rate,
-                     valid=(with_gaps(valid, self.given.gaps), valid))  # fmt: skip
-        return self.loaded(file)
+        keras.utils.set_random_seed(0)
+        task = teacher_of(self.given, sum(self.splits["train"], []))
+        texts, valid = (self.splits[split][0] for split in ("train", "valid"))
+        pairs = (with_gaps(texts, self.given.gaps), texts)
+        return self.fit(Distiller(task), completion_only(task, *pairs), "pretrained",
+                        self.given.pretrain_epochs, self.given.rate,
+                        valid=(with_gaps(valid, self.given.gaps), valid))  # fmt: skip
 
-    def student(self, name):
-        file = self.given.out / f"{file_name(name)}.keras"
-        if not file.exists():
-            keras.utils.set_random_seed(1)
-            student = student_of(self.teacher, self.given.student_depth)
-            distiller, rows = Distiller(student), self.rows
-            if name in TERMS:
-                distiller = Distiller(
-                    student, teacher=self.teacher, terms=TERMS[name](student, self.teacher),
-                    alpha=self.given.alpha,
-                )  # fmt: skip
-            elif name == "sequence-level":
-                wrote = self.written(self.teacher, "train", "teacher")
-                rows = prompt_masked(student, wrote["prompt"], wrote["answer"], wrote["finished"])
-            self.fit(distiller, rows, file, self.given.epochs, self.given.rate / 2)
-        return self.loaded(file)
+    def student(self, name, seed, model_of):
+        teacher = model_of("teacher")
+        keras.utils.set_random_seed(1)
+        student = student_of(teacher, self.given.student_depth)
+        distiller, lessons = Distiller(student), self.lessons
+        if name in TERMS:
+            terms = TERMS[name](student, teacher)
+            distiller = Distiller(student, teacher=teacher, terms=terms, alpha=self.given.alpha)
+        elif name == "sequence-level":
+            wrote = self.written(teacher, "train", "teacher")
+            lessons = wrote["prompt"], wrote["answer"], wrote["finished"]
+        return self.fit(distiller, completion_only(student, *lessons), name, self.given.epochs,
+                        self.given.rate / 2)  # fmt: skip
 
-    def loaded(self, file):
+    def loaded(self, path):
         """A trained task; KerasHub saves all of its preprocessor but the lengths."""
-        task = loaded(file, self.given.tiny)
+        task = loader(self.given)(path)
         task.preprocessor.encoder_sequence_length = self.given.length
         task.preprocessor.decoder_sequence_length = self.given.summary_length
         return task
-
-    @functools.cached_property
-    def rows(self):
-        """The tokens of what students learn from."""
-        return prompt_masked(self.teacher, *self.lessons)
 
     @property
     def lessons(self):
@@ -195,13 +193,26 @@ class Run:
     def written(self, task, split, name):
         """What a model writes about the texts of a split: the likeliest tokens one by one."""
         texts = self.lessons[0] if split == "train" else self.splits[split][0]
-        file = self.given.out / f"{file_name(name)}.{split}.jsonl"
+        file = self.given.out / f"{name.replace(' ', '_')}.{split}.jsonl"
         return generate(task, texts, file, batch_size=64)
 
-    def fit(self, distiller, rows, file, epochs, rate, valid=None):
-        valid = prompt_masked(distiller.student, *(valid or self.splits["valid"]))
-        fit(distiller, rows, file, valid=valid, epochs=epochs, rate=rate,
-            tokens=tokens_of(rows[0]), tiny=self.given.tiny, jit_compile=True)  # fmt: skip
+    def fit(self, distiller, rows, name, epochs, rate, valid=None):
+        valid = completion_only(distiller.student, *(valid or self.splits["valid"]))
+        return fit(distiller, rows, self.given.out / "backups" / name, valid=valid, epochs=epochs,
+                   rate=rate, tokens=tokens_of(rows[0]), tiny=self.given.tiny,
+                   jit_compile=True)  # fmt: skip
+
+    def measure(self, name, seed, task, model_of):
+        """ROUGE of what a model writes about the test texts, and its size."""
+        said = self.written(task, "test", name)["answer"]
+        return {**self.measure_said(name, said), "parameters": task.count_params()}
+
+    def measure_first_words(self, seed, model, model_of):
+        return self.measure_said(BASELINE, first_words(self.splits["test"][0]))
+
+    def measure_said(self, name, said):
+        self.said[name], self.scores[name] = said, rouge(said, self.splits["test"][1])
+        return {kind: float(np.mean(found)) for kind, found in self.scores[name].items()}
 
 
 def spaced(texts, length=None):
@@ -219,6 +230,7 @@ ROUGE-1, ROUGE-2 and ROUGE-L (F1, mean over the test texts, no stemming) by Goog
 The baseline says the first eight words of the text.
 """
 
+BASELINE = "the first eight words"
 KINDS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 
 
@@ -267,14 +279,14 @@ def longer(task, length, summary_length):
     return long
 
 
-def samples(run, said, scores, name):
+def samples(run, name):
     """Test texts from those about which a model wrote best to those about which it wrote worst."""
     texts, expected = run.splits["test"]
-    order = np.argsort(scores, kind="stable")[::-1]
+    order = np.argsort(run.scores[name]["ROUGE-L"], kind="stable")[::-1]
     chosen = [order[int(share * (len(order) - 1))] for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.95)]
     return [
         {"text": " ".join(texts[i].split()[:40]), "expected": expected[i].strip(),
-         "teacher": said["teacher"][i].strip(), name: said[name][i].strip()}
+         "teacher": run.said["teacher"][i].strip(), name: run.said[name][i].strip()}
         for i in chosen
     ]  # fmt: skip
 
@@ -315,29 +327,19 @@ def arguments(given=None):
 
 def main(given=None):
     given = arguments(given)
-    open_folder(given)
     run = Run(given)
-    texts, expected = run.splits["test"]
-    tasks = {"teacher": run.teacher, **{name: run.student(name) for name in given.students}}
-    said = {name: run.written(task, "test", name)["answer"] for name, task in tasks.items()}
-    said = {"the first eight words": first_words(texts), **said}
-    scores = {name: rouge(answers, expected) for name, answers in said.items()}
-    rows = {name: {kind: float(np.mean(found)) for kind, found in kinds.items()}
-            for name, kinds in scores.items()}  # fmt: skip
-    for name, task in tasks.items():
-        rows[name]["parameters"] = task.count_params()
-    print(f"\n{len(expected):,} test texts\n\n{table(rows)}\n", flush=True)
-    shown = {name: samples(run, said, scores[name]["ROUGE-L"], name) for name in given.students}
+    runner = run.runner()
+    runner.run(resume=True, title=f"{len(run.splits['test'][0]):,} test texts", digits=3)
+    shown = {name: samples(run, name) for name in given.students}
     for sample in shown[given.students[-1]]:
         print("\n".join(f"{key}: {value}" for key, value in sample.items()), end="\n\n")
     times = {}
     for name in ("teacher", given.students[0]):  # all students have the same sizes
-        times[name] = seconds(tasks[name], texts, words=given.words, tokens=given.write,
-                              runs=given.runs)  # fmt: skip
+        times[name] = seconds(runner.model(name), run.splits["test"][0], words=given.words,
+                              tokens=given.write, runs=given.runs)  # fmt: skip
         kind = "student" if name != "teacher" else name
         print(f"{kind}: {given.words:,} words to {given.write} tokens in {times[name]:.3f} s")
-    found = {"table": rows, "seconds": times, "said": shown}
-    (given.out / "results.json").write_text(json.dumps(found, indent=1))
+    (given.out / "said.json").write_text(json.dumps({"seconds": times, "said": shown}, indent=1))
 
 
 if __name__ == "__main__":

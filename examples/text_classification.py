@@ -34,7 +34,6 @@ import argparse
 import functools
 import json
 import pathlib
-import re
 import typing
 
 import data
@@ -44,11 +43,12 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from language import table
-from training import count_tokens, loaded, open_folder, speeds, train, warmed_up
+from speeds import speeds
+from training import count_tokens, loader, settings, train, warmed_up
 
 from keras_distill import CachedTeacher, Distiller, ModelTeacher, Term, losses, models, recipes
 from keras_distill.data import read_targets, write_targets
+from keras_distill.experiments import Arm, Runner, markdown
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 BATCH = 32
@@ -208,7 +208,7 @@ tokenizer find their targets in it. Each finished model is a file: the run takes
 
 
 class Run:
-    """The parts of one run, each made when it is first needed and then kept in `given.out`."""
+    """The arms of one run: the teacher, and each student alone and distilled."""
 
     def __init__(self, given):
         self.given = given
@@ -218,7 +218,17 @@ class Run:
         )
         self.texts = self.splits["train"][0]
         self.worn = functools.partial(worn, words=" ".join(self.texts).split())
-        self.tokens = None
+        self.tokens, self.best = None, None
+
+    def runner(self):
+        arms = {"teacher": Arm(self.teacher, self.measure_teacher, once=True)}
+        for name in STUDENTS:
+            for arm in ARMS:
+                shown = name in self.given.students and arm in self.given.arms
+                train = functools.partial(self.student, name, arm)
+                arms[f"{name} {arm}"] = Arm(train, self.measure if shown else None)
+        return Runner(arms, seeds=self.given.seeds, folder=self.given.out,
+                      settings=settings(self.given), load=loader(self.given))  # fmt: skip
 
     def batches(self, split, seed=None, wear=False):
         """Batches of strings with labels, shuffled with a seed; `wear` makes a version of each."""
@@ -234,29 +244,25 @@ class Run:
     def pretrained(self):
         return classifier(self.given, self.texts, len(self.names))
 
-    @functools.cached_property
-    def teacher(self):
-        file = self.given.out / "teacher.keras"
-        if not file.exists():
-            keras.utils.set_random_seed(0)
-            task = self.pretrained()
-            self.fit(Distiller(task), self.batches("train", 0), file, self.given.teacher_epochs,
-                     self.given.rate, task)  # fmt: skip
-        return loaded(file, self.given.tiny)
+    def teacher(self, seed, model_of):
+        keras.utils.set_random_seed(0)
+        task = self.pretrained()
+        return self.fit(Distiller(task), self.batches("train", 0), "teacher",
+                        self.given.teacher_epochs, self.given.rate, task)  # fmt: skip
 
-    def fit(self, distiller, batches, file, epochs, rate, task):
+    def fit(self, distiller, batches, name, epochs, rate, task):
         steps = epochs * -(-len(self.texts) // BATCH)
         optimizer = keras.optimizers.AdamW(warmed_up(rate, steps), weight_decay=0.01)
         distiller.compile(optimizer, LOSS, metrics=["accuracy"], run_eagerly=self.given.tiny)
         if self.tokens is None:
             self.tokens = count_tokens(task.preprocessor.tokenizer, self.texts, self.given.length)
-        train(distiller, batches, file, epochs=epochs, tokens=self.tokens,
-              validation_data=self.batches("valid"))  # fmt: skip
+        return train(distiller, batches, self.given.out / "backups" / name, epochs=epochs,
+                     tokens=self.tokens, validation_data=self.batches("valid"))  # fmt: skip
 
-    def taught(self, terms, seed):
+    def taught(self, terms, seed, teacher):
         """Batches with what the teacher says of them, of which there are two caches: a large one
         of every token's vectors, and one of whole examples."""
-        source = ModelTeacher(self.teacher, preprocess=self.teacher.preprocessor)
+        source = ModelTeacher(teacher, preprocess=teacher.preprocessor)
         whole, paths = (
             set(keras.tree.flatten([term.teacher for term in each]))
             for each in (example_terms(None, None), terms)
@@ -266,33 +272,39 @@ class Run:
                       views=self.given.versions, augment=self.worn)  # fmt: skip
         return read_targets(self.batches("train", seed), folder, augment=self.worn)
 
-    def origin(self, student, arm, seed):
+    def origin(self, student, arm, teacher, model_of):
         """The task that a student is cut from."""
         if student.elder:
-            return self.student(student.elder, arm, seed)[0]
-        return self.pretrained() if arm == "alone" else without_dropout(self.teacher)
+            return model_of(f"{student.elder} {arm}")
+        return self.pretrained() if arm == "alone" else without_dropout(teacher)
 
-    def student(self, name, arm, seed):
+    def student(self, name, arm, seed, model_of):
         """The student `name`, trained as one of `ARMS`."""
-        student = STUDENTS[name]
-        file = self.given.out / f"{re.sub('[^a-z0-9]+', '_', name)}-{arm}-{seed}.keras"
-        if not file.exists():
-            origin = self.origin(student, arm, seed)
-            keras.utils.set_random_seed(seed)
-            model = student.make(origin, self.texts)
-            if arm == "distilled":
-                terms = student.terms(model, self.teacher)
-                batches = self.taught(terms, seed)
-                distiller = Distiller(
-                    model, teacher=CachedTeacher(), terms=terms, alpha=self.given.alpha
-                )
-            else:
-                batches = self.batches("train", seed, wear=True)
-                distiller = Distiller(model)
-            epochs = self.given.epochs or student.epochs
-            rate = student.rates[ARMS.index(arm)]
-            self.fit(distiller, batches, file, epochs, rate, self.teacher)
-        return loaded(file, self.given.tiny), file
+        student, teacher = STUDENTS[name], model_of("teacher")
+        origin = self.origin(student, arm, teacher, model_of)
+        keras.utils.set_random_seed(seed)
+        model = student.make(origin, self.texts)
+        if arm == "distilled":
+            terms = student.terms(model, teacher)
+            batches = self.taught(terms, seed, teacher)
+            distiller = Distiller(
+                model, teacher=CachedTeacher(), terms=terms, alpha=self.given.alpha
+            )
+        else:
+            batches = self.batches("train", seed, wear=True)
+            distiller = Distiller(model)
+        epochs = self.given.epochs or student.epochs
+        rate = student.rates[ARMS.index(arm)]
+        return self.fit(distiller, batches, f"{name} {arm}-{seed}", epochs, rate, teacher)
+
+    def measure_teacher(self, seed, model, model_of):
+        self.best = accuracy(model, *self.splits[self.given.split])
+        return self.measure(seed, model, model_of)
+
+    def measure(self, seed, model, model_of):
+        """The accuracy, and the share of the teacher's, in percent."""
+        found = accuracy(model, *self.splits[self.given.split])
+        return {"accuracy %": 100 * found, "retention %": 100 * found / self.best}
 
 
 """
@@ -332,18 +344,6 @@ def costs(models, texts):
     return rows
 
 
-def accuracies(found):
-    """A row of each of `{(student, arm): [accuracy of each seed]}`; the teacher's stands first."""
-    best = found["teacher", ""][0]
-    return {
-        f"{name} {arm}".strip(): {
-            "accuracy %": [100 * value for value in values],
-            "retention %": [100 * value / best for value in values],
-        }
-        for (name, arm), values in found.items()
-    }
-
-
 def arguments(given=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     data.add_arguments(parser)
@@ -368,23 +368,16 @@ def arguments(given=None):
 
 def main(given=None):
     given = arguments(given)
-    open_folder(given)
     run = Run(given)
-    texts, labels = run.splits[given.split]
-    models = {"teacher": (run.teacher, given.out / "teacher.keras")}
-    found = {("teacher", ""): [accuracy(run.teacher, texts, labels)]}
-    for seed in range(given.seeds):
-        for name in given.students:
-            for arm in given.arms:
-                models[name] = run.student(name, arm, seed)
-                right = accuracy(models[name][0], texts, labels)
-                found.setdefault((name, arm), []).append(right)
-        told = table(accuracies(found), digits=2)
-        print(f"\n{seed + 1} of {given.seeds} seeds, {given.split} split\n\n{told}\n")
-    rows = costs(models, texts)
-    print(f"{table(rows)}\n")
-    results = {"accuracy": {" ".join(key): values for key, values in found.items()}, "costs": rows}
-    (given.out / f"{given.split}.json").write_text(json.dumps(results, indent=1))
+    runner = run.runner()
+    runner.run(resume=True, title=f"{given.split} split")
+    models, last = {"teacher": (runner.model("teacher"), runner.file("teacher"))}, given.seeds - 1
+    for name in given.students:
+        arm = f"{name} {given.arms[-1]}"
+        models[name] = runner.model(arm, last), runner.file(arm, last)
+    rows = costs(models, run.splits[given.split][0])
+    print(f"{markdown(rows, 3)}\n")
+    (given.out / f"{given.split}.json").write_text(json.dumps({"costs": rows}, indent=1))
 
 
 if __name__ == "__main__":

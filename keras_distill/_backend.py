@@ -1,5 +1,6 @@
 """The backend that Keras runs on, the oldest Keras that was tested, and TensorFlow where it is."""
 
+import contextlib
 import importlib
 
 import keras
@@ -29,3 +30,35 @@ def tensorflow(feature):
         raise ImportError(
             f"{feature} needs TensorFlow, on every backend: run `pip install tensorflow`."
         ) from error
+
+
+def is_symbolic(tensor):
+    """Whether a tensor is part of a graph that is traced, and has no value yet."""
+    if NAME == "tensorflow":
+        return importlib.import_module("tensorflow").is_symbolic_tensor(tensor)
+    if NAME == "jax":
+        return isinstance(tensor, importlib.import_module("jax").core.Tracer)
+    return False
+
+
+def gpu_capability():
+    """The compute capability of the first GPU of NVIDIA, (major, minor); `None` without a GPU."""
+    if NAME == "tensorflow":
+        config = importlib.import_module("tensorflow").config
+        gpus = config.list_physical_devices("GPU")
+        details = config.experimental.get_device_details(gpus[0]) if gpus else None
+        return None if details is None else details.get("compute_capability", (0, 0))
+    if NAME == "torch":
+        cuda = importlib.import_module("torch").cuda
+        return cuda.get_device_capability() if cuda.is_available() else None
+    devices = importlib.import_module("jax").devices()
+    if devices[0].platform != "gpu":
+        return None
+    return tuple(int(part) for part in str(devices[0].compute_capability).split("."))
+
+
+def scope_of(model):
+    """The scope in which variables beside a model's are made: that of its `tf.distribute` strategy."""
+    if NAME == "tensorflow":
+        return model.distribute_strategy.scope()
+    return contextlib.nullcontext()

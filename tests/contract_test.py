@@ -12,7 +12,7 @@ from families import CLASSES, FAMILIES, each, family, leaves, title
 
 from keras_distill import losses, schedules, teachers
 from keras_distill.batch import Batch
-from keras_distill.training.term import Term, global_mean
+from keras_distill.training.term import Term
 
 
 def exported(module, base):
@@ -119,7 +119,7 @@ class Case:
         """The mean over the batch and its gradients for the student's outputs, as tensors."""
         with tf.GradientTape() as tape:
             tape.watch(y_pred)
-            loss = global_mean(*self.unreduced(y_pred))
+            loss = self.unreduced(y_pred).mean()
         return loss, tape.gradient(loss, y_pred, unconnected_gradients="zero")
 
     def gradient(self):

@@ -8,6 +8,8 @@ and outputs; a layer that is called twice has two of them.
 import keras
 from keras.src.models.functional import Functional
 
+from keras_distill._keras.layers import set_mask
+
 
 def functional(model):
     """What a sequential model runs (`_functional`, which is not public); others are themselves."""
@@ -86,7 +88,7 @@ def needed(model, tensors):
     return [node for node in nodes(model) if id(node) in found]
 
 
-def given(model, x):
+def given(model, x, mask=None):
     """`{id of a symbolic input: its value}` of what a model is called with.
 
     `_standardize_inputs` is what the model itself does first: it takes a dict, a list or one
@@ -98,24 +100,28 @@ def given(model, x):
         values = graph._standardize_inputs(x)
     elif isinstance(x, dict) and not isinstance(graph.input, dict):
         values = [x[each.name] for each in graph.inputs]
+    if mask is not None:  # in the structure of `x`; usually it rides along with the tensor
+        for value, each in zip(values, keras.tree.flatten(mask)):
+            if each is not None:
+                set_mask(value, each)
     return {id(symbol): value for symbol, value in zip(graph.inputs, values)}
 
 
-def run(calls, known, training=None, chosen=lambda operation: operation):
+def run(calls, known, training=None, chosen=lambda node: node.operation):
     """`known` with what these nodes compute, one after the other: `{id of a symbol: value}`.
 
     Args:
         calls: nodes, each after those that it needs.
         known: as `given` makes it; it is left as it is.
         training: for every layer; `None` leaves what the graph says.
-        chosen: what is called in an operation's place.
+        chosen: what is called for a node. Defaults to its operation.
     """
     known = dict(known)
     for node in calls:
         args, kwargs = node.arguments.fill_in(known)
         if training is not None and isinstance(node.operation, keras.layers.Layer):
             kwargs = {**kwargs, "training": training}
-        values = keras.tree.flatten(chosen(node.operation)(*args, **kwargs))
+        values = keras.tree.flatten(chosen(node)(*args, **kwargs))
         known.update((id(symbol), value) for symbol, value in zip(node.outputs, values))
     return known
 
@@ -173,3 +179,19 @@ def _inside(container, args, kwargs):
             f"`{container.name}` (a {type(container).__name__}) cannot be opened up: its `call` "
             f"takes no symbolic input ({error}). Put the exit behind the whole layer."
         ) from error
+
+
+def own_inputs(model, x):
+    """Of a dict of inputs those that a model reads, by its inputs' names, where there are more.
+
+    What another model reads besides rides along in the same dict.
+    """
+    if not isinstance(x, dict) or not is_graph(model):
+        return x
+    structure = inputs(model)
+    if isinstance(structure, dict):
+        names = {key: key for key in structure}
+    else:
+        names = keras.tree.map_structure(lambda symbol: symbol.name, structure)
+    asked = set(keras.tree.flatten(names))
+    return keras.tree.map_structure(lambda name: x[name], names) if asked < set(x) else x

@@ -92,3 +92,9 @@ def attends(layer):
 def is_softmax(function):
     """Whether an activation is one whose logits Keras remembers."""
     return function in (keras.activations.softmax, keras.activations.sigmoid)
+
+
+def as_logits(tensor):
+    """What stood before a softmax or a sigmoid, or the tensor itself."""
+    logits = logits_of(tensor)
+    return tensor if logits is None else logits

@@ -1,7 +1,6 @@
 """Callbacks for a distiller's `fit`."""
 
 from keras_distill.callbacks.balance_terms import BalanceTerms
-from keras_distill.callbacks.cka_heat_map import cka_heat_map
 from keras_distill.callbacks.feature_hook import FeatureHook
 from keras_distill.callbacks.schedule_logger import ScheduleLogger
 from keras_distill.callbacks.self_distillation import SelfDistillation
@@ -15,5 +14,4 @@ __all__ = [
     "SelfDistillation",
     "StudentCheckpoint",
     "TeacherAgreement",
-    "cka_heat_map",
 ]

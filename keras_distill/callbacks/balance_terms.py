@@ -4,12 +4,9 @@ import itertools
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_distill import schedules
-from keras_distill.batch import Batch
-from keras_distill.training import building
-from keras_distill.training.term import global_mean
+from keras_distill import _backend, schedules
+from keras_distill._messages import say
 
 WAYS = ("gradient", "loss")
 
@@ -25,8 +22,9 @@ class BalanceTerms(keras.callbacks.Callback):
 
     Measured once, in training mode, before the first step; the student is left as it was. Then
     the weights are frozen: logged as `{term}_weight`, kept in the distiller's checkpoint, and
-    not measured again when an interrupted `fit` resumes. A weight that is a number becomes a
-    variable of its term.
+    not measured again when an interrupted `fit` resumes. The user's `Term` keeps its own weight: the
+    distiller's objective holds the one that counts, but for a weight that is a variable, which is
+    assigned.
 
     Args:
         shares: `{term's name: share}`, each share in (0, 1].
@@ -70,47 +68,44 @@ class BalanceTerms(keras.callbacks.Callback):
             self._take_weights(model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not int(self._measured.numpy()):  # a resumed `fit` has loaded it by now
-            with self.model.distribute_strategy.scope():
+        if not int(keras.ops.convert_to_numpy(self._measured)):  # a resumed `fit` has loaded it
+            with _backend.scope_of(self.model):
                 self._balance()
         self._measured.assign(1)
 
     def on_epoch_end(self, epoch, logs=None):
         for name, variable in self._variables.items():
-            logs[f"{name}_weight"] = float(variable.numpy())
+            logs[f"{name}_weight"] = schedules.number_at(variable, 0)
 
     def _take_weights(self, distiller):
-        """Makes each weight a variable that the distiller saves."""
-        terms = {term.name: term for term in distiller.terms}
+        """Puts a variable that the distiller saves in the place of each term's weight."""
+        objective = distiller.objective
+        terms = {term.name: term for term in objective.terms}
         for name in self.shares:
-            _check_term(name, terms)
-        fixed = [name for name in self.shares if schedules.is_number(terms[name].weight)]
-        with distiller.distribute_strategy.scope():
-            for name in fixed:
-                terms[name].weight = _variable(terms[name].weight, f"{name}_weight")
-            if not hasattr(distiller, "balanced"):
-                distiller.balanced = _variable(0, "balanced")
-        self._measured = distiller.balanced
-        self._measured.assign(0)
-        self._variables = {name: terms[name].weight for name in self.shares}
+            _check_term(name, terms, objective)
+        for name in self.shares:
+            if not isinstance(objective.weight_of(terms[name]), keras.Variable):
+                start = objective.weight_of(terms[name])
+                objective.weights[name] = distiller.keep(f"{name}_weight", start)
+                distiller.train_function = None  # it had the number
+        self._variables = {name: objective.weight_of(terms[name]) for name in self.shares}
         for variable in self._variables.values():
             variable.trainable = False  # Keras's default for a variable that a user made
-        distiller.balanced_weights = self._variables
-        if fixed and distiller.train_function is not None:
-            distiller.make_train_function(force=True)  # it had the numbers
+        self._measured = distiller.keep("balanced", 0)
+        self._measured.assign(0)
 
     def _balance(self):
-        sizes = self._sizes()
+        sizes, objective = self._sizes(), self.model.objective
         step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        alpha = schedules.number_at(self.model._share(), step)
-        weights = {t.name: schedules.number_at(t.weight, step) for t in self.model.terms}
+        alpha = schedules.number_at(objective.share, step)
+        weights = {t.name: schedules.number_at(objective.weight_of(t), step)
+                   for t in objective.terms}  # fmt: skip
         for name, weight in self._solved(sizes, alpha, weights).items():
             self._variables[name].assign(weight)
         if self.verbose:
-            found = ", ".join(
-                f"{name} {float(v.numpy()):.4g}" for name, v in self._variables.items()
-            )
-            print(f"Weights by {self.by}: {found}")
+            found = [f"{name} {schedules.number_at(variable, 0):.4g}"
+                     for name, variable in self._variables.items()]  # fmt: skip
+            say(f"Weights by {self.by}: {', '.join(found)}")
 
     def _solved(self, sizes, alpha, weights):
         """The weights that give every named term its share."""
@@ -129,34 +124,29 @@ class BalanceTerms(keras.callbacks.Callback):
 
     def _sizes(self):
         """What each part contributes at weight 1: `{name: mean over batches}`."""
-        distiller = self.model
-        data = [distiller.first_batch] if self.data is None else self._taken()
+        objective, measure = self.model.objective, self.model.sizes(self.by)
+        data = [objective.first_batch] if self.data is None else self._taken()
         bar = keras.utils.Progbar(len(data), verbose=self.verbose, unit_name="batch")
-        found, measure = [], _measuring(distiller, self.by)
-        kept = [(variable, variable.numpy()) for variable in building.state(distiller)]
-        try:
-            for number, batch in enumerate(data):
-                found.append(measure(batch))
-                bar.update(number + 1)
-        finally:
-            for variable, value in kept:
-                variable.assign(value)
+        found = []
+        for number, batch in enumerate(data):
+            found.append(measure(batch))
+            bar.update(number + 1)
         return {name: float(np.mean([sizes[name] for sizes in found])) for name in found[0]}
 
     def _taken(self):
-        found = [Batch.unpack(data) for data in itertools.islice(self.data, self.batches)]
+        found = [self.model.unpacked(data) for data in itertools.islice(self.data, self.batches)]
         if not found:
             raise ValueError("`data` must hold at least one batch. Received: an empty dataset")
         return found
 
 
-def _check_term(name, terms):
+def _check_term(name, terms, objective):
     if name not in terms:
         raise ValueError(
             f"`shares` names terms of the distiller. Received: `{name}`. There are: "
             f"{', '.join(terms)}."
         )
-    weight = terms[name].weight
+    weight = objective.weight_of(terms[name])
     if not schedules.is_number(weight) and not isinstance(weight, keras.Variable):
         raise ValueError(
             f"The weight of `{name}` is a schedule, which cannot be set: give the term a number, "
@@ -176,47 +166,3 @@ def _check_rest(rest, shared, shares):
             "`shares` must sum to 1, since neither labels nor other terms contribute. "
             f"Received: shares={shares}"
         )
-
-
-def _variable(value, name):
-    return keras.Variable(float(value), trainable=False, dtype="float32", name=name)
-
-
-def _measuring(distiller, by):
-    """A function of a batch: what each part contributes at weight 1, `{name: scalar}`."""
-    strategy = distiller.distribute_strategy
-
-    def measure(batch):
-        parts, gradients = _parts(distiller, batch)
-        return parts if by == "loss" else {n: _norm(each) for n, each in gradients.items()}
-
-    @tf.function(reduce_retracing=True)
-    def traced(batch):
-        return strategy.run(measure, args=(batch,))
-
-    def measured(batch):
-        sizes = traced(batch)  # of one replica: its share of the batch on all of them
-        first = {name: strategy.experimental_local_results(v)[0] for name, v in sizes.items()}
-        return {name: abs(float(v)) * strategy.num_replicas_in_sync for name, v in first.items()}
-
-    return measured
-
-
-def _parts(distiller, batch):
-    """The terms and the label loss, and their gradients."""
-    variables = distiller.student.trainable_variables
-    with tf.GradientTape(persistent=True) as tape, schedules.at(distiller.optimizer.iterations):
-        features = distiller._features(batch, training=True)
-        with tape.stop_recording():
-            targets = distiller._targets(batch, features)
-        measured = distiller._measure(features, targets, batch)
-        parts = {term.name: global_mean(*values) for term, values in measured.items()}
-        if distiller._compile_loss is not None:
-            output = features["output"]
-            parts["label_loss"] = distiller._label_loss(batch.labels, output, batch.sample_weight)
-    return parts, {name: tape.gradient(part, variables) for name, part in parts.items()}
-
-
-def _norm(gradients):
-    dense = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
-    return tf.linalg.global_norm(dense) if dense else tf.zeros(())

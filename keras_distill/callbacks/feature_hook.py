@@ -2,13 +2,15 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops, tree
 
 from keras_distill import taps
 from keras_distill.batch import Batch
-from keras_distill.callbacks.cka_heat_map import check_drawable, cka_heat_map, rows_of
+from keras_distill.losses import as_distillation_loss
 from keras_distill.losses.kernel_alignment import cka
+from keras_distill.report.cka_heat_map import check_drawable, cka_heat_map, rows_of
 from keras_distill.teachers import ModelTeacher
+from keras_distill.text.pipeline import is_dataset
 from keras_distill.training.term import Term
 
 
@@ -17,7 +19,7 @@ class FeatureHook(keras.callbacks.Callback):
 
     With a `loss` it brings a feature term, which is attached when `fit` starts and detached when
     it ends. Without one, or with a `probe`, it logs at each epoch's end, of a fixed batch:
-    `{name}_cka` (linear, see `cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
+    `{name}_cka` (see `report.cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
     (the mean length of an example's feature), and, where both sides have one shape,
     `{name}_cosine`, after the term's projector if it has one. Callbacks that read the logs
     (`TensorBoard`, `CSVLogger`, `EarlyStopping`) stand behind it in the list.
@@ -34,7 +36,7 @@ class FeatureHook(keras.callbacks.Callback):
         probe: a batch of inputs, `(x, y)`, or a `tf.data.Dataset`, of which the first batch
             counts. Defaults to the first batch of the distiller's first `fit`.
         heat_map: where to write a PNG, when the `fit` ends, of the CKA of every layer of the
-            student with every layer of the teacher on the probe (`cka_heat_map`; it needs
+            student with every layer of the teacher on the probe (`report.cka_heat_map`; it needs
             matplotlib). Defaults to `None`: none.
         name: the term's name, and how its logs begin. Defaults to the paths, joined by "_".
 
@@ -61,9 +63,9 @@ class FeatureHook(keras.callbacks.Callback):
         self.student, self.teacher, self.source = student, teacher, source
         self.name = name or _name(student, teacher)
         self.terms, self.heat_map = [], heat_map
-        if projector == "auto" and not getattr(loss, "same_shape", True):
-            projector = None
         if loss is not None:
+            loss = as_distillation_loss(loss)
+            projector = None if projector == "auto" and not loss.same_shape else projector
             term = Term(loss, student=student, teacher=teacher, source=source, weight=weight,
                         projector=projector, name=self.name)  # fmt: skip
             self.terms.append(term)
@@ -84,19 +86,18 @@ class FeatureHook(keras.callbacks.Callback):
             names = ", ".join(self.model.teachers)
             raise ValueError(f"`{self.name}`: no source `{self.source}`. There are: {names}.")
         for side, value in zip(("student", "teacher"), self._pair()):
-            if not tf.is_tensor(value) or value.shape.rank < 2:
-                shapes = keras.tree.map_structure(lambda t: getattr(t, "shape", None), value)
+            if not ops.is_tensor(value) or len(value.shape) < 2:
+                shapes = tree.map_structure(lambda t: getattr(t, "shape", None), value)
                 raise ValueError(
                     f"`{self.name}` looks at one tensor of shape (batch, ...) on each side. "
                     f"Received: {side} {shapes}"
                 )
+        if self.heat_map is not None:
+            check_drawable(self.model.student, self._other())
 
     def on_epoch_end(self, epoch, logs=None):
         if self.looks_on and logs is not None:
             logs.update({f"{self.name}_{key}": value for key, value in self._measured().items()})
-
-        if self.heat_map is not None:
-            check_drawable(self.model.student, self._other())
 
     def on_train_end(self, logs=None):
         if self.heat_map is not None:
@@ -131,14 +132,14 @@ class FeatureHook(keras.callbacks.Callback):
         return features[self.student], targets[self.teacher]
 
     def _probe(self):
-        return self.probe or self.model.first_batch
+        return self.probe or self.model.objective.first_batch
 
 
 def _batch(probe):
-    if isinstance(probe, tf.data.Dataset):
+    if is_dataset(probe):
         probe = next(iter(probe))
-    batch = Batch.unpack(probe) if isinstance(probe, tuple) else Batch(probe, None, None, None)
-    return batch._replace(x=keras.tree.map_structure(tf.convert_to_tensor, batch.x))
+    batch = Batch.unpack(probe) if isinstance(probe, tuple) else Batch(probe)
+    return batch._replace(x=tree.map_structure(ops.convert_to_tensor, batch.x))
 
 
 def _name(student, teacher):

@@ -21,7 +21,8 @@ class ScheduleLogger(keras.callbacks.Callback):
     """
 
     def on_epoch_end(self, epoch, logs=None):
-        distiller = self.model
-        step = max(int(keras.ops.convert_to_numpy(distiller.optimizer.iterations)) - 1, 0)
-        for knob in schedules.knobs(distiller._share(), distiller.terms):
+        objective = self.model.objective
+        updates = keras.ops.convert_to_numpy(self.model.optimizer.iterations)
+        step = max(int(updates) - 1, 0)
+        for knob in objective.knobs():
             logs[knob.name] = schedules.number_at(knob.value, step)

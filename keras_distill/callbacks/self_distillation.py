@@ -87,14 +87,8 @@ class SelfDistillation(keras.callbacks.Callback):
         self._weight.assign(0.0)
 
     def _keep_led(self, distiller):
-        """A variable that the distiller saves; what is resumed is loaded after it is made."""
-        if not hasattr(distiller, "exits_led"):
-            distiller.exits_led = {}
-        led, name = distiller.exits_led, self.terms[0].name
-        if name not in led:
-            with distiller.distribute_strategy.scope():
-                led[name] = keras.Variable(0.0, trainable=False, name=f"{name}_led")
-        self._led = led[name]
+        """A number that the distiller saves; what is resumed is loaded after it is made."""
+        self._led = distiller.keep(f"{self.terms[0].name}_led", 0.0)
         self._led.assign(0.0)
 
     def _responses(self, loss):

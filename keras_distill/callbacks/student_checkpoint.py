@@ -5,7 +5,9 @@ import os
 import warnings
 
 import keras
-import tensorflow as tf
+
+from keras_distill import _files
+from keras_distill._messages import say
 
 MORE = ("acc", "auc", "agreement", "cka", "precision", "recall", "f1", "iou", "bleu")
 LESS = ("loss", "error", "mse", "mae", "kl", "divergence", "perplexity")
@@ -62,7 +64,7 @@ class StudentCheckpoint(keras.callbacks.Callback):
         _write(getattr(self.model, "student", self.model), path)
         if self.verbose:
             value = f"{self.monitor} is {logs[self.monitor]:.5g}: " if self.save_best_only else ""
-            print(f"\nEpoch {epoch + 1}: {value}saved {path}")
+            say(f"\nEpoch {epoch + 1}: {value}saved {path}")
 
     def _is_better(self, logs):
         if self.monitor not in logs:
@@ -106,14 +108,8 @@ def _mode(mode, monitor):
 
 
 def _write(student, path):
-    folder, name = os.path.split(path)
-    if folder:
-        tf.io.gfile.makedirs(folder)
-    partial = os.path.join(folder, f".partial-{name}")
-    try:
-        save = student.save_weights if name.endswith(".weights.h5") else student.save
-        save(partial, overwrite=True)
-        tf.io.gfile.rename(partial, path, overwrite=True)
-    finally:
-        if tf.io.gfile.exists(partial):
-            tf.io.gfile.remove(partial)
+    if folder := os.path.dirname(path):
+        _files.make_folder(folder)
+    save = student.save_weights if path.endswith(".weights.h5") else student.save
+    with _files.whole(path) as part:
+        save(part, overwrite=True)

@@ -6,9 +6,8 @@ import keras
 import numpy as np
 
 from keras_distill import taps
+from keras_distill._keras.layers import as_logits
 from keras_distill.batch import Batch
-from keras_distill.training.fused_head import FusedStep
-from keras_distill.training.term import logits_of
 from keras_distill.training.weights import product
 
 
@@ -39,13 +38,14 @@ class TeacherAgreement(keras.callbacks.Callback):
         self.paths = student, teacher
 
     def on_train_begin(self, logs=None):
-        teachers = getattr(self.model, "teachers", {})
+        objective = getattr(self.model, "objective", None)
+        teachers = {} if objective is None else objective.teachers
         if self.source not in teachers:
             raise ValueError(
                 f"`TeacherAgreement`: no source `{self.source}`. There are: "
                 f"{', '.join(teachers) or 'none: the model is no `Distiller`'}."
             )
-        if isinstance(self.model, FusedStep):
+        if not self.model.objective.gives_logits:
             raise ValueError(
                 "`TeacherAgreement` compares logits, which `fused_head=True` never makes: add a "
                 "term, whose value is logged, in its place."
@@ -75,7 +75,7 @@ class TeacherAgreement(keras.callbacks.Callback):
     def _compare(self, batch):
         student, teacher = self.paths
         distiller = self.model
-        features = taps.run(distiller.student, batch.x, ["output", student])
+        features = taps.run(distiller.student, distiller.objective.inputs(batch.x), ["output", student])
         targets = distiller.teachers[self.source].targets(batch, features, [teacher])
         log_s, log_t = (_log_softmax(t) for t in (features[student], targets[teacher]))
         agree = log_t.argmax(-1) == log_s.argmax(-1)
@@ -94,5 +94,5 @@ class TeacherAgreement(keras.callbacks.Callback):
 
 
 def _log_softmax(tensor):
-    logits = keras.ops.cast(logits_of(tensor), "float32")
+    logits = keras.ops.cast(as_logits(tensor), "float32")
     return np.maximum(keras.ops.convert_to_numpy(keras.ops.log_softmax(logits, axis=-1)), -1e30)

@@ -79,6 +79,4 @@ def _verify(found):
 def _paths(arguments, experiment, teacher):
     if arguments.paths:
         return arguments.paths.split(",")
-    from keras_distill.experiments.cached import paths_of
-
-    return paths_of(experiment, teacher)
+    return experiment.teacher_paths(teacher)

@@ -1,37 +1,52 @@
-"""Tells a user's mistake, which is said in one line, from a bug, whose traceback is shown."""
+"""Tells a refusal, which is said in one line, from a bug, whose traceback is shown.
 
-import dis
+The rule reads the traceback that Python would print, from its last line up:
+
+- The code of the experiment's file, or of a module beside it, is the user's. If its frame is the
+  deepest of the user's and ours, the user reads the file, the line and the error.
+- If the traceback ends at a `raise` of this package, the package refused something. The user reads
+  the message alone.
+- If the operating system refused something, or a module is not installed, the user reads that.
+- All else is a bug, ours or a library's, and keeps its traceback.
+
+So an error that Python or a library raises in our code is never taken for a refusal, whatever its
+class is, and no error needs a class of its own to be one.
+"""
+
 import os
 import pathlib
 import traceback
 
 PACKAGE = pathlib.Path(__file__).parents[1].resolve()
-MISTAKES = (ValueError, OSError, ImportError)  # what a bad input makes a library raise
+OF_THE_MACHINE = (OSError, ImportError)
 
 
 def line(error, folder=None):
     """What to tell the user of an exception, or `None` if it is a bug.
 
-    Who raised it decides. The deepest frame that is the package's or the user's is asked: an
-    exception of the user's code is a mistake whatever its class; one of the package's is a
-    mistake if it was raised by `raise`, or if a library refused an input by a `ValueError`, an
-    `OSError` or an `ImportError`. Anything else, such as a `TypeError` of a wrong call, is a bug.
-
     Args:
-        error: The exception, with its traceback.
-        folder: Where the user's code is, `None` if there is none.
+        error: the exception, with its traceback.
+        folder: the folder of the user's code, or `None` if there is none.
     """
     folder = None if folder is None else pathlib.Path(folder).resolve()
     if isinstance(error, SyntaxError) and _owner(error.filename or "", folder) == "user":
         return f"{_place(error.filename, error.lineno)}: {_said(error)}"
-    frames = traceback.walk_tb(error.__traceback__)
-    files = [(frame.f_code.co_filename, number) for frame, number in frames]
-    owned = [(_owner(file, folder), file, number) for file, number in files]
-    users = [_place(file, number) for owner, file, number in owned if owner == "user"]
-    deepest = next((owner for owner, _, _ in reversed(owned) if owner), "package")
-    if deepest == "package" and not (isinstance(error, MISTAKES) or _raised_on_purpose(error)):
+    frames = traceback.extract_tb(error.__traceback__)
+    owners = [_owner(frame.filename, folder) for frame in frames]
+    users = [frame for frame, owner in zip(frames, owners) if owner == "user"]
+    deepest = next((owner for owner in reversed(owners) if owner), "package")
+    refused = isinstance(error, OF_THE_MACHINE) or _is_refusal(frames)
+    if deepest == "package" and not refused:
         return None
-    return f"{users[-1]}: {_said(error)}" if users else " ".join(str(error).split())
+    if users:
+        return f"{_place(users[-1].filename, users[-1].lineno)}: {_said(error)}"
+    return " ".join(str(error).split())
+
+
+def _is_refusal(frames):
+    """Whether the traceback ends at a line of the package that begins with `raise`."""
+    last = frames[-1]
+    return _owner(last.filename, None) == "package" and (last.line or "").startswith("raise ")
 
 
 def _owner(file, folder):
@@ -40,16 +55,6 @@ def _owner(file, folder):
     if PACKAGE in path.resolve().parents:
         return "package"
     return "user" if folder is not None and path.resolve().parent == folder else None
-
-
-def _raised_on_purpose(error):
-    """Whether a `raise` of the package raised it."""
-    last = error.__traceback__
-    while last.tb_next is not None:
-        last = last.tb_next
-    code = last.tb_frame.f_code
-    operation = dis.opname[code.co_code[last.tb_lasti]]
-    return _owner(code.co_filename, None) == "package" and operation == "RAISE_VARARGS"
 
 
 def _place(file, number):

@@ -113,7 +113,11 @@ def model_of(path):
     quiet.import_keras(verbose())
     import keras
 
-    return keras.saving.load_model(path, compile=False)
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (TypeError, ValueError) as error:  # what Keras raises for a file that it cannot read
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be loaded as a Keras model: {said}") from error
 
 
 def value(text):

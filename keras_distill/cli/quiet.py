@@ -1,4 +1,4 @@
-"""Keeps from the screen what TensorFlow's C++ says of itself while it is imported."""
+"""Keeps off the screen what the C++ of a backend logs while it is imported."""
 
 import contextlib
 import os
@@ -14,14 +14,16 @@ NOISE = re.compile(
 
 
 def import_keras(verbose=False):
-    """Imports Keras and TensorFlow, and looks for devices, without the lines of their C++."""
-    if "tensorflow" in sys.modules:
+    """Imports Keras and its backend, and looks for devices, without the lines of their C++."""
+    if "keras" in sys.modules:
         return
     with contextlib.nullcontext() if verbose else _filtered_stderr():
-        import keras  # noqa: F401
-        import tensorflow as tf
+        import keras
 
-        tf.config.list_physical_devices()
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
 
 
 @contextlib.contextmanager

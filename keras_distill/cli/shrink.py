@@ -35,12 +35,11 @@ def act(arguments):
     }
     _check_out(arguments)
     teacher = program.model_of(arguments.model)
-    from keras_distill import models
+    from keras_distill import _files, models
 
     student = models.shrink(teacher, **asked)
-    part = os.path.join(os.path.dirname(arguments.out), f".{os.path.basename(arguments.out)}")
-    student.save(part)
-    os.replace(part, arguments.out)
+    with _files.whole(arguments.out) as part:
+        student.save(part)
     small, large = student.count_params(), teacher.count_params()
     print(f"{arguments.out}: {small:,} parameters, cut from {large:,} ({small / large:.1%}).")
     return 0

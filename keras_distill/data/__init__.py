@@ -1,21 +1,28 @@
 """Targets that are computed once and read many times, and answers that models generate."""
 
-from keras_distill.data.autotuning import without_autotune
-from keras_distill.data.beam import write_targets_with_beam
-from keras_distill.data.generate import generate
-from keras_distill.data.on_policy import on_policy, prompt_masked
-from keras_distill.data.target_cache import read_targets, write_targets
-from keras_distill.data.targets_on_disk import TargetsOnDisk
-from keras_distill.data.verification import verify_targets
+import importlib
 
-__all__ = [
-    "TargetsOnDisk",
-    "generate",
-    "on_policy",
-    "prompt_masked",
-    "read_targets",
-    "verify_targets",
-    "without_autotune",
-    "write_targets",
-    "write_targets_with_beam",
-]
+# Loaded when first used: caches need TensorFlow, whose tf.data reads them, on every backend.
+_PLACES = {
+    "OnPolicy": "on_policy",
+    "TargetsOnDisk": "targets_on_disk",
+    "completion_only": "completions",
+    "generate": "answers",
+    "read_targets": "target_cache",
+    "verify_targets": "verification",
+    "without_autotune": "autotuning",
+    "write_targets": "target_cache",
+    "write_targets_with_beam": "beam",
+}
+
+__all__ = [*_PLACES]
+
+
+def __getattr__(name):
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,18 +1,20 @@
 """Pipelines whose iterators end at once."""
 
-from keras_distill import taps  # noqa: F401 (the check of the backend)
-
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+import sys
 
 
 def without_autotune(dataset):
     """A dataset without tf.data's autotuning, unless its options say whether to have it.
 
-    When an iterator ends, TensorFlow (seen in 2.21) often misses the call that wakes its tuner,
-    and waits for the tuner's next turn: as long again as the iterator lived, a minute at most. So
-    an epoch, each validation and each `evaluate` may take twice the time, mostly where cores are
-    few. Without the tuner `num_parallel_calls=tf.data.AUTOTUNE` is the number of cores, and
+    When an iterator ends, TensorFlow often misses the call that wakes its tuner, and waits for
+    the tuner's next turn: as long again as the iterator lived, a minute at most. So an epoch, each
+    validation and each `evaluate` may take twice the time, mostly where cores are few. Without the
+    tuner `num_parallel_calls=tf.data.AUTOTUNE` is the number of cores, and
     `prefetch(tf.data.AUTOTUNE)` still finds its size.
+
+    This works around a fault that was seen in TensorFlow 2.21. Remove the call once your version
+    ends an iterator at once: time `list(dataset)` with it and without it. Where both take the same
+    time, the function is not needed.
 
     Args:
         dataset: a `tf.data.Dataset`; anything else is returned as it is.
@@ -26,7 +28,10 @@ def without_autotune(dataset):
     model.fit(without_autotune(train), validation_data=without_autotune(valid), epochs=20)
     ```
     """
-    if not isinstance(dataset, tf.data.Dataset) or dataset.options().autotune.enabled is not None:
+    tf = sys.modules.get("tensorflow")  # which whoever made a dataset has imported
+    if tf is None or not isinstance(dataset, tf.data.Dataset):
+        return dataset
+    if dataset.options().autotune.enabled is not None:
         return dataset
     options = tf.data.Options()
     options.autotune.enabled = False

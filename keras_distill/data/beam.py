@@ -1,7 +1,5 @@
 """Writes a cache by an Apache Beam pipeline: the parts of `write_targets`, on as many workers."""
 
-from keras_distill import taps  # noqa: F401 (the check of the backend)
-
 
 def write_targets_with_beam(teacher, dataset, path, *, parts, options=None, **arguments):
     """Runs `write_targets` for every part of a cache, each where the pipeline's runner puts it.
@@ -23,14 +21,24 @@ def write_targets_with_beam(teacher, dataset, path, *, parts, options=None, **ar
         The open `TargetsOnDisk`.
 
     Raises:
-        ImportError: where Apache Beam is not installed: `pip install "keras-distill[beam]"`.
+        ImportError: Apache Beam is not installed. Run `pip install "keras-distill[beam]"`.
+        TypeError: `dataset` is not a function.
         ValueError: as `write_targets` does.
 
     Example:
 
     ```python
-    write_targets_with_beam("gs://bucket/teacher.keras", lambda i, n: files.shard(n, i).batch(64),
-                            "gs://bucket/targets", parts=100, options=["--runner=DataflowRunner"])
+    def digits(part, parts):  # each worker imports what it needs
+        import tensorflow as tf
+
+        files = tf.data.Dataset.list_files("gs://bucket/digits-*", shuffle=False)
+        return tf.data.TFRecordDataset(files.shard(parts, part)).map(parsed).batch(64)
+
+    write_targets_with_beam("gs://bucket/teacher.keras", digits, "gs://bucket/targets", parts=100,
+                            dtype="float32", options=["--runner=DataflowRunner"])
+    distiller = Distiller(student, teacher=CachedTeacher())
+    distiller.compile("adam", loss)
+    distiller.fit(read_targets(digits(0, 1), "gs://bucket/targets"), epochs=20)
     ```
     """
     try:
@@ -38,7 +46,7 @@ def write_targets_with_beam(teacher, dataset, path, *, parts, options=None, **ar
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise ImportError(
-            'Apache Beam is not installed: pip install "keras-distill[beam]".'
+            'Apache Beam is not installed. Run `pip install "keras-distill[beam]"`.'
         ) from error
     from keras_distill.data.targets_on_disk import TargetsOnDisk
 

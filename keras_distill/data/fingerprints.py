@@ -1,71 +1,105 @@
-"""What made a cache: digests of teachers, functions and tokenizers, and how they are compared."""
+"""Digests of what made a cache: models by weights and config, all else by a name that users give.
 
-import copyreg
-import functools
+A digest changes when a model would answer otherwise, and is the same in every process and under
+every version of Python. Nothing is called and no code is looked at to find it.
+"""
+
 import hashlib
 import json
 import re
-import sys
-import types
 from collections import abc
 
 import keras
 import numpy as np
 
+from keras_distill._keras.layers import sublayers
 from keras_distill.teachers import Teacher
 
-import tensorflow as tf  # isort: skip: after the check of the backend in `teachers`
 
-NOT_TARGETS = ("_owner", "view")  # of a teacher: what keeps its model alive; raw text's, in `fit`
-TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable,
-          tf.lookup.experimental.DenseHashTable)  # fmt: skip
-WITHOUT_CODE = {"keras", "numpy", "tensorflow", *sys.stdlib_module_names}
-
-
-def fingerprints_of(value, inside=()):
+def fingerprints_of(value, names=None, place="value"):
     """A digest, or a dict of them, that changes when `value` would compute something else.
 
     Weights count by their bytes, layers by their config without the numbers that Keras adds to
-    names, functions by their code, defaults and closures, other objects by their class and what
-    `pickle` would keep of them, or by their `get_config()`.
+    names, tokenizers by their vocabulary too, objects with a `get_config` by it, a teacher by its
+    public attributes, and functions of a SavedModel by their operations, constants and variables.
+    Arrays and tensors count by their bytes. Numbers, strings, lists and dicts of them stand for
+    themselves.
+
+    Args:
+        value: what took part in making a cache.
+        names: `{place: name}`. The string stands for what is at that place, which is not looked
+            at. Defaults to `None`: there are no such names.
+        place: where `value` is, such as "teacher.preprocess"; parts of it add theirs.
 
     Raises:
-        ValueError: for an object whose content cannot be told, such as a connection.
+        ValueError: there is a function, or another object without a fingerprint, and no name
+            for it.
     """
+    names = names or {}
+    if place in names:
+        return names[place]
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    if any(value is outer for outer in inside):
-        return "itself"
-    describe = next(describe for kind, describe in KINDS if _is(kind, value))
-    return describe(value, lambda part: fingerprints_of(part, (*inside, value)))
+    describe = next((describe for fits, describe in KINDS if fits(value)), None)
+    if describe is None or isinstance(value, type):
+        raise _nameless(value, place)
+    return describe(value, lambda part, name: fingerprints_of(part, names, f"{place}.{name}"))
 
 
-def _is(kind, value):
-    return hasattr(value, kind) if isinstance(kind, str) else isinstance(value, kind)
+def digest(text):
+    """16 hexadecimal digits that stand for a text or bytes."""
+    data = text if isinstance(text, bytes) else text.encode()
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def _of_mapping(value, of):
-    return {str(key): of(part) for key, part in value.items()}
+def _nameless(value, place):
+    return ValueError(
+        f"`{place}` is a `{type(value).__name__}`, which has no fingerprint, so a cache that was "
+        "made with another one would pass unnoticed. Name it and its version, as in "
+        f'`fingerprints={{"{place}": "its name, version 1"}}`, both where the cache is written '
+        f"and where it is read. Received: {value!r}"
+    )
 
 
-def _of_set(value, of):
-    return sorted(digest(json.dumps(of(part))) for part in value)
+def _of_list(values, of):
+    return [of(value, number) for number, value in enumerate(values)]
+
+
+def _of_dict(values, of):
+    return {str(name): of(value, name) for name, value in values.items()}
+
+
+def _of_teacher(teacher, of):
+    """Private attributes do not count, nor the view of raw text, which is of one student."""
+    parts = {name: of(part, name) for name, part in vars(teacher).items()
+             if name[0] != "_" and name != "view"}  # fmt: skip
+    return {"class": type(teacher).__name__, **parts}
 
 
 def _of_layer(layer, of):
-    found = {"config": _config(layer)}
+    found = {"config": _config(layer, of)}
     if layer.weights:
         found["weights"] = _weights(layer)
-    if words := [of(part) for each in layer._flatten_layers() for part in _words(each)]:
+    layers = [layer, *sublayers(layer, recursive=True)]
+    if words := [of(part, "words") for each in layers for part in _words(each)]:
         found["vocabulary"] = digest(json.dumps(words))
     return found
 
 
-def _words(layer):
-    """What a tokenizer's config does not tell."""
-    if hasattr(layer, "get_vocabulary"):
-        yield layer.get_vocabulary()
-        yield from (getattr(layer, name, None) for name in ("merges", "proto"))
+def _config(layer, of):
+    try:
+        return digest(_numberless(layer.get_config(), of))
+    except NotImplementedError:  # a subclassed model without a config of its own
+        return type(layer).__name__
+
+
+def _numberless(config, of):
+    """A config as text, without the numbers that Keras adds to names."""
+
+    def described(value):
+        return value.get_config() if _has_config(value) else of(value, "config")
+
+    return re.sub(r'_\d+"', '"', json.dumps(config, default=described, sort_keys=True))
 
 
 def _weights(layer):
@@ -81,69 +115,19 @@ def _update(found, array):
     found.update(array.tobytes())
 
 
-def _config(layer):
-    try:
-        return digest(_plain(layer.get_config()))
-    except NotImplementedError:  # a subclassed model without a config of its own
-        return type(layer).__name__
-
-
-def _plain(config):
-    text = json.dumps(config, default=_serialized, sort_keys=True)
-    return re.sub(r'_\d+"', '"', text)
-
-
-def _serialized(value):
-    config = getattr(value, "get_config", None)
-    return config() if config and not isinstance(value, type) else fingerprints_of(value)
-
-
-def _of_configured(value, of):
-    return digest(type(value).__name__ + _plain(value.get_config()))
-
-
-def _of_teacher(teacher, of):
-    parts = {name: of(part) for name, part in vars(teacher).items() if name not in NOT_TARGETS}
-    return {"class": type(teacher).__name__, **parts}
-
-
-def _of_function(function, of):
-    """By what it does, as far as its code tells."""
-
-    def constants(code):
-        return [code.co_code.hex(), code.co_names, [part(c) for c in code.co_consts]]
-
-    def part(constant):
-        return constants(constant) if isinstance(constant, types.CodeType) else of(constant)
-
-    cells = [of(cell.cell_contents) for cell in function.__closure__ or ()]
-    defaults = [of(function.__defaults__), of(function.__kwdefaults__)]
-    return digest(json.dumps([constants(function.__code__), defaults, cells]))
-
-
-def _of_class(cls, of):
-    """The name and, of a class that no library has, the functions and numbers in it."""
-    found = {}
-    for each in cls.__mro__[::-1]:
-        if each.__module__.partition(".")[0] not in WITHOUT_CODE:
-            members = {name: getattr(m, "__func__", m) for name, m in vars(each).items()}
-            found.update((name, of(m)) for name, m in members.items() if _counts(name, m))
-    return [cls.__qualname__, digest(json.dumps(found, sort_keys=True))]
-
-
-def _counts(name, member):
-    if isinstance(member, types.FunctionType) or hasattr(member, "python_function"):
-        return True
-    return not name.startswith("__") and isinstance(member, (str, int, float, bool))
+def _words(layer):
+    """What the config of a KerasHub tokenizer, or of a lookup layer, does not tell."""
+    if hasattr(layer, "get_vocabulary"):
+        yield list(layer.get_vocabulary())
+        for name in ("merges", "proto"):
+            part = getattr(layer, name, None)
+            yield digest(part) if isinstance(part, bytes) else part
 
 
 def _of_array(value, of):
-    try:
-        array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
-    except Exception as error:  # a tensor that holds a resource, or none
-        raise _unknown(value) from error
+    array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
     if array.dtype == object:
-        return of(array.tolist())
+        return of(array.tolist(), "array")
     found = hashlib.blake2b(digest_size=8)
     _update(found, array)
     return found.hexdigest()
@@ -154,91 +138,30 @@ def _of_graph(function, of):
     graph = function.graph.as_graph_def()
     bodies = [graph.node, *(inner.node_def for inner in graph.library.function)]
     ops = sorted(digest(json.dumps([_of_op(node) for node in nodes])) for nodes in bodies)
-    return [digest(json.dumps(ops)), of(list(function.variables))]
+    return [digest(json.dumps(ops)), of(list(function.variables), "variables")]
 
 
 def _of_op(node):
     return [node.op, node.attr["value"].SerializeToString().hex() if node.op == "Const" else ""]
 
 
-def _of_trackable(value, of):
-    """A SavedModel or a `tf.Module`: its variables and functions."""
-    below = tf.train.TrackableView(value).descendants()
-    parts = [of(p) for p in below if _is("concrete_functions", p) or isinstance(p, tf.Variable)]
-    plain = {name: of(part) for name, part in vars(value).items()
-             if name[0] != "_" and isinstance(part, (str, int, float, bool))}  # fmt: skip
-    return [of(type(value)), parts, plain]
+def _has_config(value):
+    return hasattr(value, "get_config") and not isinstance(value, type)
 
 
-def _of_table(table, of):
-    return sorted(map(repr, zip(*(part.numpy().tolist() for part in table.export()))))
-
-
-def _of_object(value, of):
-    """By what `pickle` would keep: a global's name, or a class with arguments and state."""
-    reduce = copyreg.dispatch_table.get(type(value), lambda value: value.__reduce_ex__(4))
-    try:
-        found = reduce(value)
-    except TypeError as error:
-        raise _unknown(value) from error
-    if isinstance(found, str):
-        return found
-    parts = [[*part] if isinstance(part, abc.Iterator) else part for part in found]
-    return [of(type(value)), of(parts)]
-
-
-def _unknown(value):
-    return ValueError(
-        f"What a `{type(value).__name__}` holds cannot be told, and so not whether a cache was "
-        "made with another one. Give a string in its stead, as in "
-        '`fingerprints={"teacher": "its name and version"}` (or "augment", "key"), or the object '
-        f"that holds it a `get_config()`. Received: {value!r}"
-    )
-
-
-def digest(text):
-    """16 hexadecimal digits that stand for a text or bytes."""
-    data = text if isinstance(text, bytes) else text.encode()
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def differences(before, now, where=""):
-    """What differs between two nested dicts, a line each, as "place: before, now"."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{where}: {_short(before)} there, {_short(now)} here"]
-    found = []
-    for key in dict.fromkeys([*before, *now]):
-        place = f"{where}.{key}" if where else str(key)
-        found += differences(before.get(key), now.get(key), place)
-    return found
-
-
-def _short(value):
-    text = json.dumps(value)
-    return text if len(text) < 60 else f"{text[:57]}..."
-
-
-# The first that fits: a type, or the name of an attribute.
+# The first that fits. A SavedModel's functions are known by what only they have.
 KINDS = (
-    ((list, tuple, abc.KeysView, abc.ValuesView), lambda value, of: [of(part) for part in value]),
-    (abc.Mapping, _of_mapping),
-    ((set, frozenset), _of_set),
-    (bytes, lambda value, of: digest(value)),
-    (type, _of_class),
-    (keras.layers.Layer, _of_layer),
-    (Teacher, _of_teacher),
-    (types.FunctionType, _of_function),
-    (types.MethodType, lambda value, of: [of(value.__func__), of(value.__self__)]),
-    (types.BuiltinFunctionType, lambda value, of: [value.__name__, of(value.__self__)]),
-    (functools.partial, lambda value, of: [of(value.func), of(value.args), of(value.keywords)]),
-    ((types.ModuleType, np.ufunc), lambda value, of: value.__name__),
-    ((np.dtype, tf.DType), lambda value, of: value.name),
-    ("get_config", _of_configured),
-    ("__array__", _of_array),
-    ("concrete_functions", lambda value, of: of(value.concrete_functions)),
-    ("captured_inputs", _of_graph),
-    ("python_function", lambda value, of: of(value.python_function)),
-    (tf.__internal__.tracking.AutoTrackable, _of_trackable),
-    (TABLES, _of_table),
-    (object, _of_object),
-)
+    (lambda value: isinstance(value, (list, tuple)), _of_list),
+    (lambda value: isinstance(value, abc.Mapping), _of_dict),
+    (lambda value: isinstance(value, bytes), lambda value, of: digest(value)),
+    (lambda value: isinstance(value, keras.layers.Layer), _of_layer),
+    (lambda value: isinstance(value, Teacher), _of_teacher),
+    (_has_config, lambda value, of: digest(
+        type(value).__name__ + _numberless(value.get_config(), of))),
+    (lambda value: hasattr(value, "__array__"), _of_array),
+    (lambda value: hasattr(value, "concrete_functions"),
+     lambda value, of: of(value.concrete_functions, "functions")),
+    (lambda value: hasattr(value, "captured_inputs"), _of_graph),
+    (lambda value: hasattr(value, "signatures"), lambda value, of: of(
+        dict(value.signatures), "signatures")),
+)  # fmt: skip

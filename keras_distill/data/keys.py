@@ -1,7 +1,10 @@
 """What a row is known by: a key column, or a hash of the input."""
 
 import keras
-import tensorflow as tf
+
+from keras_distill._backend import tensorflow
+
+tf = tensorflow("A cache of targets")
 
 
 class Keys:
@@ -27,42 +30,43 @@ class Keys:
         self.key, self.views, self.augment = key, views, augment
 
     def __call__(self, data, view):
-        """`(x, y, sample_weight, keys, prints)` of a batch.
+        """`(x, y, sample_weight, keys, hashes)` of a batch.
 
-        `view` is the number of the stored view, for all examples or each. A print is the
-        fingerprint of the input as a model sees it.
+        `view` is the number of the stored view, for all examples or each. The hashes are of the
+        inputs as a model sees them.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, keys = self._taken(x, y)
         if self.augment is not None:
             view = tf.broadcast_to(tf.cast(view, tf.int64), tf.shape(keys))
-            keys = fingerprint([keys, view])
+            keys = hashed([keys, view])
             seeds = tf.cast(tf.stack([keys, keys // 2**32], -1) & (2**31 - 1), tf.int32)
             x = tf.map_fn(lambda one: self.augment(*one), (x, seeds), fn_output_signature=_spec(x))
-        prints = fingerprint(x) if self.key is not None or self.augment is not None else keys
-        return x, y, sample_weight, keys, prints
+        hashes = hashed(x) if self.key is not None or self.augment is not None else keys
+        return x, y, sample_weight, keys, hashes
 
     def _taken(self, x, y):
         if self.key is None:
-            return x, fingerprint(x)
+            return x, hashed(x)
         if callable(self.key):
             keys = self.key(x, y)
         elif not isinstance(x, dict) or self.key not in x:
-            there = ", ".join(x) if isinstance(x, dict) else "no names: they are no dict"
-            raise ValueError(f"The inputs have no `{self.key}`. They have: {there}.")
+            there = ", ".join(x) if isinstance(x, dict) else "no names, since they are not a dict"
+            raise ValueError(f"`key` must be a name of an input. Received: key={self.key!r}; the "
+                             f"inputs have {there}")  # fmt: skip
         else:
             x = dict(x)
             keys = x.pop(self.key)
         return x, _as_int64(keys)
 
 
-def fingerprint(structure):
+def hashed(structure):
     """A 64-bit hash of each row of a structure of tensors, (batch,)."""
     leaves = [leaf for leaf in tf.nest.flatten(structure) if leaf is not None]
     for leaf in leaves:
         if not isinstance(leaf, tf.Tensor) or leaf.shape.rank == 0:
             raise ValueError(
-                "Examples are known by their inputs: a dataset of dense batches is due, "
+                "An example is known by its inputs, which must be dense tensors of shape "
                 f"(batch, ...). Received: {leaf}"
             )
     hashes = [tf.fingerprint(leaf) for leaf in leaves]
@@ -78,7 +82,7 @@ def _as_int64(keys):
             "Keys must be integers or strings, one an example. Received: "
             f"{keys.dtype.name} of shape {keys.shape}"
         )
-    return fingerprint(keys) if keys.dtype == tf.string else tf.cast(keys, tf.int64)
+    return hashed(keys) if keys.dtype == tf.string else tf.cast(keys, tf.int64)
 
 
 def _spec(x):

@@ -3,20 +3,20 @@
 import keras
 import numpy as np
 
-from keras_distill import taps
+from keras_distill import _backend, taps
+from keras_distill._keras.layers import as_logits
 from keras_distill.batch import Batch
 from keras_distill.data import records
+from keras_distill.data.preprocessing import reader_of
 from keras_distill.teachers import ModelTeacher, Teacher
-from keras_distill.training.checks import are_probabilities
-from keras_distill.training.term import logits_of
-
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+from keras_distill.training.heads import are_probabilities
 
 
 class LiveTargets:
-    """Runs a teacher on batches, in a graph, and takes of each path what its form keeps.
+    """Runs a teacher on batches, and takes of each path what its form keeps.
 
-    Of an output that ends in a softmax the logits are taken.
+    Of an output that ends in a softmax the logits are taken. The batches come from tf.data, and
+    the teacher runs on the backend: in a graph on TensorFlow, op by op elsewhere.
     """
 
     def __init__(self, teacher, paths):
@@ -24,21 +24,35 @@ class LiveTargets:
         self.paths = list(dict.fromkeys([paths] if isinstance(paths, str) else paths))
         if not self.paths or not all(isinstance(path, str) for path in self.paths):
             raise ValueError(f'`paths` must be paths such as "output". Received: paths={paths!r}')
-        self.raw = tf.function(self._raw, reduce_retracing=True)
+        self._targets = _in_a_graph(self._asked)
         self.forms = {}
 
-    def _raw(self, x, y, sample_weight):
-        batch = Batch(x, y, sample_weight, None)
-        targets = self.teacher.targets(batch, {}, self.paths)
+    def reader(self, spec):
+        """A function from a dataset's inputs to the teacher's, for the input pipeline.
+
+        Args:
+            spec: the specification of the dataset's elements, or a batch.
+        """
+        return reader_of(self.teacher, keras.utils.unpack_x_y_sample_weight(spec)[0])
+
+    def raw(self, x, y, sample_weight):
+        """`{path: tensor}` of a batch, of which no form has taken anything."""
+        return self._targets(*_on_backend((x, y, sample_weight)))
+
+    def _asked(self, x, y, sample_weight):
+        targets = self.teacher.targets(Batch(x, y, sample_weight, None), {}, self.paths)
         for path, value in targets.items():
             if keras.tree.is_nested(value):
                 parts = ", ".join(value) if isinstance(value, dict) else f"{len(value)} parts"
-                raise ValueError(f"`{path}` has {parts}: name one, as in `{path}:key`.")
-        return {path: logits_of(value) for path, value in targets.items()}
+                raise ValueError(
+                    f"`paths` must name tensors, and `{path}` has the parts {parts}. Name one, as "
+                    f"in `{path}:key`."
+                )
+        return {path: as_logits(value) for path, value in targets.items()}
 
     def decide(self, batch, top_k, temperature, dtype):
         """Chooses a form for each path by the targets of a first batch."""
-        self.teacher.examine(Batch(*batch, None), self.paths)
+        self.teacher.examine(Batch(*_on_backend(batch), None), self.paths)
         for path, value in self.raw(*batch).items():
             if top_k is not None and _is_output(path, self.teacher):
                 _check_top_k(path, value, top_k)
@@ -55,13 +69,14 @@ class LiveTargets:
         self.forms = forms
 
         def taken(*batch):
-            return {path: forms[path].taken(value) for path, value in self._raw(*batch).items()}
+            return {path: forms[path].taken(value) for path, value in self._asked(*batch).items()}
 
-        self._taken = tf.function(taken, reduce_retracing=True)
+        self._taken = _in_a_graph(taken)
 
     def __call__(self, batch):
         """`{path: arrays}` of `(x, y, sample_weight)`."""
-        found = keras.tree.map_structure(np.asarray, self._taken(*batch))
+        taken = self._taken(*_on_backend(batch))
+        found = keras.tree.map_structure(keras.ops.convert_to_numpy, taken)
         for path, value in found.items():
             self._check(path, value)
         return found
@@ -71,11 +86,35 @@ class LiveTargets:
         expected = self.forms[path].shape
         if first.shape[1 : 1 + len(expected)] != expected:
             raise ValueError(
-                f"`{path}` has the shape {first.shape[1:]} here, and began with {expected}: pad or "
-                "crop all examples to one size."
+                f"`{path}` must have one shape for all examples: pad or crop them to one size. "
+                f"Received: {first.shape[1:]} after {expected}"
             )
         if any(np.isnan(part).any() for part in keras.tree.flatten(value)):
             raise ValueError(f"The teacher gives NaN at `{path}`.")
+
+
+def _in_a_graph(function):
+    """The function, compiled to a graph on TensorFlow; on PyTorch it keeps no gradients."""
+    if _backend.NAME == "tensorflow":
+        tf = _backend.tensorflow("A cache of targets")
+        return tf.function(function, reduce_retracing=True, autograph=False)
+    if _backend.NAME == "torch":
+        import torch
+
+        return torch.no_grad()(function)
+    return function
+
+
+def _on_backend(structure):
+    """A batch of tf.data as the backend's tensors; strings, which only TensorFlow has, stay."""
+    if _backend.NAME == "tensorflow":
+        return structure
+
+    def tensor(value):
+        array = np.asarray(value)
+        return value if array.dtype == object else keras.ops.convert_to_tensor(array)
+
+    return keras.tree.map_structure(lambda v: None if v is None else tensor(v), structure)
 
 
 def _is_output(path, teacher):
@@ -96,6 +135,6 @@ def _check_top_k(path, value, top_k):
         )
     if are_probabilities(value):
         raise ValueError(
-            f"`{path}` gives probabilities, and `top_k` takes logits: take the softmax out of the "
-            "teacher, or give `tf.math.log` of its output."
+            f"`top_k` takes logits, and `{path}` gives probabilities. Take the softmax out of the "
+            "teacher, or give the logarithm of its output."
         )

@@ -6,7 +6,10 @@ bounds the size of a row beforehand.
 """
 
 import numpy as np
-import tensorflow as tf
+
+from keras_distill._backend import tensorflow
+
+tf = tensorflow("A cache of targets")
 
 EXTRA = (0, 1, 2, 4, 8)  # bits that fill a byte evenly
 

@@ -1,13 +1,16 @@
 """The record of one example: a `tf.train.Example` with the bytes of each path's target."""
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_distill._backend import tensorflow
 from keras_distill.batch import TopK
 from keras_distill.data import packing
 
+tf = tensorflow("A cache of targets")
+
 KEY = "//key"  # the features that every record has beside the targets; no path has such a name
-VIEW = "//input"
+HASH = "//input"  # of the input, as a model sees it
 QUANTIZED = "uint8"
 
 
@@ -27,8 +30,8 @@ class Whole:
         return {"kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
 
     def taken(self, value):
-        """What is kept of a teacher's value: runs in the graph of the teacher."""
-        return tf.cast(value, tf.float32)
+        """What is kept of a teacher's value, on the teacher's backend."""
+        return ops.cast(value, "float32")
 
     def encode(self, value):
         """`{feature: bytes (rows, size)}` of the values of a batch."""
@@ -79,15 +82,15 @@ class Top:
 
     def taken(self, value):
         """`(ids, log_probs, log_tail)` of logits."""
-        log_probs = tf.nn.log_softmax(tf.cast(value, tf.float32) / self.temperature)
-        top, ids = tf.math.top_k(log_probs, self.k)
-        rows = tf.reshape(log_probs, [-1, self.classes])
-        flat = tf.reshape(ids, [-1, self.k])
-        row = tf.broadcast_to(tf.range(tf.shape(flat)[0])[:, None], tf.shape(flat))
-        places = tf.reshape(tf.stack([row, flat], -1), [-1, 2])
-        lowest = tf.fill(tf.shape(places)[:1], -np.inf)
-        tail = tf.reduce_logsumexp(tf.tensor_scatter_nd_update(rows, places, lowest), -1)
-        return ids, top, tf.reshape(tail, tf.shape(ids)[:-1])
+        log_probs = ops.log_softmax(ops.cast(value, "float32") / self.temperature)
+        top, ids = ops.top_k(log_probs, self.k)
+        ids = ops.cast(ids, "int32")
+        flat = ops.reshape(ids, [-1, self.k])
+        row = ops.arange(ops.shape(flat)[0], dtype="int32")[:, None] + ops.zeros_like(flat)
+        places = ops.reshape(ops.stack([row, flat], -1), [-1, 2])
+        lowest = ops.full_like(ops.reshape(top, [-1]), -np.inf)
+        rest = ops.scatter_update(ops.reshape(log_probs, [-1, self.classes]), places, lowest)
+        return ids, top, ops.reshape(ops.logsumexp(rest, -1), ops.shape(ids)[:-1])
 
     def encode(self, value):
         rows = len(value[0])
@@ -144,7 +147,7 @@ def form(path, config):
     return FORMS[config["kind"]](path, **{k: v for k, v in config.items() if k != "kind"})
 
 
-def serialize(keys, views, data):
+def serialize(keys, hashes, data):
     """The records of a batch, bytes (rows, size), of `{feature: bytes (rows, size)}`.
 
     They are the bytes of `tf.train.Example`, put together here for all rows at once: to make and
@@ -154,7 +157,7 @@ def serialize(keys, views, data):
     parts = []
     for name, values in data.items():
         parts += [_before(name, 1, values.shape[1]), values]
-    for name, numbers in ((KEY, keys), (VIEW, views)):
+    for name, numbers in ((KEY, keys), (HASH, hashes)):
         parts += [_before(name, 3, 10), _varints(numbers)]
     size = sum(part.shape[-1] for part in parts)
     parts = [np.frombuffer(_message(1, bytes(size))[:-size], "uint8"), *parts]

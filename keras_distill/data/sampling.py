@@ -3,9 +3,7 @@
 import keras
 import numpy as np
 
-from keras_distill import schedules, taps  # noqa: F401 (the check of the backend)
-
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+from keras_distill import _backend, schedules
 
 
 class Answers:
@@ -55,21 +53,23 @@ class Sampler:
         tokenizer = task.preprocessor.tokenizer
         if tokenizer.pad_token_id == tokenizer.end_token_id:
             raise ValueError(
-                "The end token must be another than the padding, which would end every answer "
-                f"before it begins. Received: {tokenizer.end_token_id} for both."
+                "The tokenizer's end token must differ from its padding, which would otherwise end "
+                f"every answer before it begins. Received: {tokenizer.end_token_id} for both"
             )
         self.task = task
         self.max_length = max_length or task.preprocessor.sequence_length
         self._sampler = _sampler(temperature, top_p)
-        self._step = self._drawn if task.run_eagerly else tf.function(self._drawn)
+        self._step = self._in_a_graph() if _backend.NAME == "tensorflow" else self._compiled_by_task
+        self._function = None  # the task's own, on other backends
 
     def __call__(self, prompts, seed):
         """The `Answers` to a list of strings; the same for the same `seed`, a list of integers."""
         preprocessor = self.task.preprocessor
         x = preprocessor.generate_preprocess(prompts, sequence_length=self.max_length)
-        x = {name: tf.convert_to_tensor(value) for name, value in x.items()}
+        x = {name: np.asarray(value) for name, value in x.items()}
         self._seed(seed)
-        found = keras.tree.map_structure(np.asarray, {**x, **self._step(x)})
+        drawn = self._step(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
+        found = {**x, **keras.tree.map_structure(keras.ops.convert_to_numpy, drawn)}
         side = "decoder_" if "decoder_token_ids" in x else ""
         ours, asked = (np.asarray(each[f"{side}padding_mask"], bool) for each in (found, x))
         return Answers(
@@ -82,12 +82,33 @@ class Sampler:
         found = self.task.preprocessor.generate_postprocess({**answers.x, **mask})
         return [_text(each) for each in found]
 
+    def _in_a_graph(self):
+        if self.task.run_eagerly:
+            return self._drawn
+        return _backend.tensorflow("Generation").function(self._drawn)
+
     def _drawn(self, x):
         kept, self.task.sampler = self.task.sampler, self._sampler
         try:
-            return self.task.generate_step(x, [self.task.preprocessor.tokenizer.end_token_id])
+            return self.task.generate_step(x, self._ends())
         finally:
             self.task.sampler = kept
+
+    def _compiled_by_task(self, x):
+        """As the task's `generate` runs it: on JAX weights travel, on PyTorch no gradient is kept.
+
+        The task remembers one such function, which is made for its sampler and so set aside.
+        """
+        kept = self.task.sampler, self.task.generate_function
+        self.task.sampler, self.task.generate_function = self._sampler, self._function
+        try:
+            self._function = self.task.make_generate_function()
+            return self._function(x, stop_token_ids=self._ends())
+        finally:
+            self.task.sampler, self.task.generate_function = kept
+
+    def _ends(self):
+        return [self.task.preprocessor.tokenizer.end_token_id]
 
     def _seed(self, seed):
         draw = np.random.default_rng(seed)
@@ -110,7 +131,7 @@ def _sampler(temperature, top_p):
 def _registered(name):
     found = keras.saving.get_registered_object(f"keras_hub>{name}")
     if found is None:
-        raise ImportError("Answers are drawn by KerasHub's samplers: `import keras_hub` first.")
+        raise ImportError("KerasHub's samplers draw the answers. Run `import keras_hub` first.")
     return found
 
 

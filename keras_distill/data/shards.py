@@ -12,16 +12,19 @@ any moment, and is written again. One part has one writer at a time.
 import io
 import itertools
 import json
-import os
-import uuid
 import zlib
 
 import numpy as np
-import tensorflow as tf
+
+from keras_distill import _files
+from keras_distill._backend import tensorflow
+
+tf = tensorflow("A cache of targets")
 
 HEADER = "header.json"
-UNFINISHED = ".unfinished"
-ROW = np.dtype([("key", "<i8"), ("print", "<i8"), ("offset", "<i8"), ("size", "<i4"),
+SHARD = {"name": str, "rows": int, "bytes": int, "checksum": int, "cache": str}  # in an index
+PART = {"cache": (str, type(None)), "shards": list}  # in a part's list
+ROW = np.dtype([("key", "<i8"), ("hash", "<i8"), ("offset", "<i8"), ("size", "<i4"),
                 ("crc", "<u4")])  # fmt: skip
 LARGEST = 64 * 2**20  # bytes of a shard that are held in memory before they are written
 BEFORE, AFTER = 12, 4  # bytes of a TFRecord around the data: its length, and checksums
@@ -48,7 +51,7 @@ class Writer:
         for name in listed(self.folder, f"targets-{self.name}-", ".tfrecord"):
             shard, rows = self._finished(name)
             if shard is None:
-                tf.io.gfile.remove(join(self.folder, name))
+                _files.remove(join(self.folder, name))
             else:
                 self.shards.append(shard)
                 yield rows
@@ -58,16 +61,16 @@ class Writer:
         path = join(self.folder, name)
         try:
             shard, rows = read_index(index_of(path))
-        except (ValueError, tf.errors.NotFoundError):
+        except (ValueError, OSError, tf.errors.NotFoundError):
             return None, None
         if shard["cache"] != self.identity:
             raise ValueError(f"{path} is a shard of another cache: delete it.")
-        same = tf.io.gfile.stat(path).length == shard["bytes"]
+        same = _files.size_of(path) == shard["bytes"]
         return (shard, rows) if same else (None, None)
 
-    def add(self, key, view, record):
+    def add(self, key, hash, record):
         """Takes one serialized record."""
-        self._rows.append((key, view, self._size + BEFORE, len(record), zlib.crc32(record)))
+        self._rows.append((key, hash, self._size + BEFORE, len(record), zlib.crc32(record)))
         self._records.append(record)
         self._size += BEFORE + len(record) + AFTER
         if len(self._rows) >= self.rows_per_shard or self._size >= LARGEST:
@@ -85,19 +88,18 @@ class Writer:
             "checksum": checksum(rows), "cache": self.identity,
         }  # fmt: skip
         path = join(self.folder, name)
-        write_whole(f"{path}.index", json.dumps(shard).encode() + b"\n" + rows.tobytes())
-        with tf.io.TFRecordWriter(f"{path}.tfrecord{UNFINISHED}") as writer:
+        _files.write(f"{path}.index", json.dumps(shard).encode() + b"\n" + rows.tobytes())
+        with _files.whole(f"{path}.tfrecord") as part, tf.io.TFRecordWriter(part) as writer:
             for record in self._records:
                 writer.write(record)
-        tf.io.gfile.rename(f"{path}.tfrecord{UNFINISHED}", f"{path}.tfrecord", overwrite=True)
         self.shards.append(shard)
         self._records, self._rows, self._size = [], [], 0
 
     def finish(self):
         """Writes the last shard, and the list that says the part is whole."""
         self.flush()
-        text = json.dumps({"cache": self.identity, "shards": self.shards}, indent=1)
-        write_whole(join(self.folder, f"part-{self.name}.json"), text.encode())
+        found = {"cache": self.identity, "shards": self.shards}
+        _files.write_json(join(self.folder, f"part-{self.name}.json"), found)
 
     def _free(self):
         taken = {shard["name"] for shard in self.shards}
@@ -105,9 +107,9 @@ class Writer:
         return next(name for name in names if f"{name}.tfrecord" not in taken)
 
     def _clear(self):
-        for name in listed(self.folder, "", UNFINISHED):
+        for name in listed(self.folder, _files.UNFINISHED, ""):
             if f"-{self.name}-" in name or f"-{self.name}." in name:
-                tf.io.gfile.remove(join(self.folder, name))
+                _files.remove(join(self.folder, name))
 
 
 class Seen:
@@ -117,19 +119,19 @@ class Seen:
         self.runs = []
 
     def find(self, keys):
-        """`(known, prints)` of keys (n,): whether each was written, and with which print."""
-        known, prints = np.zeros(len(keys), bool), np.zeros(len(keys), "int64")
+        """`(known, hashes)` of keys (n,): whether each was written, and with which hash."""
+        known, hashes = np.zeros(len(keys), bool), np.zeros(len(keys), "int64")
         for run in self.runs:
             at = np.minimum(np.searchsorted(run["key"], keys), len(run) - 1)
             here = run["key"][at] == keys
             known |= here
-            prints[here] = run["print"][at[here]]
-        return known, prints
+            hashes[here] = run["hash"][at[here]]
+        return known, hashes
 
-    def add(self, keys, prints):
-        """Takes keys and their prints, (n,) each."""
-        run = np.empty(len(keys), [("key", "<i8"), ("print", "<i8")])
-        run["key"], run["print"] = keys, prints
+    def add(self, keys, hashes):
+        """Takes keys and the hashes of their inputs, (n,) each."""
+        run = np.empty(len(keys), [("key", "<i8"), ("hash", "<i8")])
+        run["key"], run["hash"] = keys, hashes
         while self.runs and len(self.runs[-1]) <= len(run):
             run = np.concatenate([self.runs.pop(), run])
         if len(run):
@@ -147,41 +149,32 @@ def read_index(path, rows=None):
     An array for the `rows`, where one is given, is filled without a copy.
     """
     with _opened(path) as file:
-        head = file.readline()
         try:
-            shard = json.loads(head)
-            rows = np.empty(shard["rows"], ROW) if rows is None else rows
-            full = file.readinto(rows.view("uint8")) == rows.nbytes
-            same = full and checksum(rows) == shard["checksum"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is damaged: write the cache again.") from error
-    if not same:
+            shard = json.loads(file.readline())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged. Write the cache again.") from error
+        check_shard(path, shard)
+        rows = np.empty(shard["rows"], ROW) if rows is None else rows
+        full = file.readinto(rows.view("uint8")) == rows.nbytes
+    if not full or checksum(rows) != shard["checksum"]:
         raise ValueError(f"{path} is damaged: its checksum differs. Write the cache again.")
     return shard, rows
 
 
+def check_shard(path, shard):
+    """Refuses what a file says of a shard, unless it is what a `Writer` writes."""
+    _files.check_fields(path, shard, SHARD)
+    if min(shard["rows"], shard["bytes"]) < 0:
+        raise ValueError(f"{path} is damaged: it has negative sizes. Write the cache again.")
+
+
 def _opened(path):
-    """A local file as it is, which takes half the time of another, as a copy in memory."""
-    if os.path.exists(path):
-        return open(path, "rb")
-    with tf.io.gfile.GFile(path, "rb") as file:
+    """A local file as it is, another as a copy in memory, which reads into arrays too."""
+    file = _files.opened(path)
+    if hasattr(file, "readinto"):
+        return file
+    with file:
         return io.BytesIO(file.read())
-
-
-def read_json(path):
-    """The content of a JSON file, or `None` where there is none."""
-    if not tf.io.gfile.exists(path):
-        return None
-    with tf.io.gfile.GFile(path, "r") as file:
-        return json.loads(file.read())
-
-
-def write_whole(path, content):
-    """Writes a file under another name, then renames it."""
-    unfinished = f"{path}.{uuid.uuid4().hex}{UNFINISHED}"  # parts may write one header at once
-    with tf.io.gfile.GFile(unfinished, "wb") as file:
-        file.write(content)
-    tf.io.gfile.rename(unfinished, path, overwrite=True)
 
 
 def join(folder, name):
@@ -195,7 +188,5 @@ def index_of(path):
 
 def listed(folder, prefix, suffix):
     """The names in a folder with such a beginning and end, sorted; none where it is not there."""
-    if not tf.io.gfile.exists(str(folder)):
-        return []
-    names = tf.io.gfile.listdir(str(folder))
-    return sorted(name for name in names if name.startswith(prefix) and name.endswith(suffix))
+    names = _files.names_in(folder)
+    return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]

@@ -1,20 +1,20 @@
 """A teacher's targets on disk: written once, read in every epoch and every run."""
 
-import json
-import time
-
 import keras
-import numpy as np
 
-from keras_distill import taps  # noqa: F401 (the check of the backend)
+from keras_distill import _files
+from keras_distill._backend import tensorflow
+from keras_distill._messages import say
 from keras_distill.batch import Supervision
 from keras_distill.data import header, records, shards
+from keras_distill.data.batches import as_dataset
 from keras_distill.data.keys import Keys
 from keras_distill.data.live_targets import LiveTargets
 from keras_distill.data.targets_on_disk import TargetsOnDisk, identity
+from keras_distill.data.writing import estimate, keyed, write
 from keras_distill.schedules import check
 
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+tf = tensorflow("A cache of targets")
 
 DTYPES = ("float16", "float32", records.QUANTIZED)
 
@@ -24,13 +24,15 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
                   fingerprints=None, rows_per_shard=10_000, verbose=1):  # fmt: skip
     """Runs a teacher over a dataset once and writes its targets, each known by its example.
 
-    What it will take is said before a byte is written. An interrupted or killed call is made
+    The call says what it will take before it writes a byte. Make an interrupted or killed call
     again: it goes on where the last whole shard ended. Examples that occur twice are kept once.
 
     Args:
-        teacher: a Keras model, a `Teacher` or a function of the inputs.
+        teacher: a Keras model, a `Teacher` or a function of the inputs. A KerasHub task reads raw
+            samples, such as strings or images, by its preprocessor, as in its own `predict`.
         dataset: a batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y, sample_weight)`, finite;
-            or a function `(i, n)` that returns the batches of a part, `files.shard(n, i)` say.
+            arrays, lists of strings or pandas columns in this form, which are batched by 32; or a
+            function `(i, n)` that returns the data of a part, such as `files.shard(n, i)`.
         path: the folder to write, local or any that `tf.io.gfile` knows.
         paths: what to keep, as a term names it. Defaults to the output.
         top_k: how many classes of an output to keep, with the mass of the rest, as a `TopK`.
@@ -46,8 +48,10 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
         shard: "i/n" writes the i-th of n parts, one a process, counted from 0: two that write one
             part spoil it. Of a whole dataset each takes the examples whose keys are its own, so
             that batches differ in size: give a teacher that XLA compiles a function `(i, n)`.
-        fingerprints: `{name: object}` of what else made the inputs: a tokenizer, preprocessing. A
-            string for "teacher", "key" or "augment" stands for one whose content cannot be told.
+        fingerprints: `{name: object}` of what else made the inputs, such as a tokenizer, by which
+            another one is refused later. Models, tokenizers and arrays have fingerprints of their
+            own. A function has none, so give a string for it: under "teacher", "key", "augment",
+            or a part of these such as "teacher.preprocess".
         rows_per_shard: how many examples at most a file holds: what a kill can cost.
         verbose: 1 for a progress bar, 0 for silence.
 
@@ -55,8 +59,11 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
         The open `TargetsOnDisk`, or `None` where other parts are not written yet.
 
     Raises:
-        ValueError: for wrong arguments, a folder that holds another cache (with what differs), one
-            key with two inputs, NaN, or values too large for `dtype`.
+        ImportError: TensorFlow is not installed, which reads and writes caches on every backend.
+        TypeError: `dataset` or `key` is of the wrong kind.
+        ValueError: for wrong arguments, a function without a name in `fingerprints`, a folder that
+            holds another cache (with what differs), one key with two inputs, NaN, or values too
+            large for `dtype`.
 
     Example:
 
@@ -69,12 +76,13 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
     """
     part, parts = _part(shard)
     own = (0, 1) if callable(dataset) else (part, parts)  # whose keys are written
-    dataset = dataset(part, parts) if callable(dataset) else dataset
+    dataset = as_dataset(dataset(part, parts) if callable(dataset) else dataset)
     _check_arguments(dataset, dtype, top_k, rows_per_shard)
     temperature = float(check("temperature", temperature, low=0, strict=True))
     keys = Keys(key, views, augment)
     live = LiveTargets(teacher, paths)
-    first = next(iter(_keyed(dataset, keys, 0)), None)
+    read = live.reader(dataset.element_spec)
+    first = next(iter(keyed(dataset, keys, 0, read)), None)
     if first is None:
         return _write_nothing(path, part, parts, whole=own[1] == parts)
     live.decide(first[:3], top_k, temperature, dtype)
@@ -83,16 +91,16 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
     writer = shards.Writer(str(path), identity(described), part, parts, rows_per_shard)
     seen = shards.Seen()
     for rows in writer.resume():
-        seen.add(rows["key"], rows["print"])
+        seen.add(rows["key"], rows["hash"])
     batches = dataset.cardinality().numpy() * views
     if verbose:
-        print(estimate(live, first, batches, writer, own[1]), flush=True)
-    tf.io.gfile.makedirs(str(path))
-    shards.write_whole(shards.join(path, shards.HEADER), json.dumps(described, indent=1).encode())
+        say(estimate(live, first, batches, writer, own[1]))
+    _files.make_folder(path)
+    _files.write_json(shards.join(path, shards.HEADER), described)
     bar = keras.utils.Progbar(batches if batches > 0 else None, verbose=verbose)
     for view in range(views):
-        for batch in _keyed(dataset, keys, view):
-            _write(batch, live, writer, seen, own)
+        for batch in keyed(dataset, keys, view, read):
+            write(batch, live, writer, seen, own)
             bar.add(1)
     writer.finish()
     return TargetsOnDisk(path) if _is_whole(path, parts) else None
@@ -106,13 +114,15 @@ def read_targets(dataset, path, *, key=None, augment=None, teacher=None, fingerp
     batched in any way. What is not in the cache is an error.
 
     Args:
-        dataset: batches of the inputs that were cached: `x`, `(x, y)` or `(x, y, sample_weight)`.
+        dataset: batches of the inputs that were cached: `x`, `(x, y)` or `(x, y, sample_weight)`;
+            or arrays in this form, which are batched by 32. Raw samples stay raw.
         path: the folder of the cache.
         key: the function that gave the keys, where one did.
         augment: the function that made the views, where there are any. Each example comes in one
             of its views, chosen anew each time.
         teacher: the teacher that the targets must be from. Defaults to `None`: any.
-        fingerprints: `{name: object}` that must be as they were when the cache was written.
+        fingerprints: `{name: object}` that must be as they were when the cache was written. It
+            must name the functions among `key`, `augment` and the teacher's, as there.
         seed: of the choice of views. Defaults to `0`.
 
     Returns:
@@ -129,6 +139,7 @@ def read_targets(dataset, path, *, key=None, augment=None, teacher=None, fingerp
     dataset = read_targets(images.shuffle(10_000).batch(64), "targets", teacher=teacher)
     ```
     """
+    dataset = as_dataset(dataset)
     cache = path if isinstance(path, TargetsOnDisk) else TargetsOnDisk(path)
     if key is None and isinstance(cache.header["key"], str):
         key = cache.header["key"]
@@ -139,11 +150,11 @@ def read_targets(dataset, path, *, key=None, augment=None, teacher=None, fingerp
     expected = header.expected(dataset, keys, fingerprints, teacher)
     known = cache.header["fingerprints"]
     expected["fingerprints"] = {**known, **expected["fingerprints"]}
-    cache.check(header.plain(expected))
+    cache.check(_files.plain(expected))
 
     def with_targets(data, view=0):
-        x, y, sample_weight, found, prints = keys(data, view)
-        targets = records.parse(cache.forms, _records(cache, found, prints))
+        x, y, sample_weight, found, hashes = keys(data, view)
+        targets = records.parse(cache.forms, _records(cache, found, hashes))
         return keras.utils.pack_x_y_sample_weight(x, Supervision(y, targets), sample_weight)
 
     if keys.views == 1:
@@ -162,95 +173,22 @@ def _write_nothing(path, part, parts, whole):
     """Writes a part that has no examples; a whole dataset has some."""
     if whole:
         raise ValueError("The dataset is empty: there is nothing to write.")
-    tf.io.gfile.makedirs(str(path))
+    _files.make_folder(path)
     shards.Writer(str(path), None, part, parts, 1).finish()
     if not _is_whole(path, parts):
         return None
-    if not tf.io.gfile.exists(shards.join(path, shards.HEADER)):
+    if not _files.exists(shards.join(path, shards.HEADER)):
         raise ValueError("The dataset is empty in all parts: there is nothing to write.")
     return TargetsOnDisk(path)
 
 
 def _is_whole(path, parts):
     names = (f"part-{part}-of-{parts}.json" for part in range(parts))
-    return all(tf.io.gfile.exists(shards.join(path, name)) for name in names)
+    return all(_files.exists(shards.join(path, name)) for name in names)
 
 
-def estimate(live, first, batches, writer, parts):
-    """What the whole will take, in words, by one timed batch."""
-    started = time.time()
-    live(first[:3])  # traces
-    middle = time.time()
-    taken = live(first[:3])
-    seconds = time.time() - middle
-    one = records.serialize([0], [0], _encoded(live, taken, slice(0, 1)))
-    a_row = one.size + shards.BEFORE + shards.AFTER + shards.ROW.itemsize
-    if batches < 0:
-        return (
-            f"{a_row:,} bytes an example; {seconds:.3g} s a batch; the dataset's size is unknown."
-        )
-    rows = batches * len(first[3])
-    done = f", of which {writer.done:,} rows are there" if writer.done else ""
-    took = seconds * batches / parts + (middle - started)
-    return (
-        f"At most {rows:,} rows of {a_row:,} bytes in {parts} part(s): {rows * a_row / 1e6:,.1f} "
-        f"MB; about {took:,.0f} s{done}."
-    )
-
-
-def _encoded(live, taken, rows):
-    """`{feature: bytes (rows, size)}` of some rows of a batch's targets."""
-    taken = keras.tree.map_structure(lambda value: value[rows], taken)
-    data = {}
-    for path, form in live.forms.items():
-        data.update(form.encode(taken[path]))
-    return data
-
-
-def _write(batch, live, writer, seen, own):
-    """Writes the rows of one batch that are this part's and not there yet."""
-    x, y, sample_weight, keys, prints = batch
-    keys, prints = keys.numpy(), prints.numpy()
-    part, parts = own
-    rows = np.flatnonzero(keys.astype("uint64") % np.uint64(parts) == part)
-    fresh = _fresh(keys[rows], prints[rows], seen)
-    if not fresh.size:
-        return
-    inputs = (x, y, sample_weight)
-    if parts > 1:
-        inputs = tf.nest.map_structure(lambda t: None if t is None else tf.gather(t, rows), inputs)
-    data = _encoded(live, live(inputs), fresh)
-    new = rows[fresh]
-    row_bytes = sum(values.shape[-1] for values in data.values())
-    step = max(1, 2**24 // max(1, row_bytes))  # 16 MB at once
-    for start in range(0, new.size, step):
-        some = slice(start, start + step)
-        at = new[some]
-        whole = records.serialize(keys[at], prints[at], {k: v[some] for k, v in data.items()})
-        for key, view, record in zip(keys[at].tolist(), prints[at].tolist(), whole):
-            writer.add(key, view, record.tobytes())
-    seen.add(keys[new], prints[new])
-
-
-def _fresh(keys, prints, seen):
-    """Which rows are not written yet, each key once."""
-    known, before = seen.find(keys)
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    before = np.where(known, before, prints[first[inverse]])
-    if (clash := before != prints).any():
-        raise ValueError(
-            f"The key {keys[clash.argmax()]} stands for two different inputs. Give a `key` that is "
-            "one example's own; a random augmentation goes into `augment`."
-        )
-    return np.array(sorted(at for at in first if not known[at]), int)
-
-
-def _keyed(dataset, keys, view):
-    return dataset.map(lambda *data: keys(data, view), tf.data.AUTOTUNE).prefetch(2)
-
-
-def _records(cache, keys, prints):
-    found = tf.numpy_function(cache.lookup, [keys, prints], tf.string, stateful=False)
+def _records(cache, keys, hashes):
+    found = tf.numpy_function(cache.lookup, [keys, hashes], tf.string, stateful=False)
     return tf.ensure_shape(found, keys.shape)
 
 
@@ -270,8 +208,6 @@ def _part(shard):
 
 
 def _check_arguments(dataset, dtype, top_k, rows_per_shard):
-    if not isinstance(dataset, tf.data.Dataset):
-        raise TypeError(f"`dataset` must be a batched `tf.data.Dataset`. Received: {dataset!r}")
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("`dataset` repeats without end: leave `repeat` to the reading side.")
     if dtype not in DTYPES or (dtype == records.QUANTIZED and top_k is None):

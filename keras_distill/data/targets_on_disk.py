@@ -2,7 +2,6 @@
 
 import functools
 import json
-import mmap
 import os
 import shutil
 import tempfile
@@ -12,10 +11,15 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import tensorflow as tf
 
+from keras_distill import _files
+from keras_distill._backend import tensorflow
 from keras_distill.data import fingerprints, records, shards
-from keras_distill.data.header import FORMAT
+from keras_distill.data.header import FIELDS, FORMAT
+
+tf = tensorflow("A cache of targets")
+
+SEEKING = threading.Lock()
 
 
 class TargetsOnDisk:
@@ -24,8 +28,8 @@ class TargetsOnDisk:
     Rows are put in the order of their keys by the first look-up.
 
     Args:
-        path: the folder that `write_targets` wrote: a local one, whose files are mapped into
-            memory, or any that `tf.io.gfile` knows, whose shards are copied when first needed.
+        path: the folder that `write_targets` wrote: a local one, or any that `tf.io.gfile` knows,
+            whose shards are copied when first needed.
 
     Raises:
         FileNotFoundError: where there is no cache, or a shard is missing.
@@ -40,17 +44,11 @@ class TargetsOnDisk:
 
     def __init__(self, path):
         self.path = os.fspath(path)
-        self.header = shards.read_json(shards.join(self.path, shards.HEADER))
-        if self.header is None:
-            raise FileNotFoundError(f"No cache of targets in {self.path}: no {shards.HEADER}.")
-        if self.header["format"] != FORMAT:
-            raise ValueError(
-                f"{self.path} has format {self.header['format']}, this version reads {FORMAT}. "
-                "Write the cache again."
-            )
+        self.header = _header(self.path)
         self.identity = identity(self.header)
-        self.shards = self._listed()
-        self._check_files()
+        listed = self._listed()
+        self._check_files(listed)
+        self.shards = [shard for _, shard in listed]
         self._open()
         self.forms = {
             path: records.form(path, config) for path, config in self.header["paths"].items()
@@ -79,8 +77,8 @@ class TargetsOnDisk:
             lines.append(f"  {name}: {self.header[name]}")
         return "\n".join(lines)
 
-    def lookup(self, keys, prints):
-        """The serialized records of keys (n,), whose inputs have the fingerprints `prints`."""
+    def lookup(self, keys, hashes):
+        """The serialized records of keys (n,), whose inputs have these hashes (n,)."""
         at = np.minimum(self._places(keys), self.rows - 1)
         missing = self.keys[at] != keys
         if missing.any():
@@ -92,7 +90,7 @@ class TargetsOnDisk:
             )
         at = self.order[at]
         rows = self.index[at]
-        other = rows["print"] != prints
+        other = rows["hash"] != hashes
         if other.any():
             raise ValueError(
                 f"{self.path}: the input of key {keys[other.argmax()]} is not the one whose "
@@ -138,12 +136,12 @@ class TargetsOnDisk:
         """Refuses a cache whose header differs from what is `expected` of some of its entries."""
         found = []
         for name, value in expected.items():
-            found += fingerprints.differences(self.header[name], value, name)
+            found += _files.differences(self.header[name], value, name)
         if found:
             raise ValueError(f"{self.path} was written for something else: {'; '.join(found)}.")
 
     def _record(self, number, offset, size, crc):
-        data = self._map(self._local(number))[offset : offset + size]
+        data = _bytes(self._shard(self._local(number)), offset, size)
         if zlib.crc32(data) != crc:
             raise ValueError(
                 f"{self.shards[number]['name']} in {self.path} is damaged or foreign: a record's "
@@ -154,30 +152,37 @@ class TargetsOnDisk:
     # Opening
 
     def _listed(self):
-        parts = self.header["parts"]
-        listed = []
+        """What the parts' files say of their shards, each with the name of that file."""
+        parts, listed = self.header["parts"], []
         for part in range(parts):
             name = f"part-{part}-of-{parts}.json"
-            content = shards.read_json(shards.join(self.path, name))
+            path = shards.join(self.path, name)
+            content = _files.read_json(path, shards.PART)
             if content is None:
                 raise FileNotFoundError(
                     f"{self.path} is not whole: part {part} of {parts} was not written to its end "
-                    f"(no {name}). Run the same `write_targets` again: it goes on."
+                    f"(no {name}). Run the same `write_targets` again, which goes on."
                 )
             if content["shards"] and content["cache"] != self.identity:
-                raise ValueError(f"{name} in {self.path} belongs to another cache.")
-            listed += content["shards"]
+                raise ValueError(
+                    f"{name} in {self.path} belongs to another cache, or {shards.HEADER} is "
+                    "damaged. Write the cache again."
+                )
+            for shard in content["shards"]:
+                shards.check_shard(path, shard)
+                listed.append((name, shard))
         return listed
 
-    def _check_files(self):
+    def _check_files(self, listed):
         there = {*shards.listed(self.path, "", ".tfrecord")}
-        names = [shard["name"] for shard in self.shards]
-        if missing := [name for name in names if name not in there]:
+        missing = [f"{shard['name']} (in {part})" for part, shard in listed
+                   if shard["name"] not in there]  # fmt: skip
+        if missing:
             raise FileNotFoundError(f"{self.path} misses shards: {', '.join(missing)}.")
-        if foreign := sorted(there - {*names}):
+        if foreign := sorted(there - {shard["name"] for _, shard in listed}):
             raise ValueError(f"{self.path} holds foreign shards: {', '.join(foreign)}.")
-        for shard in self.shards:
-            size = tf.io.gfile.stat(shards.join(self.path, shard["name"])).length
+        for _, shard in listed:
+            size = _files.size_of(shards.join(self.path, shard["name"]))
             if size != shard["bytes"]:
                 raise ValueError(
                     f"{shard['name']} in {self.path} has {size} bytes, not {shard['bytes']}: it "
@@ -187,13 +192,13 @@ class TargetsOnDisk:
     def _open(self):
         counts = [shard["rows"] for shard in self.shards]
         if not sum(counts):
-            raise ValueError(f"{self.path} holds no rows.")
+            raise ValueError(f"{self.path} holds no rows, as its {shards.HEADER} and parts say.")
         self.index = np.empty(sum(counts), shards.ROW)
         self.ends = np.cumsum(counts)
         places = np.split(self.index, self.ends[:-1])
         with ThreadPoolExecutor() as pool:  # reading and checksums leave Python's lock
             list(pool.map(self._load, self.shards, places))
-        self._map = functools.lru_cache(_open_files())(_mapped)
+        self._shard = functools.lru_cache(_open_files())(_opened)
         self._files, self._copies, self._lock = {}, None, threading.Lock()
 
     def _load(self, shard, place):
@@ -216,16 +221,40 @@ class TargetsOnDisk:
                 self._copies = tempfile.mkdtemp(prefix="targets-")
                 weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
         copy = os.path.join(self._copies, name)
-        part = f"{copy}.{threading.get_ident()}"  # others may copy it at the same time
-        tf.io.gfile.copy(path, part, overwrite=True)
-        os.replace(part, copy)
+        with _files.whole(copy) as part:  # others may copy it at the same time
+            tf.io.gfile.copy(path, part, overwrite=True)
         return copy
 
 
-def _mapped(path):
-    """The bytes of a file, mapped into memory: a map keeps its file open."""
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def _header(path):
+    """What `header.json` says of a cache."""
+    file = shards.join(path, shards.HEADER)
+    header = _files.read_json(file, {"format": int})
+    if header is None:
+        raise FileNotFoundError(f"No cache of targets in {path}: no {shards.HEADER}.")
+    if header["format"] != FORMAT:
+        raise ValueError(
+            f"{path} has format {header['format']}, this version reads {FORMAT}. Write the cache "
+            "again."
+        )
+    _files.check_fields(file, header, FIELDS)
+    return header
+
+
+def _opened(path):
+    return open(path, "rb", buffering=0)
+
+
+def _bytes(file, offset, size):
+    """Some bytes of an open file, fewer where it was cut off since; threads may share the file.
+
+    A map into memory would end the process there.
+    """
+    if hasattr(os, "pread"):  # not on Windows
+        return os.pread(file.fileno(), size, offset)
+    with SEEKING:
+        file.seek(offset)
+        return file.read(size)
 
 
 def _open_files():

@@ -1,14 +1,16 @@
 """Compares a cache with the live teacher."""
 
 import numpy as np
+from keras import ops
 
-from keras_distill import taps  # noqa: F401 (the check of the backend)
+from keras_distill._backend import tensorflow
 from keras_distill.batch import TopK
+from keras_distill.data.batches import as_dataset
 from keras_distill.data.live_targets import LiveTargets
 from keras_distill.data.target_cache import read_targets
 from keras_distill.data.targets_on_disk import TargetsOnDisk
 
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+tf = tensorflow("A cache of targets")
 
 
 def verify_targets(teacher, dataset, path, *, key=None, augment=None, fingerprints=None,
@@ -17,7 +19,8 @@ def verify_targets(teacher, dataset, path, *, key=None, augment=None, fingerprin
 
     Args:
         teacher: the teacher that wrote it.
-        dataset: the batches of inputs that were cached; the sample is spread over them.
+        dataset: the batches of inputs that were cached, as `write_targets` took them; the sample
+            is spread over them.
         path: the folder of the cache.
         key: the function that gave the keys, where one did.
         augment: the function that made the views, where there are any.
@@ -38,14 +41,14 @@ def verify_targets(teacher, dataset, path, *, key=None, augment=None, fingerprin
     print(verify_targets(teacher, dataset, "targets"))
     ```
     """
-    cache = TargetsOnDisk(path)
+    cache, dataset = TargetsOnDisk(path), as_dataset(dataset)
     cached = read_targets(dataset, cache, key=key, augment=augment, teacher=teacher,
                           fingerprints=fingerprints)  # fmt: skip
     cache.verify()
     live = LiveTargets(teacher, cache.forms)
-    found = {name: [] for name in cache.forms}
+    read, found = live.reader(dataset.element_spec), {name: [] for name in cache.forms}
     for x, supervision, sample_weight in _sample(cached, rows):
-        raw = live.raw(x, supervision.labels, sample_weight)
+        raw = live.raw(read(x), supervision.labels, sample_weight)
         for name, form in cache.forms.items():
             found[name].append(_compared(form, raw[name], supervision.targets[name]))
     return {name: _joined(each) for name, each in found.items()}
@@ -61,16 +64,19 @@ def _sample(dataset, rows):
 
 
 def _compared(form, raw, cached):
+    """`(rows, largest error, divergences)` of one batch of one path."""
+    values = ops.convert_to_numpy(raw)
     if not isinstance(cached, TopK):
-        same = np.equal(raw, cached)  # infinite ones too, whose difference is NaN
-        return len(raw), np.abs(np.where(same, 0, raw) - np.where(same, 0, cached)).max(), []
-    log_probs = tf.nn.log_softmax(tf.cast(raw, tf.float32) / form.temperature)
-    exact = tf.gather(log_probs, cached.ids, batch_dims=len(form.shape) + 1).numpy()
-    error = np.abs(np.maximum(exact, -1e30) - np.maximum(cached.log_probs, -1e30)).max()
-    tail = form.taken(raw)[2].numpy()
-    divergence = (np.exp(exact) * np.where(np.exp(exact) > 0, exact - cached.log_probs, 0)).sum(-1)
-    divergence += np.exp(tail) * np.where(np.exp(tail) > 0, tail - cached.log_tail, 0)
-    return len(raw), error, divergence.ravel()
+        same = np.equal(values, cached)  # infinite ones too, whose difference is NaN
+        return len(values), np.abs(np.where(same, 0, values) - np.where(same, 0, cached)).max(), []
+    log_probs = ops.log_softmax(ops.cast(raw, "float32") / form.temperature)
+    ids, kept, tail = (np.asarray(part) for part in cached[:3])
+    exact = np.take_along_axis(ops.convert_to_numpy(log_probs), ids.astype("int64"), -1)
+    error = np.abs(np.maximum(exact, -1e30) - np.maximum(kept, -1e30)).max()
+    rest = ops.convert_to_numpy(form.taken(raw)[2])
+    divergence = (np.exp(exact) * np.where(np.exp(exact) > 0, exact - kept, 0)).sum(-1)
+    divergence += np.exp(rest) * np.where(np.exp(rest) > 0, rest - tail, 0)
+    return len(values), error, divergence.ravel()
 
 
 def _joined(parts):

@@ -1,5 +1,8 @@
-"""Experiments: a student trained alone and distilled, over seeds, and compared."""
+"""Experiments: arms trained over seeds and compared; a student trained alone and distilled."""
 
 from keras_distill.experiments.experiment import Experiment
+from keras_distill.experiments.run_folder import RunFolder
+from keras_distill.experiments.runner import Arm, Runner
+from keras_distill.experiments.table import markdown, over_seeds
 
-__all__ = ["Experiment"]
+__all__ = ["Arm", "Experiment", "RunFolder", "Runner", "markdown", "over_seeds"]

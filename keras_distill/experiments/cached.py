@@ -1,31 +1,28 @@
-"""How an experiment trains its students from a cache instead of the live teacher."""
+"""How students train from a cache of the teacher's targets instead of the live teacher."""
 
-from keras_distill.data import shards
-from keras_distill.data.target_cache import read_targets, write_targets
-from keras_distill.data.targets_on_disk import TargetsOnDisk
+from keras_distill import data
 from keras_distill.teachers import CachedTeacher
-from keras_distill.training.term import teacher_paths
 
 
-def paths_of(experiment, teacher):
-    """What an experiment's terms read in the teacher."""
-    terms = experiment.terms
-    terms = terms(experiment.student(), teacher) if callable(terms) else terms
-    return ["output"] if terms is None else teacher_paths(terms).get("teacher", ["output"])
+def prepare(teacher, dataset, path, paths):
+    """Writes whole float32 targets of a dataset, unless a whole cache is there.
 
+    A cache that is there is used as it is, top-k or float16 too; it must be this teacher's.
 
-def prepare(experiment, teacher, path, paths=None):
-    """Writes whole float32 targets of the training split, unless a whole cache is there.
+    Args:
+        teacher: the teacher, a `keras.Model`.
+        dataset: the training split.
+        path: the cache's folder.
+        paths: what the terms read in the teacher.
 
-    What is there is used as it is, top-k or float16 too; it must be this teacher's. `paths` are
-    what is kept, by default what the experiment's terms read.
+    Raises:
+        ValueError: where the cache is another teacher's, the inputs are not in it, as where random
+            augmentation makes them, or it lacks one of the paths.
     """
-    dataset, paths = experiment.data("train"), paths or paths_of(experiment, teacher)
-    if shards.read_json(shards.join(path, shards.HEADER)) is None or not _is_whole(path):
-        write_targets(teacher, dataset, path, paths=paths, dtype="float32")
-    cache = TargetsOnDisk(path)
-    read = read_targets(dataset, cache, teacher=teacher)  # refuses another teacher's
-    next(iter(read))  # and inputs that are not there, as random augmentation makes them
+    if not _is_whole(path):
+        data.write_targets(teacher, dataset, path, paths=paths, dtype="float32")
+    cache = data.TargetsOnDisk(path)
+    next(iter(data.read_targets(dataset, cache, teacher=teacher)))  # refuses others
     missing = [name for name in paths if name not in cache.forms]
     if missing:
         raise ValueError(
@@ -36,12 +33,12 @@ def prepare(experiment, teacher, path, paths=None):
 
 def from_cache(dataset, path):
     """`(teacher, dataset)` to train with."""
-    return CachedTeacher(), read_targets(dataset, path)
+    return CachedTeacher(), data.read_targets(dataset, path)
 
 
 def _is_whole(path):
     try:
-        TargetsOnDisk(path)
+        data.TargetsOnDisk(path)
     except FileNotFoundError:
         return False
     return True

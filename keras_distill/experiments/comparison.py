@@ -6,64 +6,68 @@ import keras
 import numpy as np
 
 from keras_distill import export, report
+from keras_distill._messages import say
 
 ARMS = ("alone", "distilled")
 CHECKED = 16  # test examples that the exported student must answer as the student does
 
 
-def compare(run, about, seeds, data):
+def compare(runner, about, valid, test):
     """Measures every trained model of a run and writes the report and the exported models.
 
     Args:
-        run: The `RunFolder`, with everything trained.
-        about: What the report says of the run: `name`, `settings` and `command`.
-        seeds: The seeds of the students.
-        data: A function from "valid" or "test" to a batched dataset. The validation split chooses
-            the student that is exported.
+        runner: the `Runner` of the arms "teacher", "alone" and "distilled", with all trained.
+        about: what the report says of the run: `name`, `settings` and `command`.
+        valid: the batches of the validation split, which chooses the student that is exported.
+        test: the batches of the test split, as `held` keeps them.
 
     Returns:
         The results, as `report.json` holds them.
     """
-    test = data("test")
-    best = _best(run, seeds, data("valid"))
-    models = {"teacher": run.model("teacher")}
-    models.update({arm: run.model(f"{arm}-{best}") for arm in ARMS})
-    held = [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in test]  # in one order
-    inputs = _together([x for x, _ in held])
-    results = {**about, **_measured(run, seeds, held), **_pictures(models, held, inputs)}
+    best = _best(runner, valid)
+    models = {"teacher": runner.model("teacher")}
+    models.update({arm: runner.model(arm, best) for arm in ARMS})
+    inputs = _together([x for x, _ in test])
+    results = {**about, **_measured(runner), **_pictures(models, test, inputs)}
     results["latency"] = report.latency(models, _first(inputs, 1))
-    report.write(run.path, results)
-    print(report.table(report.summaries(results)))
-    print(f"\nThe report: {run.path / 'report.html'}")
-    _export(run, about["name"], models, _first(inputs, CHECKED))
+    report.write(runner.path, results)
+    say(report.table(report.summaries(results)))
+    say(f"\nThe report: {runner.path / 'report.html'}")
+    _export(runner.path, about["name"], models, _first(inputs, CHECKED))
     return results
 
 
-def _measured(run, seeds, test):
-    """Every trained model on the test split, beside its learning curves."""
-    keys = {"teacher": ["teacher"], **{arm: [f"{arm}-{seed}" for seed in seeds] for arm in ARMS}}
-    teacher = run.model("teacher")
-    arms = {}
-    for arm, names in keys.items():
-        judge = None if arm == "teacher" else teacher
-        measured = [_measure(run.model(key), test, judge) for key in names]
-        arms[arm] = {"seeds": measured, "history": [run.record(key)["history"] for key in names]}
-    seconds = sum(run.record(key)["seconds"] for names in keys.values() for key in names)
-    return {"arms": arms, "seconds": seconds}
+def held(dataset):
+    """All batches of a dataset, `(x, y)` each, in one order."""
+    return [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in dataset]
 
 
-def _measure(model, data, teacher):
+def measured(model, data, teacher):
+    """What one trained model is worth, beside its teacher unless that is `None`."""
     size = report.size_on_disk(model)
     return {**report.measure(model, data, teacher), "size_bytes": size}
 
 
-def _best(run, seeds, valid):
+def _measured(runner):
+    """Every trained model on the test split, beside its learning curves."""
+    rows = runner.measure()
+    records = {"teacher": [runner.record("teacher")]}
+    records |= {arm: [runner.record(arm, seed) for seed in runner.seeds] for arm in ARMS}
+    arms = {
+        arm: {"seeds": rows[arm], "history": [record["history"] for record in found]}
+        for arm, found in records.items()
+    }
+    seconds = sum(record["seconds"] for found in records.values() for record in found)
+    return {"arms": arms, "seconds": seconds}
+
+
+def _best(runner, valid):
     """The seed whose distilled student is the best on the validation split."""
 
     def accuracy(seed):
-        return report.measure(run.model(f"distilled-{seed}"), valid)["accuracy"]
+        return report.measure(runner.model("distilled", seed), valid)["accuracy"]
 
-    return max(seeds, key=accuracy)
+    return max(runner.seeds, key=accuracy)
 
 
 def _pictures(models, test, inputs):
@@ -73,15 +77,15 @@ def _pictures(models, test, inputs):
     return {"reliability": reliability, "doubts": report.doubts(inputs, labels, log_probs)}
 
 
-def _export(run, name, models, examples):
-    export.write_student(models["distilled"], run.path / "student.keras")
-    export.write_student(models["teacher"], run.path / "teacher.keras")
-    shutil.rmtree(run.path / "serving", ignore_errors=True)
-    path = export.write_saved_model(models["distilled"], run.path / "serving", name=name)
+def _export(folder, name, models, examples):
+    export.write_student(models["distilled"], folder / "student.keras")
+    export.write_student(models["teacher"], folder / "teacher.keras")
+    shutil.rmtree(folder / "serving", ignore_errors=True)
+    path = export.write_saved_model(models["distilled"], folder / "serving", name=name)
     expected = export.answers(models["distilled"], examples)
     difference = export.check_saved_model(path, examples, expected)
     count = len(keras.tree.flatten(examples)[0])
-    print(f"{path}: reloaded, differs by at most {difference:.1e} over {count} test examples.")
+    say(f"{path}: reloaded, differs by at most {difference:.1e} over {count} test examples.")
 
 
 def _together(batches):

@@ -1,21 +1,31 @@
 """An experiment: one student trained alone and distilled, over several seeds, and compared."""
 
-import inspect
+import functools
 import itertools
-import re
 import sys
 import time
 
 import keras
 
 from keras_distill import report
+from keras_distill._messages import say
 from keras_distill.data import without_autotune
-from keras_distill.experiments import cached as in_experiment
-from keras_distill.experiments.comparison import ARMS, compare
-from keras_distill.experiments.run_folder import RunFolder, described
+from keras_distill.experiments import cached
+from keras_distill.experiments.arguments import (
+    check_loads,
+    checked_count,
+    checked_maker,
+    checked_model,
+    checked_name,
+    checked_terms,
+)
+from keras_distill.experiments.comparison import ARMS, compare, held, measured
+from keras_distill.experiments.run_folder import described
+from keras_distill.experiments.runner import Arm, Runner, checked_seeds
 from keras_distill.report import page as report_page
 from keras_distill.schedules import check
 from keras_distill.training.distiller import Distiller
+from keras_distill.training.term import teacher_paths
 
 
 class Experiment:
@@ -25,30 +35,30 @@ class Experiment:
     for the same number of epochs, so that the teacher is all that differs.
 
     Args:
-        name: What the exported student is called.
-        student: A function without arguments that makes the student, called anew for each seed.
-        teacher: The same for the teacher, which is trained once, or, with `teacher_epochs=0`,
+        name: what the exported student is called.
+        student: a function without arguments that makes the student, called anew for each seed.
+        teacher: the same for the teacher, which is trained once, or, with `teacher_epochs=0`,
             returned as it is to be, for instance by `keras.saving.load_model`.
-        data: A function from "train", "valid" or "test" to a batched `tf.data.Dataset` of
+        data: a function from "train", "valid" or "test" to a batched `tf.data.Dataset` of
             `(x, labels)`; the models answer with one output, `(batch, classes)`. A shuffle without
             a seed of its own follows the experiment's.
-        terms: What is distilled: a list of `Term`s, or a function `(student, teacher)` that
+        terms: what is distilled: a list of `Term`s, or a function `(student, teacher)` that
             returns one, called for each seed, as terms with weights of their own need. By default
             Hinton's: the outputs, at temperature 2.
-        alpha: The share of the terms in the loss, from 0 to 1: a number or a schedule.
-        optimizer: A function without arguments that makes the optimizer, called for each seed.
-        loss: The loss on the labels, as `compile` takes it.
-        metrics: The metrics, as `compile` takes them, or a function that makes them.
-        epochs: How often each student sees the training data.
-        seeds: How many seeds, or a list of them. A finished run can be resumed with more.
-        teacher_epochs: The teacher's epochs, by default `epochs`; 0 for one that is trained
+        alpha: the share of the terms in the loss, from 0 to 1: a number or a schedule.
+        optimizer: a function without arguments that makes the optimizer, called for each seed.
+        loss: the loss on the labels, as `compile` takes it.
+        metrics: the metrics, as `compile` takes them, or a function that makes them.
+        epochs: how often each student sees the training data.
+        seeds: how many seeds, or a list of them. A finished run can be resumed with more.
+        teacher_epochs: the teacher's epochs, by default `epochs`; 0 for one that is trained
             already.
-        teacher_optimizer: The same as `optimizer` for the teacher, by default `optimizer`.
+        teacher_optimizer: the same as `optimizer` for the teacher, by default `optimizer`.
 
     Raises:
-        TypeError: What must be a function is none.
-        ValueError: A number is out of its range, the name cannot name a folder, or a list of terms
-            holds weights, which the seeds would share.
+        TypeError: for an argument that must be a function and is none.
+        ValueError: for a number out of its range, a name that cannot name a folder, or a list of
+            terms that holds weights, which the seeds would share.
 
     Example:
 
@@ -62,18 +72,18 @@ class Experiment:
     def __init__(self, name, *, student, teacher, data, terms=None, alpha=0.5, optimizer, loss,
                  metrics=("accuracy",), epochs, seeds=3, teacher_epochs=None,
                  teacher_optimizer=None):  # fmt: skip
-        if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
-            raise ValueError(f"`name` must be usable as a folder's name. Received: name={name!r}")
-        _check_terms(terms)
-        self.name, self.terms, self.loss, self.metrics = name, terms, loss, metrics
-        self.student, self.teacher = _maker("student", student), _maker("teacher", teacher)
-        self._data, self.optimizer = _maker("data", data, "split"), _maker("optimizer", optimizer)
-        self.teacher_optimizer = _maker("teacher_optimizer", teacher_optimizer or optimizer)
+        self.name, self.terms = checked_name(name), checked_terms(terms)
+        self.loss, self.metrics = loss, metrics
+        self.student = checked_maker("student", student)
+        self.teacher = checked_maker("teacher", teacher)
+        self._data = checked_maker("data", data, "split")
+        self.optimizer = checked_maker("optimizer", optimizer)
+        self.teacher_optimizer = checked_maker("teacher_optimizer", teacher_optimizer or optimizer)
         self.alpha = check("alpha", alpha, low=0, high=1)
-        self.epochs = _count("epochs", epochs, 1)
+        self.epochs = checked_count("epochs", epochs, 1)
         given = epochs if teacher_epochs is None else teacher_epochs
-        self.teacher_epochs = _count("teacher_epochs", given, 0)
-        self.seeds = _seeds(seeds)
+        self.teacher_epochs = checked_count("teacher_epochs", given, 0)
+        self.seeds = checked_seeds(seeds)
         self.origin = {}  # the file and the options that it was read with, as `run.json` holds them
 
     def run(self, folder, *, overwrite=False, resume=False, command=None, callbacks=None,
@@ -86,40 +96,54 @@ class Experiment:
         the settings it began with; more seeds may be added behind the others.
 
         Args:
-            folder: Where to write; it may hold no run unless one of the next two is true.
-            overwrite: Whether to delete the run in `folder` first.
-            resume: Whether to go on with the run in `folder`.
-            command: The command line, for the report.
-            callbacks: A function without arguments that makes callbacks for each `fit`.
-            cache: A folder of the teacher's targets on the training split, from which the students
+            folder: where to write; it may hold no run unless one of the next two is true.
+            overwrite: whether to delete the run in `folder` first.
+            resume: whether to go on with the run in `folder`.
+            command: the command line, for the report.
+            callbacks: a function without arguments that makes callbacks for each `fit`.
+            cache: a folder of the teacher's targets on the training split, from which the students
                 train; where it holds none they are written first. By default the teacher is run.
 
         Returns:
             The results, as `report.json` holds them.
 
         Raises:
-            FileExistsError: `folder` holds a run that is neither to go on nor to be deleted.
-            ValueError: The run in `folder` has other settings.
-            TypeError: `student` or `teacher` returns no model, or one that cannot be loaded again.
-            ImportError: matplotlib, which draws the report's plots, is not installed.
+            FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
+            ValueError: where the run in `folder` has other settings.
+            TypeError: where `student` or `teacher` returns no model, or one that cannot be
+                loaded again.
+            ImportError: where matplotlib, which draws the report's plots, is not installed.
         """
         report_page.check_plots()
-        run = RunFolder(folder)
-        settings = {**self._settings(), "cached": cache is not None}
-        run.check(settings, overwrite=overwrite, resume=resume)
-        if not (resume and run.is_trained("teacher")):
+        test = functools.cache(lambda: held(self.data("test")))
+        runner = self._runner(folder, test, callbacks, cache)
+        runner.check(overwrite=overwrite, resume=resume)
+        if not (resume and runner.is_trained("teacher")):
             self.rehearse()  # before a run that is there is deleted
-        run.open(settings, overwrite=overwrite, resume=resume)
-        if not run.is_trained("teacher"):
-            self.keep_teacher(run, callbacks=callbacks)
+        runner.open(overwrite=overwrite, resume=resume)
+        teacher = runner.model("teacher")
         if cache is not None:
-            in_experiment.prepare(self, run.model("teacher"), cache)
-        for seed in self.seeds:
-            for arm in ARMS:
-                if not run.is_trained(f"{arm}-{seed}"):
-                    self._train_student(run, arm, seed, callbacks, cache)
+            cached.prepare(teacher, self.data("train"), cache, self.teacher_paths(teacher))
+        runner.train()
         about = {"name": self.name, "settings": self._described(), "command": command or ""}
-        return compare(run, about, self.seeds, self.data)
+        return compare(runner, about, self.data("valid"), test())
+
+    def _runner(self, folder, test, callbacks, cache):
+        """What trains and measures the three arms."""
+        teacher = functools.cache(lambda: runner.model("teacher"))
+
+        def alike(seed, model, model_of):
+            return measured(model, test(), teacher())
+
+        def teachers(seed, model, model_of):
+            return measured(model, test(), None)
+
+        arms = {"teacher": Arm(lambda *_: self.trained_teacher(callbacks), teachers, once=True)}
+        for arm in ARMS:
+            arms[arm] = Arm(functools.partial(self._train_student, arm, callbacks, cache), alike)
+        settings = {**self._settings(), "cached": cache is not None}
+        runner = Runner(arms, seeds=self.seeds, folder=folder, settings=settings)
+        return runner
 
     def data(self, split):
         """The batches of a split."""
@@ -134,9 +158,10 @@ class Experiment:
     def _training(self):
         """What else the arms are trained by; what a function holds shows in its file only."""
         terms = self.terms if callable(self.terms) else [_parts(term) for term in self.terms or ()]
+        teachers = self.teacher_optimizer() if self.teacher_epochs else None
         return described({
-            "optimizer": self.optimizer(), "teacher_optimizer": self.teacher_optimizer(),
-            "loss": self.loss, "metrics": self.metrics, "terms": terms,
+            "optimizer": self.optimizer(), "teacher_optimizer": teachers, "loss": self.loss,
+            "metrics": self.metrics, "terms": terms,
         })  # fmt: skip
 
     def _described(self):
@@ -147,67 +172,65 @@ class Experiment:
         settings = {"name": self.name, **settings.pop("options", {}), **settings}
         return {key: value for key, value in settings.items() if value is not None}
 
+    def teacher_paths(self, teacher):
+        """What the terms read in the teacher, a list of paths."""
+        terms = self.terms
+        terms = terms(self.student(), teacher) if callable(terms) else terms
+        return ["output"] if terms is None else teacher_paths(terms).get("teacher", ["output"])
+
     def rehearse(self, splits=("valid", "test")):
         """Puts all parts together once, so that what does not fit is said before any training."""
-        teacher, student = self._new_teacher(), _model("student", self.student())
+        teacher = checked_model("teacher", self.teacher())
+        student = checked_model("student", self.student())
         for name, model in (("teacher", teacher), ("student", student)):
-            _check_loads(name, model)
+            check_loads(name, model)
         model = self._distiller(student, teacher)
         self._compile(model, self.optimizer)
         model.fit(self.data("train"), epochs=0, shuffle=False, verbose=0)
         for split in splits:
             report.measure(student, itertools.islice(self.data(split), 1), teacher)
 
-    def _train_teacher(self, run, callbacks):
+    def trained_teacher(self, callbacks=None):
+        """The teacher, trained unless `teacher_epochs` is 0: `(model, record of its training)`."""
         keras.utils.set_random_seed(self.seeds[0])
         train = self.data("train")
-        teacher = self._new_teacher()
+        teacher = checked_model("teacher", self.teacher())
         if self.teacher_epochs == 0:
-            print("The teacher is taken as it is.", flush=True)
-            run.keep("teacher", teacher, {"history": {}, "seconds": 0.0})
-            return
-        print(f"Training the teacher for {self.teacher_epochs} epochs.", flush=True)
+            say("The teacher is taken as it is.")
+            return teacher, {"history": {}, "seconds": 0.0}
+        say(f"Training the teacher for {self.teacher_epochs} epochs.")
         self._compile(teacher, self.teacher_optimizer)
-        run.keep("teacher", teacher, self._fit(teacher, train, self.teacher_epochs, callbacks))
+        return teacher, self._fit(teacher, train, self.teacher_epochs, callbacks)
 
     def prepared(self, arm, seed, teacher, cache=None):
         """What trains a student: `(student, compiled model, training data)`.
 
         Args:
             arm: "alone" or "distilled".
-            seed: Of weights and order.
-            teacher: The trained teacher; a student alone does without.
-            cache: A folder of its targets, or `None` to run it.
+            seed: of weights and order.
+            teacher: the trained teacher; a student alone does without.
+            cache: a folder of its targets, or `None` to run it.
         """
         keras.utils.set_random_seed(seed)
         train = self.data("train")
-        student = _model("student", self.student())
+        student = checked_model("student", self.student())
         model = student
         if arm == "distilled":
-            cached, train = in_experiment.from_cache(train, cache) if cache else (None, train)
-            model = self._distiller(student, teacher, cached)
+            source, train = cached.from_cache(train, cache) if cache else (teacher, train)
+            model = self._distiller(student, teacher, source)
         self._compile(model, self.optimizer)
         return student, model, train
 
-    def keep_teacher(self, run, model=None, callbacks=None):
-        """Puts the teacher into a run: a trained model, or the one that is trained here."""
-        if model is None:
-            self._train_teacher(run, callbacks)
-        else:
-            run.keep("teacher", model, {"history": {}, "seconds": 0.0})
-
-    def _train_student(self, run, arm, seed, callbacks, cache):
-        teacher = run.model("teacher") if arm == "distilled" else None
-        print(f"Training the student, {arm}, seed {seed}, for {self.epochs} epochs.", flush=True)
+    def _train_student(self, arm, callbacks, cache, seed, model_of):
+        teacher = model_of("teacher") if arm == "distilled" else None
+        say(f"Training the student, {arm}, seed {seed}, for {self.epochs} epochs.")
         student, model, train = self.prepared(arm, seed, teacher, cache)
-        run.keep(f"{arm}-{seed}", student, self._fit(model, train, self.epochs, callbacks))
+        return student, self._fit(model, train, self.epochs, callbacks)
 
-    def _new_teacher(self):
-        return _model("teacher", self.teacher())
-
-    def _distiller(self, student, teacher, cached=None):
+    def _distiller(self, student, teacher, source=None):
+        """A distiller with terms made for `teacher`, whose targets come from `source`."""
         terms = self.terms(student, teacher) if callable(self.terms) else self.terms
-        return Distiller(student, teacher=cached or teacher, terms=terms, alpha=self.alpha)
+        return Distiller(student, teacher=source or teacher, terms=terms, alpha=self.alpha)
 
     def _compile(self, model, optimizer):
         metrics = self.metrics() if callable(self.metrics) else self.metrics
@@ -231,69 +254,3 @@ class Experiment:
 
 def _parts(term):
     return {name: value for name, value in vars(term).items() if not name.startswith("_")}
-
-
-def _check_terms(terms):
-    """Refuses a list of terms that one seed would hand to the next with what it has learned."""
-    for term in () if terms is None or callable(terms) else terms:
-        if term.remembers:
-            raise ValueError(
-                "`terms` must be a function `(student, teacher)` where a term has a projector of "
-                "its own or a loss that learns: each seed needs new ones. "
-                f"Received: a list with {term!r}"
-            )
-
-
-def _maker(name, function, *takes):
-    """The function, if it is one: a model or an optimizer can be called too, but makes none."""
-    made = isinstance(function, (keras.Model, keras.optimizers.Optimizer))
-    if made or not callable(function) or not _accepts(function, takes):
-        what = f"of {takes[0]!r}" if takes else "without arguments"
-        raise TypeError(f"`{name}` must be a function {what}. Received: {name}={function!r}")
-    return function
-
-
-def _accepts(function, arguments):
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError:
-        return False
-    return True
-
-
-def _count(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}. "
-                         f"Received: {name}={value!r}")  # fmt: skip
-    return value
-
-
-def _seeds(seeds):
-    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not found or len(set(found)) < len(found) or not all(isinstance(s, int) for s in found):
-        raise ValueError("`seeds` must name at least one seed, each once: a number of seeds or a "
-                         f"list of integers. Received: seeds={seeds!r}")  # fmt: skip
-    return found
-
-
-def _model(name, made):
-    if not isinstance(made, keras.Model):
-        raise TypeError(
-            f"`{name}` must return a `keras.Model`, which the run can save. A SavedModel or "
-            "another function can teach through `ModelTeacher`, in a script of your own. "
-            f"Received: {made!r}"
-        )
-    return made
-
-
-def _check_loads(name, model):
-    """Refuses a model whose classes are not registered: it could not be loaded after training."""
-    try:
-        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise TypeError(
-            f"`{name}` must return a model that can be saved and loaded again: register its "
-            "classes by `@keras.saving.register_keras_serializable()` and give each a "
-            f"`get_config`. Received: {model.name}, which fails: {reason[:300]}"
-        ) from error

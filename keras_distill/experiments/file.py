@@ -19,13 +19,13 @@ def load_experiment(path, options):
     that it imports, so that a run is resumed only with what it began with.
 
     Args:
-        path: The file; modules beside it can be imported by it, as by a script.
-        options: Arguments by name; one that the function does not take is refused.
+        path: the file; modules beside it can be imported by it, as by a script.
+        options: arguments by name; one that the function does not take is refused.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file has no function `experiment`, or it has not such an option.
-        TypeError: The function returns no `Experiment`.
+        FileNotFoundError: where there is no such file.
+        ValueError: where the file has no function `experiment`, or it has not such an option.
+        TypeError: where the function returns no `Experiment`.
     """
     path = pathlib.Path(path)
     make = _maker(path)

@@ -8,12 +8,14 @@ import shutil
 
 import keras
 
+from keras_distill import _files
+
 RUN = "run.json"  # marks a folder that holds a run, and says which
 WRITTEN = (
-    RUN, "arms", "report.html", "report.json", "student.keras", "teacher.keras", "serving",
-    "trials", "targets", "ranking.json", "ranking.png", "winner.py",
+    RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
+    "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py",
 )  # fmt: skip
-UNFINISHED = (".tmp_*", "*.unfinished", "report.*.tmp", "*/*.unfinished*")
+UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 
 
 class RunFolder:
@@ -23,7 +25,7 @@ class RunFolder:
     a run that was killed at any moment goes on with the models that were finished.
 
     Args:
-        path: The folder; made by `open`.
+        path: the folder; made by `open`.
     """
 
     def __init__(self, path):
@@ -33,13 +35,13 @@ class RunFolder:
         """Begins a run with these settings, or goes on with the one that is there.
 
         Args:
-            settings: What the run is trained by: a dict that JSON can hold, with a list `seeds`.
-            overwrite: Whether to delete a run that is there.
-            resume: Whether to go on with it. Its settings must be these; more seeds may follow.
+            settings: what the run is trained by: a dict that JSON can hold, with a list `seeds`.
+            overwrite: whether to delete a run that is there.
+            resume: whether to go on with it. Its settings must be these; more seeds may follow.
 
         Raises:
-            FileExistsError: There is a run, or a part of one, and it is to be kept.
-            ValueError: The run to go on with has other settings: the message says which.
+            FileExistsError: where there is a run, or a part of one, and it is to be kept.
+            ValueError: where the run to go on with has other settings: the message says which.
         """
         self.check(settings, overwrite=overwrite, resume=resume)
         if not (resume and RUN in self._held()):
@@ -61,29 +63,33 @@ class RunFolder:
         return [name for name in WRITTEN if (self.path / name).exists()]
 
     def keep(self, key, model, record):
-        """Writes a trained model, then what is known of its training."""
-        unfinished = self.path / "arms" / f"{key}.unfinished.keras"
-        model.save(unfinished)
-        os.replace(unfinished, self._model(key))
+        """Writes a trained model without its optimizer, then what is known of its training."""
+        compiled, model.compiled = model.compiled, False
+        try:
+            with _files.whole(self.file(key)) as part:
+                model.save(part)
+        finally:
+            model.compiled = compiled
         write_json(self._record(key), record)  # last: it marks the model as trained
 
     def is_trained(self, key):
         """Whether the model of this name was trained to the end and kept."""
-        return self._record(key).exists() and self._model(key).exists()
+        return self._record(key).exists() and self.file(key).exists()
 
     def model(self, key):
         """The trained model of this name, uncompiled."""
-        return keras.saving.load_model(self._model(key), compile=False)
+        return keras.saving.load_model(self.file(key), compile=False)
 
     def record(self, key):
         """What `keep` was given beside the model."""
         return json.loads(self._record(key).read_text())
 
-    def _model(self, key):
-        return self.path / "arms" / f"{key}.keras"
+    def file(self, key):
+        """The path of the model of this name, a `pathlib.Path`."""
+        return self.path / "arms" / f"{_file_name(key)}.keras"
 
     def _record(self, key):
-        return self.path / "arms" / f"{key}.json"
+        return self.path / "arms" / f"{_file_name(key)}.json"
 
     def _same(self, settings):
         try:
@@ -107,30 +113,31 @@ class RunFolder:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def differences(before, now, prefix=""):
-    """What differs between a run's settings and others, one string for each; more seeds may follow.
+def differences(before, now):
+    """What differs between a run's settings and others, a line each.
+
+    More seeds may follow behind the others. Of the files those count that both runs have.
 
     Args:
-        before: The run's settings, a dict of what JSON holds; dicts in it are compared by key.
-        now: The others.
-        prefix: What the names begin with.
+        before: the run's settings, a dict of what JSON holds.
+        now: the others.
     """
-    found = []
-    for key in {**before, **now}:
-        old, new = before.get(key), now.get(key)
-        if key == "files":
-            found += [f"{name} has changed" for name in old or () if _changed(name, old, new or {})]
-        elif isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{key}.")
-        elif old != new and not (key == "seeds" and old and new[: len(old)] == old):
-            found.append(f"{prefix}{key}={_short(new)}, the run's is {_short(old)}")
-    return found
+    seeds, files = before.get("seeds"), before.get("files", {})
+    found = now.get("files", {})
+    changed = [name for name in found if files.get(name, found[name]) != found[name]]
+    more = seeds and now.get("seeds", [])[: len(seeds)] == seeds
+    known = {"files", "seeds"} if more else {"files"}
+    rest = [{name: value for name, value in each.items() if name not in known}
+            for each in (before, now)]  # fmt: skip
+    return [f"{name} has changed" for name in changed] + _files.differences(*rest)
 
 
 def described(value):
     """A setting as JSON holds it: the same in every process that gives the same value."""
     if isinstance(value, (bool, int, float, str, type(None))):
         return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, (list, tuple)):
         return [described(item) for item in value]
     if isinstance(value, dict):
@@ -141,13 +148,8 @@ def described(value):
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def _changed(name, old, new):
-    return name in new and new[name] != old[name]
-
-
-def _short(value):
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _file_name(key):
+    return re.sub(r"[^\w.-]+", "_", key)
 
 
 def _why_refused(path, held, resume):
@@ -158,6 +160,4 @@ def _why_refused(path, held, resume):
 
 def write_json(path, value):
     """Writes what JSON can hold, whole or not at all."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=1))
-    os.replace(unfinished, path)
+    _files.write_json(path, value)

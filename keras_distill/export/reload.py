@@ -1,4 +1,5 @@
 """Runs a SavedModel in a fresh process, by TensorFlow alone, and compares what it answers."""
+
 import os
 import subprocess
 import sys
@@ -6,7 +7,6 @@ import tempfile
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 # What the fresh process runs: TensorFlow alone, on the CPU, with Keras out of reach.
 _RELOAD = """
@@ -35,21 +35,23 @@ def check_saved_model(path, inputs, expected, atol=1e-5):
     process, and it runs on the CPU.
 
     Args:
-        path: A SavedModel's folder, such as `write_saved_model` returns.
-        inputs: An array, or a dict of arrays by input name.
-        expected: What the model returned for them: an array, or a dict by output name.
-        atol: The largest difference allowed.
+        path: a SavedModel's folder, such as `write_saved_model` returns.
+        inputs: an array, or a dict of arrays by input name.
+        expected: what the model returned for them: an array, or a dict by output name.
+        atol: the largest difference allowed.
 
     Returns:
         The largest absolute difference, a float.
 
     Raises:
-        ValueError: The outputs differ by more than `atol`, or in name or shape.
-        RuntimeError: The fresh process failed; the message ends with what it said.
+        ValueError: where the outputs differ by more than `atol`, or in name or shape.
+        RuntimeError: where the fresh process failed; the message ends with what it said.
     """
     if isinstance(inputs, (list, tuple)):
-        raise ValueError("Several `inputs` must be a dict of arrays by input name. "
-                         f"Received: a {type(inputs).__name__} of {len(inputs)}")
+        raise ValueError(
+            "Several `inputs` must be a dict of arrays by input name. "
+            f"Received: a {type(inputs).__name__} of {len(inputs)}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         given, got = os.path.join(folder, "inputs.npz"), os.path.join(folder, "outputs.npz")
         np.savez(given, **(inputs if isinstance(inputs, dict) else {"__only__": inputs}))
@@ -57,8 +59,10 @@ def check_saved_model(path, inputs, expected, atol=1e-5):
         with np.load(got) as outputs:
             difference = _difference(dict(outputs), expected)
     if not difference <= atol:  # NaN too
-        raise ValueError(f"The reloaded SavedModel must agree with the model to atol={atol}. "
-                         f"Received: a largest difference of {difference}, in {path!r}")
+        raise ValueError(
+            f"The reloaded SavedModel must agree with the model to atol={atol}. "
+            f"Received: a largest difference of {difference}, in {path!r}"
+        )
     return difference
 
 
@@ -66,36 +70,44 @@ def answers(model, inputs):
     """What a model returns for inputs on the CPU, as the fresh process does: arrays.
 
     Args:
-        model: A `keras.Model`.
-        inputs: An array, or a dict of arrays by input name.
+        model: a `keras.Model`.
+        inputs: an array, or a dict of arrays by input name.
     """
-    with tf.device("CPU:0"):  # GPUs round the factors of products to fewer bits
-        return keras.tree.map_structure(np.asarray, model(inputs, training=False))
+    with keras.device("cpu:0"):  # GPUs round the factors of products to fewer bits
+        outputs = model(inputs, training=False)
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
 
 
 def _run_fresh(*arguments):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run([sys.executable, "-c", _RELOAD, *arguments], env=environment,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _RELOAD, *arguments], env=environment, capture_output=True, text=True
+    )
     if done.returncode:
-        raise RuntimeError("The SavedModel could not be run in a fresh process: "
-                           f"{done.stderr.strip()[-2000:]}")
+        raise RuntimeError(
+            f"The SavedModel could not be run in a fresh process: {done.stderr.strip()[-2000:]}"
+        )
 
 
 def _difference(outputs, expected):
     if not isinstance(expected, dict):
         if len(outputs) != 1:
-            raise ValueError(f"`expected` must be a dict with {sorted(outputs)}. "
-                             "Received: one array")
+            raise ValueError(
+                f"`expected` must be a dict with {sorted(outputs)}. Received: one array"
+            )
         expected = dict.fromkeys(outputs, expected)
     if set(expected) != set(outputs):
-        raise ValueError(f"`expected` must name the SavedModel's outputs, {sorted(outputs)}. "
-                         f"Received: {sorted(expected)}")
+        raise ValueError(
+            f"`expected` must name the SavedModel's outputs, {sorted(outputs)}. "
+            f"Received: {sorted(expected)}"
+        )
     return max(_distance(name, outputs[name], np.asarray(expected[name])) for name in outputs)
 
 
 def _distance(name, output, expected):
     if output.shape != expected.shape:
-        raise ValueError(f"`expected` must have the shape of output {name!r}, {output.shape}. "
-                         f"Received: {expected.shape}")
+        raise ValueError(
+            f"`expected` must have the shape of output {name!r}, {output.shape}. "
+            f"Received: {expected.shape}"
+        )
     return float(np.max(np.abs(output - expected.astype(output.dtype)), initial=0.0))

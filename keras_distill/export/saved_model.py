@@ -2,25 +2,16 @@
 
 Everything here works on any Keras model; nothing knows how the model was trained.
 """
+
 import os
 import shutil
 import tempfile
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import tree
 
-from keras_distill.export.reload import answers, check_saved_model
-
-__all__ = [
-    "answers",
-    "check_saved_model",
-    "random_inputs",
-    "signature_of",
-    "write_saved_model",
-    "write_student",
-]
+from keras_distill import _backend
 
 # Operations of a graph that only hand on what the head computed.
 _PASSING = ("Identity", "Cast", "Reshape", "Squeeze")
@@ -33,14 +24,14 @@ def write_student(model, path):
     `path` and then moved there, so that a reader never sees half a file.
 
     Args:
-        model: A built `keras.Model`.
-        path: Where to write; ends in `.keras`. An existing file is replaced.
+        model: a built `keras.Model`.
+        path: where to write; ends in `.keras`. An existing file is replaced.
 
     Returns:
         The path, a string.
 
     Raises:
-        ValueError: `path` does not end in `.keras`, or the model is not built.
+        ValueError: where `path` does not end in `.keras`, or the model is not built.
     """
     path = os.path.abspath(path)
     if not path.endswith(".keras"):
@@ -56,8 +47,17 @@ def write_student(model, path):
     return path
 
 
-def write_saved_model(model, path, name=None, labels=None, *, version=1, top_k=3,
-                      from_logits=None, input_signature=None):
+def write_saved_model(
+    model,
+    path,
+    name=None,
+    labels=None,
+    *,
+    version=1,
+    top_k=3,
+    from_logits=None,
+    input_signature=None,
+):
     """Writes a model as a SavedModel in TF Serving's layout, `path/name/version`.
 
     Its signatures are `serve`, which is also `serving_default`, and, for a model with one output
@@ -67,16 +67,16 @@ def write_saved_model(model, path, name=None, labels=None, *, version=1, top_k=3
     which are probabilities. It is written to a temporary folder beside, then moved.
 
     Args:
-        model: A built `keras.Model`.
-        path: The folder that TF Serving watches; made if need be.
-        name: The name to serve under. Defaults to the model's.
-        labels: What `classify` calls the classes, strings or integers in the order of the
+        model: a built `keras.Model`.
+        path: the folder that TF Serving watches; made if need be.
+        name: the name to serve under. Defaults to the model's.
+        labels: what `classify` calls the classes, strings or integers in the order of the
             model's output. Defaults to their indices.
-        version: A positive integer. TF Serving serves the highest.
-        top_k: How many classes `classify` returns, or all where there are fewer.
-        from_logits: Whether the one output is logits. `None` reads it off the model's last
+        version: a positive integer. TF Serving serves the highest.
+        top_k: how many classes `classify` returns, or all where there are fewer.
+        from_logits: whether the one output is logits. `None` reads it off the model's last
             operation: a softmax or sigmoid gives probabilities, anything else logits.
-        input_signature: A list with a `keras.InputSpec` (or a dict or list of them) for each
+        input_signature: a list with a `keras.InputSpec` (or a dict or list of them) for each
             argument of the model. Needed only by a subclassed model whose inputs are not floats.
             Defaults to `signature_of(model)`.
 
@@ -84,8 +84,9 @@ def write_saved_model(model, path, name=None, labels=None, *, version=1, top_k=3
         The version's folder, a string.
 
     Raises:
-        ValueError: The model is not built, or `labels` do not fit its output.
-        FileExistsError: This version is there already.
+        ValueError: for a model that is not built, and where `labels` do not fit its output.
+        FileExistsError: where this version is there already.
+        ImportError: where TensorFlow is not installed.
 
     Example:
 
@@ -100,8 +101,10 @@ def write_saved_model(model, path, name=None, labels=None, *, version=1, top_k=3
     parent = os.path.join(os.path.abspath(path), name or model.name)
     folder = os.path.join(parent, str(version))
     if os.path.exists(folder):
-        raise FileExistsError(f"A served version is never overwritten: remove the folder, or give "
-                              f"another `name` or a higher `version`. Received: {folder!r}")
+        raise FileExistsError(
+            f"A served version is never overwritten: remove the folder, or give "
+            f"another `name` or a higher `version`. Received: {folder!r}"
+        )
     archive = _archive(model, labels, top_k, from_logits, input_signature or signature_of(model))
     os.makedirs(parent, exist_ok=True)
     temporary = tempfile.mkdtemp(dir=parent, prefix=".tmp_")  # not a number: never served
@@ -117,22 +120,24 @@ def random_inputs(model, count=8, seed=0):
     """Inputs that a built model takes, to try it on.
 
     Args:
-        model: A `keras.Model` of one input, or of several in a dict or a functional model.
-        count: How many examples.
-        seed: Of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
+        model: a `keras.Model` of one input, or of several in a dict or a functional model.
+        count: how many examples.
+        seed: of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
 
     Returns:
         An array, or a dict of arrays by input name where there are several.
 
     Raises:
-        ValueError: The model takes several inputs that have no names.
+        ValueError: where the model takes several inputs that have no names.
     """
     generator = np.random.default_rng(seed)
     signature = signature_of(model)
     specs = tree.flatten(signature)
     if not all(spec.name for spec in specs) and len(specs) > 1:
-        raise ValueError("A model of several inputs must take them in a dict. "
-                         f"Received: {model.name!r}, which takes {len(specs)} without names")
+        raise ValueError(
+            "A model of several inputs must take them in a dict. "
+            f"Received: {model.name!r}, which takes {len(specs)} without names"
+        )
     arrays = [_random(spec, count, generator) for spec in specs]
     if len(arrays) == 1 and not isinstance(signature[0], dict):
         return arrays[0]
@@ -148,12 +153,15 @@ def _random(spec, count, generator):
 
 def _check_built(model):
     if not model.built:
-        raise ValueError("The model must be built before it is written: call it once on a batch. "
-                         f"Received: {model.name!r}, not built")
+        raise ValueError(
+            "The model must be built before it is written: call it once on a batch. "
+            f"Received: {model.name!r}, not built"
+        )
 
 
 def _archive(model, labels, top_k, from_logits, signature):
     """The archive, with `serve` and, where the model classifies, `classify`."""
+    tf = _backend.tensorflow("A SavedModel")
     signature = tree.map_structure(_tensor_spec, signature)
     forward = tf.function(lambda *args: model(*args, training=False), signature, autograph=False)
     graph = forward.get_concrete_function()
@@ -169,8 +177,10 @@ def _archive(model, labels, top_k, from_logits, signature):
         classify = _classify(forward, outputs.shape[-1], labels, top_k, from_logits)
         archive.add_endpoint("classify", classify, signature)
     elif labels is not None:
-        raise ValueError("`labels` need a model with one output of shape (batch, classes). "
-                         f"Received: outputs={outputs}")
+        raise ValueError(
+            "`labels` need a model with one output of shape (batch, classes). "
+            f"Received: outputs={outputs}"
+        )
     return archive
 
 
@@ -187,10 +197,13 @@ def _serve(forward, output_name):
 
 
 def _classify(forward, classes, labels, top_k, from_logits):
+    tf = _backend.tensorflow("A SavedModel")
     names = list(range(classes)) if labels is None else list(labels)
     if len(names) != classes:
-        raise ValueError(f"`labels` must hold one name per class, {classes} in all. "
-                         f"Received: {len(names)} labels")
+        raise ValueError(
+            f"`labels` must hold one name per class, {classes} in all. "
+            f"Received: {len(names)} labels"
+        )
 
     def classify(*args):
         scores = tf.cast(forward(*args), tf.float32)
@@ -248,13 +261,16 @@ def _built_signature(model):
     def spec(shape, name=None):
         return keras.InputSpec(shape=(None, *shape[1:]), dtype=model.input_dtype, name=name)
 
-    return [_named(shape, spec) if isinstance(shape, dict)
-            else tree.map_shape_structure(spec, shape) for shape in shapes.values()]
+    return [
+        _named(shape, spec) if isinstance(shape, dict) else tree.map_shape_structure(spec, shape)
+        for shape in shapes.values()
+    ]
 
 
 def _spec(tensor, name=None):
-    return keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype,
-                           name=name or tensor.name)
+    return keras.InputSpec(
+        shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=name or tensor.name
+    )
 
 
 def _named(structure, spec):
@@ -265,4 +281,4 @@ def _named(structure, spec):
 
 
 def _tensor_spec(spec):
-    return tf.TensorSpec(spec.shape, spec.dtype, name=spec.name)
+    return _backend.tensorflow("A SavedModel").TensorSpec(spec.shape, spec.dtype, name=spec.name)

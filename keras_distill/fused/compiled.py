@@ -4,7 +4,11 @@ They are given `(batch, tokens, 2)`: each token's cross-entropy, and 1 where the
 its label.
 """
 
+import sys
+
 import keras
+
+from keras_distill._keras.layers import mask_of
 
 
 class GivenCrossEntropy(keras.losses.Loss):
@@ -20,7 +24,7 @@ class GivenAccuracy(keras.metrics.Mean):
     def update_state(self, y_true, y_pred, sample_weight=None):
         """With a batch; `y_true` is in `y_pred` already. Keras's mask counts, as in its metrics."""
         right = y_pred[..., 1]
-        if (mask := getattr(y_pred, "_keras_mask", None)) is not None:
+        if (mask := mask_of(y_pred)) is not None:
             mask = keras.ops.cast(mask, right.dtype)
             sample_weight = mask if sample_weight is None else mask * _by_token(sample_weight)
         return super().update_state(right, sample_weight)
@@ -57,7 +61,7 @@ def given_loss(loss):
         return None
     kind = keras.losses.SparseCategoricalCrossentropy
     fits = isinstance(loss, kind) and loss.from_logits
-    if not fits or getattr(loss, "ignore_class", None) is not None:
+    if not fits or loss.ignore_class is not None:
         raise ValueError(
             "With `fused_head=True` there are no logits of all words, so `compile` takes one loss: "
             "`SparseCategoricalCrossentropy(from_logits=True)`, without `ignore_class` (weigh "
@@ -80,10 +84,16 @@ def _given_metric(metric):
         return GivenAccuracy(name=metric)
     if type(metric) is keras.metrics.SparseCategoricalAccuracy:
         return GivenAccuracy(name=metric.name)
-    if type(metric).__name__ == "Perplexity" and getattr(metric, "from_logits", False):
-        return GivenPerplexity(metric.name, metric.mask_token_id)  # KerasHub's
+    if _is_perplexity(metric) and metric.from_logits:
+        return GivenPerplexity(metric.name, metric.mask_token_id)
     raise ValueError(
         "With `fused_head=True` there are no logits of all words, so metrics are "
         '"accuracy", `SparseCategoricalAccuracy` or KerasHub\'s `Perplexity(from_logits=True)`. '
         f"Received: {metric!r}"
     )
+
+
+def _is_perplexity(metric):
+    """Whether a metric is KerasHub's: only where somebody has imported KerasHub can it be."""
+    hub = sys.modules.get("keras_hub")
+    return hub is not None and isinstance(metric, hub.metrics.Perplexity)

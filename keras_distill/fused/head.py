@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from keras_distill.losses.softened import LOWEST
+from keras import backend, ops
 
-import tensorflow as tf  # isort: skip
+from keras_distill.fused import primitives
+from keras_distill.losses.softened import LOWEST
 
 BLOCK = 2048  # words: with 1,024 tokens a block of logits takes 8 MB
 
@@ -14,7 +15,8 @@ class Head(NamedTuple):
 
     Args:
         hidden: the hidden states, (..., width), in the dtype in which the head computes.
-        embeddings: one row a word, (vocabulary, width), in the dtype of the weights.
+        embeddings: one row a word, (vocabulary, width), in the dtype of the weights: a tensor or
+            a `keras.Variable`.
         bias: (vocabulary,), or `None`. -inf where a word does not exist.
         soft_cap: `c` in `c * tanh(logits / c)`, or `None`.
     """
@@ -29,10 +31,16 @@ class Head(NamedTuple):
         """How many words there are."""
         return self.embeddings.shape[0]
 
+    @property
+    def precision(self):
+        """The dtype of logits and sums: float32, or float64 where the head computes in it."""
+        dtype = backend.standardize_dtype(self.hidden.dtype)
+        return dtype if dtype == "float64" else "float32"
+
     def flat(self):
         """The same of tensors, with hidden states (tokens, width)."""
-        arrays = [tf.convert_to_tensor(array) for array in self.arrays()]
-        return self.having([tf.reshape(arrays[0], (-1, arrays[1].shape[1])), *arrays[1:]])
+        arrays = [primitives.tensor(array) for array in self.arrays()]
+        return self.having([ops.reshape(arrays[0], (-1, arrays[1].shape[1])), *arrays[1:]])
 
     def arrays(self):
         """What may have gradients."""
@@ -43,6 +51,10 @@ class Head(NamedTuple):
         bias = arrays[2] if self.bias is not None else None
         return Head(arrays[0], arrays[1], bias, self.soft_cap)
 
+    def zeros(self):
+        """A zero a token, (tokens,), of `flat` hidden states."""
+        return ops.zeros((ops.shape(self.hidden)[0],), self.precision)
+
 
 def block_size(vocabulary, block=None):
     """About `block` words: a divisor of the vocabulary where there is one below twice as many."""
@@ -51,79 +63,73 @@ def block_size(vocabulary, block=None):
 
 
 def over_blocks(vocabulary, size, step, state):
-    """`state = step(state, start, size)` for every block; the last may be smaller."""
+    """`state = step(state, index, start, size)` for every block; the last may be smaller."""
     whole = vocabulary // size
-
-    def body(index, state):
-        return index + 1, step(state, index * size, size)
-
     if whole > 1:
-        state = tf.while_loop(lambda index, _: index < whole, body, (tf.constant(0), state),
-                              parallel_iterations=1, maximum_iterations=whole)[1]  # fmt: skip
+        state = primitives.loop(
+            whole, lambda index, state: step(state, index, index * size, size), state
+        )
     else:
-        state = step(state, tf.constant(0), size)
+        state = step(state, 0, 0, size)
     rest = vocabulary - whole * size
-    return step(state, tf.constant(whole * size), rest) if rest else state
+    return step(state, whole, whole * size, rest) if rest else state
 
 
 def _rows(head, start, size):
-    rows = tf.slice(head.embeddings, [start, 0], [size, head.embeddings.shape[1]])
-    return tf.cast(rows, head.hidden.dtype)
+    rows = ops.slice(head.embeddings, [start, 0], [size, head.embeddings.shape[1]])
+    return ops.cast(rows, head.hidden.dtype)
 
 
 def logits(head, start, size):
-    """The logits of a block, (tokens, size), float32."""
-    found = tf.matmul(head.hidden, _rows(head, start, size), transpose_b=True)
-    found = tf.cast(found, tf.float32)
+    """The logits of a block, (tokens, size), in the head's `precision`."""
+    found = ops.cast(primitives.product(head.hidden, _rows(head, start, size)), head.precision)
     if head.bias is not None:
-        found += tf.cast(tf.slice(head.bias, [start], [size]), tf.float32)
+        found += ops.cast(ops.slice(head.bias, [start], [size]), head.precision)
     if head.soft_cap is not None:
-        found = head.soft_cap * tf.tanh(found / head.soft_cap)
-    return found if head.bias is None else tf.maximum(found, LOWEST)
+        found = head.soft_cap * ops.tanh(found / head.soft_cap)
+    return found if head.bias is None else ops.maximum(found, LOWEST)
 
 
 def no_gradients(head, size):
-    """Where `add_gradients` starts: sums in float32, the embeddings' by blocks."""
-    blocks = -(-head.vocabulary // size)
-    width = head.embeddings.shape[1]
-    sums = [tf.zeros((tf.shape(head.hidden)[0], width)), tf.zeros((blocks, size, width))]
-    return sums if head.bias is None else [*sums, tf.zeros((blocks, size))]
+    """Where `add_gradients` starts: sums in the head's `precision`, the embeddings' by blocks."""
+    blocks, width = -(-head.vocabulary // size), head.embeddings.shape[1]
+    tokens = ops.shape(head.hidden)[0]
+    shapes = [(tokens, width), (blocks, size, width)]
+    shapes += [] if head.bias is None else [(blocks, size)]
+    return [ops.zeros(shape, head.precision) for shape in shapes]
 
 
-def add_gradients(sums, head, start, size, found, slopes):
+def add_gradients(sums, head, index, start, found, slopes):
     """The sums with a block's part, from the gradient with respect to its logits.
 
     Args:
         sums: as `no_gradients` made them.
         head: the `Head`.
-        start, size: the block.
+        index, start: of the block.
         found: its logits, as `logits` gave them.
-        slopes: the gradient with respect to them, (tokens, size), float32.
+        slopes: the gradient with respect to them, (tokens, size).
     """
     if head.soft_cap is not None:
-        slopes *= 1.0 - tf.square(found / head.soft_cap)
-    low = tf.cast(slopes, head.hidden.dtype)
-    hidden = tf.cast(tf.matmul(low, _rows(head, start, size)), tf.float32)
-    rows = tf.cast(tf.matmul(low, head.hidden, transpose_a=True), tf.float32)
-    added = [sums[0] + hidden, _written(sums[1], start, rows)]
-    return added if head.bias is None else [*added, _written(sums[2], start, _sum(slopes))]
+        slopes *= 1.0 - ops.square(found / head.soft_cap)
+    low = ops.cast(slopes, head.hidden.dtype)
+    hidden = ops.matmul(low, _rows(head, start, slopes.shape[1]))
+    rows = ops.matmul(ops.transpose(low), head.hidden)
+    added = [sums[0] + ops.cast(hidden, head.precision), _written(sums[1], index, rows)]
+    return added if head.bias is None else [*added, _written(sums[2], index, ops.sum(slopes, 0))]
 
 
-def _sum(slopes):
-    return tf.reduce_sum(slopes, axis=0)
-
-
-def _written(blocks, start, rows):
-    """`blocks` with one block set, in place where nobody else holds them."""
-    size, missing = blocks.shape[1], blocks.shape[1] - rows.shape[0]
-    rows = tf.pad(rows, [[0, missing]] + [[0, 0]] * (blocks.shape.rank - 2)) if missing else rows
-    return tf.tensor_scatter_nd_update(blocks, [[start // size]], rows[None])
+def _written(blocks, index, rows):
+    """`blocks` with one of them set; the last may be smaller."""
+    missing = blocks.shape[1] - rows.shape[0]
+    if missing:
+        rows = ops.pad(rows, [[0, missing]] + [[0, 0]] * (len(blocks.shape) - 2))
+    return primitives.write(blocks, index, ops.cast(rows, blocks.dtype))
 
 
 def gradients(sums, head):
     """The gradients of `head.arrays()`, in their dtypes."""
     whole = [sums[0]]
     for blocks in sums[1:]:
-        flat = tf.reshape(blocks, [-1, *blocks.shape[2:]])
+        flat = ops.reshape(blocks, (-1, *blocks.shape[2:]))
         whole.append(flat[: head.vocabulary])  # shares the memory
-    return [tf.cast(one, array.dtype) for one, array in zip(whole, head.arrays(), strict=True)]
+    return [ops.cast(one, array.dtype) for one, array in zip(whole, head.arrays(), strict=True)]

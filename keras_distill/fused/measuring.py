@@ -1,8 +1,15 @@
 """Losses of a large vocabulary from hidden states, without logits of all its words at once."""
 
+from functools import reduce
+from operator import add
 from typing import Any, NamedTuple
 
+import keras
+from keras import ops
+
 from keras_distill.batch import TopK
+from keras_distill.fused import primitives
+from keras_distill.fused.flat import FLAT, FlatDivergence
 from keras_distill.fused.head import (
     add_gradients,
     block_size,
@@ -15,8 +22,6 @@ from keras_distill.fused.parts import Divergence, Labels, TopKDivergence
 from keras_distill.losses import KLDivergence
 from keras_distill.losses.softened import Divergence as DivergenceLoss
 from keras_distill.schedules import is_number
-
-import tensorflow as tf  # isort: skip
 
 
 class Measured(NamedTuple):
@@ -46,7 +51,7 @@ def measure(student, *, labels=None, teacher=None, loss=None, accuracy=False, le
     Memory: a few blocks of (tokens, block), and the gradients of the embeddings. Products of
     matrices: two with the student's embeddings for the values and two more for the gradients (a
     plain loss: three in all), two with the teacher's (plain: one); a divergence other than
-    `KLDivergence` takes one more of each.
+    `KLDivergence`, or one at a temperature of 8 or more or that may change, takes one more of each.
 
     Args:
         student: the student's `Head`.
@@ -77,11 +82,13 @@ def measure(student, *, labels=None, teacher=None, loss=None, accuracy=False, le
         - [Wijmans et al., 2024](https://arxiv.org/abs/2411.09009) (Cut Your Losses)
     """
     check(student, teacher, loss)
-    shape = tf.shape(student.hidden)[:-1]
+    shape = ops.shape(student.hidden)[:-1]
     student = student.flat()
-    parts = _parts(labels, accuracy, teacher, loss, learns)
+    parts = _parts(student, labels, accuracy, teacher, loss, learns)
     values = _values(student, parts, block_size(student.vocabulary, block))
-    values = {name: tf.reshape(value, shape) for name, value in values.items()}
+    if "correct" in values:
+        values["correct"] = ops.stop_gradient(values["correct"])
+    values = {name: ops.reshape(value, shape) for name, value in values.items()}
     return Measured(*(values.get(name) for name in Measured._fields))
 
 
@@ -89,10 +96,17 @@ def check(student, teacher, loss):
     """Refuses what cannot be measured by blocks."""
     if teacher is None:
         return
-    if not takes(loss):
+    if not _sums_over_classes(loss):
         raise TypeError(
             "A fused head measures divergences that are sums over the classes, such as "
             f"`KLDivergence`, `ReverseKL` and `JensenShannon`. Received: {loss!r}"
+        )
+    if not _is_one_number(loss.temperature):
+        raise ValueError(
+            f"`{loss.name}`: a fused head takes one temperature for all examples: a number, a "
+            "schedule or a scalar `keras.Variable`. Received: "
+            f"temperature={loss.temperature!r}. Leave `fused_head=True` out for a temperature "
+            "per example."
         )
     if isinstance(teacher, TopK):
         loss._check_temperature(teacher)
@@ -104,104 +118,125 @@ def check(student, teacher, loss):
 
 
 def takes(loss):
-    """Whether a loss is a sum over the classes of what depends on log-probabilities alone."""
+    """Whether a loss is a sum over the classes of what depends on log-probabilities alone.
+
+    Its temperature must be one for all examples.
+    """
+    return _sums_over_classes(loss) and _is_one_number(loss.temperature)
+
+
+def _sums_over_classes(loss):
     plain = (DivergenceLoss.call, KLDivergence.call)
     return isinstance(loss, DivergenceLoss) and type(loss).call in plain
 
 
-def _parts(labels, accuracy, teacher, loss, learns):
+def _is_one_number(temperature):
+    if isinstance(temperature, keras.Variable) or ops.is_tensor(temperature):
+        return len(temperature.shape) == 0
+    return is_number(temperature) or callable(temperature)  # a schedule
+
+
+def _parts(student, labels, accuracy, teacher, loss, learns):
     parts = {}
     if labels is not None:
-        parts["cross_entropy"] = Labels(tf.cast(tf.reshape(labels, [-1]), tf.int32), accuracy)
+        labels = ops.reshape(primitives.tensor(labels), (-1,))
+        parts["cross_entropy"] = Labels(ops.cast(labels, "int32"), accuracy)
     if teacher is None:
         return parts
     temperature = loss.temperature
     if not is_number(temperature):
-        temperature = tf.convert_to_tensor(loss.temperature_now(tf.zeros(())))
+        temperature = loss.temperature_now(student.zeros())
     if isinstance(teacher, TopK):
-        part = TopKDivergence(loss, _flat(teacher), temperature)
+        part = TopKDivergence(loss, _flat(teacher, student.precision), temperature)
     else:
-        part = Divergence(loss, teacher.flat(), temperature, learns)
+        part = _dense(loss, teacher.flat(), temperature, learns)
     return {**parts, "divergence": part}
 
 
-def _flat(top):
+def _dense(loss, teacher, temperature, learns):
+    """The part for a teacher's `Head`; a temperature that may change may become high."""
+    high = not is_number(temperature) or temperature >= FLAT
+    if high and type(loss) is KLDivergence and not learns:
+        return FlatDivergence(loss, teacher, temperature)
+    return Divergence(loss, teacher, temperature, learns)
+
+
+def _flat(top, precision):
     k = top.ids.shape[-1]
     return TopK(
-        tf.cast(tf.reshape(top.ids, (-1, k)), tf.int32),
-        tf.cast(tf.reshape(top.log_probs, (-1, k)), tf.float32),
-        tf.cast(tf.reshape(top.log_tail, [-1]), tf.float32),
+        ops.cast(ops.reshape(primitives.tensor(top.ids), (-1, k)), "int32"),
+        ops.cast(ops.reshape(primitives.tensor(top.log_probs), (-1, k)), precision),
+        ops.cast(ops.reshape(primitives.tensor(top.log_tail), (-1,)), precision),
         top.temperature,
     )
 
 
 def _values(student, parts, size):
     """`{name: (tokens,)}` with a gradient of our own."""
+    heads, given = [student], dict(parts)
     divergence = parts.get("divergence")
-    teacher = divergence.teacher if isinstance(divergence, Divergence) else None
-    learns = teacher is not None and divergence.learns
-    own = len(student.arrays())
+    if isinstance(divergence, Divergence) and divergence.learns:
+        heads.append(divergence.teacher)
+        given["divergence"] = divergence._replace(teacher=None)
+    names = [*parts, *(["correct"] if _wants_accuracy(parts) else [])]
 
-    @tf.custom_gradient
-    def run(*arrays):
-        heads = [student.having(arrays[:own])]
-        current = dict(parts)
-        if learns:
-            heads.append(teacher.having(arrays[own:]))
-            current["divergence"] = divergence._replace(teacher=heads[1])
-        states = _passes(heads[0], current, size)
-        values = {name: _factor(part) * part.value(states[name]) for name, part in current.items()}
+    def filled(arrays, parts):
+        """The heads with these arrays, and the parts with the teacher that learns."""
+        own = len(student.arrays())
+        found = [h.having(a) for h, a in zip(heads, (arrays[:own], arrays[own:]))]
+        if len(found) > 1:
+            learner = parts["divergence"]._replace(teacher=found[1])
+            parts = {**parts, "divergence": learner}
+        return found, parts
+
+    def forward(arrays, parts):
+        heads, parts = filled(arrays, parts)
+        states = _passes(heads[0], parts, size)
+        values = [part.factor * part.value(states[name]) for name, part in parts.items()]
         if _wants_accuracy(parts):
-            values["correct"] = parts["cross_entropy"].correct(states["cross_entropy"])
+            values.append(parts["cross_entropy"].correct(states["cross_entropy"]))
+        return values, states
 
-        def gradient(*upstream):
-            given = dict(zip(sorted(values), upstream, strict=True))
-            scaled = {name: _factor(part) * given[name] for name, part in current.items()}
-            return _gradients(heads, current, states, scaled, size)
+    def backward(arrays, parts, states, upstream):
+        heads, parts = filled(arrays, parts)
+        upstream = dict(zip(names, upstream, strict=True))
+        scaled = {name: part.factor * upstream[name] for name, part in parts.items()}
+        return _gradients(heads, parts, states, scaled, size)
 
-        return [values[name] for name in sorted(values)], gradient
-
-    names = sorted([*parts, *(["correct"] if _wants_accuracy(parts) else [])])
-    given = run(*student.arrays(), *(teacher.arrays() if learns else []))
-    return dict(zip(names, given, strict=True))
+    arrays = [array for head in heads for array in head.arrays()]
+    return dict(zip(names, primitives.with_gradient(forward, backward, arrays, given), strict=True))
 
 
 def _wants_accuracy(parts):
     return "cross_entropy" in parts and parts["cross_entropy"].accuracy
 
 
-def _factor(part):
-    """`T^2` where the loss has it."""
-    compensates = getattr(getattr(part, "loss", None), "compensate", False)
-    return part.temperature**2 if compensates else 1.0
-
-
 def _passes(student, parts, size):
     """What each part knows after it has seen all blocks."""
-    tokens = tf.shape(student.hidden)[0]
+    zeros = student.zeros()
 
-    def first(states, start, size):
+    def first(states, index, start, size):
         found = logits(student, start, size)
         return {name: parts[name].first(state, found, start, size)
                 for name, state in states.items()}  # fmt: skip
 
-    states = {name: part.empty(tokens) for name, part in parts.items()}
+    states = {name: part.empty(zeros) for name, part in parts.items()}
     states = over_blocks(student.vocabulary, size, first, states)
     for name, part in parts.items():
         if part.two_passes:
 
-            def second(sums, start, size, part=part, state=states[name]):
+            def second(sums, index, start, size, part=part, state=states[name]):
                 return part.second(sums, state, logits(student, start, size), start, size)
 
-            sums = over_blocks(student.vocabulary, size, second, part.nothing(tokens))
-            states[name]["sums"] = sums
+            sums = over_blocks(student.vocabulary, size, second, part.nothing(zeros))
+            states[name] = {**states[name], "sums": sums}
     return states
 
 
 def _gradients(heads, parts, states, upstream, size):
     """The gradients of all heads' arrays, one list."""
 
-    def step(sums, start, size):
+    def step(sums, index, start, size):
         found = logits(heads[0], start, size)
         slopes, others = [], None
         for name, part in parts.items():
@@ -209,9 +244,9 @@ def _gradients(heads, parts, states, upstream, size):
             if isinstance(slope, tuple):
                 slope, *others = slope
             slopes.append(slope)
-        added = [add_gradients(sums[0], heads[0], start, size, found, tf.add_n(slopes))]
+        added = [add_gradients(sums[0], heads[0], index, start, found, reduce(add, slopes))]
         if len(heads) > 1:
-            added.append(add_gradients(sums[1], heads[1], start, size, others[1], others[0]))
+            added.append(add_gradients(sums[1], heads[1], index, start, others[1], others[0]))
         return added
 
     sums = [no_gradients(head, size) for head in heads]

@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from keras_distill.losses.softened import LOWEST
+from keras import ops
 
-import tensorflow as tf  # isort: skip
+from keras_distill.fused import primitives
+from keras_distill.losses.softened import LOWEST
 
 
 class LogSumExp(NamedTuple):
@@ -18,24 +19,23 @@ class LogSumExp(NamedTuple):
     mean: Any
 
     @classmethod
-    def empty(cls, tokens):
-        """Of no blocks, for a number of tokens."""
-        zeros = tf.zeros((tokens,))
+    def empty(cls, zeros):
+        """Of no blocks, for a zero a token."""
         return cls(zeros + LOWEST, zeros, zeros)
 
     def joined(self, found, values=None):
         """With a block of logits (tokens, size), and of values to average."""
-        highest = tf.maximum(self.highest, tf.reduce_max(found, axis=1))
-        scale = tf.exp(self.highest - highest)
-        powers = tf.exp(found - highest[:, None])
+        highest = ops.maximum(self.highest, ops.max(found, axis=1))
+        scale = ops.exp(self.highest - highest)
+        powers = ops.exp(found - highest[:, None])
         mean = self.mean
         if values is not None:
-            mean = mean * scale + tf.reduce_sum(powers * values, axis=1)
-        return LogSumExp(highest, self.total * scale + tf.reduce_sum(powers, axis=1), mean)
+            mean = mean * scale + ops.sum(powers * values, axis=1)
+        return LogSumExp(highest, self.total * scale + ops.sum(powers, axis=1), mean)
 
     def value(self):
         """The log-sum-exp, (tokens,)."""
-        return self.highest + tf.math.log(self.total)
+        return self.highest + ops.log(self.total)
 
     def expectation(self):
         """The mean of the values, (tokens,)."""
@@ -43,7 +43,7 @@ class LogSumExp(NamedTuple):
 
     def softmax(self, found):
         """A block's probabilities."""
-        return tf.exp(found - self.value()[:, None])
+        return ops.exp(found - self.value()[:, None])
 
 
 class Best(NamedTuple):
@@ -53,13 +53,13 @@ class Best(NamedTuple):
     word: Any
 
     @classmethod
-    def empty(cls, tokens):
-        """Of no blocks, for a number of tokens."""
-        return cls(tf.fill((tokens,), -float("inf")), tf.zeros((tokens,), tf.int32))
+    def empty(cls, zeros):
+        """Of no blocks, for a zero a token."""
+        return cls(zeros - float("inf"), ops.cast(zeros, "int32"))
 
     def joined(self, found, start):
         """With a block of logits."""
-        word = tf.argmax(found, axis=1, output_type=tf.int32)
-        logit = tf.reduce_max(found, axis=1)
+        word, logit = primitives.argmax(found), ops.max(found, axis=1)
         better = logit > self.logit
-        return Best(tf.where(better, logit, self.logit), tf.where(better, word + start, self.word))
+        return Best(ops.where(better, logit, self.logit),
+                    ops.where(better, word + start, self.word))  # fmt: skip

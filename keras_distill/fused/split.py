@@ -1,10 +1,10 @@
 """A language model in two: its body, up to the hidden states, and its output head."""
 
 import keras
+from keras import ops
 
+from keras_distill._keras import graph, layers
 from keras_distill.fused.head import Head
-
-import tensorflow as tf  # isort: skip
 
 
 class SplitModel:
@@ -32,42 +32,55 @@ class SplitModel:
     def mask(self, hidden):
         """Keras's mask of the logits: a `Dense` layer hands it on, an embedding does not."""
         handed_on = isinstance(self._layer, keras.layers.Dense)
-        return getattr(hidden, "_keras_mask", None) if handed_on else None
+        return layers.mask_of(hidden) if handed_on else None
 
     def head(self, hidden):
         """The `Head` for hidden states that the body gave."""
-        layer = self._layer
-        dtype = getattr(layer, "reverse_dtype", None) or layer.compute_dtype
-        hidden = tf.cast(hidden, dtype)
-        if isinstance(layer, keras.layers.Dense):
-            bias = layer.bias if layer.use_bias else None
-            return Head(hidden, tf.transpose(layer.kernel), bias)
-        tied = layer.tie_weights
-        embeddings = layer.embeddings if tied else tf.transpose(layer.reverse_embeddings)
-        return Head(hidden, embeddings, None, layer.logit_soft_cap)
+        if isinstance(self._layer, keras.layers.Dense):
+            return _dense(self._layer, hidden)
+        return _reversible(self._layer, hidden)
+
+
+def _dense(layer, hidden):
+    hidden = ops.cast(hidden, layer.compute_dtype)
+    return Head(hidden, ops.transpose(layer.kernel), layer.bias if layer.use_bias else None)
+
+
+def _reversible(layer, hidden):
+    hidden = ops.cast(hidden, layer.reverse_dtype or layer.compute_dtype)
+    tied = layer.tie_weights
+    embeddings = layer.embeddings if tied else ops.transpose(layer.reverse_embeddings)
+    return Head(hidden, embeddings, None, layer.logit_soft_cap)
 
 
 def _last_step(model):
     """The layer that makes the logits, and the symbolic hidden states that it is given."""
-    output = getattr(model, "output", None) if isinstance(model, keras.Model) else None
-    history = getattr(output, "_keras_history", None)
-    layer = None if history is None else history.operation
-    if not _is_head(layer):
+    output = graph.outputs(model) if isinstance(model, keras.Model) else None
+    last = graph.producer(output) if isinstance(output, keras.KerasTensor) else None
+    if last is None or not _makes_logits(last):
+        made = type(output).__name__ if last is None else type(last.operation).__name__
         raise ValueError(
             "A fused head needs a functional model whose one output is that of a "
             "`ReversibleEmbedding` (`reverse=True`) or of a linear `Dense`, as in a KerasHub "
             f"`CausalLM` or `Seq2SeqLM`. Received: {getattr(model, 'name', model)}, which ends in "
-            f"{type(layer).__name__ if layer is not None else type(output).__name__}."
+            f"{made}."
         )
+    layer = last.operation
     if layer.quantization_mode is not None:
         raise ValueError(
             f"A fused head reads embeddings as floats. Received: {model.name}, whose output layer "
             f"is quantized to {layer.quantization_mode}."
         )
-    return layer, layer._inbound_nodes[history.node_index].input_tensors[0]
+    return layer, last.input_tensors[0]
 
 
-def _is_head(layer):
+def _makes_logits(node):
+    """Whether a call is a linear `Dense`'s, or an embedding's in reverse.
+
+    `ReversibleEmbedding` is known by that call: Keras has had one since 3.13, KerasHub its own.
+    """
+    layer = node.operation
     if isinstance(layer, keras.layers.Dense):
         return layer.activation is keras.activations.linear
-    return isinstance(layer, keras.layers.ReversibleEmbedding)
+    reverse = node.arguments.kwargs.get("reverse", False)
+    return isinstance(layer, keras.layers.Embedding) and reverse

@@ -2,7 +2,8 @@
 
 from keras_distill.models.exits.cascade import Cascade, early_exit
 from keras_distill.models.exits.early_exits import add_exits, feature_path, keep_exit
-from keras_distill.models.exits.exit_report import cheapest, exit_report, operations, plot_exits
+from keras_distill.models.exits.exit_report import cheapest, exit_report, plot_exits
+from keras_distill.models.exits.operations import operations
 from keras_distill.models.peers.branches import gated_ensemble
 from keras_distill.models.peers.cohort import Cohort, cohort, scale_learning_rates
 from keras_distill.models.shrinking.shrink import shrink

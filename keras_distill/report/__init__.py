@@ -1,20 +1,13 @@
 """What a trained model is worth: quality, cost, and the page that says so."""
 
-from keras_distill.report.measures import (
-    doubts,
-    latency,
-    measure,
-    predictions,
-    reliability,
-    scores,
-    size_on_disk,
-    summaries,
-    summarize,
-    table,
-    write,
-)
+from keras_distill.report.cka_heat_map import cka_heat_map
+from keras_distill.report.costs import latency, size_on_disk
+from keras_distill.report.doubts import doubts
+from keras_distill.report.measures import measure, predictions, reliability, scores
+from keras_distill.report.summary import summaries, summarize, table, write
 
 __all__ = [
+    "cka_heat_map",
     "doubts",
     "latency",
     "measure",

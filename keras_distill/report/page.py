@@ -1,15 +1,17 @@
 """The page of a report: one HTML file with its plots inside."""
+
 import base64
 import html
 import io
 import math
-import os
 
 _COLORS = {"teacher": "#6b7280", "alone": "#d97706", "distilled": "#2563eb"}
-_HISTORY = (("validation accuracy", lambda k: k.startswith("val_") and "acc" in k),
-            ("training accuracy", lambda k: "acc" in k),
-            ("validation loss", lambda k: k == "val_loss"),
-            ("loss", lambda k: k == "loss"))
+_HISTORY = (
+    ("validation accuracy", lambda k: k.startswith("val_") and "acc" in k),
+    ("training accuracy", lambda k: "acc" in k),
+    ("validation loss", lambda k: k == "val_loss"),
+    ("loss", lambda k: k == "loss"),
+)
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1f2937;--soft:#6b7280;
@@ -38,23 +40,31 @@ def check_plots():
     """Refuses to go on without what draws the plots.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: where matplotlib is not installed.
     """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("The report's plots need matplotlib: run "
-                          "`pip install keras_distill[examples]`.") from error
+        raise ImportError(
+            "The report's plots need matplotlib: run `pip install keras_distill[examples]`."
+        ) from error
 
 
 def page(results, arms, heads, rows):
     """The whole page, a string: headline, table, plots and how it was run."""
     name = html.escape(results.get("name") or "experiment")
-    body = [f"<h1>{name}</h1><p>{html.escape(headline(arms))}</p>", _table(heads, rows),
-            _plots(results), _doubts(results), _run(results)]
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-            '<meta name="viewport" content="width=device-width,initial-scale=1">'
-            f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>")
+    body = [
+        f"<h1>{name}</h1><p>{html.escape(headline(arms))}</p>",
+        _table(heads, rows),
+        _plots(results),
+        _doubts(results),
+        _run(results),
+    ]
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
+    )
 
 
 def headline(arms):
@@ -63,8 +73,10 @@ def headline(arms):
     if not {"alone", "distilled"} <= set(accuracy):
         return "; ".join(f"{arm}: {value:.2f}% accuracy" for arm, value in accuracy.items())
     gain = accuracy["distilled"] - accuracy["alone"]
-    text = (f"The distilled student reaches {accuracy['distilled']:.2f}% accuracy, "
-            f"{gain:+.2f} points against the same student trained alone ({accuracy['alone']:.2f}%)")
+    text = (
+        f"The distilled student reaches {accuracy['distilled']:.2f}% accuracy, "
+        f"{gain:+.2f} points against the same student trained alone ({accuracy['alone']:.2f}%)"
+    )
     if "teacher" in accuracy:
         text += f"; the teacher has {accuracy['teacher']:.2f}%"
     return f"{text}."
@@ -74,16 +86,27 @@ def _table(heads, rows):
     head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
     cells = ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows]
     body = "".join(f"<tr>{row}</tr>" for row in cells)
-    return (f'<h2>Comparison</h2><div class="card"><table><tr>{head}</tr>{body}</table></div>'
-            '<p class="soft">Mean ± sample standard deviation over seeds. Latency at batch 1.</p>')
+    return (
+        f'<h2>Comparison</h2><div class="card"><table><tr>{head}</tr>{body}</table></div>'
+        '<p class="soft">Mean ± sample standard deviation over seeds. Latency at batch 1.</p>'
+    )
 
 
 def _plots(results):
-    cards = [("Learning curves", _curves(results["arms"])), ("Accuracy", _bars(results["arms"])),
-             ("Reliability", _reliability(results.get("reliability") or {}))]
-    return '<div class="grid">' + "".join(
-        f'<div><h2>{title}</h2><div class="card">{_image(figure, title)}</div></div>'
-        for title, figure in cards if figure) + "</div>"
+    cards = [
+        ("Learning curves", _curves(results["arms"])),
+        ("Accuracy", _bars(results["arms"])),
+        ("Reliability", _reliability(results.get("reliability") or {})),
+    ]
+    return (
+        '<div class="grid">'
+        + "".join(
+            f'<div><h2>{title}</h2><div class="card">{_image(figure, title)}</div></div>'
+            for title, figure in cards
+            if figure
+        )
+        + "</div>"
+    )
 
 
 def _doubts(results):
@@ -137,8 +160,10 @@ def _curves(arms):
     else:
         return None
     figure, axis = _figure()
-    curves = {arm: [seed[keys[arm]] for seed in seeds if keys[arm] in seed]
-              for arm, seeds in histories.items()}
+    curves = {
+        arm: [seed[keys[arm]] for seed in seeds if keys[arm] in seed]
+        for arm, seeds in histories.items()
+    }
     for arm, seeds in curves.items():
         _band(axis, seeds, arm)
     _settle(axis, [seed for seeds in curves.values() for seed in seeds])
@@ -151,25 +176,29 @@ def _curves(arms):
 def _band(axis, seeds, arm):
     """The mean over seeds and the band from the least to the greatest."""
     epochs = range(1, max(map(len, seeds)) + 1)
-    at = [[s[e - 1] for s in seeds if e <= len(s) and s[e - 1] is not None] or [float("nan")]
-          for e in epochs]
+    at = [
+        [s[e - 1] for s in seeds if e <= len(s) and s[e - 1] is not None] or [float("nan")]
+        for e in epochs
+    ]
     axis.plot(epochs, [sum(v) / len(v) for v in at], color=_color(arm), label=arm, lw=1.8)
     least, most = [min(v) for v in at], [max(v) for v in at]
-    axis.fill_between(epochs, least, most, color=_color(arm), alpha=.18, lw=0)
+    axis.fill_between(epochs, least, most, color=_color(arm), alpha=0.18, lw=0)
 
 
 def _settle(axis, curves):
     """Cuts the axis to what the curves do after their first tenth, where all is far apart."""
-    late = [v for curve in curves for v in curve[len(curve) // 10:] if v is not None]
+    late = [v for curve in curves for v in curve[len(curve) // 10 :] if v is not None]
     least, most = min(late, default=0), max(late, default=0)
     if most > least:
-        margin = .06 * (most - least)
+        margin = 0.06 * (most - least)
         axis.set_ylim(least - margin, most + margin)
 
 
 def _bars(arms):
-    values = {arm: [100 * s["accuracy"] for s in e["seeds"] if s.get("accuracy") is not None]
-              for arm, e in arms.items()}
+    values = {
+        arm: [100 * s["accuracy"] for s in e["seeds"] if s.get("accuracy") is not None]
+        for arm, e in arms.items()
+    }
     values = {arm: found for arm, found in values.items() if found}
     if not values:
         return None
@@ -179,12 +208,16 @@ def _bars(arms):
     figure, axis = _figure()
     for i, (arm, found) in enumerate(values.items()):
         mean = sum(found) / len(found)
-        axis.bar(i, mean - start, bottom=start, color=_color(arm), alpha=.75, width=.6)
+        axis.bar(i, mean - start, bottom=start, color=_color(arm), alpha=0.75, width=0.6)
         span = [[mean - min(found)], [max(found) - mean]]
         axis.errorbar(i, mean, span, color="#111827", capsize=5)
-        axis.text(i, max(found) + .04 * margin, f"{mean:.2f}", ha="center", va="bottom")
-    axis.set(xticks=range(len(values)), xticklabels=list(values), ylim=(start, most + .3 * margin),
-             ylabel=f"accuracy, % (axis starts at {start:.1f})")
+        axis.text(i, max(found) + 0.04 * margin, f"{mean:.2f}", ha="center", va="bottom")
+    axis.set(
+        xticks=range(len(values)),
+        xticklabels=list(values),
+        ylim=(start, most + 0.3 * margin),
+        ylabel=f"accuracy, % (axis starts at {start:.1f})",
+    )
     axis.set_title("mean; the line spans the seeds", fontsize=9, color="#6b7280")
     return figure
 
@@ -198,12 +231,11 @@ def _reliability(bins_of):
         full = [i for i, n in enumerate(bins["count"]) if n]
         x, y = ([bins[key][i] for i in full] for key in ("confidence", "accuracy"))
         share = [bins["count"][i] / sum(bins["count"]) for i in full]
-        axis.plot(x, y, color=_color(arm), lw=1, alpha=.3)
-        axis.scatter(x, y, [8 + 200 * part for part in share], color=_color(arm), alpha=.7,
-                     lw=0)
+        axis.plot(x, y, color=_color(arm), lw=1, alpha=0.3)
+        axis.scatter(x, y, [8 + 200 * part for part in share], color=_color(arm), alpha=0.7, lw=0)
         axis.plot([], [], "o", color=_color(arm), label=arm, ms=5)
     axis.set_title("a point's area: how many examples", fontsize=9, color="#6b7280")
-    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.05), ylim=(-.03, 1.05))
+    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.05), ylim=(-0.03, 1.05))
     axis.legend(frameon=False)
     return figure
 
@@ -221,35 +253,35 @@ def _doubt(doubt, names):
     left.imshow(image, cmap="gray", vmin=0, vmax=1)
     left.set_axis_off()
     left.set_title(f"label: {names[doubt['label']] if names else doubt['label']}", fontsize=9)
-    width = .8 / len(arms)
+    width = 0.8 / len(arms)
     for i, (arm, values) in enumerate(arms.items()):
         at = [j + (i - (len(arms) - 1) / 2) * width for j in range(len(classes))]
         right.bar(at, [values[c] for c in classes], width, color=_color(arm), label=arm)
     right.set(xticks=range(len(classes)), ylabel="probability")
     right.set_xticklabels(named, rotation=0 if max(map(len, named)) < 3 else 45, fontsize=8)
     right.set_ylim(0, 1)
-    right.legend(frameon=False, fontsize=8, ncols=len(arms), loc="lower center", borderpad=0,
-                 bbox_to_anchor=(.5, 1), handlelength=.8, handletextpad=.4, columnspacing=1)
+    right.legend(
+        frameon=False,
+        fontsize=8,
+        ncols=len(arms),
+        loc="lower center",
+        borderpad=0,
+        bbox_to_anchor=(0.5, 1),
+        handlelength=0.8,
+        handletextpad=0.4,
+        columnspacing=1,
+    )
     return figure
 
 
-def plain(value):
+def jsonable(value):
     """What JSON can hold: plain numbers, and `None` for those that are not finite."""
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [jsonable(item) for item in value]
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return jsonable(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
-
-
-def replace(path, text):
-    """Writes a file in one step, so that no reader finds half of it."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
-    return path

@@ -1,18 +1,18 @@
 """A moving copy of the student."""
 
 import keras
+from keras import ops
 
-from keras_distill import schedules
-from keras_distill.teachers.inference import Inference
+from keras_distill import _backend, schedules
+from keras_distill._keras.layers import sublayers
 from keras_distill.teachers.model_teacher import ModelTeacher
+from keras_distill.teachers.teacher import Teacher
 
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 
-
-class EMATeacher(ModelTeacher):
+class EMATeacher(Teacher):
     """The exponential moving average of the student's weights: a mean teacher.
 
-    `w_teacher <- m * w_teacher + (1 - m) * w_student` after each step.
+    `w_teacher <- m * w_teacher + (1 - m) * w_student` after each update.
 
     The copy is made, equal to the student, when a `Distiller` takes this teacher. All weights
     move, batch statistics included; the copy runs in inference mode. It is part of the
@@ -46,60 +46,93 @@ class EMATeacher(ModelTeacher):
 
     def __init__(self, momentum=0.999, *, model=None, preprocess=None):
         self.momentum = schedules.check("momentum", momentum, low=0, high=1)
-        self.model = model
-        self.preprocess = preprocess
-        self.step = None
+        self.model, self.preprocess = model, preprocess
+        self._count = self._answers = None
 
     @property
     def state(self):
-        """The copy and the number of steps."""
-        return () if self.step is None else (self.model, self.step)
+        """The copy and the number of updates."""
+        return () if self._count is None else (self.model, self._count)
 
     def begin(self, student):
-        if self.step is not None:
+        if self._count is not None:
             raise ValueError("This `EMATeacher` already follows a student: make another one.")
         if not student.built:
             raise ValueError("An `EMATeacher` copies a student that is built: call it on a batch.")
-        with student.distribute_strategy.scope():
-            self.model = _copy(student) if self.model is None else self.model
-            _check_alike(self.model, student)
-            self.model.set_weights(student.get_weights())
-            for layer in self.model._flatten_layers():
-                if isinstance(layer, keras.layers.Normalization):
-                    layer.finalize_state()  # it reads constants that are made from its weights
-            self.model.trainable = False
-            self.step = keras.Variable(0, dtype="int64", trainable=False, name="ema_step")
-        self.inference = Inference(self.model)
+        with _backend.scope_of(student):
+            self._follow(student)
+
+    def _follow(self, student):
+        self.model = _copy(student) if self.model is None else self.model
+        _check_alike(self.model, student)
+        self.model.set_weights(student.get_weights())
+        for layer in sublayers(self.model, recursive=True):
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()  # it reads constants that are made from its weights
+        self.model.trainable = False
+        self._count = _Count(name="ema_count")
+        self._count.build()
+        self._answers = ModelTeacher(self.model, preprocess=self.preprocess)
         pairs = zip(self.model.variables, student.variables)
         self._pairs = [(copy, own) for copy, own in pairs if "float" in str(copy.dtype)]
 
-    def update(self, student):
-        copies, own = zip(*((copy.value, own.value) for copy, own in self._pairs))
-        context = tf.distribute.get_replica_context()
-        if context is None or context.num_replicas_in_sync == 1:
-            self._move(copies, own)
-        else:
-            context.merge_call(self._move_replicas, args=(copies, own))
+    def has(self, path):
+        return self._answers.has(path)
 
-    def _move(self, copies, own):
-        momentum = self._momentum_now()
-        for copy, variable in zip(copies, own):
-            _step(copy, variable, momentum)
-        self.step.value.assign_add(1)
+    def models(self):
+        return () if self.model is None else (self.model,)
 
-    def _move_replicas(self, strategy, copies, own):
-        momentum = self._momentum_now()
-        for copy, variable in zip(copies, own):
-            strategy.extended.update(copy, _step, args=(variable, momentum))
-        strategy.extended.update(self.step.value, lambda step: step.assign_add(1))
+    def describe(self):
+        return f"moving average of the student, momentum {schedules.described(self.momentum)}"
 
-    def _momentum_now(self):
-        return tf.cast(schedules.value_at(self.momentum, self.step.value), tf.float32)
+    def targets(self, batch, features, paths):
+        return self._answers.targets(batch, features, paths)
+
+    def update(self, student, updated=True):
+        steps = self._count.steps
+        momentum = ops.cast(schedules.value_at(self.momentum, ops.convert_to_tensor(steps)), "float32")
+        if updated is not True:
+            momentum = ops.where(updated, momentum, 1.0)
+        _across_replicas(_move, self._pairs, momentum)
+        steps.assign_add(1 if updated is True else ops.cast(updated, steps.dtype))
 
 
-def _step(copy, variable, momentum):
-    moved = momentum * tf.cast(copy, tf.float32) + (1 - momentum) * tf.cast(variable, tf.float32)
-    copy.assign(tf.cast(moved, copy.dtype))
+class _Count(keras.layers.Layer):
+    """A number of updates that is saved with its owner."""
+
+    def build(self, input_shape=None):
+        self.steps = self.add_weight(
+            shape=(), dtype="int32", trainable=False, name="steps", initializer="zeros",
+            aggregation="only_first_replica",
+        )  # fmt: skip
+        self.built = True
+
+
+def _move(copy, own, momentum):
+    moved = momentum * ops.cast(copy, "float32") + (1 - momentum) * ops.cast(own, "float32")
+    copy.assign(ops.cast(moved, copy.dtype))
+
+
+def _across_replicas(move, pairs, momentum):
+    """`move(copy, own, momentum)` of each pair; replicas of `tf.distribute` move as one."""
+    if _backend.NAME != "tensorflow":
+        for copy, own in pairs:
+            move(copy, own, momentum)
+        return
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        for copy, own in pairs:
+            move(copy.value, own.value, momentum)
+        return
+    copies, owns = zip(*((copy.value, own.value) for copy, own in pairs))
+
+    def merge(strategy, copies, owns):
+        for copy, own in zip(copies, owns):
+            strategy.extended.update(copy, move, args=(own, momentum))
+
+    context.merge_call(merge, args=(copies, owns))
 
 
 def _copy(student):

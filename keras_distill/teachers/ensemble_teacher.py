@@ -2,14 +2,14 @@
 
 import math
 
-import keras
 import numpy as np
+from keras import ops, tree
 
 from keras_distill import taps
+from keras_distill._backend import is_symbolic
+from keras_distill._keras.layers import as_logits
 from keras_distill.teachers.model_teacher import ModelTeacher
 from keras_distill.teachers.teacher import Teacher, stop_gradient
-
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 
 WAYS = ("probabilities", "logits", "confidence")
 
@@ -84,9 +84,21 @@ class EnsembleTeacher(Teacher):
         for member in self.members.values():
             member.begin(student)
 
-    def update(self, student):
+    def has(self, path):
+        member, own = self._one(path)
+        asked = [self.members[member]] if member else self.members.values()
+        return all(each.has(own) for each in asked)
+
+    def models(self):
+        return tuple(model for member in self.members.values() for model in member.models())
+
+    def describe(self):
+        members = "; ".join(f"{name}: {each.describe()}" for name, each in self.members.items())
+        return f"ensemble by {self.combine} ({members})"
+
+    def update(self, student, updated=True):
         for member in self.members.values():
-            member.update(student)
+            member.update(student, updated)
 
     def examine(self, batch, paths):
         for name, own in self._asked(paths).items():
@@ -116,32 +128,32 @@ class EnsembleTeacher(Teacher):
         if member:
             return answers[member][own]
         values = [answer[path] for answer in answers.values()]
-        values = [getattr(value, "_keras_logits", value) for value in values]
+        values = [as_logits(value) for value in values]
         self._check(path, values)
-        stacked = tf.stack([tf.cast(value, tf.float32) for value in values])
+        stacked = ops.stack([ops.cast(value, "float32") for value in values])
         if self.combine == "logits" or not taps.is_edge(path):
-            return stop_gradient(tf.tensordot(tf.constant(self.weights), stacked, 1))
+            return stop_gradient(ops.tensordot(ops.convert_to_tensor(self.weights), stacked, 1))
         return stop_gradient(self._mixed(path, stacked, batch))
 
     def _mixed(self, path, logits, batch):
         """The log of the weighted mean of the members' probabilities, which run along axis 0."""
-        log_probs = tf.nn.log_softmax(logits, axis=-1)
-        weights = tf.reshape(self.weights, [-1] + [1] * (len(logits.shape) - 2))
+        log_probs = ops.log_softmax(logits, axis=-1)
+        weights = ops.reshape(self.weights, [-1] + [1] * (len(logits.shape) - 2))
         if self.combine == "confidence":
             doubt = _doubt(log_probs, _labels(path, batch.labels))
-            trust = tf.maximum(1 - tf.nn.softmax(doubt, axis=0), 1e-7)  # one at least stays
-            weights = weights * trust / tf.reduce_sum(weights * trust, axis=0, keepdims=True)
-        return tf.reduce_logsumexp(log_probs + tf.math.log(weights)[..., None], axis=0)
+            trust = ops.maximum(1 - ops.softmax(doubt, axis=0), 1e-7)  # one at least stays
+            weights = weights * trust / ops.sum(weights * trust, axis=0, keepdims=True)
+        return ops.logsumexp(log_probs + ops.expand_dims(ops.log(weights), -1), axis=0)
 
     def _check(self, path, values):
         names = ", ".join(self.members)
-        if any(keras.tree.is_nested(value) for value in values):
+        if any(tree.is_nested(value) for value in values):
             raise ValueError(
                 f"An ensemble combines tensors, but a member's `{path}` is a structure: choose one "
                 "part, as `output:key`, or one member, as `name/path`. Members: " + names
             )
-        shapes = [value.shape for value in values]
-        if not all(shapes[0].is_compatible_with(shape) for shape in shapes):
+        shapes = [tuple(value.shape) for value in values]
+        if not all(_fits(shapes[0], shape) for shape in shapes):
             raise ValueError(
                 f"The members of an ensemble must agree in shape at `{path}`. Received: "
                 f"{', '.join(map(str, shapes))}. "
@@ -150,6 +162,12 @@ class EnsembleTeacher(Teacher):
         if taps.is_edge(path) and self.combine != "logits":
             for name, value in zip(self.members, values):
                 _check_logits(name, value)
+
+
+def _fits(these, those):
+    """Whether two shapes are equal as far as they are known."""
+    same = all(a is None or b is None or a == b for a, b in zip(these, those))
+    return len(these) == len(those) and same
 
 
 def _normalized(weights, count):
@@ -167,30 +185,30 @@ def _normalized(weights, count):
 def _doubt(log_probs, labels):
     """Cross entropy with the labels, or the entropy without: (members, batch, ...)."""
     rank, classes = len(log_probs.shape) - 1, log_probs.shape[-1]
-    probs = tf.exp(log_probs)
+    probs = ops.exp(log_probs)
     if labels is not None:
-        labels = tf.convert_to_tensor(labels)
+        labels = ops.convert_to_tensor(labels)
         if len(labels.shape) == rank and labels.shape[-1] == 1 != classes:
             labels = labels[..., 0]
         if len(labels.shape) == rank - 1:
-            probs = tf.one_hot(tf.cast(labels, tf.int32), classes)[None]
+            probs = ops.expand_dims(ops.one_hot(ops.cast(labels, "int32"), classes), 0)
         elif len(labels.shape) == rank and labels.shape[-1] == classes:
-            probs = tf.cast(labels, tf.float32)[None]
-    log_probs = tf.maximum(log_probs, math.log(1e-30))  # 0 * -inf is NaN
-    return -tf.reduce_sum(probs * log_probs, axis=-1)
+            probs = ops.expand_dims(ops.cast(labels, "float32"), 0)
+    log_probs = ops.maximum(log_probs, math.log(1e-30))  # 0 * -inf is NaN
+    return -ops.sum(probs * log_probs, axis=-1)
 
 
 def _labels(path, labels):
     key = path.partition(":")[2]
     labels = labels.get(key) if isinstance(labels, dict) else labels
-    return None if keras.tree.is_nested(labels) else labels
+    return None if tree.is_nested(labels) else labels
 
 
 def _check_logits(name, value):
     """Once mixed, probabilities could no longer be told from logits."""
-    if not tf.executing_eagerly() or len(value.shape) < 2 or value.shape[-1] < 2:
+    if is_symbolic(value) or len(value.shape) < 2 or value.shape[-1] < 2:
         return
-    values = np.asarray(value, "float32")
+    values = ops.convert_to_numpy(ops.cast(value, "float32"))
     if values.size and (values >= 0).all() and np.allclose(values.sum(-1), 1, atol=1e-3):
         raise ValueError(
             f"An ensemble takes logits, but its member `{name}` gives probabilities: they are "

@@ -3,11 +3,12 @@
 import contextlib
 
 import keras
+from keras import ops
 
-from keras_distill import taps
+from keras_distill import _backend, taps
+from keras_distill._keras.layers import logits_of, set_logits
+from keras_distill._messages import say
 from keras_distill.teachers import partial, precision
-
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
 
 
 class Inference:
@@ -46,7 +47,7 @@ class Inference:
         found, logits = self._function(x, paths)(x)
         for value, behind in zip(keras.tree.flatten(found), logits):
             if behind is not None:
-                value._keras_logits = behind
+                set_logits(value, behind)
         return found
 
     def examine(self, x, paths, model):
@@ -58,7 +59,7 @@ class Inference:
         precision.check(model, self.dtype, self.errors)
         shown = ", ".join(f"{measure} {error:.1g} at `{path}`"
                           for path, (measure, error, _) in self.errors.items())  # fmt: skip
-        print(f"The teacher `{model.name}` runs in {self.dtype}; from float32: {shown}.")
+        say(f"The teacher `{model.name}` runs in {self.dtype}; from float32: {shown}.")
 
     def _run(self, x, paths):
         if not isinstance(self.model, keras.layers.Layer):
@@ -77,27 +78,31 @@ class Inference:
 
     def _function(self, x, paths):
         """The compiled function for batches of any size, made once."""
+        tf = _backend.tensorflow("`ModelTeacher(jit_compile=True)`")
         spec = keras.tree.map_structure(_of_any_batch, x)
         key = paths, str(spec)
         if key not in self._functions:
 
             def answer(x):
                 found = self._run(x, paths)
-                return found, [getattr(v, "_keras_logits", None) for v in keras.tree.flatten(found)]
+                values = keras.tree.flatten(found)
+                behind = [logits_of(v) for v in values]
+                return found, behind
 
             self._functions[key] = tf.function(answer, input_signature=[spec], jit_compile=True)
         return self._functions[key]
 
 
 def _of_any_batch(tensor):
+    tf = _backend.tensorflow("`ModelTeacher(jit_compile=True)`")
     return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
 
 
 def _as_float32(tensor):
-    if not tensor.dtype.is_floating or tensor.dtype == tf.float32:
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if "float" not in dtype or dtype == "float32":
         return tensor
-    wide = tf.cast(tensor, tf.float32)
-    logits = getattr(tensor, "_keras_logits", None)
-    if logits is not None:
-        wide._keras_logits = tf.cast(logits, tf.float32)
+    wide = ops.cast(tensor, "float32")
+    if logits_of(tensor) is not None:
+        set_logits(wide, ops.cast(logits_of(tensor), "float32"))
     return wide

@@ -3,63 +3,81 @@
 import keras
 
 from keras_distill import taps
-
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+from keras_distill._keras import graph
+from keras_distill._keras.layers import sublayers
 
 
 def part_of(model, paths):
-    """A model that runs only what the layers at `paths` need, with the same layers and weights.
+    """What runs only as much of a model as the layers at some paths need.
 
-    Models inside are cut too. Where nothing can be left out, the model itself is returned: a
-    path names an end of the model, or the model is no graph of layers (subclassed, or with a
-    `call` of its own).
+    The layers and weights are the model's own. They are called in the model's own order, each as
+    often as the model calls it, so that a layer that is called several times is heard alike in
+    the part and in the whole. Models inside are cut too.
+
+    Args:
+        model: a Keras model.
+        paths: paths of its layers (see `taps`).
+
+    Returns:
+        A layer that is called as the model is. The model itself where nothing can be left out: a
+        path names an end of the model, or the model is no graph of layers (subclassed, or with a
+        `call` of its own).
     """
-    if not paths or any(taps.is_edge(path) for path in paths) or not _is_graph(model):
+    if not paths or any(taps.is_edge(path) for path in paths) or not graph.runs_its_graph(model):
         return model
-    with tf.init_scope():
-        ends = _ends(model, paths)
-    return model if ends is None else keras.Model(_functional(model)._inputs_struct, ends)
+    wanted = {id(taps.find_layer(model, path)) for path in paths}
+    return _cut(model, wanted) or model
 
 
-def _ends(model, paths):
-    """The symbolic tensors to run as far as, or `None` where a layer is not in the graph."""
-    below = {}
-    for path in paths:
-        head, _, rest = path.removesuffix(taps.SCORES).partition("/")
-        below.setdefault(id(taps.find_layer(model, head)), []).append((head, rest))
-    ends = []
-    for asked in below.values():
-        layer = taps.find_layer(model, asked[0][0])
-        nodes = _nodes(model, layer)
-        if not nodes:
-            return None
-        inner = _inner(layer, [rest for _, rest in asked])
-        for node in nodes:
-            args, kwargs = node.arguments.args, node.arguments.kwargs
-            ends += node.outputs if inner is layer else keras.tree.flatten(inner(*args, **kwargs))
-    return ends
+def _cut(model, wanted):
+    """The part that calls the wanted layers; `None` where that is all of the model."""
+    calls = graph.nodes(model)
+    ends = [node for node in calls if wanted & _held(node.operation)]
+    found = {key for node in ends for key in _held(node.operation)}
+    if not wanted & found:
+        return None
+    needed = graph.needed(model, [symbol for node in ends for symbol in node.outputs])
+    inner = _inner_parts(needed, ends, wanted)
+    if len(needed) == len(calls) and not inner:
+        return None
+    return Part(model, needed, inner)
 
 
-def _inner(layer, rests):
-    """The part of a model inside that is asked for, or the layer as it is."""
-    if not all(rests) or not _is_graph(layer):
-        return layer
-    ends = _ends(layer, rests)
-    inputs = _functional(layer)._inputs_struct
-    return layer if ends is None else keras.Model(inputs, ends, name=layer.name)
+def _held(operation):
+    """The ids of an operation and of all layers in it."""
+    below = sublayers(operation, True) if isinstance(operation, keras.layers.Layer) else []
+    return {id(operation), *map(id, below)}
 
 
-def _nodes(model, layer):
-    """Every call of a layer in a model's own graph."""
-    return [node for nodes in _functional(model)._nodes_by_depth.values() for node in nodes
-            if node.operation is layer and not node.is_input]  # fmt: skip
+def _inner_parts(needed, ends, wanted):
+    """`{id of a node: part}` of the models inside of which the rest needs no output."""
+    used = {id(symbol) for node in needed for symbol in node.input_tensors}
+    parts = {}
+    for node in ends:
+        model = node.operation
+        whole = id(model) in wanted or any(id(symbol) in used for symbol in node.outputs)
+        if not whole and isinstance(model, keras.Model) and graph.runs_its_graph(model):
+            if part := _cut(model, wanted):
+                parts[id(node)] = part
+    return parts
 
 
-def _functional(model):
-    return getattr(model, "_functional", None) or model
+class Part(keras.layers.Layer):
+    """Some calls of a graph, in the order in which the model makes them; taps hear the layers.
 
+    Args:
+        model: a functional or sequential model, whose layers and weights the part has.
+        calls: the nodes to run.
+        inner: `{id of a node: what runs in its place}`.
+    """
 
-def _is_graph(model):
-    """Whether running a model is running its graph."""
-    graph = getattr(_functional(model), "_nodes_by_depth", None)
-    return bool(graph) and type(model).call.__qualname__ in ("Functional.call", "Sequential.call")
+    def __init__(self, model, calls, inner):
+        super().__init__(name=model.name, dtype=model.dtype_policy, autocast=False)
+        self.model, self.calls, self.inner = model, tuple(calls), dict(inner)
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, x, training=None, mask=None):
+        graph.run(self.calls, graph.given(self.model, x, mask), training,
+                  lambda node: self.inner.get(id(node), node.operation))  # fmt: skip
+        return []

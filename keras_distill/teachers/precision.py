@@ -7,10 +7,11 @@ import re
 import warnings
 
 import keras
+import numpy as np
+from keras import ops
 
-from keras_distill import taps
-
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+from keras_distill import _backend, taps
+from keras_distill._keras.layers import is_quantized, as_logits, sublayers
 
 POLICIES = {
     "bfloat16": "mixed_bfloat16",
@@ -38,10 +39,9 @@ def chosen(dtype):
 
 def _multiplies_bfloat16():
     """Whether the GPU, or the processor where there is none, has instructions for bfloat16."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        return details.get("compute_capability", (0, 0)) >= (8, 0)
+    capability = _backend.gpu_capability()
+    if capability is not None:
+        return capability >= (8, 0)
     return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
@@ -58,7 +58,7 @@ def cpu_flags():
 @contextlib.contextmanager
 def computing(model, policy):
     """Within, the float32 layers of a model compute by another policy, with the same weights."""
-    plain = [layer for layer in model._flatten_layers() if _is_float32(layer)]
+    plain = [layer for layer in [model, *sublayers(model, recursive=True)] if _is_float32(layer)]
     before = [layer.dtype_policy for layer in plain]
     try:
         for layer in plain:
@@ -83,7 +83,7 @@ def quantized(model):
     if not model.built:
         raise ValueError(f'`dtype="int8"`: `{model.name}` is not built: call it on a batch first.')
     try:
-        with model.distribute_strategy.scope():
+        with _backend.scope_of(model):
             twin = copy.deepcopy(model)
     except Exception as error:
         raise ValueError(
@@ -91,9 +91,10 @@ def quantized(model):
             f"{' '.join(str(error).split())[:300]}. Give the class a `get_config` and register "
             'it, or take `dtype="mixed_bfloat16"`, which copies nothing.'
         ) from error
-    with warnings.catch_warnings(action="ignore"):  # one for each layer that stays as it is
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one for each layer that stays as it is
         twin.quantize("int8", filters=lambda layer: layer.built)  # a tokenizer is not
-    if not any(getattr(layer, "_is_quantized", False) for layer in twin._flatten_layers()):
+    if not any(is_quantized(layer) for layer in sublayers(twin, recursive=True)):
         raise ValueError(
             f"`{model.name}` has no layer that Keras runs in int8 (dense, einsum and embedding "
             'layers; no convolutions): `dtype="mixed_bfloat16"` may help it.'
@@ -113,29 +114,42 @@ def errors(expected, found, logits=True):
 
 def _error(expected, found, logits):
     pairs = zip(keras.tree.flatten(expected), keras.tree.flatten(found))
-    pairs = [pair for pair in pairs if getattr(pair[0], "dtype", tf.bool).is_floating]
+    pairs = [pair for pair in pairs if _is_float(pair[0])]
     logits = logits and all(own.shape[-1] > 1 for own, _ in pairs)
     measure = _divergence if logits else _relative
-    worst = max((float(measure(*pair)) for pair in pairs), default=0.0)
+    worst = max((measure(*(_numbers(side) for side in pair)) for pair in pairs), default=0.0)
     return ("KL", worst, MOST_KL) if logits else ("relative error", worst, MOST_ERROR)
 
 
+def _is_float(value):
+    return ops.is_tensor(value) and "float" in keras.backend.standardize_dtype(value.dtype)
+
+
+def _numbers(value):
+    """Logits, or what has none, in float64: rounding of float32 is as large as a divergence."""
+    return ops.convert_to_numpy(ops.cast(as_logits(value), "float32")).astype("float64")
+
+
 def _divergence(expected, found):
-    # In float64: what rounding of float32 adds is as large as a good teacher's divergence.
-    expected, found = (tf.cast(getattr(side, "_keras_logits", side), tf.float64)
-                       for side in (expected, found))  # fmt: skip
-    log_p, log_q = tf.nn.log_softmax(expected), tf.nn.log_softmax(found)
-    p = tf.exp(log_p)
-    divergence = tf.reduce_sum(tf.where(p > 0, p * (log_p - log_q), 0.0), axis=-1)
-    known = tf.reduce_all(~tf.math.is_nan(log_p), axis=-1)  # a masked token may hold anything
-    return tf.reduce_mean(tf.boolean_mask(divergence, known))
+    log_p, log_q = (_log_softmax(side) for side in (expected, found))
+    p = np.exp(log_p)
+    with np.errstate(invalid="ignore"):
+        divergence = np.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
+    known = ~np.isnan(log_p).any(-1)  # a masked token may hold anything
+    return float(divergence[known].mean())
+
+
+def _log_softmax(logits):
+    with np.errstate(invalid="ignore"):
+        shifted = logits - logits.max(-1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def _relative(expected, found):
-    expected, found = tf.cast(expected, tf.float32), tf.cast(found, tf.float32)
-    known = tf.abs(expected) < -taps.MASKED / 10  # not NaN, infinite or a masked score
-    expected, found = tf.boolean_mask(expected, known), tf.boolean_mask(found, known)
-    return tf.norm(found - expected) / tf.maximum(tf.norm(expected), 1e-30)
+    with np.errstate(invalid="ignore"):
+        known = np.abs(expected) < -taps.MASKED / 10  # not NaN, infinite or a masked score
+    difference = np.linalg.norm(found[known] - expected[known])
+    return float(difference / max(np.linalg.norm(expected[known]), 1e-30))
 
 
 def check(model, dtype, errors):

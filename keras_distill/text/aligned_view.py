@@ -1,12 +1,11 @@
 """A teacher's own view of raw text, with its tokens aligned to the student's."""
 
+from keras_distill import _backend
 from keras_distill.text import tokens
-from keras_distill.text.view import TextView, preprocessor_of
-
-import tensorflow as tf  # isort: skip: after the check of the backend in `teacher`
+from keras_distill.text.view import View, preprocessor_of
 
 
-class AlignedView(TextView):
+class AlignedView(View):
     """A view whose tokens are aligned with the student's by the spans of text they cover.
 
     Args:
@@ -32,6 +31,7 @@ class AlignedView(TextView):
 
     def beside(self, theirs, ours):
         """The number of each label's span, on both sides."""
+        tf = _backend.tensorflow("`aligned=True`")
         sides = [part for _, labels, weight in (ours, theirs) for part in _tokens(labels, weight)]
         spans = tf.numpy_function(self.alignment, sides, ["int32", "int32"])
         for found, ids in zip(spans, (sides[0], sides[2]), strict=True):
@@ -48,6 +48,7 @@ class AlignedView(TextView):
 
 def _tokens(labels, weight):
     """The tokens that a language model predicts, and which of them count."""
+    tf = _backend.tensorflow("`aligned=True`")
     if not tf.is_tensor(labels) or labels.shape.rank != 2 or not labels.dtype.is_integer:
         raise ValueError(
             "`aligned=True` takes language models, whose preprocessors make a label of each "

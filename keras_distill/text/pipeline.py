@@ -1,123 +1,164 @@
-"""Fits, evaluates and predicts on strings, as KerasHub's tasks do."""
+"""Puts preprocessors in front of a distiller: the student's own, and teachers' beside it.
 
-import functools
-import inspect
+A KerasHub task runs its preprocessor in `fit`, `evaluate` and `predict`. So does a distiller around
+it. A teacher that reads the raw data in another way gets inputs of its own beside the student's.
+A preprocessor that tokenizes runs where the data hold strings; any other always runs.
+"""
+
+import math
 
 import keras
 import numpy as np
+from keras import tree
 
-from keras_distill.batch import VIEWS, Supervision, labels_of
-from keras_distill.text.view import preprocessed, preprocessor_of, unpacked
+from keras_distill import _backend
+from keras_distill.batch import Supervision, labels_of
+from keras_distill.text.view import is_textual, preprocessed, preprocessor_of, unpacked
 
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+SAMPLES = ("x", "y", "sample_weight")
 
 
-class TakesText:
-    """Puts preprocessors into the input pipeline of a distiller whose data are strings.
+class Readers:
+    """The preprocessors that some data need.
 
-    The student's makes what the student is trained on; a teacher that reads text otherwise gets
-    inputs of its own beside them. Data without strings pass as they are.
+    Args:
+        student: the student.
+        teachers: a list of `Teacher`s.
+        x: the inputs, or a dataset of them.
     """
 
-    def fit(self, *args, **kwargs):
-        given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
-        given.pop("self")
-        if is_text(given.get("x")):
-            _split(given)
-        validation = given.get("validation_data")
-        if is_text(_inputs(validation)):
-            given["validation_data"] = _piped(self, _validation(validation, given))
-        if is_text(given.get("x")):
-            given["x"] = _piped(self, given, shuffle=given.pop("shuffle", True))
-            for taken in ("y", "sample_weight", "batch_size"):
-                given.pop(taken, None)
-        return super().fit(**given)
+    def __init__(self, student, teachers, x):
+        text = is_text(x)
+        views = [view for teacher in teachers for view in teacher.views]
+        self.views = [view for view in views if text or not view.reads_text]
+        own = preprocessor_of(student)
+        self.student = student if own is not None and (text or not is_textual(own)) else None
 
-    def evaluate(self, *args, **kwargs):
-        return super().evaluate(**self._read_texts(keras.Model.evaluate, args, kwargs))
+    def __bool__(self):
+        return self.student is not None or bool(self.views)
 
-    def predict(self, *args, **kwargs):
-        return super().predict(**self._read_texts(keras.Model.predict, args, kwargs))
+    def read(self, x, y=None, sample_weight=None):
+        """One batch of raw samples, preprocessed; views of teachers ride along with the labels."""
+        theirs = [(view, view.read(x, labels_of(y), sample_weight)) for view in self.views]
+        inputs = {view.key: made[0] for view, made in theirs}
+        targets = y.targets if isinstance(y, Supervision) else None
+        labels = labels_of(y)
+        if self.student is not None:
+            x, labels, weights = unpacked(preprocessed(self.student, x, labels, sample_weight))
+            sample_weight = sample_weight if weights is None else weights  # lost without labels
+        for view, made in theirs:
+            inputs.update(view.beside(made, (x, labels, sample_weight)))
+        if inputs or targets is not None or (labels is None and sample_weight is not None):
+            labels = Supervision(labels, targets, inputs or None)
+        return keras.utils.pack_x_y_sample_weight(x, labels, sample_weight)
 
-    def _read_texts(self, function, args, kwargs):
-        """The arguments by name, with batches of tokens in the place of texts."""
-        given = inspect.signature(function).bind(self, *args, **kwargs).arguments
-        del given["self"]
-        given |= given.pop("kwargs", {})  # Keras's own, without names in the signature
-        if is_text(given.get("x")):
-            given["x"] = _piped(self, given)
-            for taken in ("y", "sample_weight", "batch_size"):
-                given.pop(taken, None)
-        return given
+    def dataset(self, given, steps=None, shuffle=False):
+        """A dataset of batches as student and teachers read them.
+
+        Args:
+            given: the arguments of `fit`, `evaluate` or `predict` that hold samples.
+            steps: the batches of an epoch, which divide the samples where no size is given.
+            shuffle: whether arrays are shuffled, as Keras does; KerasHub's own `fit` does not.
+        """
+        tf = _backend.tensorflow("Raw data that a preprocessor reads")
+        data = given["x"]
+        if not is_dataset(data):
+            self._check_arrays(data)
+            samples = [_slices(given.get(name)) for name in SAMPLES]
+            count = _count(samples[0])
+            data = tf.data.Dataset.from_tensor_slices(keras.utils.pack_x_y_sample_weight(*samples))
+            if shuffle and self.student is None:
+                data = data.shuffle(count, reshuffle_each_iteration=True)
+            divided = math.ceil(count / steps) if steps and self.student is None else 32
+            data = data.batch(given.get("batch_size") or divided)
+        elif given.get("y") is not None:
+            raise ValueError("A dataset brings its own labels: `y` must be left out.")
+        data = data.map(self.read, num_parallel_calls=tf.data.AUTOTUNE)
+        return data.prefetch(tf.data.AUTOTUNE)
+
+    def _check_arrays(self, data):
+        leaves = tree.flatten(data) if isinstance(data, (dict, list, tuple)) else [data]
+        if isinstance(data, keras.utils.PyDataset) or not all(map(_is_rows, leaves)):
+            names = [self.student.name] if self.student is not None else []
+            names += [view.model.name for view in self.views]
+            raise ValueError(
+                f"The preprocessor of `{names[0]}` reads arrays and `tf.data` datasets. Received: "
+                f"{type(data).__name__}. Run the preprocessor inside your data and take it off the "
+                "model (`model.preprocessor = None`), or convert a teacher's inputs with "
+                "`ModelTeacher(teacher, preprocess=...)`."
+            )
+
+
+def read_raw(given, student, teachers, steps="steps"):
+    """The arguments of `evaluate` or `predict`, with preprocessed batches in place of raw samples.
+
+    Args:
+        given: the arguments by name; changed in place.
+        student: the student.
+        teachers: a list of `Teacher`s.
+        steps: the name of the argument that counts batches.
+    """
+    readers = Readers(student, teachers, given.get("x"))
+    if readers:
+        shuffle = given.pop("shuffle", False)
+        given["x"] = readers.dataset(given, given.get(steps), shuffle)
+        for taken in ("y", "sample_weight", "batch_size"):
+            given.pop(taken, None)
+    return given
+
+
+def read_raw_fit(given, student, teachers):
+    """The same for `fit`, with its validation data."""
+    if Readers(student, teachers, given.get("x")):
+        _split(given)
+    validation = given.get("validation_data")
+    readers = Readers(student, teachers, _inputs(validation))
+    if validation is not None and readers:
+        arguments = _validation(validation, given)
+        steps = given.get("validation_steps")
+        given["validation_data"] = readers.dataset(arguments, steps)
+    given.setdefault("shuffle", True)
+    read_raw(given, student, teachers, "steps_per_epoch")
+    given.setdefault("shuffle", True)
+    return given
 
 
 def is_text(x):
     """Whether samples are strings: a dataset's, an array's, or those in a structure."""
-    if _is_dataset(x):
-        specs = keras.tree.flatten(_inputs(x))
-        return any(spec.dtype == tf.string for spec in specs if hasattr(spec, "dtype"))
+    if is_dataset(x):
+        specs = tree.flatten(_inputs(x))
+        return any(spec.dtype == "string" for spec in specs if hasattr(spec, "dtype"))
     if isinstance(x, dict):
         return any(is_text(part) for part in x.values())
     if isinstance(x, (list, tuple)):
-        return len(x) > 0 and is_text(x[0])
+        return any(is_text(part) for part in x[:8])
+    if hasattr(x, "to_numpy"):
+        x = x.to_numpy()
     if isinstance(x, np.ndarray) and x.dtype.kind == "O":
         return x.size > 0 and isinstance(x.flat[0], (str, bytes))
     dtype = getattr(x, "dtype", None)
     kind = getattr(dtype, "kind", None)
-    return isinstance(x, (str, bytes)) or dtype == tf.string or kind in ("U", "S")
+    return isinstance(x, (str, bytes)) or dtype == "string" or kind in ("U", "S")
 
 
-def _is_dataset(x):
-    return isinstance(x, tf.data.Dataset)
+def is_dataset(x):
+    """Whether data are a `tf.data.Dataset`, without importing TensorFlow for others."""
+    return type(x).__module__.startswith("tensorflow.") and hasattr(x, "element_spec")
 
 
 def _inputs(data):
     """The inputs in `(x, y)`, or in the specification of a dataset of them."""
-    data = data.element_spec if _is_dataset(data) else data
+    data = data.element_spec if is_dataset(data) else data
     return data[0] if isinstance(data, tuple) and data else data
 
 
 def _validation(data, given):
     """Validation data as the arguments that hold them."""
-    if _is_dataset(data):
+    if is_dataset(data):
         return {"x": data}
     x, y, sample_weight = unpacked(data)
     size = given.get("validation_batch_size") or given.get("batch_size")
     return {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": size}
-
-
-def _piped(distiller, given, shuffle=False):
-    """A dataset of batches as the student, and the teachers beside it, read them."""
-    data = given["x"]
-    if not _is_dataset(data):
-        samples = [given.get(name) for name in ("x", "y", "sample_weight")]
-        data = tf.data.Dataset.from_tensor_slices(keras.utils.pack_x_y_sample_weight(*samples))
-        if shuffle:
-            data = data.shuffle(data.cardinality(), reshuffle_each_iteration=True)
-        data = data.batch(given.get("batch_size") or 32)
-    elif given.get("y") is not None:
-        raise ValueError("A dataset brings its own labels: `y` must be left out.")
-    read = functools.partial(_read, distiller)
-    return data.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def _read(distiller, x, y=None, sample_weight=None):
-    """One batch of raw samples, preprocessed; views of teachers ride along with the labels."""
-    views = [view for teacher in distiller.teachers.values() for view in teacher.views]
-    theirs = [(view, view.read(x, labels_of(y), sample_weight)) for view in views]
-    inputs = {view.key: made[0] for view, made in theirs}
-    targets = y.targets if isinstance(y, Supervision) else None
-    labels = y.labels if isinstance(y, Supervision) else y
-    if preprocessor_of(distiller.student) is not None:
-        x, labels, weights = unpacked(preprocessed(distiller.student, x, labels, sample_weight))
-        sample_weight = sample_weight if weights is None else weights  # lost where no labels are
-    for view, made in theirs:
-        inputs.update(view.beside(made, (x, labels, sample_weight)))
-    if inputs:
-        targets = targets if isinstance(targets, dict) or targets is None else {"output": targets}
-        targets = {**(targets or {}), VIEWS: inputs}
-    y = labels if targets is None else Supervision(labels, targets)
-    return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
 
 def _split(given):
@@ -125,35 +166,40 @@ def _split(given):
     share = given.pop("validation_split", None)
     if not share or given.get("validation_data") is not None:
         return
-    if _is_dataset(given["x"]):
+    if is_dataset(given["x"]):
         raise ValueError("`validation_split` takes arrays or lists, not a dataset.")
-    names = ("x", "y", "sample_weight")
-    kept = int(_count(given["x"]) * (1 - share))
-    for name in names:
-        given.setdefault(name, None)
-    rest = [_rows(given[name], slice(kept, None)) for name in names]
-    given.update({name: _rows(given[name], slice(kept)) for name in names})
+    samples = {name: _slices(given.get(name)) for name in SAMPLES}
+    kept = int(math.floor(_count(samples["x"]) * (1 - share)))
+    rest = [_rows(samples[name], slice(kept, None)) for name in SAMPLES]
+    given.update({name: _rows(samples[name], slice(kept)) for name in SAMPLES})
     given["validation_data"] = keras.utils.pack_x_y_sample_weight(*rest)
 
 
-def _rows(data, rows):
-    """Some samples of an array, a list of them, or a structure of arrays."""
-    if data is None or _is_batch(data):
-        return data if data is None else data[rows]
+def _slices(data):
+    """Samples as arrays: a list of strings or numbers is one, a list of arrays is several inputs."""
+    if data is None:
+        return None
     if isinstance(data, dict):
-        return {name: _rows(part, rows) for name, part in data.items()}
-    parts = [_rows(part, rows) for part in data]
-    return type(data)(*parts) if isinstance(data, Supervision) else type(data)(parts)
+        return {name: _slices(part) for name, part in data.items()}
+    if isinstance(data, tuple):
+        parts = [_slices(part) for part in data]
+        return type(data)(*parts) if hasattr(data, "_fields") else tuple(parts)
+    if isinstance(data, list):
+        several = bool(data) and not np.isscalar(data[0]) and np.ndim(data[0]) > 0
+        numbers = several and all(isinstance(row, list) and not is_text(row) for row in data)
+        return tuple(map(_slices, data)) if several and not numbers else np.array(data)
+    return data.to_numpy() if hasattr(data, "to_numpy") else data
+
+
+def _rows(data, rows):
+    """Some samples of a structure of arrays."""
+    return tree.map_structure(lambda part: part if part is None else part[rows], data)
 
 
 def _count(data):
-    while not _is_batch(data):
-        data = next(iter(data.values())) if isinstance(data, dict) else data[0]
-    return len(data)
+    return len(next(part for part in tree.flatten(data) if part is not None))
 
 
-def _is_batch(data):
-    """Whether a list or array holds one sample an item."""
-    if isinstance(data, list):
-        return not data or not isinstance(data[0], (list, tuple, dict)) and np.ndim(data[0]) == 0
-    return not isinstance(data, (tuple, dict))
+def _is_rows(part):
+    """Whether a leaf holds samples, or is one of a list of samples."""
+    return part is None or np.isscalar(part) or hasattr(part, "__len__") or hasattr(part, "shape")

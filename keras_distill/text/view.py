@@ -1,4 +1,4 @@
-"""A teacher's own view of raw text, where it reads it otherwise than the student."""
+"""A teacher's own view of raw data, where it reads them otherwise than the student."""
 
 import keras
 
@@ -7,19 +7,20 @@ from keras_distill.text.tokens import LENGTHS
 OF_NO_ACCOUNT = ("name", "trainable", "dtype", "tokenizer", "config_file")
 
 
-class TextView:
-    """What a teacher's preprocessor makes of text that the student's would read otherwise.
+class View:
+    """What a teacher's preprocessor makes of raw data that the student's would read otherwise.
 
     Args:
         model: the teacher, a KerasHub task.
-        student: the student, a task with another preprocessor, or a model of strings.
+        student: the student, a task with another preprocessor, or a model of raw data.
     """
 
     def __init__(self, model, student):
         self.model = model
         self.key = f"{model.name}_{id(model)}"
         ours = preprocessor_of(student)
-        self.why = _difference(model.preprocessor, ours)
+        self.reads_text = is_textual(model.preprocessor)
+        self.why = _difference(model.preprocessor, ours) if self.reads_text else None
         self.foreign = ours is not None and bool(_other_tokenizer(model.preprocessor, ours))
 
     def read(self, x, y=None, sample_weight=None):
@@ -35,14 +36,15 @@ class TextView:
         return {}
 
     def rides_in(self, batch):
-        """Whether a `Batch` holds the view: else text was not raw, and must be read by one way."""
+        """Whether a `Batch` holds the view: otherwise the data were not raw, and are read as they are."""
         if self.key in (batch.views or ()):
             return True
         if self.foreign:
             raise ValueError(
-                f"The teacher `{self.model.name}` and the student read text otherwise: {self.why}. "
-                "Give `fit` strings, of which each makes its own tokens, or the teacher a view of "
-                "the student's inputs, `ModelTeacher(teacher, preprocess=...)`."
+                f"The teacher `{self.model.name}` and the student tokenize text differently "
+                f"({self.why}), and read text otherwise. Give `fit` strings, so that each "
+                "tokenizes them itself, or convert the student's inputs with "
+                "`ModelTeacher(teacher, preprocess=...)`."
             )
         return False
 
@@ -60,19 +62,25 @@ class TextView:
 
 
 def view_of(model, student):
-    """The `TextView` that a teacher needs beside this student, or `None`."""
+    """The `View` that a teacher needs beside this student, or `None`."""
     theirs, ours = preprocessor_of(model), preprocessor_of(student)
-    if theirs is ours or getattr(theirs, "tokenizer", None) is None:
+    if theirs is None or theirs is ours:
         return None
-    if ours is not None and type(ours) is type(theirs) and _difference(theirs, ours) is None:
-        if _settings(ours) == _settings(theirs) and _names(model) == _names(student):
+    alike = ours is not None and type(ours) is type(theirs) and _names(model) == _names(student)
+    if alike and _settings(ours) == _settings(theirs):
+        if not is_textual(theirs) or _difference(theirs, ours) is None:
             return None
-    return TextView(model, student)
+    return View(model, student)
 
 
 def preprocessor_of(model):
-    """What a model puts before itself in `fit` and `predict`, or `None`."""
+    """What a KerasHub task puts before itself in `fit` and `predict`, or `None`."""
     return getattr(model, "preprocessor", None) if hasattr(model, "preprocess_samples") else None
+
+
+def is_textual(preprocessor):
+    """Whether a preprocessor tokenizes: it then takes strings, and no tokens."""
+    return getattr(preprocessor, "tokenizer", None) is not None
 
 
 def preprocessed(model, x, y=None, sample_weight=None):
@@ -120,8 +128,15 @@ def _alike(first, second):
 
 
 def _settings(layer):
-    config = layer.get_config()
-    return {key: value for key, value in config.items() if key not in OF_NO_ACCOUNT}
+    """A preprocessor's settings; those of what it holds, such as an image converter, too."""
+    return _plain({k: v for k, v in layer.get_config().items() if k not in OF_NO_ACCOUNT})
+
+
+def _plain(value):
+    """The same without the names that layers are numbered by."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items() if key not in OF_NO_ACCOUNT}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _names(model):

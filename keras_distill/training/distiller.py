@@ -1,18 +1,29 @@
-"""The train step: the one place where a student, its teachers and the terms meet."""
+"""Keras's hooks around an `Objective`: a distiller behaves as its student, with teachers beside it."""
+
+import contextlib
+import functools
+import importlib
 
 import keras
+import numpy as np
+from keras import ops, tree
 
-from keras_distill import schedules, taps
-from keras_distill.batch import Batch, labels_of
-from keras_distill.text import pipeline as raw_text
-from keras_distill.training import building, checks, fused_head
-from keras_distill.training.guard import Guard
-from keras_distill.training.term import global_mean, student_paths, teacher_paths
+from keras_distill import _backend
+from keras_distill._keras import trainer
+from keras_distill.batch import Batch, Supervision
+from keras_distill.text.pipeline import Readers, read_raw, read_raw_fit
+from keras_distill.training import compiling, weights
+from keras_distill.training.fused_objective import FusedObjective
+from keras_distill.training.kept import Kept
+from keras_distill.training.objective import Objective
+from keras_distill.training.outputs import run
+from keras_distill.training.scores import Scores
+from keras_distill.training.weight_files import WeightsFile, assign
 
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+_step = importlib.import_module(f"keras_distill.training.step_{_backend.NAME}")
 
 
-class Distiller(fused_head.MayFuse, raw_text.TakesText, keras.Model):
+class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     """Trains a student on labels and on teachers' targets, through Keras's own `fit`.
 
     `total = (1 - alpha) * label_loss + alpha * sum(weight * term) + the student's regularization`
@@ -20,27 +31,31 @@ class Distiller(fused_head.MayFuse, raw_text.TakesText, keras.Model):
     With a teacher and nothing else this is Hinton's distillation at temperature 2:
     `alpha * T^2 * KL(p_teacher(T) || p_student(T)) + (1 - alpha) * CE(y, p_student)`.
 
-    `evaluate`, `predict` and `save` are the student's own: no teacher runs in them or is saved.
-
-    Data of strings go through the preprocessor of a student that is a KerasHub task, as in its own
-    `fit`, and through that of a teacher which reads text otherwise.
+    A distiller behaves as `student` does in every other respect: `compile` compiles the student,
+    `evaluate`, `predict`, `save` and weights files are the student's own, and what is not found on
+    the distiller is looked up on the student. No teacher runs in `evaluate` or is saved.
 
     Args:
-        student: the model to train; functional, sequential or subclassed.
+        student: the model to train; functional, sequential or subclassed. Its own `compute_loss`
+            is the label loss, its own `compute_metrics` the metrics.
         teacher: a Keras model, a `Teacher`, a function of the inputs, `{name: any of these}`, or
             `None` where the student teaches itself.
-        terms: a list of `Term`s. Defaults to `[Term(KLDivergence(temperature=2))]` with a teacher;
-            of several, each teaches its share.
-        alpha: the terms' share, in [0, 1]: a number or a schedule. Left out, it is 0.5, or 1 where
-            `compile` gets no `loss`.
+        terms: a list of `Term`s. Defaults to one on the outputs of each teacher, each with the
+            same share: `KLDivergence(temperature=2)`, or what the head and the compiled loss call
+            for (`BinaryKLDivergence` for yes or no in each unit, the squared error for a
+            regression).
+        alpha: **the share of the teachers**, in [0, 1]: a number or a schedule. The labels have
+            `1 - alpha`. Left out, it is 0.5, or 1 where `compile` gets no `loss`.
         fused_head: whether label loss and divergences of outputs are measured by blocks of the
             vocabulary, so that no step holds all logits: for a KerasHub `CausalLM` or `Seq2SeqLM`
             of many words, with teachers of this kind or cached `TopK`s.
         name: the model's name.
 
     Raises:
+        TypeError: for a student that is no Keras model.
         ValueError: for a wrong `alpha`, two terms of one name, a term whose source or layer does
-            not exist, models of different distribution strategies.
+            not exist, a student with a `train_step` of its own, models of different distribution
+            strategies.
 
     Example:
 
@@ -57,222 +72,284 @@ class Distiller(fused_head.MayFuse, raw_text.TakesText, keras.Model):
 
     def __init__(self, student, *, teacher=None, terms=None, alpha=None, fused_head=False,
                  name="distiller"):  # fmt: skip
-        checks.check_student(student)
+        compiling.check_student(student)
         super().__init__(name=name, dtype=student.dtype_policy)  # so that `compile` scales float16
-        building.leave_inputs(self)
-        self.student = student
-        self.alpha = building.share(alpha)
-        self.teachers = building.teachers_by_name(teacher)
-        for source in self.teachers.values():
-            source.begin(student)
-        checks.check_strategies(self)
-        self.teacher_state = [state for source in self.teachers.values() for state in source.state]
-        self.terms, self.built_terms = [], []
-        self.projectors, self.trackers = {}, {}  # by the term's name; also losses' own layers
-        self._look_due, self._label_tracker = False, None
-        self.attach(*(building.default_terms(self.teachers) if terms is None else terms))
+        trainer.takes_inputs_as_they_are(self)
+        self.student, self.kept, self.mode = student, Kept(), None
+        self.objective = (FusedObjective if fused_head else Objective)(student, teacher, terms, alpha)
+        compiling.check_strategies(student, self.teachers)
+        self.kept.hold([layer for each in self.teachers.values() for layer in each.state])
+        self.scores = Scores(self.objective, functools.partial(_backend.scope_of, self))
+        self.scores.follow_terms()
+        self.guard, self._class_weight, self._look_due = None, None, True
         self.built = student.built
 
-    def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
-        """Keras's; without a `loss` there are no labels, and `alpha` is 1."""
-        if loss is None:
-            checks.check_label_free(self.alpha)
-            self._compile_loss = None  # Keras keeps that of the `compile` before
-        super().compile(**building.compile_arguments(self, optimizer, loss, *args, **kwargs))
-        self._look_due = True
-        with self.distribute_strategy.scope():
-            alone = self._distribute_strategy is None
-            self._guard = Guard(halts=alone and not self.jit_compile)
-            self._label_tracker = self._label_tracker or keras.metrics.Mean(name="label_loss")
+    # What users and callbacks may ask for
 
-    def _lock_state(self):
-        """Keras's would refuse projectors and trackers once a call has built the student."""
+    @property
+    def judged(self):
+        """The model that is compiled: the student, or what stands for it under a fused head."""
+        return self.objective.judged
 
-    # Terms
+    @property
+    def teachers(self):
+        """`{name: Teacher}`, with `"self"` for the student's own features."""
+        return self.objective.teachers
+
+    @property
+    def terms(self):
+        """The attached terms."""
+        return self.objective.terms
+
+    @property
+    def projectors(self):
+        """`{term's name: projector}` of the terms that have one, once a batch was seen."""
+        made = self.objective.layers.items()
+        return {name: layers["projector"] for name, layers in made if "projector" in layers}
+
+    def keep(self, name, value):
+        """A number in the distiller's weights files, for a callback: a variable, made once.
+
+        Args:
+            name: what the file calls it.
+            value: the number that it starts with.
+        """
+        with _backend.scope_of(self):
+            return self.kept.number(name, value)
 
     def attach(self, *terms):
-        """Adds terms; one with a projector only before the optimizer is built."""
-        checks.check_terms(self, terms)  # all of them, before the first is attached
-        for term in terms:
-            self.terms.append(term)
-            with self.distribute_strategy.scope():
-                self.trackers[term.name] = keras.metrics.Mean(name=term.name)
-        self._retrace(terms)
+        """Adds terms; one with weights of its own only before the optimizer is built."""
+        optimizer = getattr(self, "optimizer", None)
+        for term in terms if optimizer is not None and optimizer.built else ():
+            if getattr(term, "trains", False) and term.name not in self.objective.layers:
+                raise ValueError(
+                    f"`{term.name}` has weights of its own, and the optimizer is built for other "
+                    "variables: attach the term before the first `fit`, or `compile` again."
+                )
+        self.objective.attach(*terms)
+        self._follow_terms(terms)
 
     def detach(self, *terms):
         """Takes terms out again."""
-        for term in terms:
-            if term in self.terms:
-                self.terms.remove(term)
-                self.trackers.pop(term.name)  # `del` would leave it tracked, and in the logs
-        self._retrace(terms)
+        self.objective.detach(*terms)
+        self._follow_terms(terms)
 
-    def _retrace(self, changed):
+    def _follow_terms(self, changed):
+        self.scores.follow_terms()
         self._look_due = self._look_due or bool(changed)
         if changed and self.train_function is not None:
             self.make_train_function(force=True)
 
-    # Keras
+    # Keras's hooks
+
+    def compile(self, *args, **kwargs):
+        """Compiles the student with these arguments; without a `loss` alpha is 1."""
+        self.objective.compile(*args, **kwargs)
+        judged = self.judged
+        super().compile(
+            judged.optimizer,
+            run_eagerly=judged.run_eagerly,
+            steps_per_execution=judged.steps_per_execution,
+            jit_compile=judged.jit_compile,
+            auto_scale_loss=False,
+        )
+        self.scores.follow_terms()
+        self._look_due = True
+        self.guard = self.new_guard()
 
     def call(self, x, training=None):
-        return self.student(x, training=training)
+        return run(self.student, self.objective.inputs(x), training)
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None,
-            *args, **kwargs):  # fmt: skip
-        """Keras's, with the terms that callbacks bring (`callback.terms`) attached meanwhile."""
-        listed = getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks or [])
-        brought = [term for callback in listed for term in getattr(callback, "terms", ())]
+    def fit(self, *args, **kwargs):
+        """The student's own, with the terms that callbacks bring (`callback.terms`) meanwhile."""
+        given = compiling.arguments(keras.Model.fit, args, kwargs)
+        brought = compiling.brought_terms(given.get("callbacks"))
         self.attach(*brought)
         try:
-            checks.check_ready(self, kwargs)
-            self._training_starts = True  # until `_maybe_symbolic_build` has seen it
-            return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+            if self.compiled:
+                compiling.check_ready(self.objective, given)
+                self._begin(compiling.ends_at_nan(given.get("callbacks")))
+            given = read_raw_fit(given, self.student, [*self.teachers.values()])
+            if given.get("sample_weight") is not None and given.get("y") is None:
+                given["y"] = Supervision(None)  # Keras drops weights that come without a `y`
+            rides = compiling.rides_along(given, self.teachers)
+            self._weigh_classes(given.pop("class_weight", None) if rides else None)
+            with self._in("train"):
+                return super().fit(**given)
         finally:
             self.detach(*brought)
 
-    def train_on_batch(self, *args, **kwargs):
-        """Keras's."""
-        checks.check_ready(self, {})
-        self._training_starts = True
-        return super().train_on_batch(*args, **kwargs)
+    def _begin(self, warns):
+        """A new training: no fault is pending; whether one only warns, since a callback ends it."""
+        if self.guard.begin(warns):
+            self.train_function = None
 
-    def make_train_function(self, force=False):
-        if self.train_function is None or force:
-            super().make_train_function(force)
-            self.train_function = self._guard.watch(self.train_function, self.steps_per_execution)
+    def _weigh_classes(self, class_weight):
+        """`class_weight` where Keras cannot apply it: labels with targets beside them."""
+        if class_weight != self._class_weight:
+            self._class_weight, self.train_function = class_weight, None
 
-    def train_step(self, data):
-        batch = building.tensors(Batch.unpack(data))
-        state = [tf.identity(v.value) for v in building.state(self)]
-        with tf.GradientTape() as tape, schedules.at(self.optimizer.iterations):
-            features = self._features(batch, training=True)  # one student forward, ever
-            with tape.stop_recording():
-                targets = self._targets(batch, features)
-            measured = self._measure(features, targets, batch)
-            label = self._label_loss(batch.labels, features["output"], batch.sample_weight)
-            total = self._total(label, measured)
-            scaled = self.optimizer.scale_loss(total)
-        variables = building.trained(self)  # the student's and the projectors'
-        gradients = tape.gradient(scaled, variables)
-        suspects = building.suspects(self, label, measured, targets)
-        self._update(gradients, variables, state, total, suspects)
-        for teacher in self.teachers.values():
-            teacher.update(self.student)
-        self._track(batch, total, label, measured)
-        return self.compute_metrics(batch.x, batch.labels, features["output"], batch.sample_weight)
+    def evaluate(self, *args, **kwargs):
+        """The student's own."""
+        given = compiling.arguments(keras.Model.evaluate, args, kwargs)
+        if self.compiled:
+            compiling.check_evaluates(self.objective)
+        with self._in("test"):
+            return super().evaluate(**self._read(given))
 
-    def test_step(self, data):
-        """The student alone: its label loss, regularization and compiled metrics."""
-        batch = building.tensors(Batch.unpack(data))
-        logs = super().test_step((batch.x, batch.labels, batch.sample_weight))
-        unmeasured = {*self.trackers, "label_loss", *(() if self._compile_loss else ("loss",))}
-        logs = {name: value for name, value in logs.items() if name not in unmeasured}
-        if not logs:
-            raise ValueError("Nothing to evaluate: give `compile` a `loss` or `metrics`.")
-        return logs
+    def predict(self, *args, **kwargs):
+        """The student's own."""
+        return super().predict(**self._read(compiling.arguments(keras.Model.predict, args, kwargs)))
+
+    def _read(self, given):
+        return read_raw(given, self.student, [*self.teachers.values()])
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """The student's own."""
+        if self.compiled:
+            compiling.check_ready(self.objective, {})
+            self._begin(False)
+        x, y, sample_weight = self._read_batch(x, y, sample_weight)
+        y = Supervision(None) if y is None and sample_weight is not None else y
+        if class_weight is not None and isinstance(y, Supervision):
+            sample_weight, class_weight = weights.by_class(y.labels, class_weight), None
+        with self._in("train"):
+            return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """The student's own."""
+        with self._in("test"):
+            return super().test_on_batch(*self._read_batch(x, y, sample_weight), return_dict)
+
+    def predict_on_batch(self, x):
+        """The student's own."""
+        return super().predict_on_batch(self._read_batch(x, None, None)[0])
+
+    def _read_batch(self, x, y, sample_weight):
+        readers = Readers(self.student, [*self.teachers.values()], x)
+        if not readers:
+            return x, y, sample_weight
+        return keras.utils.unpack_x_y_sample_weight(readers.read(x, y, sample_weight))
+
+    @contextlib.contextmanager
+    def _in(self, mode):
+        """Meanwhile metrics are those of training ("train") or the student's own ("test")."""
+        before, self.mode = self.mode, mode
+        try:
+            yield
+        finally:
+            self.mode = before
+
+    @property
+    def metrics(self):
+        scores = self.__dict__.get("scores")
+        return [] if scores is None else scores.metrics(self.mode == "test")
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The label loss and the regularization: what `evaluate` reports as `loss`."""
-        return self._regularized(self._label_loss(y, y_pred, sample_weight))
+        """The student's own: label loss and regularization, what `evaluate` reports as `loss`."""
+        return self.scores.compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        labels = building.one_each(labels_of(y), y_pred)
-        logs = super().compute_metrics(x, labels, y_pred, labels_of(sample_weight))
-        checks.check_names(self)
-        return building.reducible(self, logs)
+        """The student's own."""
+        return self.scores.compute_metrics(x, y, y_pred, sample_weight)
+
+    # Before the first step, and in each
+
+    def look(self, data):
+        """Prepares the objective with a batch, and builds what trains beside the student."""
+        if data is None:
+            raise ValueError("The dataset is empty: `fit` needs at least one batch.")
+        with _backend.scope_of(self):
+            self.objective.prepare(self.unpacked(data))
+            self.scores.follow_terms()  # the batch may have chosen the default terms
+            self.kept.hold(self.objective.own_layers())
+            self.built, self._look_due = True, False
+            if self.optimizer is not None and not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+
+    @property
+    def look_is_due(self):
+        """Whether a batch must be looked at before the next step: for terms, or a late student."""
+        return self.mode == "train" and self._look_due and bool(self.terms or not self.built)
+
+    def unpacked(self, data):
+        """What Keras hands to a step, as a `Batch` of tensors."""
+        batch = tree.map_structure(
+            lambda v: ops.convert_to_tensor(v) if isinstance(v, np.ndarray) else v,
+            Batch.unpack(data),
+        )
+        if self._class_weight is None:
+            return batch
+        return batch._replace(sample_weight=weights.by_class(batch.labels, self._class_weight))
+
+    # Files and words
 
     def save(self, *args, **kwargs):
         """Saves the student, not compiled, which loads without this package."""
-        compiled, self.student.compiled = self.student.compiled, False
-        try:
+        with compiling.not_compiled(self.student):
             self.student.save(*args, **kwargs)
-        finally:
-            self.student.compiled = compiled
 
     def export(self, *args, **kwargs):
         """Exports the student."""
         self.student.export(*args, **kwargs)
 
-    def get_config(self):
-        raise ValueError("A distiller is not saved: `distiller.save(path)` saves the student.")
+    def save_weights(self, filepath, *args, **kwargs):
+        """Saves the student's weights, as it does itself, with what resumes in a group beside them."""
+        self._weights_file().save(filepath, *args, **kwargs)
 
-    def load_weights(self, *args, **kwargs):
-        if not self.built or building.unbuilt(self):
+    def load_weights(self, filepath, *args, **kwargs):
+        """Loads the student's weights, and what else of the file this distiller has."""
+        found = self._weights_file().load(filepath, *args, **kwargs)
+        kept = self._kept()
+        late = {term.name for term in self.objective.waiting()}
+        if any(name.partition("/")[0] in late for name in found):
             raise ValueError(
                 "Projectors are built by the first batch: call `fit(data, epochs=0)` before "
                 "`load_weights`."
             )
-        super().load_weights(*args, **kwargs)
+        for name in kept.keys() & found.keys():
+            assign(kept[name], found[name], name)
+
+    def _weights_file(self):
+        return WeightsFile(self.student, getattr(self, "optimizer", None), self._kept())
+
+    def _kept(self):
+        """`{name in a weights file: layer}` of what trains or moves beside the student."""
+        kept = {f"{term}/{part}": layer for term, made in self.objective.layers.items()
+                for part, layer in made.items()}  # fmt: skip
+        kept |= {f"teacher {name}/{index}": layer for name, each in self.teachers.items()
+                 for index, layer in enumerate(each.state)}  # fmt: skip
+        return kept | {f"number {name}": layer for name, layer in self.kept.numbers.items()}
+
+    def get_config(self):
+        raise NotImplementedError("A distiller is not saved: `distiller.save(path)` saves the student.")
+
+    def get_compile_config(self):
+        """The student's own."""
+        return self.judged.get_compile_config()
+
+    def compile_from_config(self, config):
+        """Compiles with what `get_compile_config` returned."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built and self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
 
     def summary(self, *args, print_fn=None, **kwargs):
         """The student's summary; then teachers, terms and where each is tapped."""
         self.student.summary(*args, print_fn=print_fn, **kwargs)
-        (print_fn or print)(building.described(self))
+        (print_fn or print)(self.objective.describe())
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Keras calls this first in `fit`, `evaluate` and `train_on_batch`, before any callback."""
-        training, self._training_starts = getattr(self, "_training_starts", False), False
-        building.build(self, iterator, data_batch, training)
+    @property
+    def layers(self):
+        """The student's."""
+        return self.student.layers
 
-    # Parts of a step
-
-    def _features(self, batch, training):
-        paths = ["output", *student_paths(self.terms)]
-        return taps.run(self.student, batch.x, paths, training=training)
-
-    def _targets(self, batch, features):
-        paths = teacher_paths(self.terms)
-        return {source: self.teachers[source].targets(batch, features, asked)
-                for source, asked in paths.items()}  # fmt: skip
-
-    def _measure(self, features, targets, batch):
-        return {term: term(features, targets[term.source], batch, self.projectors.get(term.name))
-                for term in self.terms}  # fmt: skip
-
-    def _label_loss(self, labels, y_pred, sample_weight):
-        if self._compile_loss is None:
-            return tf.zeros(())
-        labels = building.one_each(labels_of(labels), y_pred)
-        return self._compile_loss(labels, y_pred, labels_of(sample_weight))
-
-    def _regularized(self, loss):
-        added = [self._aggregate_additional_loss(each) for each in building.added_losses(self)]
-        return keras.ops.sum([loss, *added]) if added else loss
-
-    def _share(self):
-        """Alpha as it counts: 1 without labels, 0 without terms."""
-        if self._compile_loss is None:
-            return 1
-        return (0.5 if self.alpha is None else self.alpha) if self.terms else 0
-
-    def _total(self, label, measured):
-        share = self._share()
-        alpha = schedules.value_at(share)
-        parts = []  # what counts nothing is left out, since 0 * NaN is NaN
-        if not (schedules.is_number(share) and share == 1):
-            parts.append((1 - alpha) * label)
-        if not (schedules.is_number(share) and share == 0):
-            parts += [alpha * schedules.value_at(term.weight) * global_mean(*value)
-                      for term, value in measured.items()]  # fmt: skip
-        return self._regularized(sum(parts[1:], parts[0]))
-
-    def _update(self, gradients, variables, state, total, suspects):
-        """One update, unless total or gradients are not finite; at `alpha=0` it is Keras's."""
-        share = self._share()
-        if schedules.is_number(share) and share == 0:
-            self.optimizer.apply_gradients(zip(gradients, variables))
-            return
-        restored = building.state(self), state
-        self._guard.update(self.optimizer, gradients, variables, restored, total, suspects)
-
-    def _track(self, batch, total, label, measured):
-        context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync > 1:
-            total, label = context.all_reduce("SUM", [total, label])
-        first = next(part for part in keras.tree.flatten(batch.x) if part is not None)
-        size = tf.cast(tf.shape(first)[0], tf.float32)
-        building.add(self._loss_tracker, tf.cast(total, tf.float32) * size, size)
-        building.add(self._label_tracker, tf.cast(label, tf.float32) * size, size)
-        for term, (values, weights) in measured.items():
-            sums = tf.reduce_sum(values * weights), tf.reduce_sum(weights)
-            building.add(self.trackers[term.name], *sums)
+    def __getattr__(self, name):
+        """What a distiller lacks its student may have: `output_names`, `inputs`, `generate`."""
+        above = getattr(super(), "__getattr__", None)  # PyTorch's modules have one
+        if above is not None:
+            with contextlib.suppress(AttributeError):
+                return above(name)
+        if name.startswith("_") or name in ("student", "objective", "scores"):
+            raise AttributeError(f"A distiller has no attribute `{name}`.")
+        return getattr(self.student, name)

@@ -1,12 +1,14 @@
-"""Skips an update that is not finite, and says at the batch's end what it was."""
+"""Skips an update that is not finite, and says what it was: what all backends share."""
 
-import re
+import warnings
 
 import keras
-import tensorflow as tf
+import numpy as np
+from keras import ops, tree
 
 from keras_distill.schedules import Knob
-from keras_distill.training import first_batch
+
+MOST = 28  # culprits that the bits of an int32 have room for, beside "the gradients" and a sign
 
 
 class NotFinite(ValueError):
@@ -16,166 +18,78 @@ class NotFinite(ValueError):
 class Guard:
     """Remembers the first step whose total or gradients were not finite.
 
-    A plain object: its variables are in no checkpoint. `culprits` are named when the step is
-    traced; bit `i` of `fault` stands for the `i`-th.
-
-    Args:
-        halts: whether a fault stops the step where it is, which costs a step least: nothing of
-            the update is in a branch. XLA knows no assertions, and replicas must agree first.
+    Attributes:
+        record: `[fault, step]`; bit `i` of `fault` stands for the `i`-th culprit, named when the
+            step was traced. The step of a backend reads and writes it.
+        warns: whether a fault is only warned of, since a callback ends the training.
     """
 
-    def __init__(self, halts):
-        self.halts = halts
-        self.culprits = []
-        self.step, self.fault = (
-            tf.Variable(
-                0,
-                trainable=False,
-                dtype=tf.int64,
-                synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            )
-            for _ in range(2)
-        )
+    def __init__(self):
+        self.record = keras.Variable(np.zeros(2, "int32"), trainable=False, name="guard_record")
+        self.culprits, self.pending, self.warns = [], [], False
 
-    def update(self, optimizer, gradients, variables, restored, total, suspects):
-        """Applies the gradients if all is finite; else restores the state, and notes the culprits.
+    def begin(self, warns):
+        """Forgets faults of an earlier training; whether the step must be traced anew for it."""
+        self.pending.clear()
+        self.record.assign(np.zeros(2, "int32"))
+        self.warns = warns
+        return False
 
-        Args:
-            optimizer: one that scales the loss judges the gradients itself.
-            gradients, variables: what `optimizer.apply_gradients` takes.
-            restored: variables that the forward pass has changed, and their values before.
-            total: the scalar to minimize.
-            suspects: `{name: structure of tensors}`, looked at only after a fault; a `Knob` in
-                the place of a name is looked at in every step.
+    def fine(self, total, gradients, knobs=()):
+        """Whether all is finite, a scalar tensor: one pass over the gradients.
+
+        Gradients above 1e19, whose squares overflow, count as infinite: so do Adam's moments.
         """
-        suspects = {name: _floats(value) for name, value in list(suspects.items())[:61]}
+        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
+        scalars = [ops.cast(ops.sum(total), "float32"), *knobs, *squares]
+        return ops.isfinite(sum(scalars[1:], scalars[0]))
+
+    def noted(self, suspects, step):
+        """`[fault, step]` of a step that was not fine."""
+        suspects = dict(list(suspects.items())[:MOST])
         self.culprits = [*suspects, "the gradients"]
-        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        knobs = [value[0] for name, value in suspects.items() if isinstance(name, Knob)]
-        fine = _finite([total, *knobs])
-        fine = tf.logical_and(fine, scaled or _all_finite(gradients))
-        context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync > 1:
-            bad = context.all_reduce("SUM", tf.cast(tf.logical_not(fine), tf.int32))
-            fine = tf.equal(bad, 0)
-        fine = tf.logical_and(fine, tf.equal(self.fault.read_value(), 0))  # until it is raised
-        step = optimizer.iterations
+        bits = [ops.cast(ops.logical_not(_finite(value)), "int32") * (1 << i)
+                for i, value in enumerate(suspects.values())]  # fmt: skip
+        found = sum(bits[1:], bits[0]) if bits else ops.zeros((), "int32")
+        found = ops.where(found > 0, found, 1 << len(suspects))
+        return ops.stack([ops.cast(found, "int32"), ops.cast(step, "int32")])
 
-        def apply(gradients):
-            optimizer.apply_gradients(zip(gradients, variables))
+    def check(self, leave=0):
+        """Raises what the pending records say, but for the newest `leave` of them."""
+        while len(self.pending) > leave:
+            self.raise_if(self.pending.pop(0))
 
-        def skip(state, suspects):
-            for variable, value in zip(restored[0], state):
-                variable.assign(value)
-            self._note(step, suspects)
-
-        skipped = restored[1], list(suspects.values())
-        if self.halts:
-            with tf.control_dependencies([_halt(fine, skip, skipped)]):
-                apply(gradients)
-        else:
-            _choose(context, fine, apply, (gradients,), skip, skipped)
-
-    def _note(self, step, suspects):
-        bits = [tf.cast(tf.logical_not(_finite(s)), tf.int64) * (1 << i)
-                for i, s in enumerate(suspects)]  # fmt: skip
-        found = tf.add_n(bits)
-        found = tf.where(found > 0, found, tf.constant(1 << len(suspects), tf.int64))
-        first = tf.equal(self.fault.read_value(), 0)
-        self.step.assign(tf.where(first, tf.cast(step, tf.int64), self.step.read_value()))
-        self.fault.assign(tf.where(first, found, self.fault.read_value()))
-
-    def watch(self, function, steps):
-        """A train function of `steps` steps, with a fault raised after each call."""
-
-        def watched(iterator):
-            try:
-                logs = function(first_batch.resume(iterator, steps))
-            except tf.errors.InvalidArgumentError as error:
-                self.check()
-                _raise_in_words(error)
-                raise
-            if not self.halts:
-                self.check()
-            return logs
-
-        return watched
-
-    def check(self):
-        """Raises what was noted since the last check, on any replica."""
-        faults = [int(fault.numpy()) for fault in _components(self.fault)]
-        if not any(faults):
+    def raise_if(self, record):
+        """Raises what a record says, if it says anything."""
+        fault, step = (int(part) for part in ops.convert_to_numpy(record))
+        if not fault:
             return
-        step = int(_components(self.step)[0].numpy())
-        for fault in _components(self.fault):
-            fault.assign(0)
-        names = [name for i, name in enumerate(self.culprits) if any(f >> i & 1 for f in faults)]
-        if isinstance(names[0], Knob):
-            raise names[0].error(step)
-        if len(names) > 1 and names[-1] == self.culprits[-1]:
-            names.pop()  # a replica without a culprit of its own
-        raise NotFinite(
-            f"Not finite (NaN or infinite) at step {step}: {', '.join(names)}. The update was "
-            "skipped: the last good weights remain. Look for bad inputs or labels out of range; "
-            "else lower the learning rate or the term's weight, or set `clipnorm`."
-        )
+        self.pending.clear()
+        error = fault_of([name for i, name in enumerate(self.culprits) if fault >> i & 1], step)
+        if not self.warns:
+            raise error
+        warnings.warn(str(error), stacklevel=3)
 
 
-def _choose(context, fine, update, updated, skip, skipped):
-    """`update(*updated)` or `skip(*skipped)`; a merging optimizer's `cond` goes around replicas."""
-    if context.num_replicas_in_sync == 1:
-        tf.cond(fine, lambda: _done(update(*updated)), lambda: _done(skip(*skipped)))
-        return
-
-    def across(strategy, fine, updated, skipped):
-        each = strategy.extended.call_for_each_replica
-        tf.cond(
-            strategy.experimental_local_results(fine)[0],
-            lambda: _done(each(update, args=updated)),
-            lambda: _done(each(skip, args=skipped)),
-        )
-
-    context.merge_call(across, args=(fine, updated, skipped))
+def knobs_of(suspects):
+    """The values of schedules and variables, which are looked at in every step."""
+    return [value for name, value in suspects.items() if isinstance(name, Knob)]
 
 
-def _halt(fine, skip, skipped):
-    """An operation that fails after `skip(*skipped)`, unless all is fine."""
-    noted = tf.cond(fine, lambda: tf.constant(0), lambda: _done(skip(*skipped)))
-    with tf.control_dependencies([noted]):
-        return tf.debugging.Assert(fine, ["not finite"])
+def fault_of(names, step):
+    """The error that names what was not finite."""
+    if isinstance(names[0], Knob):
+        return names[0].error(step)
+    return NotFinite(
+        f"Not finite (NaN or infinite) at step {step}: {', '.join(names)}. The update was "
+        "skipped: the last good weights remain. Look for bad inputs or labels out of range. If "
+        "there are none, lower the learning rate or the term's weight, or set `clipnorm`."
+    )
 
 
-def _done(_):
-    return tf.constant(0)
-
-
-def _components(variable):
-    return getattr(variable, "values", None) or (variable,)
-
-
-def _floats(structure):
-    return [t for t in tf.nest.flatten(structure) if tf.is_tensor(t) and t.dtype.is_floating]
-
-
-def _finite(tensors):
-    return tf.reduce_all([True, *(tf.reduce_all(tf.math.is_finite(t)) for t in tensors)])
-
-
-def _all_finite(gradients):
-    """Whether the sum of all squares is finite in float32: one cheap pass.
-
-    Gradients above 1e19, whose squares overflow, count as infinite: so do Adam's moments.
-    """
-    tensors = [getattr(g, "values", g) for g in gradients if g is not None]
-    squares = [tf.nn.l2_loss(tf.cast(t, tf.float32)) for t in tensors]
-    return tf.math.is_finite(tf.add_n(squares)) if squares else tf.constant(True)
-
-
-def _raise_in_words(error):
-    """Class ids out of range, which TensorFlow finds on a CPU before any update."""
-    pattern = r"label value of (-?\d+) which is outside the valid range of (\[\d+, \d+\))"
-    found = re.search(pattern, str(error))
-    if found:
-        message = f"Labels must be class ids in {found[2]}. Received: {found[1]}."
-        raise ValueError(message) from error
+def _finite(structure):
+    """Whether all floating tensors of a structure are finite, a scalar tensor."""
+    tensors = [t for t in tree.flatten(structure) if ops.is_tensor(t)]
+    tensors = [t for t in tensors if "float" in keras.backend.standardize_dtype(t.dtype)]
+    found = [ops.all(ops.isfinite(tensor)) for tensor in tensors]
+    return ops.all(ops.stack(found)) if found else ops.convert_to_tensor(True)

@@ -1,15 +1,37 @@
-"""A term: what is compared, where, and with which loss."""
+"""A term: what is compared, where, with which loss, and how much it counts."""
+
+from typing import Any, NamedTuple
 
 import keras
-from keras import tree
+from keras import ops, tree
 
 from keras_distill import projectors, taps
+from keras_distill._keras.layers import as_logits
 from keras_distill.batch import TopK
 from keras_distill.losses import as_distillation_loss
 from keras_distill.schedules import check
-from keras_distill.training import weights as weights_of
+from keras_distill.training import replicas, weights
+from keras_distill.training.shapes import check_shapes
 
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+
+class Measured(NamedTuple):
+    """What a term measures of a batch: one value per example or token, and its weight.
+
+    Args:
+        values: (batch, ...), 0 where nothing counts.
+        weights: of the same shape.
+    """
+
+    values: Any
+    weights: Any
+
+    def mean(self):
+        """The weighted mean over the batch of all replicas; 0 where nothing counts.
+
+        On replicas each has its part of it, so that their gradients sum to the mean's.
+        """
+        total = replicas.total(ops.sum(self.weights))
+        return ops.divide_no_nan(ops.sum(self.values * self.weights), total)
 
 
 class Term:
@@ -25,12 +47,14 @@ class Term:
         weight: non-negative: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
         projector: a layer for the student's side, `"auto"` for one that fits (see
             `projectors.fitting`), or `None`. It trains with the student and is in no export.
-        mask: what weighs examples or tokens: `"sample_weight"` (the term's output's; `:key` names
-            another's), `"input:key"`, a tuple of these (multiplied) or `None`. The student's own
-            Keras mask always joins.
+        mask: the weights of examples or tokens: `"sample_weight"` of the output that the term
+            reads, `"sample_weight:KEY"` of another output, `"input:KEY"` for a mask among the
+            inputs, a tuple of these (multiplied), or `None`. The student's own Keras mask always
+            joins. Defaults to `"sample_weight"`.
         name: the term's name in the logs. Defaults to the loss's name.
 
     Raises:
+        TypeError: for a loss or a projector of another kind.
         ValueError: for a negative weight, or a loss that cannot be used on logits.
 
     Example:
@@ -51,7 +75,7 @@ class Term:
                 f'`projector` must be a layer, "auto" or `None`. Received: projector={projector!r}'
             )
         self.projector = projector
-        self.masks = weights_of.checked(mask)
+        self.masks = weights.checked(mask)
         self.name = name or self.loss.name
 
     @property
@@ -67,20 +91,24 @@ class Term:
     def build(self, model, features, targets):
         """The layers that train with the student, built for these features and targets.
 
+        Args:
+            model: the student, in which `"auto"` looks what kind of layer a path names.
+            features: the student's, by path.
+            targets: the source's, by path.
+
         Returns:
-            `{name: layer}`: the projector, by the term's name, and the loss's own layer.
+            `{"projector": layer, "loss": layer}`, without those that the term has not.
         """
-        projector = self.projector
-        y_pred = tree.map_structure(lambda path: features[path], self.student)
-        y_true = tree.map_structure(lambda path: targets[path], self.teacher)
-        if projector == "auto":
-            projector = self._fitting(model, y_pred, targets)
-        if projector is not None:
-            y_pred = projector(y_pred)  # builds it
-        if self.loss.stateful and self.loss.layer is None:
-            shapes = _each(lambda t: tuple(t.shape), [y_pred, y_true])
-            self.loss.build(*shapes)
-        made = {self.name: projector, f"{self.name}_loss": self.loss.layer}
+        y_pred, y_true = self.sides(features, targets)
+        made = {"projector": self.projector}
+        if self.projector == "auto":
+            made["projector"] = self._fitting(model, y_pred, targets)
+        if made["projector"] is not None:
+            y_pred = made["projector"](y_pred)  # builds it
+        if self.loss.stateful:
+            if self.loss.layer is None:
+                self.loss.build(*each(lambda tensor: tuple(tensor.shape), [y_pred, y_true]))
+            made["loss"] = self.loss.layer
         return {name: layer for name, layer in made.items() if layer is not None}
 
     def _fitting(self, model, y_pred, targets):
@@ -101,109 +129,77 @@ class Term:
             )
         return projectors.fitting(*shapes, name=f"{self.name}_projector")
 
-    def __call__(self, features, targets, batch, projector=None):
-        """One value per example or token, and its weight, unreduced."""
+    def sides(self, features, targets):
+        """What the student and the source show, in the structures of the term's paths."""
         y_pred = tree.map_structure(lambda path: features[path], self.student)
-        y_true = tree.map_structure(lambda path: targets[path], self.teacher)
-        weights = weights_of.product(self.masks, self.student, y_pred, batch, self.name)
+        return y_pred, tree.map_structure(lambda path: targets[path], self.teacher)
+
+    def __call__(self, features, targets, batch, layers=None):
+        """What the term measures of a batch, as `Measured`.
+
+        Args:
+            features: the student's, by path.
+            targets: the source's, by path.
+            batch: the `Batch`.
+            layers: what `build` made, where the term has weights of its own.
+        """
+        layers = layers or {}
+        y_pred, y_true = self.sides(features, targets)
+        counts = weights.product(self.masks, self.student, y_pred, batch, self.name)
         if self.loss.expects_logits:
-            y_true, y_pred = _each(logits_of, (y_true, y_pred))
-        if weights is not None:  # what is masked may hold anything, NaN included
+            y_pred, y_true = each(as_logits, (y_pred, y_true))
+        if counts is not None:  # what is masked may hold anything, NaN included
             axes = self.loss.token_axes
-            y_true, y_pred = _each(lambda t: weights_of.silence(t, weights, axes), (y_true, y_pred))
-        if projector is not None:  # terms are measured in training only
-            y_pred = projector(y_pred, training=True)
-        self._check_shapes(y_true, y_pred)
-        dtype = self.loss.dtype
-        y_true, y_pred = _each(lambda t: tf.cast(t, dtype), (y_true, y_pred))
-        wanted = "labels" in self.loss.needs
-        labels = weights_of.part(batch.labels, self.student) if wanted else None
-        read = self._read(features, batch, weights)
+            y_pred, y_true = each(lambda t: weights.silence(t, counts, axes), (y_pred, y_true))
+        if "projector" in layers:  # terms are measured in training only
+            y_pred = layers["projector"](y_pred, training=True)
+        check_shapes(self, y_true, y_pred)
+        y_pred, y_true = each(lambda t: ops.cast(t, self.loss.dtype), (y_pred, y_true))
+        extras = self._extras(features, batch, counts)
         if self.loss.across_batch:
-            sides = (y_true, y_pred, weights, labels, read)
-            y_true, y_pred, weights, labels, read = _gather(sides)
-        extras = {"mask": weights, "labels": labels}
-        extras = {name: extras[name] for name in self.loss.needs}
-        values = self.loss.call(y_true, y_pred, **extras, **read)
-        return self._weighed(values, weights)
+            y_true, y_pred, extras = replicas.gathered((y_true, y_pred, extras))
+            counts = extras["mask"]
+        asked = {name: extras[name] for name in (*self.loss.needs, *self.loss.reads)}
+        values = self.loss.call(y_true, y_pred, **asked)
+        return self.weighed(values, counts)
 
-    def _read(self, features, batch, weights):
-        """What the loss reads beside both sides: ones where an example does not count."""
-        ends = {"input": batch.x}
-        found = {}
+    def _extras(self, features, batch, counts):
+        """What a loss may ask for besides both sides; the mask is always among it."""
+        extras = {"mask": counts}
+        if "labels" in self.loss.needs:
+            extras["labels"] = weights.part(batch.labels, self.student)
         for name, path in self.loss.reads.items():
-            value = taps.pick(path, ends) if path.startswith("input") else features[path]
-            value = tf.cast(value, self.loss.dtype)
-            if weights is not None:
-                axes = range(1, weights.shape.rank)
-                counts = tf.reduce_any(weights > 0, list(axes))
-                counts = tf.reshape(counts, [-1] + [1] * (value.shape.rank - 1))
-                value = tf.where(counts, value, 1.0)
-            found[name] = value
-        return found
+            of_input = path.partition(":")[0] == "input"
+            value = taps.pick(path, {"input": batch.x}) if of_input else features[path]
+            value = ops.cast(value, self.loss.dtype)
+            if counts is not None:  # ones where nothing counts, since losses divide by it
+                axes = list(range(1, len(counts.shape)))
+                shown = ops.any(counts > 0, axis=axes) if axes else counts > 0
+                shown = weights.expanded(shown, len(value.shape))
+                value = ops.where(shown, value, ops.ones_like(value))
+            extras[name] = value
+        return extras
 
-    def _weighed(self, values, weights):
-        if values.shape.rank == 0:
+    def weighed(self, values, counts):
+        """The loss's values with the weights that they have, as `Measured`."""
+        if len(values.shape) == 0:
             raise ValueError(
                 f"`{self.name}`: a loss must return one value per example or token, not a scalar: "
                 "a term weighs, masks and averages them itself."
             )
-        if weights is None:
-            return values, tf.ones_like(values)
+        if counts is None:
+            return Measured(values, ops.ones_like(values))
         if "mask" in self.loss.needs:  # the loss has left the tokens out itself
-            axes = list(range(values.shape.rank, weights.shape.rank))
-            weights = tf.reduce_max(weights, axes) if axes else weights
-        weights = weights_of.aligned(weights, values, self.name)
-        return tf.where(weights > 0, values, 0.0), weights
-
-    def _check_shapes(self, y_true, y_pred):
-        """Refuses what would broadcast in silence."""
-        if isinstance(y_true, TopK):
-            self._check_top_k(y_true, y_pred)
-            return
-        if not self.loss.same_shape or not tf.is_tensor(y_pred):
-            return
-        if tf.is_tensor(y_true) and y_true.shape.is_compatible_with(y_pred.shape):
-            return
-        shapes = [tree.map_structure(lambda t: tuple(t.shape), side) for side in (y_true, y_pred)]
-        if self.loss.expects_logits:
-            way_out = (
-                "Map the classes: `ModelTeacher(lambda x: tf.gather(model(x), classes, axis=-1))`; "
-                "of several outputs, choose one by `output:key`."
-            )
-        else:
-            way_out = 'Give `projector="auto"` or a layer.'
-        raise ValueError(
-            f"`{self.name}`: shapes differ: teacher `{self.teacher}` {shapes[0]}, student "
-            f"`{self.student}` {shapes[1]}. {way_out}"
-        )
-
-    def _check_top_k(self, top, y_pred):
-        if not self.loss.takes_top_k:
-            raise ValueError(
-                f"`{self.name}`: {type(self.loss).__name__} does not take the `TopK` that the "
-                f"source has at `{self.teacher}`: cache whole logits (leave `top_k` out), or take "
-                "a loss that does, such as `KLDivergence`."
-            )
-        fits = top.ids.shape.is_compatible_with(top.log_probs.shape)
-        fits = fits and top.ids.shape[:-1].is_compatible_with(top.log_tail.shape)
-        if not fits or not top.log_tail.shape.is_compatible_with(y_pred.shape[:-1]):
-            raise ValueError(
-                f"`{self.name}`: shapes differ: ids {tuple(top.ids.shape)}, log-probabilities "
-                f"{tuple(top.log_probs.shape)} and tail {tuple(top.log_tail.shape)} of the "
-                f"`TopK`, student `{self.student}` {tuple(y_pred.shape)}."
-            )
+            axes = list(range(len(values.shape), len(counts.shape)))
+            counts = ops.max(counts, axis=axes) if axes else counts
+        counts = weights.aligned(counts, values, self.name)
+        return Measured(ops.where(counts > 0, values, ops.zeros_like(values)), counts)
 
     def __repr__(self):
         return f"Term({self.loss.name}, {self.student} <- {self.source}:{self.teacher})"
 
 
-def logits_of(tensor):
-    """The logits behind a softmax, where Keras remembers them; else the tensor itself."""
-    return getattr(tensor, "_keras_logits", tensor)
-
-
-def _each(function, structure):
+def each(function, structure):
     """`function` of every tensor; of a `TopK`'s log-probabilities, not of its ids."""
 
     def changed(value):
@@ -217,9 +213,11 @@ def _each(function, structure):
 
 def student_paths(terms):
     """What the terms read in the student, each path once."""
-    paths = [[t.student, t.teacher] if t.source == "self" else t.student for t in terms]
-    paths += [path for t in terms for path in t.loss.reads.values() if not path.startswith("input")]
-    return list(dict.fromkeys(tree.flatten(paths)))
+    paths = []
+    for term in terms:
+        paths += tree.flatten([term.student, term.teacher] if term.source == "self" else term.student)
+        paths += [path for path in term.loss.reads.values() if path.partition(":")[0] != "input"]
+    return list(dict.fromkeys(paths))
 
 
 def teacher_paths(terms):
@@ -228,23 +226,3 @@ def teacher_paths(terms):
     for term in terms:
         paths.setdefault(term.source, []).extend(tree.flatten(term.teacher))
     return {source: list(dict.fromkeys(asked)) for source, asked in paths.items()}
-
-
-def global_mean(values, weights):
-    """Sum of weighted values over the weight of all replicas: their gradients add to the mean's."""
-    context = tf.distribute.get_replica_context()
-    total = tf.reduce_sum(weights)
-    if context is not None and context.num_replicas_in_sync > 1:
-        total = context.all_reduce("SUM", total)
-    return tf.math.divide_no_nan(tf.reduce_sum(values * weights), total)
-
-
-def _gather(values):
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return values
-
-    def gathered(value):
-        return context.all_gather(value, axis=0) if tf.is_tensor(value) else value
-
-    return tree.map_structure(gathered, values)

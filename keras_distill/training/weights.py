@@ -1,18 +1,20 @@
 """What weighs examples and tokens: sample weights, masks in the batch and Keras's own masks."""
 
-from keras import tree
+import numpy as np
+from keras import ops, tree
 
 from keras_distill import taps
+from keras_distill._backend import is_symbolic
+from keras_distill._keras.layers import mask_of
 
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+KNOWN = ("sample_weight", "input")
 
 
 def checked(mask):
     """The names of a term's masks, a tuple."""
     masks = (mask,) if isinstance(mask, str) else mask or ()
-    known = ("sample_weight", "input")
     if not isinstance(masks, (list, tuple)) or not all(
-        isinstance(name, str) and name.partition(":")[0] in known for name in masks
+        isinstance(name, str) and name.partition(":")[0] in KNOWN for name in masks
     ):
         raise ValueError(
             '`mask` must be "sample_weight", "sample_weight:KEY", "input:KEY", a tuple of these '
@@ -31,13 +33,13 @@ def product(masks, student, y_pred, batch, name):
         batch: the `Batch`.
         name: what an error calls the term.
     """
-    own = getattr(tree.flatten(y_pred)[0], "_keras_mask", None)
+    own = mask_of(tree.flatten(y_pred)[0])
     found = [_named(mask, student, batch, name) for mask in masks]
-    found = [mask for mask in (*found, own) if mask is not None]
-    rank = max((mask.shape.rank for mask in found), default=0)
+    found = [ops.cast(mask, "float32") for mask in (*found, own) if mask is not None]
+    rank = max((len(mask.shape) for mask in found), default=0)
     together = None
     for mask in found:
-        mask = expanded(tf.cast(mask, "float32"), rank)
+        mask = expanded(mask, rank)
         together = mask if together is None else together * mask
     return together
 
@@ -50,6 +52,37 @@ def part(value, student):
     return value[key] if isinstance(value, dict) and key in value else value
 
 
+def by_class(labels, class_weight):
+    """The weight of each example by its class, (batch,), as Keras's `class_weight` has it.
+
+    Args:
+        labels: class ids, (batch,) or (batch, 1), or one-hot rows, (batch, classes).
+        class_weight: `{class id: weight}`. A class that is not named weighs 1.
+
+    Raises:
+        ValueError: for labels of several outputs, or keys that are no class ids.
+    """
+    if labels is None or tree.is_nested(labels):
+        raise ValueError(
+            "`class_weight` needs the labels of one output. Received: "
+            f"{'no labels' if labels is None else 'labels of several outputs'}. "
+            "Give `sample_weight` instead."
+        )
+    wrong = [key for key in class_weight if not isinstance(key, (int, np.integer)) or key < 0]
+    if wrong:
+        raise ValueError(
+            f"The keys of `class_weight` must be class ids, integers from 0. Received: {wrong}"
+        )
+    table = np.ones(max(class_weight, default=0) + 2, "float32")  # the last: a class without one
+    for key, weight in class_weight.items():
+        table[key] = weight
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) > 1 and labels.shape[-1] != 1:
+        labels = ops.argmax(labels, axis=-1)
+    ids = ops.reshape(ops.cast(labels, "int32"), (-1,))
+    return ops.take(ops.convert_to_tensor(table), ops.clip(ids, 0, len(table) - 1), axis=0)
+
+
 def _named(mask, student, batch, name):
     if mask == "sample_weight":
         weights = _only(part(batch.sample_weight, student), name)
@@ -57,58 +90,66 @@ def _named(mask, student, batch, name):
         weights = taps.pick(mask, {"sample_weight": batch.sample_weight})
     else:
         weights = taps.pick(mask, {"input": batch.x})
-    if weights is not None and weights.shape.rank > 1 and weights.shape[-1] == 1:
-        weights = tf.squeeze(weights, -1)
+    if weights is not None and len(weights.shape) > 1 and weights.shape[-1] == 1:
+        weights = ops.squeeze(weights, -1)
     return weights
 
 
 def _only(weights, name):
-    """Any of the weights that Keras copied to every output: a first batch shows if they differ."""
+    """Any of the weights that Keras copied to every output; a first batch shows if they differ."""
     first, *others = tree.flatten(weights)
-    for other in others if first is not None and not tf.is_symbolic_tensor(first) else ():
-        if first.shape != other.shape or not bool(tf.reduce_all(first == other)):
+    for other in others if first is not None and not is_symbolic(first) else ():
+        if first.shape != other.shape or not bool(ops.all(first == other)):
             raise ValueError(
-                f"`{name}`: sample weights differ between outputs, and this term looks at none of "
-                'them. Name the one that counts, `mask="sample_weight:KEY"`, or `mask=None`.'
+                f"`{name}`: the outputs have different sample weights, and this term reads a "
+                "hidden layer, so it cannot choose one. Name it with "
+                '`mask="sample_weight:KEY"`, or give `mask=None`.'
             )
     return first
 
 
 def expanded(weights, rank):
     """`weights` with axes of size one at the end."""
-    missing = rank - weights.shape.rank
-    if missing <= 0:
-        return weights
-    return tf.reshape(weights, tf.concat([tf.shape(weights), [1] * missing], 0))
+    while len(weights.shape) < rank:
+        weights = ops.expand_dims(weights, -1)
+    return weights
 
 
 def aligned(weights, values, name):
     """`weights` in the shape of `values`."""
-    while weights.shape.rank > values.shape.rank and weights.shape[-1] == 1:
-        weights = tf.squeeze(weights, -1)
-    rank = min(weights.shape.rank, values.shape.rank)
+    while len(weights.shape) > len(values.shape) and weights.shape[-1] == 1:
+        weights = ops.squeeze(weights, -1)
+    rank = min(len(weights.shape), len(values.shape))
     sizes = zip(weights.shape[:rank], values.shape[:rank])
     fits = all(w is None or v is None or w in (1, v) for w, v in sizes)
-    if weights.shape.rank > values.shape.rank or not fits:
+    if len(weights.shape) > len(values.shape) or not fits:
         raise ValueError(
             f"`{name}`: weights of shape {tuple(weights.shape)} do not fit values of shape "
-            f"{tuple(values.shape)}. Name another `mask`, or `mask=None`."
+            f"{tuple(values.shape)}. Name another `mask`, or give `mask=None`."
         )
-    return tf.cast(expanded(weights, values.shape.rank), values.dtype) * tf.ones_like(values)
+    return ops.cast(expanded(weights, len(values.shape)), values.dtype) * ops.ones_like(values)
 
 
 def silence(tensor, weights, token_axes):
     """Zeros where an example or token does not count, along each of the axes of tokens."""
-    if not tf.is_tensor(tensor):
+    if not ops.is_tensor(tensor):
         return tensor
-    shape, rank = tensor.shape, weights.shape.rank
+    shape, rank = tensor.shape, len(weights.shape)
     if rank == 2 and token_axes != (1,):
-        size = [-1, *[1] * (shape.rank - 1)]
         for axis in token_axes:
-            size[axis] = weights.shape[1] or tf.shape(weights)[1]
-            tensor = tf.where(tf.reshape(weights, size) > 0, tensor, tf.zeros_like(tensor))
-            size[axis] = 1
+            size = [-1] + [1] * (len(shape) - 1)
+            size[axis] = weights.shape[1] or ops.shape(weights)[1]
+            counts = ops.reshape(weights, size) > 0
+            tensor = ops.where(counts, tensor, ops.zeros_like(tensor))
         return tensor
-    if rank > shape.rank or not shape[:rank].is_compatible_with(weights.shape):
+    if rank > len(shape) or not fits(shape[:rank], weights.shape):
         return tensor
-    return tf.where(expanded(weights, shape.rank) > 0, tensor, tf.zeros_like(tensor))
+    return ops.where(expanded(weights, len(shape)) > 0, tensor, ops.zeros_like(tensor))
+
+
+def fits(these, those):
+    """Whether two shapes are equal as far as they are known: `None` fits any size."""
+    pairs = list(zip(tuple(these), tuple(those)))
+    return len(tuple(these)) == len(tuple(those)) and all(
+        a is None or b is None or a == b for a, b in pairs
+    )

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_distill import Distiller, Term, losses
-from keras_distill.callbacks import FeatureHook, cka_heat_map
+from keras_distill.callbacks import FeatureHook
 
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 Y = np.arange(32) % 3
@@ -189,24 +189,6 @@ def test_a_plain_model_is_refused():
     model.compile("sgd", CE)
     with pytest.raises(TypeError, match="Distiller"):
         fitted(model, FeatureHook("hidden", "hidden"))
-
-
-def test_the_heat_map_is_numpys_and_a_picture(tmp_path):
-    student, teacher = net(), net(8, seed=1)
-    path = tmp_path / "cka.png"
-    matrix, ours, theirs = cka_heat_map(student, teacher, X, path)
-    assert ours == theirs == ["hidden", "head"]
-    for i, one in enumerate(theirs):
-        for j, other in enumerate(ours):
-            expected = cka(shown(student, other), shown(teacher, one))
-            assert matrix[i, j] == pytest.approx(expected, rel=1e-4)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    matrix, ours, _ = cka_heat_map(student, student, X, student_paths=["norm", "hidden"])
-    assert ours == ["norm", "hidden"] and matrix.shape == (2, 2)
-    assert matrix[0, 1] == pytest.approx(1)  # the diagonal of `hidden` with itself
-    with pytest.raises(ValueError, match="give paths"):
-        cka_heat_map(student, lambda x: x, X)
-    np.testing.assert_allclose(cka_heat_map(student, teacher, X * 0)[0], 0)
 
 
 @pytest.mark.parametrize("source", ["teacher", "self"])

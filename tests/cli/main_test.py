@@ -120,8 +120,8 @@ def test_resume_takes_the_runs_own_options_and_file(run, file, tmp_path, capsys)
     out = f"--out={run}"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     resume = ["train", f"--experiment={file}", out, "--resume", "--set"]
-    assert "options.units=3, the run's is 2" in fails(capsys, *resume, "units=3")
-    assert "epochs=2, the run's is 1" in fails(capsys, *resume, "epochs=2")
+    assert "options.units: 2 there, 3 here" in fails(capsys, *resume, "units=3")
+    assert "epochs: 1 there, 2 here" in fails(capsys, *resume, "epochs=2")
     changed = tmp_path / "tiny.py"
     changed.write_text(file.read_text() + "# another")
     said = fails(capsys, "train", f"--experiment={changed}", out, "--resume")
@@ -181,12 +181,19 @@ def test_an_error_beside_the_experiments_file_names_its_line(tmp_path, capsys):
     assert "wrong_images.py:2: RuntimeError: no images" in fails(capsys, *train)
 
 
-@pytest.mark.parametrize("bug", [TypeError("a bug"), KeyError("bug")])
-def test_a_bug_of_the_package_keeps_its_traceback(file, tmp_path, monkeypatch, bug):
+@pytest.mark.parametrize("bug", [TypeError("a bug"), KeyError("bug"), ValueError("a bug")])
+def test_a_bug_keeps_its_traceback(file, tmp_path, monkeypatch, bug):
     """Here what the package calls, by no `raise` of its own, fails."""
-    monkeypatch.setattr(experiment, "RunFolder", Failing(bug))
+    monkeypatch.setattr(experiment, "Runner", Failing(bug))
     with pytest.raises(type(bug)):
         main(["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"])
+
+
+@pytest.mark.parametrize("error", [PermissionError("no"), ImportError("no matplotlib")])
+def test_what_the_machine_refuses_is_said_in_one_line(file, tmp_path, monkeypatch, capsys, error):
+    monkeypatch.setattr(experiment, "Runner", Failing(error))
+    argv = ["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"]
+    assert str(error) in fails(capsys, *argv)
 
 
 class Failing:
@@ -195,7 +202,7 @@ class Failing:
     def __init__(self, error):
         self.error = error
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, **named):
         raise self.error
 
 

@@ -1,7 +1,7 @@
 """Targets that are written once and read back for the right examples."""
 
+import os
 import re
-import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,6 @@ from keras_distill.data import (
     TargetsOnDisk,
     read_targets,
     records,
-    shards,
     targets_on_disk,
     verify_targets,
     write_targets,
@@ -28,6 +27,9 @@ N, CLASSES = 50, 7
 X = np.random.default_rng(0).normal(size=(N, 6)).astype("float32")
 Y = np.arange(N) % CLASSES
 CE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+NAMED = {"teacher": "a function"}
 
 
 def net(width=8, seed=0, classes=CLASSES):
@@ -139,16 +141,16 @@ def test_more_shards_than_files_that_may_be_open(cache, monkeypatch):
     opened = TargetsOnDisk(cache)
     assert len(opened.shards) > 2
     assert right(read_targets(dataset().unbatch().shuffle(N).batch(8), opened)) == N
-    assert opened._map.cache_info().currsize == 2
+    assert opened._shard.cache_info().currsize == 2
 
 
 def test_shards_of_another_machine_are_copied_once(cache, monkeypatch):
     copied = []
     copy = tf.io.gfile.copy
     monkeypatch.setattr(targets_on_disk, "_open_files", lambda: 2)
-    monkeypatch.setattr(targets_on_disk.os.path, "exists", lambda path: False)
     monkeypatch.setattr(tf.io.gfile, "copy", lambda *a, **k: (copied.append(a[0]), copy(*a, **k)))
     opened = TargetsOnDisk(cache)
+    monkeypatch.setattr(targets_on_disk.os.path, "exists", lambda path: False)
     for _ in range(2):
         opened.verify()
     assert len(copied) == len({*copied}) == len(opened.shards) > 2
@@ -189,7 +191,7 @@ def test_sample_of_a_key_column(tmp_path):
         return TEACHER(x["features"])
 
     data = tf.data.Dataset.from_tensor_slices((x, Y)).batch(8)
-    write_targets(teacher, data, tmp_path, key="id", dtype="float32", verbose=0)
+    write_targets(teacher, data, tmp_path, key="id", dtype="float32", verbose=0, fingerprints=NAMED)
     for x, y in read_targets(data.unbatch().shuffle(N).batch(3), tmp_path):
         assert set(x) == {"features"}
         np.testing.assert_allclose(y.targets["output"], TEACHER(x["features"]), atol=1e-5)
@@ -205,7 +207,8 @@ def data_ids():
 def test_one_key_for_two_inputs_is_refused(tmp_path):
     data = tf.data.Dataset.from_tensor_slices(({"x": X, "id": Y}, Y)).batch(8)
     with pytest.raises(ValueError, match="two different inputs"):
-        write_targets(lambda x: TEACHER(x["x"]), data, tmp_path, key="id", verbose=0)
+        write_targets(lambda x: TEACHER(x["x"]), data, tmp_path, key="id", verbose=0,
+                      fingerprints=NAMED)  # fmt: skip
 
 
 def test_unknown_examples_are_refused(cache):
@@ -224,17 +227,20 @@ def augment(x, seed):
 
 
 def test_views_are_the_same_for_teacher_and_student(tmp_path):
-    cache = written(tmp_path, views=3, augment=augment)
+    named = {"augment": "normal noise, version 1"}
+    cache = written(tmp_path, views=3, augment=augment, fingerprints=named)
     assert cache.rows == 3 * N
-    data = read_targets(dataset(), tmp_path, augment=augment, seed=5)
+    data = read_targets(dataset(), tmp_path, augment=augment, seed=5, fingerprints=named)
     first, second = (np.concatenate([x for x, _ in data]) for _ in range(2))
     assert right(data) == N
     assert (first != second).any(axis=1).mean() == pytest.approx(2 / 3, abs=0.25)
     assert np.abs(first - X).max() > 1
     with pytest.raises(ValueError, match="augment"):
         read_targets(dataset(), tmp_path)
-    with pytest.raises(ValueError, match="augment"):
-        read_targets(dataset(), tmp_path, augment=lambda x, seed: x)
+    with pytest.raises(ValueError, match="`augment` is a `function`, which has no fingerprint"):
+        read_targets(dataset(), tmp_path, augment=augment)
+    with pytest.raises(ValueError, match='augment: "normal noise, version 1" there, "none" here'):
+        read_targets(dataset(), tmp_path, augment=augment, fingerprints={"augment": "none"})
 
 
 # Refusals
@@ -244,8 +250,12 @@ def test_another_teacher_is_refused_and_named(cache, tmp_path):
     read_targets(dataset(), cache, teacher=ModelTeacher(TEACHER))
     with pytest.raises(ValueError, match="teacher.model.weights"):
         read_targets(dataset(), cache, teacher=net(32, seed=2))
-    with pytest.raises(ValueError, match="teacher.preprocess"):
-        read_targets(dataset(), cache, teacher=ModelTeacher(TEACHER, preprocess=lambda x: x / 2))
+    halved = ModelTeacher(TEACHER, preprocess=layers.Rescaling(0.5))
+    with pytest.raises(ValueError, match="teacher.preprocess: null there"):
+        read_targets(dataset(), cache, teacher=halved)
+    named, halved = {"teacher.preprocess": "x / 2"}, ModelTeacher(TEACHER, preprocess=lambda x: x)
+    with pytest.raises(ValueError, match='teacher.preprocess: null there, "x / 2" here'):
+        read_targets(dataset(), cache, teacher=halved, fingerprints=named)
     with pytest.raises(ValueError, match="another cache.*teacher"):
         write_targets(net(32, seed=2), dataset(), cache, paths=["output", "hidden"],
                       dtype="float32", verbose=0)  # fmt: skip
@@ -253,14 +263,11 @@ def test_another_teacher_is_refused_and_named(cache, tmp_path):
         written(cache)
 
 
-def test_a_string_stands_for_what_cannot_be_told(tmp_path):
-    lock = threading.Lock()
-
+def test_a_name_stands_for_what_has_no_fingerprint(tmp_path):
     def box(x):
-        with lock:
-            return TEACHER(x)
+        return TEACHER(x)
 
-    with pytest.raises(ValueError, match="`fingerprints="):
+    with pytest.raises(ValueError, match="`teacher.model` is a `function`.*`fingerprints="):
         write_targets(box, dataset(), tmp_path, verbose=0)
     told = {"teacher": "box 1"}
     write_targets(box, dataset(), tmp_path, fingerprints=told, dtype="float32", verbose=0)
@@ -268,6 +275,17 @@ def test_a_string_stands_for_what_cannot_be_told(tmp_path):
     assert verify_targets(box, dataset(), tmp_path, fingerprints=told)["output"]["rows"] == N
     with pytest.raises(ValueError, match='"box 1" there, "box 2" here'):
         read_targets(dataset(), tmp_path, teacher=box, fingerprints={"teacher": "box 2"})
+
+
+def test_the_weights_of_a_teacher_count_though_its_preprocessing_has_a_name(tmp_path):
+    def teacher(model):
+        return ModelTeacher(model, preprocess=lambda x: x / 2)
+
+    named = {"teacher.preprocess": "halved, version 1"}
+    write_targets(teacher(TEACHER), dataset(), tmp_path, verbose=0, fingerprints=named)
+    read_targets(dataset(), tmp_path, teacher=teacher(TEACHER), fingerprints=named)
+    with pytest.raises(ValueError, match="fingerprints.teacher.model.weights"):
+        read_targets(dataset(), tmp_path, teacher=teacher(net(32, seed=2)), fingerprints=named)
 
 
 def test_other_versions_are_said_where_the_teacher_is_there(cache, monkeypatch):
@@ -314,7 +332,7 @@ def test_bad_arguments_are_refused(tmp_path, arguments, message):
 
 def test_nan_is_refused(tmp_path):
     with pytest.raises(ValueError, match="NaN at `output`"):
-        write_targets(lambda x: x * np.nan, dataset(), tmp_path, verbose=0)
+        write_targets(lambda x: x * np.nan, dataset(), tmp_path, verbose=0, fingerprints=NAMED)
 
 
 def test_probabilities_are_refused_for_top_k_and_a_softmax_keeps_its_logits(tmp_path):
@@ -324,7 +342,8 @@ def test_probabilities_are_refused_for_top_k_and_a_softmax_keeps_its_logits(tmp_
     _, y = next(iter(read_targets(dataset(), tmp_path)))
     np.testing.assert_allclose(y.targets["output"], X[:8] @ head.kernel + head.bias, atol=1e-5)
     with pytest.raises(ValueError, match="gives probabilities"):
-        write_targets(lambda x: tf.nn.softmax(x), dataset(), tmp_path / "b", top_k=2, verbose=0)
+        write_targets(lambda x: tf.nn.softmax(x), dataset(), tmp_path / "b", top_k=2, verbose=0,
+                      fingerprints=NAMED)  # fmt: skip
 
 
 # Damage
@@ -351,6 +370,43 @@ def test_truncated_shards_leave_nothing_behind_however_large_the_new_ones_are(da
         file.write_bytes(file.read_bytes()[:-5])
     assert written(path, rows_per_shard=1000).rows == N
     assert right(read_targets(dataset(), path)) == N
+
+
+@pytest.mark.parametrize("name", ["header.json", "part-0-of-1.json"])
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{}", b"\xff{}", "cut", "zeros"])
+def test_a_damaged_description_is_named(damaged, name, content):
+    file = damaged[0] / name
+    whole = file.read_bytes()
+    cut = {"cut": whole[: len(whole) // 2], "zeros": bytes(len(whole))}
+    file.write_bytes(cut.get(content, content))
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        TargetsOnDisk(damaged[0])
+
+
+def test_any_byte_of_a_description_may_be_damaged(damaged):
+    """Whatever byte is another one, the error names the file, or what it describes."""
+    path, _ = damaged
+    draw = np.random.default_rng(0)
+    for name in ["header.json", "part-0-of-1.json"] * 20:
+        whole = (path / name).read_bytes()
+        changed = bytearray(whole)
+        at = draw.integers(len(whole))
+        changed[at] = (changed[at] + draw.integers(1, 256)) % 256
+        (path / name).write_bytes(changed)
+        try:
+            TargetsOnDisk(path)
+        except (FileNotFoundError, ValueError) as error:
+            assert re.search("header.json|part-0|targets-|format", str(error)), error
+        (path / name).write_bytes(whole)
+
+
+def test_a_shard_that_is_cut_off_while_it_is_read_is_an_error(damaged):
+    path, files = damaged
+    opened = TargetsOnDisk(path)
+    opened.verify()
+    os.truncate(files[0], 0)
+    with pytest.raises(ValueError, match=f"{files[0].name}.*damaged"):
+        opened.verify()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]\n", b"{}\n", b'{"rows": 16}\nxx', "cut"])
@@ -465,14 +521,6 @@ def test_what_it_will_take_is_said_with_all_that_a_row_takes(tmp_path, capsys, a
     files = [file.stat().st_size for file in tmp_path.glob("targets-*")]
     head = len((tmp_path / "targets-0-of-1-00000.index").open("rb").readline())
     assert rows == 7 * 8 and a_row * cache.rows == sum(files) - head
-
-
-def test_writers_of_one_header_have_names_of_their_own(tmp_path, monkeypatch):
-    names = []
-    monkeypatch.setattr(tf.io.gfile, "rename", lambda name, *a, **k: names.append(name))
-    for _ in range(2):
-        shards.write_whole(str(tmp_path / "header.json"), b"{}")
-    assert len({*names}) == 2
 
 
 def test_top_k_of_a_member_of_an_ensemble(tmp_path):

@@ -82,7 +82,7 @@ def test_bytes_of_a_token_of_a_large_vocabulary(tmp_path, dtype, limit):
     logits = 3 * tf.random.stateless_normal((2, tokens, words), [0, 1])
     data = tf.data.Dataset.from_tensors(np.arange(2, dtype="int64"))
     cache = write_targets(lambda x: tf.gather(logits, x), data, tmp_path, top_k=128, dtype=dtype,
-                          verbose=0)  # fmt: skip
+                          verbose=0, fingerprints={"teacher": "a table"})  # fmt: skip
     assert cache.forms["output"].bytes_a_row <= limit * tokens
     records = sum(file.stat().st_size for file in tmp_path.glob("*.tfrecord"))
     assert records <= 2 * (limit * tokens + 200)  # names, key and checksums once an example

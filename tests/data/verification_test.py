@@ -43,5 +43,7 @@ def test_infinite_logits_that_are_equal_do_not_err(tmp_path):
     def padded(x):
         return tf.concat([x, tf.fill([tf.shape(x)[0], 2], -np.inf)], -1)
 
-    write_targets(padded, DATA, tmp_path, dtype="float32", verbose=0)
-    assert verify_targets(padded, DATA, tmp_path)["output"]["largest_error"] == 0
+    named = {"teacher": "padded, version 1"}
+    write_targets(padded, DATA, tmp_path, dtype="float32", verbose=0, fingerprints=named)
+    found = verify_targets(padded, DATA, tmp_path, fingerprints=named)
+    assert found["output"]["largest_error"] == 0

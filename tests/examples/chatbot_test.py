@@ -78,10 +78,12 @@ def test_a_tiny_run_that_goes_on_and_converses(example, tmp_path, capsys, monkey
     ]
     chatbot.main([*flags, *names])
     printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert [*found["table"]] == ["teacher", *names]
-    assert found["table"]["teacher"]["KL to the teacher"] == pytest.approx(0, abs=1e-5)
-    assert all(row["perplexity"] > 1 for row in found["table"].values())
+    found = json.loads((tmp_path / "results.json").read_text())["arms"]
+    assert [*found] == ["teacher", *names]
+    assert found["teacher"][0]["KL to the teacher"] == pytest.approx(0, abs=1e-5)
+    assert all(row["perplexity"] > 1 for (row,) in found.values())
+    said = json.loads((tmp_path / "said.json").read_text())
+    assert [*said["said"]] == ["teacher", *names] and len(said["asked"]) == 1
     assert "| on-policy |" in printed and "tokens_a_second" in printed
     monkeypatch.setattr(chatbot, "fit", None)  # nothing is trained again
     chatbot.main([*flags, "on-policy"])

@@ -31,60 +31,66 @@ def eagerly():
 
 @pytest.mark.filterwarnings("ignore:Even though")
 @pytest.mark.parametrize("name", ARMS)
-def test_a_tiny_run_that_is_not_run_twice(name, example, eagerly, tmp_path, capsys, monkeypatch):
+def test_a_tiny_run_that_is_not_trained_twice(
+    name, example, eagerly, tmp_path, capsys, monkeypatch
+):
     module = example(name)
     module.main(["--tiny", f"--out={tmp_path}"])
-    first = (tmp_path / "seed_0.json").read_text()
-    rows = json.loads(first)["rows"]
-    assert [*rows] == ARMS[name]
-    assert all(np.isfinite(value) for row in rows.values() for value in row.values())
-    assert all(f"| {arm} |" in capsys.readouterr().out for arm in ARMS[name][:1])
+    first = rows(tmp_path)
+    assert [*first] == ARMS[name]
+    assert all(np.isfinite(value) for row in first.values() for value in row.values())
+    assert f"| {ARMS[name][0]} |" in capsys.readouterr().out
 
-    def again(*arguments):
+    def again(*arguments, **others):
         raise RuntimeError("trained again")
 
-    monkeypatch.setattr(module, "one_seed", again, raising=False)
-    monkeypatch.setattr(example("arms"), "trained", again)
-    module.main(["--tiny", f"--out={tmp_path}"])
-    assert (tmp_path / "seed_0.json").read_text() == first
-    with pytest.raises(SystemExit, match="other settings"):
+    for each in (module, example("self_distillation")):
+        monkeypatch.setattr(each, "trained", again, raising=False)
+    module.main(["--tiny", f"--out={tmp_path}", "--on=test"])
+    assert without_times(rows(tmp_path)) == without_times(first)
+    with pytest.raises(ValueError, match="other settings.*alpha: .* there, 0.9 here"):
         module.main(["--tiny", f"--out={tmp_path}", "--alpha=0.9"])
-    for file in tmp_path.glob("*.keras"):
+    for file in tmp_path.rglob("*.keras"):
         assert keras.models.load_model(file).count_params()
 
 
-def test_an_interrupted_run_goes_on_with_the_next_seed(example, tmp_path):
-    arms, done, kills = example("arms"), [], [1]
-    given = arms.options("", ["--seeds=3"], out=tmp_path)
+def rows(folder):
+    found = json.loads((folder / "results.json").read_text())["arms"]
+    return {arm: seeds[0] for arm, seeds in found.items()}
 
-    def one_seed(seed):
-        if seed in kills:
-            kills.remove(seed)
-            raise RuntimeError("killed")
-        done.append(seed)
-        return {"a": {"accuracy": 90.0 + seed}, "b": {"loss": 1.0}}
 
-    with pytest.raises(RuntimeError, match="killed"):
-        arms.compared(given, one_seed)
-    results = arms.compared(given, one_seed)
-    assert done == [0, 1, 2]
-    assert arms.table(results).splitlines()[2:] == [
-        "| a | 91.00 ± 1.00 | - |",
-        "| b | - | 1.00 ± 0.00 |",
-    ]
+def without_times(found):
+    return {
+        arm: {column: value for column, value in row.items() if "latency" not in column}
+        for arm, row in found.items()
+    }
+
+
+def test_networks_of_another_run_are_not_trained(example, eagerly, tmp_path, monkeypatch):
+    exits, early = example("self_distillation"), example("early_exit")
+    exits.main(["--tiny", f"--out={tmp_path / 'exits'}"])
+
+    def again(*arguments, **others):
+        raise RuntimeError("trained again")
+
+    monkeypatch.setattr(exits, "trained", again)
+    early.main(["--tiny", f"--out={tmp_path / 'early'}", f"--nets={tmp_path / 'exits'}"])
+    distilled = rows(tmp_path / "exits")["exits, self-distilled"]
+    measured = rows(tmp_path / "early")["final, for all"]["accuracy"]
+    assert measured == pytest.approx(distilled["final"], abs=1e-3)
 
 
 def test_the_limit_is_the_training_images(example):
-    arms = example("arms")
-    splits, data = arms.images_of(arms.options("", ["--limit=50"], out="."))
+    images = example("images")
+    splits, data = images.images_of(images.options("", ["--limit=50"], out="."))
     assert [len(splits[split][0]) for split in ("train", "valid", "test")] == [50, 400, 600]
     assert data("train").cardinality() == 1
 
 
 def test_online_and_offline_cost_the_same(example):
-    module, arms = example("mutual_learning"), example("arms")
-    given = arms.options("", [], out=".")
-    splits, _ = arms.images_of(given)
+    module, images = example("mutual_learning"), example("images")
+    given = images.options("", [], out=".")
+    splits, _ = images.images_of(given)
     costs = module.compute(given, splits)
     assert module.teacher_epochs(given) == 8
     online, offline = (costs[f"teacher and student, {how}"] for how in ("online", "offline"))

@@ -48,17 +48,18 @@ def test_a_tiny_run_that_goes_on(example, pairs, tmp_path, capsys, monkeypatch):
     names = ["logits and features", "sequence-level"]
     summarization.main([*flags, *names])
     printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "run/results.json").read_text())
-    assert [*found["table"]] == ["the first eight words", "teacher", *names]
-    assert min(found["seconds"].values()) > 0 and "student: 20 words to 4 tokens in" in printed
+    found = json.loads((tmp_path / "run/results.json").read_text())["arms"]
+    assert [*found] == ["the first eight words", "teacher", *names]
+    said = json.loads((tmp_path / "run/said.json").read_text())
+    assert min(said["seconds"].values()) > 0 and "student: 20 words to 4 tokens in" in printed
     assert "| sequence-level |" in printed and "tokens_a_second" in printed
     assert "cross_attention_0" in printed and "encoder_1" in printed and "decoder_0" in printed
-    assert [*found["said"][names[1]][0]] == ["text", "expected", "teacher", names[1]]
+    assert [*said["said"][names[1]][0]] == ["text", "expected", "teacher", names[1]]
     monkeypatch.setattr(summarization, "fit", None)  # nothing is trained again
     (tmp_path / "run/results.json").unlink()
     summarization.main([*flags, names[1]])
-    again = json.loads((tmp_path / "run/results.json").read_text())["table"]
-    assert again[names[1]] == found["table"][names[1]]
+    again = json.loads((tmp_path / "run/results.json").read_text())["arms"]
+    assert again[names[1]] == found[names[1]]
 
 
 def test_a_student_keeps_the_encoder_and_generates_what_it_computes(example, tmp_path):

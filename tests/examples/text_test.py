@@ -89,9 +89,9 @@ def test_a_tiny_classifier_is_trained_once(example, reviews, tmp_path, capsys, m
     assert "| teacher" in printed and "| convolution distilled" in printed
     assert "similarity" in printed and "tokens_a_second" in printed
     assert "| 2 layers, 8,000 tokens | " in printed and "a second at 32" in printed
-    student = keras.saving.load_model(tmp_path / "run/2_layers_8_000_tokens-distilled-0.keras")
+    student = keras.saving.load_model(tmp_path / "run/arms/2_layers_8_000_tokens_distilled-0.keras")
     assert student.predict(GOOD, verbose=0).shape == (4, 2)
-    assert (tmp_path / "run/3_layers-distilled-0.keras").exists()  # which it was cut from
+    assert (tmp_path / "run/arms/3_layers_distilled-0.keras").exists()  # which it was cut from
 
     def again(*arguments, **others):
         raise RuntimeError("trained again")
@@ -161,7 +161,7 @@ def test_tiny_embeddings(example, tmp_path, capsys):
     assert "| 2 layers, only cut | " in printed
     assert "recall@10" in printed and "in_batch_ranking" in printed
     assert "texts a second at batch 32" in printed
-    student = keras.saving.load_model(tmp_path / "run/cosine-0.keras")
+    student = keras.saving.load_model(tmp_path / "run/arms/2_layers_cosine-0.keras")
     lengths = np.linalg.norm(student.predict({
         "token_ids": np.ones((2, 4), int), "segment_ids": np.zeros((2, 4), int),
         "padding_mask": np.ones((2, 4), int),
@@ -193,15 +193,9 @@ def test_in_batch_ranking_is_a_divergence_of_orders(example):
     assert float(loss(teacher, teacher)) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_folder_with_other_settings_is_refused(example, tmp_path):
-    open_folder = example("training").open_folder
-    given = argparse.Namespace(out=tmp_path / "run", alpha=0.5, seeds=1)
-    open_folder(given)
-    given.seeds = 3  # more of the same
-    open_folder(given)
-    given.alpha = 0.8
-    with pytest.raises(SystemExit, match=r"other settings: \{'alpha': '0.5'\}"):
-        open_folder(given)
+def test_settings_are_what_models_are_trained_by(example):
+    given = argparse.Namespace(out="run", alpha=0.5, seeds=1, split="test", tiny=True)
+    assert example("training").settings(given) == {"alpha": 0.5, "tiny": True}
 
 
 def test_tokens_are_counted_as_a_model_reads_them(example):
@@ -258,7 +252,7 @@ def test_a_killed_run_goes_on_from_the_last_epoch(example, tmp_path):
     from keras_distill import Distiller
 
     data = tf.data.Dataset.from_tensors((np.ones((8, 2)), np.zeros((8, 1))))
-    file, seen = tmp_path / "model.keras", []
+    backup, seen = tmp_path / "backup", []
 
     class Killed(Distiller):
         killed = True
@@ -273,18 +267,14 @@ def test_a_killed_run_goes_on_from_the_last_epoch(example, tmp_path):
         distiller = Killed(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
         distiller.killed = killed
         distiller.compile("sgd", "mse")
-        training.train(distiller, data, file, epochs=3, tokens=8, validation_data=data)
+        return training.train(
+            distiller, data, backup, epochs=3, tokens=8, validation_data=data
+        )
 
     with pytest.raises(KeyboardInterrupt):
         fit(True)
-    assert not file.exists()
-    fit(False)
-    assert seen == [1, 2, 2, 3] and file.exists()  # the second epoch again, then the third
-
-
-def test_a_table_shows_counts_means_and_gaps(example):
-    rows = {"teacher": {"share": 0.5, "count": 1200}, "student": {"share": [0.25, 0.75]}}
-    assert example("language").table(rows, digits=2).splitlines() == [
-        "| | share | count |", "|---|---|---|", "| teacher | 0.50 | 1,200 |",
-        "| student | 0.50 ± 0.35 | - |",
-    ]  # fmt: skip
+    assert backup.exists()
+    student, record = fit(False)
+    assert seen == [1, 2, 2, 3]  # the second epoch again, then the third
+    assert not list(backup.rglob("*.h5")) and isinstance(student, keras.Sequential)
+    assert record["history"]["tokens_a_second"]

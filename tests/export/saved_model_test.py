@@ -148,6 +148,31 @@ def test_a_models_own_dicts_keep_their_names(tmp_path):
         export.write_saved_model(model, tmp_path, name="other", labels=["x", "y"])
 
 
+def test_what_a_preprocessor_makes_is_taken_as_it_is(tmp_path):
+    hub = pytest.importorskip("keras_hub").models
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film"]
+    preprocessor = hub.BertTextClassifierPreprocessor(
+        hub.BertTokenizer(vocabulary=words), sequence_length=6
+    )
+    backbone = hub.BertBackbone(
+        vocabulary_size=8, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=8
+    )
+    model = hub.BertTextClassifier(backbone, num_classes=2, preprocessor=preprocessor)
+    texts = ["good film", "bad"]
+    tokens = {name: tf.convert_to_tensor(each) for name, each in preprocessor(texts).items()}
+    assert tokens["padding_mask"].dtype == tf.bool
+    expected = model.predict(texts, verbose=0)
+    serve = signature(export.write_saved_model(model, tmp_path), "serve")
+    np.testing.assert_allclose(serve(**tokens)["logits"], expected, atol=1e-5)
+    plain = str(tmp_path / "plain")
+    model.export(plain, verbose=False, input_signature=export.signature_of(model))
+    np.testing.assert_allclose(
+        signature(plain, "serving_default")(**tokens)["output_0"], expected, atol=1e-5
+    )
+    model.preprocessor = None  # then nobody makes booleans
+    assert export.signature_of(model)[0]["padding_mask"].dtype == "int32"
+
+
 def test_a_version_is_never_overwritten(tmp_path):
     folder = tmp_path / "small" / "1"
     folder.mkdir(parents=True)

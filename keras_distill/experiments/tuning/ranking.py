@@ -1,11 +1,12 @@
 """What a search found: a table, a plot, and the best setting as an experiment's file."""
 
 import os
-import pathlib
 import pprint
 
 import numpy as np
 
+from keras_distill import _files
+from keras_distill._messages import say
 from keras_distill.experiments.file import placed
 from keras_distill.experiments.run_folder import write_json
 from keras_distill.experiments.tuning.settings import shown
@@ -58,13 +59,13 @@ def verdict(rows):
 def write(folder, rows, stages, *, file, options, command):
     """Prints the ranking and writes it, its plot and the winner's file."""
     said = f"{table(rows)}\n\n{verdict(rows)}"
-    print(f"\nValidation split, mean ± deviation over {len(rows[0]['accuracies'])} seeds; gains "
-          f"± their standard error, by pairs:\n\n{said}")  # fmt: skip
+    say(f"\nValidation split, mean ± deviation over {len(rows[0]['accuracies'])} seeds; gains "
+        f"± their standard error, by pairs:\n\n{said}")  # fmt: skip
     _plot(folder / "ranking.png", rows)
-    (folder / "winner.py").write_text(_winner(folder, rows, said, file, options, command))
+    _files.write(folder / "winner.py", _winner(folder, rows, said, file, options, command))
     # last: who finds it finds the others whole
     write_json(folder / "ranking.json", {"rows": rows, "search": stages, "verdict": verdict(rows)})
-    print(f"\nThe winner: python -m keras_distill train --experiment={folder / 'winner.py'}")
+    say(f"\nThe winner: python -m keras_distill train --experiment={folder / 'winner.py'}")
 
 
 def _winner(folder, rows, said, file, options, command):
@@ -83,13 +84,15 @@ import pathlib
 
 from keras_distill.experiments.tuning import chosen
 
-FILE = pathlib.Path(__file__).parent.resolve() / {place!r}
+FOLDER = pathlib.Path(__file__).parent.resolve()
+FILE = FOLDER / {place!r}
+TEACHER = FOLDER / "arms" / "teacher.keras"  # None: the experiment trains its own
 SETTING = {pprint.pformat(rows[0]["setting"], sort_dicts=False)}
 OPTIONS = {pprint.pformat(given, sort_dicts=False)}
 
 
 def experiment(**options):
-    return chosen(FILE, SETTING, **{{**OPTIONS, **options}})
+    return chosen(FILE, SETTING, trained_teacher=TEACHER, trained_with=OPTIONS, **options)
 '''
 
 
@@ -107,6 +110,5 @@ def _plot(path, rows):
     axes.set_yticks(range(len(rows)), [shown(each["setting"]) for each in reversed(rows)])
     axes.set_xlabel("validation accuracy, % (a dot a seed, a bar their mean)")
     axes.legend()
-    unfinished = pathlib.Path(f"{path}.unfinished")
-    figure.savefig(unfinished, format="png", dpi=120)
-    os.replace(unfinished, path)
+    with _files.whole(path) as part:
+        figure.savefig(part, format="png", dpi=120)

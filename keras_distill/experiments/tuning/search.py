@@ -5,14 +5,15 @@ import math
 
 import keras
 
-from keras_distill.experiments import cached as in_experiment
+from keras_distill._messages import say
+from keras_distill.experiments import cached
 from keras_distill.experiments.run_folder import RunFolder
 from keras_distill.experiments.tuning import ranking
 from keras_distill.experiments.tuning.settings import SWEEP, alone, chosen, combinations, shown
 from keras_distill.experiments.tuning.trial import Trial
 from keras_distill.report import page as report_page
 
-Arm = collections.namedtuple("Arm", "number setting taught epochs")
+Candidate = collections.namedtuple("Candidate", "number setting taught epochs")
 
 
 def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, leaders=3, repeats=3,
@@ -26,29 +27,29 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
     over seeds that did not choose them, and ranked by their means.
 
     Args:
-        file: The experiment's Python file.
-        folder: Where everything is written: `ranking.json`, `ranking.png`, `winner.py`.
+        file: the experiment's Python file.
+        folder: where everything is written: `ranking.json`, `ranking.png`, `winner.py`.
         sweep: `{name: [values]}`: `recipe`, `temperature`, `weight`, `alpha`, `epochs` and any
             option of the file's `experiment`. Defaults to three recipes, temperatures and alphas.
-        options: Options of the experiment that all trials share.
-        trials: How many combinations to draw; by default all.
-        halvings: How often half of the settings is stopped.
-        leaders: How many settings are repeated.
-        repeats: Over how many seeds.
-        seed: Of the search: the draw, and the students in it. The repeats have the seeds after it.
-        teacher: A saved teacher, a `.keras` file; by default the experiment trains its own.
-        cache: A folder of this teacher's targets; by default in `folder`.
-        overwrite: Whether to delete the run in `folder` first.
-        resume: Whether to go on with it.
-        command: The command line, for the winner's file.
+        options: options of the experiment that all trials share.
+        trials: how many combinations to draw; by default all.
+        halvings: how often half of the settings is stopped.
+        leaders: how many settings are repeated.
+        repeats: over how many seeds.
+        seed: of the search: the draw, and the students in it. The repeats have the seeds after it.
+        teacher: a saved teacher, a `.keras` file; by default the experiment trains its own.
+        cache: a folder of this teacher's targets; by default in `folder`.
+        overwrite: whether to delete the run in `folder` first.
+        resume: whether to go on with it.
+        command: the command line, for the winner's file.
 
     Returns:
         The ranking, a list of dicts, best first, as `ranking.json` holds it.
 
     Raises:
-        FileExistsError: `folder` holds a run that is neither to go on nor to be deleted.
-        ValueError: A setting is wrong, a number out of its range, or the run has other settings.
-        ImportError: matplotlib is not installed.
+        FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
+        ValueError: for a wrong setting, a number out of its range, or a run with other settings.
+        ImportError: where matplotlib is not installed.
     """
     report_page.check_plots()
     _check(halvings=halvings, leaders=leaders, repeats=repeats)
@@ -89,7 +90,7 @@ def _arms(file, settings, options):
         for setting in group:
             experiment = chosen(file, setting, **options)
             origin = origin or experiment.origin
-            arms.append(Arm(len(arms), setting, taught, experiment.epochs))
+            arms.append(Candidate(len(arms), setting, taught, experiment.epochs))
     return arms, origin
 
 
@@ -97,10 +98,10 @@ class Search:
     """Trains arms on one teacher's targets.
 
     Args:
-        run: The `RunFolder`.
-        make: A function from a setting to an `Experiment`.
-        arms: The `Arm`s, students alone among them.
-        seed: The seed of the search.
+        run: the `RunFolder`.
+        make: a function from a setting to an `Experiment`.
+        arms: the `Candidate`s, students alone among them.
+        seed: the seed of the search.
     """
 
     def __init__(self, run, make, arms, seed):
@@ -113,15 +114,16 @@ class Search:
         """Has a teacher, and on disk the targets that any of the arms reads."""
         experiment = self.make(self.arms[0].setting)
         if not self.run.is_trained("teacher"):
-            experiment.keep_teacher(self.run, teacher)
+            taken = teacher, {"history": {}, "seconds": 0.0}
+            self.run.keep("teacher", *(experiment.trained_teacher() if teacher is None else taken))
         self.teacher = self.run.model("teacher")
         paths = {}
         for arm in self.arms:  # one experiment at a time: each may hold its data
             if arm.taught:
-                asked = in_experiment.paths_of(self.make(arm.setting), self.teacher)
+                asked = self.make(arm.setting).teacher_paths(self.teacher)
                 paths |= dict.fromkeys(asked)
         self.cache = str(cache or self.run.path / "targets")
-        in_experiment.prepare(experiment, self.teacher, self.cache, list(paths))
+        cached.prepare(self.teacher, experiment.data("train"), self.cache, list(paths))
 
     def leaders(self, halvings, count):
         """The best arms of all that were not stopped; a student alone never is."""
@@ -165,8 +167,8 @@ class Search:
         new = trial.record(end) is None
         record = trial.train(lambda: self.make(arm.setting), begin, end, self.teacher, self.cache)
         if new:
-            print(f"{shown(arm.setting, arm.taught)}, seed {seed}: {100 * record['accuracy']:.2f}% "
-                  f"after {end} of {arm.epochs} epochs", flush=True)  # fmt: skip
+            say(f"{shown(arm.setting, arm.taught)}, seed {seed}: {100 * record['accuracy']:.2f}% "
+                f"after {end} of {arm.epochs} epochs")  # fmt: skip
         return record
 
 

@@ -4,16 +4,20 @@ import copy
 import inspect
 import itertools
 import math
+import pathlib
 import random
 
+import keras
+
 from keras_distill import recipes
-from keras_distill.experiments.file import load_experiment, options_of
+from keras_distill.experiments.file import load_experiment, options_of, placed
 from keras_distill.recipes.recipe import FROZEN
 from keras_distill.schedules import check, is_number
 
 TERMS = ("recipe", "temperature", "weight")
 TEACHING = (*TERMS, "alpha")  # what a student alone has not
-FIXED = ("seeds", "data", "tfds", "tsv")  # the same for all
+DATA = ("data", "tfds", "tsv")
+FIXED = ("seeds", *DATA)  # the same for all
 SWEEP = {"recipe": ["hinton", "dkd", "dist"], "temperature": [1.0, 2.0, 4.0],
          "alpha": [0.25, 0.5, 0.9]}  # fmt: skip
 
@@ -75,7 +79,7 @@ def alone(setting):
     return {name: value for name, value in setting.items() if name not in TEACHING}
 
 
-def chosen(file, setting, **options):
+def chosen(file, setting, *, trained_teacher=None, trained_with=None, **options):
     """The experiment of a file under a setting, as `tune` tries it and its winner's file has it.
 
     What `experiment(**options)` of the file takes is passed to it; of the rest `recipe`,
@@ -83,14 +87,21 @@ def chosen(file, setting, **options):
     `epochs` replace the experiment's. With a `recipe`, the three make the terms in any case.
 
     Args:
-        file: The experiment's file.
-        setting: A dict of what was chosen.
-        options: More options of the experiment, which go before the setting.
+        file: the experiment's file.
+        setting: a dict of what was chosen.
+        trained_teacher: the `.keras` file of a teacher that is trained already, in the place of
+            the experiment's own. It is not used where `options` name other data, or change an
+            option whose name begins with "teacher". Defaults to `None`: none.
+        trained_with: the options that this teacher was trained with, a dict; `options` go before
+            them. Defaults to none.
+        options: more options of the experiment, which go before the setting.
 
     Raises:
-        ValueError: The file takes no such option and it is none of the above, or a value is out
-            of its range.
+        FileNotFoundError: where there is no such teacher.
+        ValueError: for an option that the file does not take and that is none of the above, and
+            for a value out of its range.
     """
+    before = dict(trained_with or {})
     taken = options_of(file)
     own = {*TERMS} if "recipe" in setting else set()
     ours = {name: v for name, v in setting.items() if name not in taken or name in own}
@@ -101,9 +112,29 @@ def chosen(file, setting, **options):
             f"Beside them can be swept: {', '.join((*TEACHING, 'epochs'))}."
         )
     theirs = {name: value for name, value in setting.items() if name not in ours}
-    experiment = load_experiment(file, {**theirs, **options})
+    experiment = load_experiment(file, {**theirs, **before, **options})
     _apply(experiment, ours)
+    if trained_teacher is not None and _same_teacher(before, options):
+        _take_teacher(experiment, pathlib.Path(trained_teacher))
     return experiment
+
+
+def _same_teacher(before, options):
+    """Whether options leave alone what a teacher was trained with."""
+    given = {name: placed(name, value) for name, value in options.items()}
+    theirs = [name for name in given if name in DATA or name.startswith("teacher")]
+    return all(given[name] == placed(name, before.get(name)) for name in theirs)
+
+
+def _take_teacher(experiment, path):
+    """Gives an experiment a teacher that is trained already."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No such teacher: {path}. Run `tune` again, or set `TEACHER = None` in the winner's "
+            "file to train another one."
+        )
+    experiment.teacher = lambda: keras.saving.load_model(path, compile=False)
+    experiment.teacher_epochs = 0
 
 
 def _apply(experiment, ours):

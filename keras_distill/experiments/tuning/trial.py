@@ -1,12 +1,10 @@
 """One setting under one seed, trained a piece at a time; a piece that is whole is on disk."""
 
-import json
-import os
 import time
 
 import keras
 
-from keras_distill import report
+from keras_distill import _files, report
 from keras_distill.experiments.run_folder import write_json
 from keras_distill.training.guard import NotFinite
 
@@ -20,10 +18,10 @@ class Trial:
     with a seed of its own: what it ends with does not depend on how often the run was interrupted.
 
     Args:
-        folder: Where the records and the states are.
-        name: What the files are called.
+        folder: where the records and the states are.
+        name: what the files are called.
         arm: "alone" or "distilled".
-        seed: A whole number.
+        seed: a whole number.
     """
 
     def __init__(self, folder, name, arm, seed):
@@ -32,8 +30,7 @@ class Trial:
 
     def record(self, end):
         """What was measured after `end` epochs, or `None`."""
-        path = self._path(end, "json")
-        return json.loads(path.read_text()) if path.exists() else None
+        return _files.read_json(self._path(end, "json"))
 
     def train(self, make, begin, end, teacher, cache):
         """Trains the experiment that `make()` returns from epoch `begin` to `end`.
@@ -65,9 +62,8 @@ class Trial:
         return report.measure(student, experiment.data("valid"))
 
     def _save(self, model, end):
-        unfinished = self.folder / f"{self.name}.unfinished.weights.h5"
-        model.save_weights(unfinished)
-        os.replace(unfinished, self._path(end, "weights.h5"))
+        with _files.whole(self._path(end, "weights.h5")) as part:
+            model.save_weights(part)
 
     def _restore(self, model, train, begin):
         model.fit(train, epochs=0, shuffle=False, verbose=0)  # builds projectors

@@ -1,12 +1,11 @@
 """A model that stops at the first exit that is sure enough."""
 
 import keras
+from keras import ops
 
-from keras_distill import taps  # noqa: F401 (checks the backend before TensorFlow is imported)
+from keras_distill._keras import graph
 from keras_distill.models.exits.early_exits import outputs_of
 from keras_distill.schedules import is_number
-
-import tensorflow as tf  # isort: skip
 
 
 def early_exit(net, threshold, *, from_logits=None, with_exit=False):
@@ -14,10 +13,11 @@ def early_exit(net, threshold, *, from_logits=None, with_exit=False):
 
     `answer = output of the first exit k with max_c softmax(z_k)_c >= threshold, or of the last`
 
-    What lies deeper than an exit at which all examples of the batch are sure is not computed: at
-    batch size 1 the depth is each example's own. Each example's answer is the same at any batch
-    size. It is a functional model that is saved and exported as any other; a SavedModel of it
-    keeps the dynamic depth. It is for inference: dropout and batch statistics never train in it.
+    Layers behind an exit are skipped where every example of the batch is sure there. At batch
+    size 1 each example runs only the layers that it needs. Each example's answer is the same at
+    any batch size. It is a functional model that is saved and exported as any other; a SavedModel
+    of it keeps the dynamic depth, and so does `jax.jit`. It is for inference: dropout and batch
+    statistics never train in it.
 
     Args:
         net: a functional model with a dict of outputs, shallowest first, as `add_exits` makes; the
@@ -46,9 +46,9 @@ def early_exit(net, threshold, *, from_logits=None, with_exit=False):
         - [Teerapittayanon et al., 2016](https://arxiv.org/abs/1709.01686)
     """
     cascade = Cascade(net, threshold, from_logits=from_logits, name="cascade")
-    answer, exit = cascade(net._inputs_struct)
+    answer, exit = cascade(graph.inputs(net))
     outputs = {"output": answer, "exit": exit} if with_exit else answer
-    return keras.Model(net._inputs_struct, outputs, name=f"{net.name}_early")
+    return keras.Model(graph.inputs(net), outputs, name=f"{net.name}_early")
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -79,36 +79,35 @@ class Cascade(keras.layers.Layer):
         self.from_logits = _are_logits(outputs) if from_logits is None else from_logits
         done, self._stages = set(), []
         for name in self.exits:
-            nodes = [node for node in _nodes(net, outputs[name]) if id(node) not in done]
+            nodes = [each for each in graph.needed(net, [outputs[name]]) if id(each) not in done]
             done.update(map(id, nodes))
             self._stages.append((nodes, id(outputs[name])))
         self.built = True
 
     def call(self, x, threshold=None):
-        inputs = keras.tree.flatten(self.net._standardize_inputs(x))
-        known = {id(symbol): value for symbol, value in zip(self.net.inputs, inputs)}
+        known = graph.given(self.net, x)
         return self._from(0, known, self.threshold if threshold is None else threshold)
 
     def _from(self, stage, known, threshold):
         """The answers of the exits from `stage` on, and which exits gave them."""
         nodes, answer = self._stages[stage]
-        known = _run(nodes, known)
-        output = tf.convert_to_tensor(known[answer])
-        here = tf.fill(tf.shape(output)[:1], stage)
+        known = graph.run(nodes, known, training=False)
+        output = known[answer]
+        here = ops.full(ops.shape(output)[:1], stage, dtype="int32")
         if stage == len(self._stages) - 1:
             return output, here
         sure = self.confidence(output) >= threshold
 
         def deeper():
             later, exit = self._from(stage + 1, known, threshold)
-            return tf.where(sure[:, None], output, later), tf.where(sure, here, exit)
+            return ops.where(sure[:, None], output, later), ops.where(sure, here, exit)
 
-        return tf.cond(tf.reduce_all(sure), lambda: (output, here), deeper)
+        return ops.cond(ops.all(sure), lambda: (output, here), deeper)
 
     def confidence(self, output):
         """The greatest probability of each example."""
-        output = tf.cast(output, tf.float32)
-        return tf.reduce_max(tf.nn.softmax(output) if self.from_logits else output, -1)
+        output = ops.cast(output, "float32")
+        return ops.max(ops.softmax(output) if self.from_logits else output, -1)
 
     def compute_output_spec(self, x, threshold=None):
         first = outputs_of(self.net)[self.exits[-1]]
@@ -134,32 +133,6 @@ def check_fraction(name, value):
         raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
 
 
-def _nodes(net, output):
-    """The nodes of a functional model that an output needs, in the order of their run."""
-    needed, waiting = set(), [output]
-    while waiting:
-        history = waiting.pop()._keras_history
-        node = history.operation._inbound_nodes[history.node_index]
-        if id(node) not in needed:
-            needed.add(id(node))
-            waiting += node.input_tensors
-    depths = sorted(net._nodes_by_depth, reverse=True)
-    nodes = [node for depth in depths for node in net._nodes_by_depth[depth]]
-    return [node for node in nodes if id(node) in needed and not node.is_input]
-
-
-def _run(nodes, known):
-    """`known` with what these nodes compute, in inference mode."""
-    known = dict(known)
-    for node in nodes:
-        args, kwargs = node.arguments.fill_in(known)
-        if "training" in getattr(node.operation, "_call_context_args", ()):
-            kwargs = {**kwargs, "training": False}
-        values = keras.tree.flatten(node.operation(*args, **kwargs))
-        known.update((id(symbol), value) for symbol, value in zip(node.outputs, values))
-    return known
-
-
 def _are_logits(outputs):
     """Whether the outputs end in no softmax; they must agree."""
     softmax = {name: _ends_in_softmax(output) for name, output in outputs.items()}
@@ -172,7 +145,7 @@ def _are_logits(outputs):
 
 
 def _ends_in_softmax(output):
-    layer = output._keras_history.operation
+    layer = graph.operation_of(output)
     own = getattr(layer, "activation", None) is keras.activations.softmax
     return own or isinstance(layer, keras.layers.Softmax)
 
@@ -180,7 +153,7 @@ def _ends_in_softmax(output):
 def _check_classes(outputs):
     """Refuses exits that are no distribution over two classes or more."""
     for name, output in outputs.items():
-        activation = getattr(output._keras_history.operation, "activation", None)
+        activation = getattr(graph.operation_of(output), "activation", None)
         sigmoid = activation is keras.activations.sigmoid
         if len(output.shape) != 2 or (output.shape[-1] or 2) < 2 or sigmoid:
             raise ValueError(

@@ -5,10 +5,11 @@ import time
 import keras
 import numpy as np
 
+from keras_distill import _backend
+from keras_distill._keras import graph
 from keras_distill.models.exits.cascade import Cascade, check_fraction
 from keras_distill.models.exits.early_exits import outputs_of
-
-import tensorflow as tf  # isort: skip: after the check of the backend in `taps`
+from keras_distill.models.exits.operations import operations
 
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 
@@ -18,7 +19,8 @@ def exit_report(net, data, thresholds=THRESHOLDS, *, from_logits=None, timed=64,
 
     Operations are two for each multiplication of matrix products and convolutions, at batch size
     1, heads that were asked in vain included; elementwise ones are not counted. Latencies are of
-    the traced model on this machine at batch size 1, with the thresholds taking turns.
+    the model on this machine at batch size 1, with the thresholds taking turns: traced by
+    TensorFlow, compiled by JAX, or run by PyTorch without gradients.
 
     Args:
         net: a functional model with a dict of outputs, as `add_exits` makes.
@@ -111,71 +113,25 @@ def plot_exits(report, path):
     figure.savefig(path, dpi=150)
 
 
-def operations(function, *specs):
-    """The operations of matrix products and convolutions in one call: two a multiplication.
-
-    Args:
-        function: a model, or a function of tensors.
-        *specs: `tf.TensorSpec`s, or structures of them, of known shapes.
-
-    Raises:
-        ValueError: where a shape in the graph is unknown.
-    """
-    traced = tf.function(lambda *tensors: function(*tensors), autograph=False)
-    graph = traced.get_concrete_function(*specs).graph
-    return sum(_multiplications(op) for op in graph.get_operations()) * 2
-
-
-def _multiplications(op):
-    """How many a node of the graph does, from its shapes."""
-    kind = op.type
-    if kind not in ("MatMul", "BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "Einsum",
-                    "Conv3D"):  # fmt: skip
-        return 0
-    shapes = [tuple(tensor.shape) for tensor in (*op.inputs, *op.outputs)]
-    if any(size is None for shape in shapes for size in shape):
-        raise ValueError(f"Operations need known shapes. Received: {op.name} with {shapes}")
-    output, kernel = shapes[-1], shapes[1]
-    if kind == "Einsum":
-        return _of_einsum(op.get_attr("equation").decode(), shapes)
-    if kind == "MatMul":
-        return int(np.prod(output)) * shapes[0][0 if op.get_attr("transpose_a") else 1]
-    if kind == "BatchMatMulV2":
-        return int(np.prod(output)) * shapes[0][-2 if op.get_attr("adj_x") else -1]
-    if kind == "DepthwiseConv2dNative":
-        return int(np.prod(output)) * int(np.prod(kernel[:2]))
-    return int(np.prod(output)) * int(np.prod(kernel[:-1]))
-
-
-def _of_einsum(equation, shapes):
-    """The product of all its axes' sizes."""
-    subscripts = equation.split("->")[0].split(",")
-    sizes, rest = {}, 1
-    for letters, shape in zip(subscripts, shapes):
-        before, dots, after = letters.partition("...")
-        named = len(before) + len(after)
-        ends = [*shape[: len(before)], *(shape[len(shape) - len(after) :] if after else ())]
-        sizes.update(zip(before + after, ends))
-        hidden = shape[len(before) : len(before) + len(shape) - named] if dots else ()
-        rest = max(rest, int(np.prod(hidden)))
-    return rest * int(np.prod(list(sizes.values())))
-
-
 def _measure(cascade, data, timed):
     """Which exits are right and how sure, (examples, exits) each, and the first examples."""
     right, sure, first = [], [], []
     for x, y, *_ in data:
         outputs = cascade.net.predict_on_batch(x)
-        outputs = [tf.convert_to_tensor(outputs[name]) for name in cascade.exits]
+        outputs = [outputs[name] for name in cascade.exits]
         labels = np.asarray(y)
         labels = labels.argmax(-1) if labels.ndim > 1 and labels.shape[-1] > 1 else labels.ravel()
         right.append(np.stack([np.argmax(z, -1) == labels for z in outputs], -1))
-        sure.append(np.stack([cascade.confidence(z) for z in outputs], -1))
+        sure.append(np.stack([_confidence(cascade, z) for z in outputs], -1))
         for row in range(min(timed - len(first), len(labels))):
             first.append(_example(x, row))
     if not right:
         raise ValueError("`data` must hold at least one batch of (x, y). Received: none")
     return np.concatenate(right), np.concatenate(sure), first
+
+
+def _confidence(cascade, output):
+    return keras.ops.convert_to_numpy(cascade.confidence(keras.ops.convert_to_tensor(output)))
 
 
 def _example(x, row):
@@ -186,11 +142,11 @@ def _costs(cascade):
     """The operations of each exit alone, and with all shallower heads."""
     net, outputs = cascade.net, outputs_of(cascade.net)
     spec = keras.tree.map_structure(
-        lambda t: tf.TensorSpec((1, *t.shape[1:]), t.dtype), net._inputs_struct
+        lambda t: keras.KerasTensor((1, *t.shape[1:]), t.dtype), graph.inputs(net)
     )
 
     def cost(names):
-        model = keras.Model(net._inputs_struct, [outputs[name] for name in names])
+        model = keras.Model(graph.inputs(net), [outputs[name] for name in names])
         return operations(lambda x: model(x, training=False), spec)
 
     exits = cascade.exits
@@ -216,16 +172,30 @@ def _latencies(cascade, examples, thresholds, rounds):
     """The mean over examples of the median milliseconds of each, at each threshold."""
     if not examples:
         return []
-    answer = tf.function(lambda x, threshold: cascade(x, threshold)[0], autograph=False)
-    examples = [keras.tree.map_structure(tf.convert_to_tensor, x) for x in examples]
-    levels = [tf.constant(threshold, tf.float32) for threshold in thresholds]
-    for level in (tf.constant(0.0), tf.constant(1.0)):
-        answer(examples[0], level)
+    answer = _traced(lambda x, threshold: cascade(x, threshold)[0])
+    examples = [keras.tree.map_structure(keras.ops.convert_to_tensor, x) for x in examples]
+    levels = [keras.ops.convert_to_tensor(threshold, "float32") for threshold in thresholds]
+    for level in (0.0, 1.0):
+        answer(examples[0], keras.ops.convert_to_tensor(level, "float32"))
     times = np.zeros((len(levels), len(examples), rounds))
     for turn in range(rounds):
         for column, x in enumerate(examples):
             for row, level in enumerate(levels):
                 start = time.perf_counter()
-                answer(x, level).numpy()
+                keras.ops.convert_to_numpy(answer(x, level))
                 times[row, column, turn] = time.perf_counter() - start
     return [float(1e3 * np.median(row, -1).mean()) for row in times]
+
+
+def _traced(function):
+    """The function as models are served: traced, compiled, or run without gradients."""
+    if _backend.NAME == "tensorflow":
+        tf = _backend.tensorflow("`exit_report`")
+        return tf.function(function, autograph=False)
+    if _backend.NAME == "jax":
+        import jax
+
+        return jax.jit(function)
+    import torch
+
+    return torch.no_grad()(function)

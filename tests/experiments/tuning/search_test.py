@@ -13,7 +13,7 @@ from keras_distill.cli.main import main
 from keras_distill.experiments.file import load_experiment
 from keras_distill.experiments.tuning import chosen, trial, tune
 from keras_distill.experiments.tuning.ranking import row, verdict
-from keras_distill.experiments.tuning.search import Arm, _order
+from keras_distill.experiments.tuning.search import Candidate, _order
 
 SWEEP = {"recipe": ["hinton"], "temperature": [4.0], "alpha": [0.2, 0.9]}
 CALL = {"halvings": 1, "leaders": 1, "repeats": 2}
@@ -66,6 +66,39 @@ class Killed(BaseException):
     """As by a signal."""
 
 
+def test_the_winner_takes_the_teacher_that_the_search_trained(found, file, tmp_path, capsys):
+    winner = found[0] / "winner.py"
+    load_experiment(winner, {"epochs": 1}).run(tmp_path)
+    assert "The teacher is taken as it is." in capsys.readouterr().out
+    ours, theirs = (
+        keras.saving.load_model(folder / "arms" / "teacher.keras").get_weights()
+        for folder in (tmp_path, found[0])
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+    again = winner.with_name("again.py")
+    again.write_text(winner.read_text().replace('"teacher.keras"', '"gone.keras"'))
+    with pytest.raises(FileNotFoundError, match="No such teacher.*gone.*TEACHER = None"):
+        load_experiment(again, {})
+    again.write_text(winner.read_text().replace("TEACHER = ", "TEACHER = None and "))
+    assert load_experiment(again, {}).teacher_epochs == 4
+
+
+def test_another_teacher_is_trained_where_its_options_are_given(found, tmp_path):
+    text = FILE.replace("units=2, epochs=4, seeds=1", "units=2, teacher_epochs=2, data=None")
+    file = tmp_path / "tiny.py"
+    text = text.replace("def data(", "def batches_of(").replace("data=data,", "data=batches_of,")
+    file.write_text(text.replace("epochs=epochs, seeds=seeds", "epochs=4"))
+    teacher = found[0] / "arms" / "teacher.keras"
+    make = functools.partial(chosen, file, {}, trained_teacher=teacher)
+    before = {"teacher_epochs": 2, "data": str(tmp_path)}
+    assert make(trained_with=before).teacher_epochs == 0
+    assert make(trained_with=before, **before).teacher_epochs == 0
+    assert make(trained_with=before, units=3).teacher_epochs == 0
+    for other in ({"teacher_epochs": 3}, {"data": "elsewhere"}):
+        assert make(trained_with=before, **other).teacher_epochs == 4
+
+
 def test_a_killed_search_resumes_to_the_same_numbers(found, file, tmp_path, monkeypatch):
     out = shutil.copytree(found[0], tmp_path / "out")
     second = next(path for path in (out / "trials").glob("*-0-4.json") if path.name[:3] != "000")
@@ -90,7 +123,7 @@ def test_a_killed_search_resumes_to_the_same_numbers(found, file, tmp_path, monk
         assert {**again, "seconds": 0} == {**expected, "seconds": 0}
     with pytest.raises(FileExistsError):
         tune(file, out, SWEEP, **CALL)
-    with pytest.raises(ValueError, match="halvings=2, the run's is 1"):
+    with pytest.raises(ValueError, match="halvings: 1 there, 2 here"):
         tune(file, out, SWEEP, resume=True, **{**CALL, "halvings": 2})
 
 
@@ -102,7 +135,7 @@ def test_a_setting_that_diverges_is_last(found, file, tmp_path):
     record = diverging.train(make, 0, 1, teacher, found[0] / "targets")
     assert record["accuracy"] == 0 and "Not finite" in record["failed"]
     fine = {"accuracy": 0.0, "nll": 9.0}
-    arms = [Arm(0, setting, True, 1), Arm(1, {}, True, 1)]
+    arms = [Candidate(0, setting, True, 1), Candidate(1, {}, True, 1)]
     assert min([(record, arms[0]), (fine, arms[1])], key=_order)[1] is arms[1]
 
 

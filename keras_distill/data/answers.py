@@ -6,11 +6,13 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_distill.data.fingerprints import differences, digest, fingerprints_of
+from keras_distill import _files
+from keras_distill.data.fingerprints import digest, fingerprints_of
 from keras_distill.data.sampling import Sampler
-from keras_distill.data.shards import UNFINISHED
+
+UNFINISHED = ".unfinished"  # ends the name that a later run looks for and goes on with
+ROW = {"prompt": str, "answer": str, "finished": bool}
 
 
 def generate(teacher, prompts, file, *, temperature=0.0, top_p=1.0, max_length=None,
@@ -25,8 +27,8 @@ def generate(teacher, prompts, file, *, temperature=0.0, top_p=1.0, max_length=N
 
     Args:
         teacher: a KerasHub `CausalLM` or `Seq2SeqLM` with a preprocessor.
-        prompts: strings: a list, or a `tf.data.Dataset` of them or of tuples that begin with them.
-            They are the encoder's text for a `Seq2SeqLM`.
+        prompts: strings: a list, an array, a pandas column, or a `tf.data.Dataset` of them or of
+            tuples that begin with them. They are the encoder's text for a `Seq2SeqLM`.
         file: the path of the file to write.
         temperature: divides the logits before a token is drawn. Defaults to 0: the likeliest.
         top_p: in (0, 1]: tokens are drawn from the fewest that have this probability together.
@@ -49,7 +51,7 @@ def generate(teacher, prompts, file, *, temperature=0.0, top_p=1.0, max_length=N
 
     ```python
     said = data.generate(teacher, questions, "answers.jsonl", temperature=0.7, top_p=0.9)
-    x, y, weight = data.prompt_masked(student, said["prompt"], said["answer"], said["finished"])
+    x, y, weight = data.completion_only(student, said["prompt"], said["answer"], said["finished"])
     distiller = Distiller(student)
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     distiller.fit(x, y, sample_weight=weight)
@@ -65,7 +67,7 @@ def generate(teacher, prompts, file, *, temperature=0.0, top_p=1.0, max_length=N
         "prompts": digest(json.dumps(prompts)), "count": len(prompts), "temperature": temperature,
         "top_p": top_p, "max_length": sampler.max_length, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
-    header = json.loads(json.dumps(header))
+    header = _files.plain(header)
     if not file.exists():
         _write(sampler, prompts, file, header, verbose)
     return _columns(_read(file, header))
@@ -73,7 +75,7 @@ def generate(teacher, prompts, file, *, temperature=0.0, top_p=1.0, max_length=N
 
 def strings(texts):
     """A list of the strings in a list, an array or a dataset (the first of its tuples)."""
-    if isinstance(texts, tf.data.Dataset):
+    if hasattr(texts, "as_numpy_iterator"):
         rows = texts.as_numpy_iterator()
         texts = [each for row in rows for each in np.ravel(row[0] if type(row) is tuple else row)]
     found = [each.decode() if isinstance(each, bytes) else each for each in texts]
@@ -104,13 +106,13 @@ def _resumed(part, header):
     """How many prompts an earlier run has answered in whole batches; the rest is cut off."""
     lines = _whole_lines(part) if part.exists() else []
     if not lines:
-        part.write_text(_line(header), encoding="utf-8")
+        _files.write(part, _line(header))
         return 0
-    _refuse_another(part, json.loads(lines[0]), header)
+    _refuse_another(part, _row(part, lines[0]), header)
     done = len(lines) - 1
     if done < header["count"]:
         done -= done % header["batch_size"]
-    part.write_text("".join(lines[: 1 + done]), encoding="utf-8")
+    _files.write(part, "".join(lines[: 1 + done]))
     return done
 
 
@@ -121,15 +123,15 @@ def _whole_lines(path):
 
 def _read(file, header):
     lines = _whole_lines(file)
-    _refuse_another(file, json.loads(lines[0]) if lines else {}, header)
-    rows = [json.loads(line) for line in lines[1:]]
+    _refuse_another(file, _row(file, lines[0]) if lines else {}, header)
+    rows = [_row(file, line, ROW) for line in lines[1:]]
     if len(rows) != header["count"]:
         raise ValueError(f"{file} is damaged: {len(rows)} answers of {header['count']}. Delete it.")
     return rows
 
 
 def _refuse_another(path, there, header):
-    if found := differences(there, header):
+    if found := _files.differences(there, header):
         raise ValueError(
             f"{path} holds other answers: {'; '.join(found)}. Give another file, or delete it."
         )
@@ -137,6 +139,16 @@ def _refuse_another(path, there, header):
 
 def _columns(rows):
     return {name: [row[name] for row in rows] for name in ("prompt", "answer", "finished")}
+
+
+def _row(file, line, fields=None):
+    """What one line of a file holds."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}. Delete it.") from error
+    _files.check_fields(file, row, fields or {})
+    return row
 
 
 def _line(row):

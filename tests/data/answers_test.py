@@ -1,18 +1,16 @@
 """Answers of generative models: the teacher's in a file, the student's own as batches."""
 
-import importlib
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_distill import Distiller, Term, data, losses
+from keras_distill.data import answers as answers_file
+from keras_distill.data import completions
 from keras_distill.data.sampling import Sampler
 
 hub = pytest.importorskip("keras_hub")
-generate_file = importlib.import_module("keras_distill.data.generate")  # not the function
-on_policy_file = importlib.import_module("keras_distill.data.on_policy")
 SIZES = {"num_heads": 2, "hidden_dim": 8, "intermediate_dim": 8, "dropout": 0.0}
 END = 9
 PROMPTS = ["ab", "c", "a b", "dc", "e"]
@@ -105,7 +103,7 @@ def test_a_stopped_run_goes_on_and_writes_the_same(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             return super().__call__(prompts, seed)
 
-    monkeypatch.setattr(generate_file, "Sampler", Stopped)
+    monkeypatch.setattr(answers_file, "Sampler", Stopped)
     path, part = tmp_path / "stopped.jsonl", tmp_path / "stopped.jsonl.unfinished"
     with pytest.raises(KeyboardInterrupt):
         data.generate(teacher, PROMPTS, path, **settings)
@@ -127,9 +125,10 @@ def test_a_stopped_run_goes_on_and_writes_the_same(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("at_once", [1024, 2])
 def test_a_prompt_counts_for_nothing(at_once, monkeypatch):
-    monkeypatch.setattr(on_policy_file, "AT_ONCE", at_once)
+    monkeypatch.setattr(completions, "AT_ONCE", at_once)
     task = language_model(0, length=5)
-    x, y, weight = data.prompt_masked(task, ["ab", "", "c"], ["c", "d", "abcde"], [True, False, 1])
+    texts = ["ab", "", "c"], ["c", "d", "abcde"], [True, False, 1]
+    x, y, weight = data.completion_only(task, *texts)
     np.testing.assert_array_equal(
         x["token_ids"], [[9, 6, 2, 9, 0], [9, 3, 0, 0, 0], [9, 2, 6, 2, 3]]
     )
@@ -139,13 +138,13 @@ def test_a_prompt_counts_for_nothing(at_once, monkeypatch):
         weight, [[0, 1, 1, 0, 0], [1, 0, 0, 0, 0], [0, 1, 1, 1, 1]]
     )  # the last is cut off, and does not end
     with pytest.raises(ValueError, match="1 prompts, 2 answers"):
-        data.prompt_masked(task, ["a"], ["b", "c"])
+        data.completion_only(task, ["a"], ["b", "c"])
 
 
 def test_a_share_of_the_batches_are_the_students_own():
     student = language_model(0)
     prompts, answers = PROMPTS * 8, ["d e"] * 40
-    batches = data.on_policy(student, prompts, answers, share=0.25, batch_size=5)
+    batches = data.OnPolicy(student, prompts, answers, share=0.25, batch_size=5)
     assert len(batches) == 8
     shares, orders = [], set()
     for _ in range(3):
@@ -163,23 +162,23 @@ def test_a_share_of_the_batches_are_the_students_own():
     prompt = student.preprocessor.generate_preprocess(asked)["padding_mask"]
     np.testing.assert_array_equal(mask.sum(1) - weight.sum(1), np.sum(prompt, axis=1))
     assert not weight[~mask].any()
-    again = data.on_policy(student, prompts, share=1, batch_size=5, temperature=0)[0][0]
+    again = data.OnPolicy(student, prompts, share=1, batch_size=5, temperature=0)[0][0]
     random_weights(student, 3)
-    after = data.on_policy(student, prompts, share=1, batch_size=5, temperature=0)[0][0]
+    after = data.OnPolicy(student, prompts, share=1, batch_size=5, temperature=0)[0][0]
     assert (again["token_ids"] != after["token_ids"]).any()
 
 
 def test_a_resumed_run_goes_on_with_its_epochs(tmp_path):
     drawn = []
 
-    class Watched(on_policy_file.OnPolicy):
+    class Watched(data.OnPolicy):
         def __getitem__(self, index):
             drawn.append(self.epoch)
             return super().__getitem__(index)
 
     def fit(epochs, **given):
         student = language_model(0)
-        batches = Watched(student, PROMPTS, PROMPTS, 0, 5, 1.0, 1.0, 0)
+        batches = Watched(student, PROMPTS, PROMPTS, share=0, batch_size=5)
         begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda i, logs: batches.begin(i))
         backup = keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
         distiller = Distiller(student, teacher=language_model(1))
@@ -193,7 +192,7 @@ def test_a_resumed_run_goes_on_with_its_epochs(tmp_path):
 
 def test_the_teacher_scores_the_students_own_answers():
     student, teacher = language_model(0), language_model(1)
-    batches = data.on_policy(student, PROMPTS[:4], share=1, batch_size=4, temperature=0)
+    batches = data.OnPolicy(student, PROMPTS[:4], share=1, batch_size=4, temperature=0)
     x, _, weight = batches[0]  # the likeliest answers are the same in whatever order
     variables = student.trainable_variables
     with tf.GradientTape() as tape:  # the samples are constants
@@ -214,18 +213,18 @@ def test_the_teacher_scores_the_students_own_answers():
 
 @pytest.mark.parametrize("at_once", [1024, 1])
 def test_a_sequence_to_sequence_model_answers_and_is_trained(tmp_path, at_once, monkeypatch):
-    monkeypatch.setattr(on_policy_file, "AT_ONCE", at_once)
+    monkeypatch.setattr(completions, "AT_ONCE", at_once)
     task = summarizer(0)
     said = data.generate(task, ["ab c", "d"], tmp_path / "a.jsonl", verbose=0)
     task.compile(sampler="greedy", run_eagerly=True)
     assert said["answer"] == [str(text) for text in task.generate(["ab c", "d"])]
     end = task.preprocessor.tokenizer.end_token_id
-    x, y, weight = data.prompt_masked(task, ["ab c", "d"], ["c", "c"], [True, False])
+    x, y, weight = data.completion_only(task, ["ab c", "d"], ["c", "c"], [True, False])
     assert weight.sum(1).tolist() == [3, 2] and y[0, 2] == end
-    x, y, weight = data.prompt_masked(task, ["a", "a", "a"], ["cdcd", "cdcdc", ""])
+    x, y, weight = data.completion_only(task, ["a", "a", "a"], ["cdcd", "cdcdc", ""])
     assert weight.sum(1).tolist() == [6, 5, 2]  # the second is cut off, and does not end
     assert y[:2, 5].tolist() == [end, end] and y[1, 4] == 3
-    x, y, weight = data.on_policy(task, ["ab c", "d"], share=1, batch_size=2)[0]
+    x, y, weight = data.OnPolicy(task, ["ab c", "d"], share=1, batch_size=2)[0]
     np.testing.assert_array_equal(y[:, :-1], x["decoder_token_ids"][:, 1:])
     assert not weight[:, 0].any() and weight[:, 1].all()  # [end, start] is the prompt
     assert task(x).shape[:2] == y.shape
@@ -239,8 +238,8 @@ def test_what_is_refused(tmp_path):
     ends = {"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3}
     ends = hub.tokenizers.GPT2Tokenizer(ends, ["a b"])
     padded = hub.models.GPT2CausalLMPreprocessor(ends, sequence_length=8)
-    with pytest.raises(ValueError, match="another than the padding.*Received: 0 for both"):
-        data.on_policy(hub.models.GPT2CausalLM(task.backbone, padded), ["a"], share=1)
+    with pytest.raises(ValueError, match="must differ from its padding.*Received: 0 for both"):
+        data.OnPolicy(hub.models.GPT2CausalLM(task.backbone, padded), ["a"], share=1)
     with pytest.raises(ValueError, match="`temperature` must be .*temperature=-1"):
         data.generate(task, PROMPTS, tmp_path / "a", temperature=-1)
     with pytest.raises(ValueError, match=r"`top_p` must be in \(0, 1\].*top_p=0"):
@@ -254,7 +253,7 @@ def test_what_is_refused(tmp_path):
         ({"share": 1, "batch_size": 6}, "A batch of 6 needs that many prompts"),
     ):
         with pytest.raises(ValueError, match=why):
-            data.on_policy(task, PROMPTS, **given)
+            data.OnPolicy(task, PROMPTS, **given)
     assert not list(tmp_path.iterdir())
 
 
@@ -266,7 +265,7 @@ def test_a_student_with_another_tokenizer_learns_what_the_teacher_said(tmp_path)
     assert list(ours("abb")) == [5, 7] and list(theirs("abb")) == [6, 1]
     said = data.generate(teacher, PROMPTS, tmp_path / "a.jsonl", max_length=6, verbose=0)
     assert {*said["finished"]} == {True, False}
-    x, y, weight = data.prompt_masked(student, *said.values())
+    x, y, weight = data.completion_only(student, *said.values())
     distiller = Distiller(student)
     loss = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, reduction="mean_with_sample_weight"
@@ -286,5 +285,5 @@ def test_a_student_with_another_tokenizer_learns_what_the_teacher_said(tmp_path)
 
 def test_prompts_may_be_a_dataset():
     batched = tf.data.Dataset.from_tensor_slices((PROMPTS, [1] * 5)).batch(2)
-    assert generate_file.strings(batched) == PROMPTS
-    assert generate_file.strings(np.array(PROMPTS)) == PROMPTS
+    assert answers_file.strings(batched) == PROMPTS
+    assert answers_file.strings(np.array(PROMPTS)) == PROMPTS

@@ -1,0 +1,194 @@
+"""Files that are there whole or not at all, on any file system, and the JSON in them.
+
+A path with a scheme, such as "gs://bucket/run", goes through `tf.io.gfile` and so needs
+TensorFlow. A local path needs Python alone.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+
+from keras_distill._backend import tensorflow
+
+UNFINISHED = ".unfinished-"  # begins the name of every file that is not whole yet
+
+
+@contextlib.contextmanager
+def whole(path):
+    """Gives a name to write to; what is there at the end of the block gets the name `path`.
+
+    The name holds the process's id and a random part, so that no two writers share one. It ends
+    as `path` does, and lies in the same folder. If the block raises, what it wrote is removed.
+
+    Args:
+        path: the path of a file, or of a local folder that does not exist yet.
+
+    Yields:
+        The temporary path, a string.
+
+    Example:
+
+    ```python
+    with whole("student.keras") as part:
+        model.save(part)
+    ```
+    """
+    path = os.fspath(path)
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}-{name}")
+    try:
+        yield part
+        rename(part, path)
+    except BaseException:
+        if exists(part):
+            remove(part)
+        raise
+
+
+def rename(before, after):
+    """Gives a file another name in one step; a file of that name is replaced."""
+    if _is_remote(after):
+        _gfile().rename(before, after, overwrite=True)
+    else:
+        os.replace(before, after)
+
+
+def exists(path):
+    """Whether there is such a file or folder."""
+    return _gfile().exists(_text(path)) if _is_remote(path) else os.path.exists(path)
+
+
+def remove(path):
+    """Removes a file, or a folder with all that is in it."""
+    if _is_remote(path):
+        files = _gfile()
+        (files.rmtree if files.isdir(path) else files.remove)(path)
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
+
+
+def make_folder(path):
+    """Makes a folder and those above it, where they are missing."""
+    if _is_remote(path):
+        _gfile().makedirs(_text(path))
+    else:
+        os.makedirs(path, exist_ok=True)
+
+
+def names_in(folder):
+    """The names in a folder, sorted; none where there is no such folder."""
+    if not exists(folder):
+        return []
+    return sorted(_gfile().listdir(_text(folder)) if _is_remote(folder) else os.listdir(folder))
+
+
+def size_of(path):
+    """The bytes of a file."""
+    return _gfile().stat(path).length if _is_remote(path) else os.path.getsize(path)
+
+
+def opened(path, mode="rb"):
+    """An open file."""
+    if _is_remote(path):
+        return _gfile().GFile(_text(path), mode)
+    return open(path, mode, encoding=None if "b" in mode else "utf-8")
+
+
+def write(path, content):
+    """Writes text or bytes, whole or not at all."""
+    with whole(path) as part, opened(part, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path, value):
+    """Writes what JSON can hold, whole or not at all."""
+    write(path, json.dumps(value, indent=1))
+
+
+def read_json(path, fields=None):
+    """What a JSON file holds, or `None` where there is no such file.
+
+    Args:
+        path: the path of the file.
+        fields: `{name: type}` of what the file's object must hold. Defaults to `None`: the file
+            may hold anything.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    if not exists(path):
+        return None
+    try:
+        with opened(path) as file:
+            found = json.loads(file.read().decode())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it is not JSON ({error}). Delete it.") from error
+    if fields is not None:
+        check_fields(path, found, fields)
+    return found
+
+
+def check_fields(path, found, fields):
+    """Refuses what a file holds, unless it is an object with these `fields`.
+
+    Args:
+        path: the file's path, for the message.
+        found: what was read from it.
+        fields: `{name: type}`.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    names = found if isinstance(found, dict) else {}
+    wrong = [name for name, kind in fields.items() if not isinstance(names.get(name), kind)]
+    if wrong:
+        raise ValueError(
+            f"{path} is damaged: it holds no valid {', '.join(wrong)}. Delete it. "
+            f"Received: {_short(found)}"
+        )
+
+
+def plain(value):
+    """A value as it is read back from JSON: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(value))
+
+
+def differences(before, now, where=""):
+    """What differs between two values that JSON can hold, a line for each place.
+
+    Args:
+        before: the value that was written.
+        now: the value to compare it with; dicts are compared key by key.
+        where: the name of the place, which begins each line.
+
+    Returns:
+        A list of strings, such as `["a.b: 1 there, 2 here"]`.
+    """
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [f"{where}: {_short(before)} there, {_short(now)} here"]
+    found = []
+    for key in dict.fromkeys([*before, *now]):
+        place = f"{where}.{key}" if where else str(key)
+        found += differences(before.get(key), now.get(key), place)
+    return found
+
+
+def _short(value):
+    text = json.dumps(value)
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def _is_remote(path):
+    return "://" in _text(path)
+
+
+def _text(path):
+    return os.fspath(path)
+
+
+def _gfile():
+    return tensorflow('A path with a scheme, such as "gs://bucket/run",').io.gfile

@@ -1,0 +1,228 @@
+"""What a model that trains another one needs of Keras's trainers."""
+
+import contextlib
+import inspect
+
+import keras
+from keras import ops
+
+from keras_distill import _backend
+
+# What `compile` leaves in a model. Keras has no public way to the compiled loss without the
+# regularization, to whether there is one, or to the mean that logs report as "loss".
+COMPILED = ("_compile_loss", "_compile_metrics", "_loss_tracker")
+
+
+class SharesCompiled:
+    """A trainer whose compiled loss, metrics and mean loss are those of `self.judged`.
+
+    Keras's own `_symbolic_build` and `_get_metrics_result_or_logs` then see that model's.
+    """
+
+
+def _shared(name):
+    def read(self):
+        return getattr(self.judged, name)
+
+    def write(self, value):
+        """Keras's constructor and `compile` set their own; the judged model's stay."""
+
+    return property(read, write)
+
+
+for _name in (*COMPILED, "loss"):
+    setattr(SharesCompiled, _name, _shared(_name))
+
+
+def forget_compiled(model):
+    """Before `compile`: Keras's keeps the loss and metrics of an earlier call where it gets none."""
+    model._compile_loss = model._compile_metrics = None
+    model.loss = None
+
+
+def has_label_loss(model):
+    """Whether labels are compared: by a compiled loss, or by a `compute_loss` of its own."""
+    return model._compile_loss is not None or overrides(model, "compute_loss")
+
+
+def compiled_metrics(model):
+    """What `compile` was given as metrics, `None` where there are none."""
+    return model._compile_metrics and (
+        model._compile_metrics._user_metrics,
+        model._compile_metrics._user_weighted_metrics,
+    )
+
+
+def label_loss(model, y, y_pred, sample_weight):
+    """The compiled loss alone: `compute_loss` adds the regularization."""
+    return model._compile_loss(y, y_pred, sample_weight)
+
+
+def compute_loss(model, x, y, y_pred, sample_weight, training):
+    """A model's own `compute_loss`, which may be older than the argument `training`."""
+    if "training" in inspect.signature(model.compute_loss).parameters:
+        return model.compute_loss(x, y, y_pred, sample_weight, training=training)
+    return model.compute_loss(x, y, y_pred, sample_weight)
+
+
+def added_losses(model):
+    """What a model and its layers add to the loss, each a scalar, as Keras weighs it."""
+    return [model._aggregate_additional_loss(loss) for loss in model.losses]
+
+
+def loss_tracker(model):
+    """The mean that logs report as "loss"."""
+    return model._loss_tracker
+
+
+def total_of_replicas(loss):
+    """A loss as Keras reports it: on replicas it was divided by their number."""
+    if _backend.NAME != "tensorflow":
+        return loss
+    from keras.src.losses.loss import unscale_loss_for_distribution
+
+    return unscale_loss_for_distribution(loss)
+
+
+def overrides(model, name):
+    """Whether a model's class has a method of its own in the place of `keras.Model`'s."""
+    return getattr(type(model), name) is not getattr(keras.Model, name)
+
+
+def strategy_of(model):
+    """The `tf.distribute` strategy that a model was made under, or `None`."""
+    return getattr(model, "_distribute_strategy", None)
+
+
+def takes_inputs_as_they_are(model):
+    """Has Keras hand a model's inputs on: the model inside converts them, as it does alone."""
+    model._convert_input_args = False
+    model._allow_non_tensor_positional_args = True
+
+
+def build_compiled(model, data_batch):
+    """Builds what `fit` builds before the first step, from one batch."""
+    model._symbolic_build(data_batch=data_batch)
+
+
+def waits_for_data(model):
+    """Whether Keras will look at a batch itself before `fit` (not on TensorFlow)."""
+    unbuilt = [each for each in (model._compile_metrics, model._compile_loss) if each is not None]
+    return not all(each.built for each in (*unbuilt, *model._flatten_layers()))
+
+
+def peek(epoch_iterator):
+    """The first batch, as Keras's `_symbolic_build` takes it: the epoch is begun and left."""
+    for _, _, batches in epoch_iterator:
+        return batches[0] if isinstance(batches, (list, tuple)) else next(batches, None)
+    return None
+
+
+def begin_early(epoch_iterator):
+    """The first batch of `fit`, taken by beginning the first epoch now; `None` of no data.
+
+    `fit` resets its iterator before the first epoch: that is done here, once. The epoch then goes
+    on with the iterator that is open, behind the batch that was taken: a source of any kind sees
+    the calls that it would see without, in the same order and number.
+    """
+    epoch_iterator.reset()
+    usual, reset = epoch_iterator._enumerate_iterator, epoch_iterator.reset
+    steps = usual()
+    try:
+        begin, end, batches = next(steps)
+        first = next(batches, None)
+    except StopIteration:
+        return None
+    opened = Opened(batches, first)
+
+    def go_on():
+        epoch_iterator._enumerate_iterator = usual
+        yield begin, end, opened
+        for begin_next, end_next, same in steps:
+            yield begin_next, end_next, opened if same is batches else same
+
+    def already_reset():
+        epoch_iterator.reset = reset
+
+    epoch_iterator._enumerate_iterator = go_on
+    epoch_iterator.reset = already_reset
+    return first
+
+
+class Opened:
+    """An open iterator, and the batch that was taken from it."""
+
+    def __init__(self, iterator, batch):
+        self.iterator, self.batch = iterator, batch
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        batch, self.batch = self.batch, None
+        return next(self.iterator) if batch is None else batch
+
+
+def rest_of(iterator, steps):
+    """What a train function on TensorFlow reads: an iterator over the next `steps` batches at least.
+
+    Of an iterator that is `Opened` the first call gets its batches in an iterator of the same
+    type, so that nothing is traced twice; later ones get the open iterator itself.
+    """
+    if not isinstance(iterator, Opened):
+        return iterator
+    if iterator.batch is None:
+        return iterator.iterator
+    tf = _backend.tensorflow("`tf.data`")
+    spec = getattr(iterator.iterator, "element_spec", None)
+    batches = [batch for _, batch in zip(range(steps), iterator)]
+    if not isinstance(iterator.iterator, tf.data.Iterator):
+        return iter(batches)
+    joined = _joined([tf.data.Dataset.from_tensors(batch) for batch in batches])
+    # `_variant_tensor` and `from_variant` give the joined batches the type of the open iterator.
+    return iter(tf.data.experimental.from_variant(joined._variant_tensor, spec))
+
+
+def _joined(datasets):
+    """All of them, one after the other."""
+    if len(datasets) == 1:
+        return datasets[0]
+    middle = len(datasets) // 2
+    return _joined(datasets[:middle]).concatenate(_joined(datasets[middle:]))
+
+
+def add_to_mean(mean, value, count):
+    """`mean.update_state(value, count)` of a `keras.metrics.Mean`, in two operations of twenty."""
+    count = ops.cast(count, mean.count.dtype)
+    mean.total.assign_add(ops.cast(value, mean.total.dtype) * count)
+    mean.count.assign_add(count)
+
+
+def has_updated(optimizer, count):
+    """Whether a step has updated the weights: `True`, or a scalar tensor where not every step does.
+
+    Args:
+        optimizer: the optimizer, after the step.
+        count: its `iterations` before it.
+    """
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is None and not optimizer.gradient_accumulation_steps:
+        return True
+    return ops.not_equal(optimizer.iterations, count)
+
+
+def first_batch(model, epoch_iterator):
+    """The first batch of `fit` on JAX and PyTorch, where Keras may look at one itself."""
+    return peek(epoch_iterator) if waits_for_data(model) else begin_early(epoch_iterator)
+
+
+@contextlib.contextmanager
+def optimizer_left(model, left):
+    """Meanwhile Keras sees no optimizer, where `left`: one that is built now would lack projectors."""
+    optimizer = model.optimizer
+    if left:
+        model.optimizer = None
+    try:
+        yield
+    finally:
+        model.optimizer = optimizer

@@ -1,0 +1,75 @@
+"""What an experiment is given, checked before anything is trained."""
+
+import inspect
+import re
+
+import keras
+
+
+def checked_name(name):
+    """A name that a folder can have."""
+    if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
+        raise ValueError(f"`name` must be usable as a folder's name. Received: name={name!r}")
+    return name
+
+
+def checked_terms(terms):
+    """Terms, unless they are a list in which one seed would hand on to the next what it learned."""
+    for term in () if terms is None or callable(terms) else terms:
+        if term.remembers:
+            raise ValueError(
+                "`terms` must be a function `(student, teacher)` where a term has a projector of "
+                "its own or a loss that learns: each seed needs new ones. "
+                f"Received: a list with {term!r}"
+            )
+    return terms
+
+
+def checked_maker(name, function, *takes):
+    """The function, if it is one: a model or an optimizer can be called too, but makes none."""
+    made = isinstance(function, (keras.Model, keras.optimizers.Optimizer))
+    if made or not callable(function) or not _accepts(function, takes):
+        what = f"of {takes[0]!r}" if takes else "without arguments"
+        raise TypeError(f"`{name}` must be a function {what}. Received: {name}={function!r}")
+    return function
+
+
+def _accepts(function, arguments):
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def checked_count(name, value, least):
+    """A whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
+        )
+    return value
+
+
+def checked_model(name, made):
+    """What the function `name` returned, if it is a model."""
+    if not isinstance(made, keras.Model):
+        raise TypeError(
+            f"`{name}` must return a `keras.Model`, which the run can save. A SavedModel or "
+            "another function can teach through `ModelTeacher`, in a script of your own. "
+            f"Received: {made!r}"
+        )
+    return made
+
+
+def check_loads(name, model):
+    """Refuses a model whose classes are not registered: it could not be loaded after training."""
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise TypeError(
+            f"`{name}` must return a model that can be saved and loaded again: register its "
+            "classes by `@keras.saving.register_keras_serializable()` and give each a "
+            f"`get_config`. Received: {model.name}, which fails: {reason[:300]}"
+        ) from error

@@ -1,0 +1,198 @@
+"""Runs a comparison of any task: its arms are trained and measured over seeds, in one folder."""
+
+import typing
+
+import keras
+
+from keras_distill._messages import say
+from keras_distill.experiments.run_folder import RunFolder, described, write_json
+from keras_distill.experiments.table import markdown, over_seeds
+from keras_distill.report import page as report_page
+
+
+class Arm(typing.NamedTuple):
+    """One arm of a comparison: a function that trains and a function that measures.
+
+    Both functions get the seed and `model_of`, a function from the name of another arm to its
+    trained model under the same seed. `model_of` trains that arm first where this was not done.
+
+    Args:
+        train: `train(seed, model_of)` returns `(model, record)`: a `keras.Model`, and a dict that
+            JSON can hold of what is known of its training (`{}` if nothing). It sets the random
+            seed itself. `None` is for an arm that only measures the models of others.
+        measure: `measure(seed, model, model_of)` returns `{column: number}`. Without `train`,
+            `model` is `None`. Defaults to `None`: only other arms use the model.
+        once: whether one model serves all seeds, as a teacher does. It is trained and measured
+            under the first seed. Defaults to `False`.
+    """
+
+    train: typing.Callable | None
+    measure: typing.Callable | None = None
+    once: bool = False
+
+
+class Runner:
+    """Trains and measures arms over seeds.
+
+    Every trained model is written at once, so an interrupted run goes on where it was: only the
+    model whose training was cut off is trained again. A run goes on only with the settings it began
+    with; more seeds may be added behind the others. A model is always read back from its file
+    before it is used or measured, so that a resumed run ends with the numbers of an uninterrupted
+    one. What is measured is measured in each run.
+
+    Args:
+        arms: `{name: Arm}`, trained and measured in this order.
+        seeds: how many seeds, or a list of different integers.
+        folder: where the run is written: `run.json` holds the settings, `arms/` the models.
+        settings: what the models are trained by, a dict: a run with other settings is refused.
+            How they are measured does not belong there. Defaults to none.
+        load: a function from the path of a `.keras` file to the model. Defaults to
+            `keras.saving.load_model` without compiling.
+
+    Raises:
+        ValueError: where `seeds` is wrong, or the files of two arms would have the same name.
+
+    Example:
+
+    ```python
+    def train(width, seed, model_of):
+        keras.utils.set_random_seed(seed)
+        model = network(width)
+        model.compile("adam", "mse")
+        return model, model.fit(x, y).history
+
+    def measure(seed, model, model_of):
+        return {"error": float(np.mean((model.predict(x_test) - y_test) ** 2))}
+
+    arms = {f"{width} units": Arm(functools.partial(train, width), measure) for width in (8, 64)}
+    results = Runner(arms, seeds=3, folder="runs/widths").run(resume=True)
+    ```
+    """
+
+    def __init__(self, arms, *, seeds, folder, settings=None, load=None):
+        self.arms, self.seeds, self.folder = dict(arms), checked_seeds(seeds), RunFolder(folder)
+        self.settings = described({**(settings or {}), "seeds": self.seeds})
+        self._load = load or _loaded
+        files = {self.folder.file(name).name: name for name in self.arms}
+        if len(files) < len(self.arms):
+            raise ValueError(
+                "The names of two arms may not differ in signs alone, since they name files. "
+                f"Received: {', '.join(self.arms)}"
+            )
+
+    @property
+    def path(self):
+        """The run's folder, a `pathlib.Path`."""
+        return self.folder.path
+
+    def run(self, *, overwrite=False, resume=False, title="", digits=2):
+        """Trains and measures all arms, one seed after the other, and prints a table after each.
+
+        Args:
+            overwrite: whether to delete the run in the folder first.
+            resume: whether to go on with the run in the folder, if there is one.
+            title: what stands above the table, beside how many seeds are done.
+            digits: how many decimals the table shows, at least 0. Defaults to `2`.
+
+        Returns:
+            `{arm: [{column: number} of each seed]}`, which `results.json` holds too.
+
+        Raises:
+            FileExistsError: where the folder holds a run, and neither argument is true.
+            ValueError: where the run in the folder has other settings.
+        """
+        self.open(overwrite=overwrite, resume=resume)
+        results = {}
+        for seed in self.seeds:
+            self._measure(results, seed)
+            found = {"seeds": self.seeds, "arms": results}
+            write_json(self.path / "results.json", report_page.jsonable(found))
+            done = f"{self.seeds.index(seed) + 1} of {len(self.seeds)} seeds"
+            heading = ", ".join([done, title] if title else [done])
+            say(f"\n{heading}\n\n{markdown(over_seeds(results), digits)}\n")
+        return results
+
+    def check(self, *, overwrite=False, resume=False):
+        """Raises what `run` would, and changes nothing."""
+        self.folder.check(self.settings, overwrite=overwrite, resume=resume)
+
+    def open(self, *, overwrite=False, resume=False):
+        """Makes the folder, or takes up the run in it; `run` does it first."""
+        self.folder.open(self.settings, overwrite=overwrite, resume=resume)
+
+    def train(self):
+        """Trains every arm under every seed that was not trained before."""
+        for seed in self.seeds:
+            for name, arm in self.arms.items():
+                if arm.train is not None:
+                    self._ensure(name, seed)
+
+    def measure(self):
+        """Measures every arm under every seed; returns the results as `run` does."""
+        results = {}
+        for seed in self.seeds:
+            self._measure(results, seed)
+        return results
+
+    def is_trained(self, name, seed=None):
+        """Whether the model of an arm is on disk; an arm that is trained `once` needs no seed."""
+        return self.folder.is_trained(self.key(name, seed))
+
+    def model(self, name, seed=None):
+        """The trained model of an arm, read from its file; it is trained first where need be."""
+        self._ensure(name, seed)
+        return self._load(self.folder.file(self.key(name, seed)))
+
+    def record(self, name, seed=None):
+        """What is known of the training of a model that is on disk."""
+        return self.folder.record(self.key(name, seed))
+
+    def file(self, name, seed=None):
+        """The path of an arm's `.keras` file."""
+        return self.folder.file(self.key(name, seed))
+
+    def key(self, name, seed=None):
+        """What the files of an arm are called: its name, and the seed unless it is trained once."""
+        if name not in self.arms or self.arms[name].train is None:
+            trained = [each for each, arm in self.arms.items() if arm.train is not None]
+            raise ValueError(
+                f"There must be an arm of this name that is trained. Received: {name!r}. "
+                f"There are: {', '.join(trained)}"
+            )
+        return name if self.arms[name].once else f"{name}-{seed}"
+
+    def _ensure(self, name, seed):
+        key = self.key(name, seed)
+        if not self.folder.is_trained(key):
+            seed = self.seeds[0] if self.arms[name].once else seed
+            self.folder.keep(key, *self.arms[name].train(seed, self._model_of(seed)))
+
+    def _model_of(self, seed):
+        return lambda name: self.model(name, seed)
+
+    def _measure(self, results, seed):
+        for name, arm in self.arms.items():
+            if arm.measure is None or (arm.once and seed != self.seeds[0]):
+                continue
+            model = None if arm.train is None else self.model(name, seed)
+            found = arm.measure(seed, model, self._model_of(seed))
+            results.setdefault(name, []).append(found)
+
+
+def checked_seeds(seeds):
+    """A list of different integers: those given, or the first so many.
+
+    Raises:
+        ValueError: for no seed, one that stands there twice, or one that is no integer.
+    """
+    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not found or len(set(found)) < len(found) or not all(isinstance(s, int) for s in found):
+        raise ValueError(
+            "`seeds` must name at least one seed, each once: a number of seeds or a list of "
+            f"integers. Received: seeds={seeds!r}"
+        )
+    return found
+
+
+def _loaded(path):
+    return keras.saving.load_model(path, compile=False)

@@ -1,0 +1,54 @@
+"""A table of what a comparison measured."""
+
+import numpy as np
+
+
+def over_seeds(results):
+    """One row for each arm, with a list of one number for each seed in each column.
+
+    Args:
+        results: `{arm: [{column: number} of each seed]}`, as `Runner.run` returns it.
+
+    Returns:
+        `{arm: {column: [number of each seed]}}`, as `markdown` takes it.
+    """
+    return {
+        arm: {column: [row[column] for row in rows] for column in rows[0]}
+        for arm, rows in results.items()
+    }
+
+
+def markdown(rows, digits=2):
+    """A Markdown table, one line for each row.
+
+    Args:
+        rows: `{name: {column: number or list of numbers}}`. Of a list the mean and the sample's
+            deviation are shown. Whole numbers are counts, which are the same for every seed. A row
+            may lack a column.
+        digits: how many decimals are shown, at least 0. Defaults to `2`.
+
+    Returns:
+        A string. A number that is missing is "-".
+
+    Example:
+
+    ```python
+    print(markdown({"alone": {"accuracy": [90.0, 92.0]}, "distilled": {"accuracy": [93.0, 94.0]}}))
+    ```
+    """
+    heads = list(dict.fromkeys(head for row in rows.values() for head in row))
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name, row in rows.items():
+        cells = [_cell(row.get(head), digits) for head in heads]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value, digits):
+    if value is None:
+        return "-"
+    values = value if isinstance(value, list) else [value]
+    if isinstance(values[0], int):
+        return f"{values[0]:,}"
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):,.{digits}f}{spread}"

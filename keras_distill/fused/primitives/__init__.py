@@ -1,0 +1,37 @@
+"""What each backend does in its own way: loops over blocks, writes into arrays, derivatives.
+
+`keras.ops` does the rest. Its own loops, scattered writes and `custom_gradient` are not enough
+here: on TensorFlow its loop runs ten blocks at once, on PyTorch a scattered write copies the whole
+array, and a derivative of several outputs with a state has no form for all backends.
+
+- `tensor(array)`: a tensor of an array, tensor or variable.
+- `loop(count, body, state)`: `state = body(index, state)` for each index below `count`.
+- `product(left, right)`: `left @ right^T`.
+- `argmax(block)`: the first greatest column of each row, int32.
+- `add(block, columns, values)`: a block, (rows, columns), with `values`, (rows, k), added at
+  `columns`, (rows, k), which may name one column twice.
+- `lower(block, columns, values)`: the block with these entries at most `values`.
+- `write(blocks, index, rows)`: `blocks` with one block set, in place where nobody else holds them.
+- `with_gradient(forward, backward, learned, given)`: the values of `forward(learned, given)`, which
+  returns `(values, state)`; their gradients with respect to the list `learned` are
+  `backward(learned, given, state, upstream)`. `values` is a list, `state` and `given` are nests;
+  `given` may hold what is no tensor, and has no gradient.
+- `derivative(function, *sources)`: `(value, slopes)` of a function whose value has one entry a row:
+  the gradients of its sum.
+"""
+
+import importlib
+
+from keras_distill import _backend
+
+_own = importlib.import_module(f"keras_distill.fused.primitives.on_{_backend.NAME}")
+
+tensor = _own.tensor
+loop = _own.loop
+product = _own.product
+argmax = _own.argmax
+add = _own.add
+lower = _own.lower
+write = _own.write
+with_gradient = _own.with_gradient
+derivative = _own.derivative

@@ -1,0 +1,126 @@
+"""Compares arms: means over seeds, a table, and the files of a report."""
+
+import json
+import os
+
+import numpy as np
+
+from keras_distill import _files
+from keras_distill.report import page as report_page
+
+# A column: its heading, the measure, the factor to its unit, decimals, whether its spread is shown.
+_COLUMNS = (
+    ("accuracy %", "accuracy", 100, 2, True),
+    ("agreement %", "agreement", 100, 2, True),
+    ("KL to teacher", "kl_to_teacher", 1, 4, True),
+    ("ECE", "expected_calibration_error", 1, 4, True),
+    ("parameters", "parameters", 1, 0, False),
+    ("size kB", "size_bytes", 1e-3, 1, False),
+    ("median ms", "median_ms", 1, 3, False),
+    ("p99 ms", "p99_ms", 1, 3, False),
+)
+
+
+def summarize(rows):
+    """Means and sample deviations over seeds.
+
+    Args:
+        rows: a list of dicts of numbers, one for each seed; `None` is left out.
+
+    Returns:
+        `{measure: {"mean": ..., "std": ..., "n": ...}}`; `std` is `None` for one seed.
+    """
+    found = {key: [r[key] for r in rows if r.get(key) is not None] for row in rows for key in row}
+    return {
+        key: {
+            "mean": float(np.mean(values)),
+            "n": len(values),
+            "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        }
+        for key, values in found.items()
+        if values
+    }
+
+
+def summaries(results):
+    """The summary of each arm of `write`'s results, its latency included.
+
+    Args:
+        results: a dict as `write` takes it.
+
+    Returns:
+        `{arm: as summarize returns}`.
+    """
+    timed = results.get("latency") or {}
+    return {
+        arm: {**summarize(entry["seeds"]), **summarize([timed.get(arm, {})])}
+        for arm, entry in results["arms"].items()
+    }
+
+
+def table(arms):
+    """An aligned text table, one row for each arm.
+
+    Args:
+        arms: `{arm: summary}`, as `summaries` returns it.
+
+    Returns:
+        A string. What is missing is "-".
+    """
+    rows = [("", *(column[0] for column in _COLUMNS)), *_cells(arms)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            c.rjust(w) if i else c.ljust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def write(folder, results):
+    """Writes `report.json` and a self-contained `report.html` into a folder.
+
+    Args:
+        folder: where to write; made if need be.
+        results: a dict; all but `arms` may be missing:
+            `name`, `command`: strings; `settings`: a dict; `seconds`: a float;
+            `arms`: `{"teacher" | "alone" | "distilled": {"seeds": [a dict of `measure`, with
+            `size_bytes` if known, ...], "history": [`History.history` of each seed, ...]}}`;
+            `latency`: as `latency` returns; `reliability`: `{arm: as reliability returns}`;
+            `doubts`: as `doubts` returns; `classes`: the classes' names.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        ValueError: for `results` without arms.
+        ImportError: where matplotlib is not installed; `report.json` is written before.
+    """
+    if not results.get("arms"):
+        raise ValueError(f"`results` must have 'arms'. Received: {sorted(results)}")
+    os.makedirs(folder, exist_ok=True)
+    plain, path = report_page.jsonable(results), os.path.join(folder, "report.html")
+    text = json.dumps(plain, indent=1, allow_nan=False)
+    _files.write(os.path.join(folder, "report.json"), text)
+    arms = summaries(plain)
+    heads = ["", *(column[0] for column in _COLUMNS)]
+    _files.write(path, report_page.page(plain, arms, heads, _cells(arms)))
+    return path
+
+
+def _cells(arms):
+    return [
+        (arm, *(_cell(summary.get(key), *form) for _, key, *form in _COLUMNS))
+        for arm, summary in arms.items()
+    ]
+
+
+def _cell(value, scale, decimals, spread):
+    if value is None:
+        return "-"
+    text = f"{scale * value['mean']:,.{decimals}f}"
+    if not spread or value["std"] is None:
+        return text
+    return f"{text} ± {scale * value['std']:.{decimals}f}"

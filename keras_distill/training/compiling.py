@@ -1,0 +1,153 @@
+"""What `compile` and `fit` are given: passed on to the student, completed, or refused."""
+
+import contextlib
+import inspect
+
+import keras
+from keras import tree
+
+from keras_distill import schedules
+from keras_distill._keras import trainer
+from keras_distill.batch import Supervision
+from keras_distill.teachers import CachedTeacher
+from keras_distill.text.pipeline import is_dataset
+from keras_distill.training.outputs import metrics_for
+from keras_distill.training.term import Term
+
+USUAL = {"optimizer": "rmsprop", "loss": None, "metrics": None}
+
+
+def check_student(student):
+    """Refuses what is no student, or trains in a way that cannot be kept."""
+    if not isinstance(student, keras.Model):
+        raise TypeError(f"`student` must be a `keras.Model`. Received: student={student!r}")
+    if trainer.overrides(student, "train_step"):
+        raise ValueError(
+            f"`{type(student).__name__}` has a `train_step` of its own, which a distiller cannot "
+            "combine with a teacher. Put what it adds to the loss into `compute_loss`, and what it "
+            "logs into `compute_metrics`: a distiller keeps both."
+        )
+
+
+def check_strategies(student, teachers):
+    """A teacher that lives under another strategy would be read across devices, or not at all.
+
+    Args:
+        student: the student.
+        teachers: `{name: Teacher}`.
+    """
+    owner = trainer.strategy_of(student)
+    models = [(name, model) for name, each in teachers.items() for model in each.models()]
+    for name, model in models:
+        if isinstance(model, keras.Model) and trainer.strategy_of(model) is not owner:
+            raise ValueError(
+                f"The student and its teacher `{name}` must be made under one `strategy.scope()`. "
+                f"Received: {owner} and {trainer.strategy_of(model)}."
+            )
+
+
+def arguments(function, args, kwargs):
+    """The arguments of a method of `keras.Model` by name, without `self`."""
+    given = inspect.signature(function).bind(None, *args, **kwargs).arguments
+    del given["self"]
+    return given | given.pop("kwargs", {})  # Keras's own, without names in the signature
+
+
+def compile_model(model, names, jits, args, kwargs):
+    """Calls a model's own `compile`, completed as a distiller needs it.
+
+    Args:
+        model: the model.
+        names: the names of its outputs where they are a dict, else `None`.
+        jits: whether XLA can compile what runs beside it.
+        args, kwargs: what the distiller's `compile` was given.
+    """
+    signature = inspect.signature(model.compile)
+    given = signature.bind(*args, **kwargs).arguments
+    given |= given.pop("kwargs", {})
+    for name in [name for name in given if name == "args"]:
+        del given[name]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    usual = {n: v for n, v in USUAL.items() if takes_all or n in signature.parameters}
+    given = {**usual, **given}  # a task's own `compile` would choose a loss where none is given
+    if "metrics" in given:
+        given["metrics"] = metrics_for(names, given["metrics"])
+    if given.get("jit_compile", "auto") == "auto" and not jits:
+        given["jit_compile"] = False
+    model.compile(**given)
+
+
+def check_share(alpha, labels, terms):
+    """Without labels the terms are all there is."""
+    if labels or not terms or alpha is None or (schedules.is_number(alpha) and alpha == 1):
+        return
+    raise ValueError(
+        "Without a `loss` in `compile` there is only the teacher: `alpha` must be 1 or left "
+        f"out. Received: alpha={alpha}"
+    )
+
+
+def check_ready(objective, given):
+    """What can be refused before `fit` reads any data.
+
+    Args:
+        objective: the `Objective`.
+        given: the arguments of `fit` by name.
+    """
+    idle = set(objective.teachers) - {"self"} - {term.source for term in objective.terms}
+    if idle and not (schedules.is_number(objective.alpha) and objective.alpha == 0):
+        raise ValueError(
+            f"No term uses the teacher `{', '.join(sorted(idle))}`: give a `Term` with that "
+            f"`source`, or leave the teacher out. Terms: {objective.terms}"
+        )
+    validates = given.get("validation_data") is not None or given.get("validation_split")
+    if validates and not objective.loses and objective.compiled_metrics is None:
+        raise ValueError("Nothing to validate: give `compile` a `loss` or `metrics`.")
+
+
+def check_evaluates(objective):
+    """Refuses an evaluation of nothing."""
+    if not objective.loses and objective.compiled_metrics is None:
+        raise ValueError("Nothing to evaluate: give `compile` a `loss` or `metrics`.")
+
+
+def listed(callbacks):
+    """Callbacks as a list, however `fit` was given them."""
+    return getattr(callbacks, "callbacks", None) or tree.flatten(callbacks or [])
+
+
+def brought_terms(callbacks):
+    """The terms that callbacks bring in a list named `terms`; any other `terms` is their own."""
+    found = []
+    for callback in listed(callbacks):
+        terms = getattr(callback, "terms", None)
+        if isinstance(terms, (list, tuple)) and any(isinstance(term, Term) for term in terms):
+            found += terms
+    return found
+
+
+def ends_at_nan(callbacks):
+    """Whether a callback ends the training itself where the loss is not finite."""
+    return any(isinstance(each, keras.callbacks.TerminateOnNaN) for each in listed(callbacks))
+
+
+def rides_along(given, teachers):
+    """Whether labels will come with targets or views beside them, as `Supervision`."""
+    if isinstance(given.get("y"), Supervision):
+        return True
+    x = given.get("x")
+    spec = x.element_spec if is_dataset(x) else None
+    if isinstance(spec, tuple) and len(spec) > 1 and isinstance(spec[1], Supervision):
+        return True
+    unknown = given.get("y") is None and not is_dataset(x)  # a generator, a PyDataset
+    return unknown and any(isinstance(each, CachedTeacher) for each in teachers.values())
+
+
+@contextlib.contextmanager
+def not_compiled(model):
+    """Meanwhile a model counts as not compiled: its file holds no optimizer, loss or metrics."""
+    before, model.compiled = model.compiled, False
+    try:
+        yield
+    finally:
+        model.compiled = before

@@ -1,0 +1,223 @@
+"""What the student's head and the compiled loss say of a term: which one fits, and which does not."""
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_distill._keras.layers import logits_of
+from keras_distill._messages import say
+from keras_distill.batch import TopK
+from keras_distill.losses import BinaryKLDivergence, ClassSubset, KLDivergence, Standardized
+from keras_distill.losses.softened import Divergence
+from keras_distill.training.term import Term
+
+TOLERANCE = 1e-3  # of a sum of probabilities, and of an activation that is told by its values
+ENOUGH = 8  # numbers of which not all fall between 0 and 1 by chance
+BINARY = ("BinaryCrossentropy", "BinaryFocalCrossentropy")
+REGRESSION = (
+    "Huber", "LogCosh", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredError",
+    "MeanSquaredLogarithmicError",
+)  # fmt: skip
+
+
+def default_terms(teachers, loss=None):
+    """One term from every teacher, each with the same share: Hinton's where nothing says otherwise.
+
+    Args:
+        teachers: `{name: Teacher}`.
+        loss: a function without arguments that makes the loss. Defaults to
+            `KLDivergence(temperature=2)`.
+    """
+    loss = loss or (lambda: KLDivergence(temperature=2.0))
+    names = [name for name in teachers if name != "self"]
+    terms = [Term(loss(), source=name, weight=1 / len(names)) for name in names]
+    if len(terms) > 1:
+        for term in terms:
+            term.name = f"{term.name}_{term.source}"
+    return terms
+
+
+def settle(objective, features, targets):
+    """Chooses the default terms by head and loss, and refuses terms that fit neither."""
+    if objective.uses_defaults and objective.terms:
+        _choose_defaults(objective, features["output"])
+    for term in objective.terms:
+        if term.loss.expects_logits:
+            _check_parts(term, features, targets[term.source])
+            _check_logits(term, objective.loss, features, targets[term.source])
+
+
+def _choose_defaults(objective, output):
+    if tree.is_nested(output):
+        return  # refused below, by name
+    kind = _default(activation_of(output), kind_of_loss(objective.loss), output.shape[-1])
+    if kind is KLDivergence:
+        return
+    made = default_terms(objective.teachers, kind)
+    own = [term for term in objective.terms if isinstance(term.loss, KLDivergence)]
+    if len(own) != len(objective.terms) or objective.layers:
+        return  # attached since
+    objective.terms = made
+    say(
+        f"The default term compares outputs by `{made[0].loss.name}`: the student's head and the "
+        "compiled loss call for it. Give `terms` to choose."
+    )
+
+
+def _default(activation, loss, units):
+    if activation == "softmax":
+        return KLDivergence
+    if activation == "sigmoid" or loss == "binary":
+        return lambda: BinaryKLDivergence(temperature=2.0)
+    if loss == "regression":
+        return keras.losses.MeanSquaredError
+    return KLDivergence
+
+
+def _check_parts(term, features, targets):
+    """Refuses several outputs where a loss compares the logits of one."""
+    for side, values in (("student", features), ("teacher", targets)):
+        path = getattr(term, side)
+        value = values[path] if isinstance(path, str) else None
+        if tree.is_nested(value) and not isinstance(value, TopK):
+            keys = value if isinstance(value, dict) else map(str, range(len(value)))
+            raise ValueError(
+                f"`{term.name}`: the {side}'s `{path}` has several parts. Name one as "
+                f"`{path}:KEY`. There are: {', '.join(keys)}."
+            )
+
+
+def _check_logits(term, loss, features, targets):
+    """Refuses what does not fit: a softmax over independent answers, probabilities as logits."""
+    compiled = kind_of_loss(loss, term.student)
+    for side, values in (("student", features), ("teacher", targets)):
+        for path in tree.flatten(getattr(term, side)):
+            value = values[path]
+            if isinstance(value, TopK) or not ops.is_tensor(value) or len(value.shape) < 2:
+                continue
+            activation = activation_of(value)
+            _check_one(term, side, path, value, activation, compiled)
+            if logits_of(value) is not None:
+                say(f"`{term.name}`: the {side}'s `{path}` ends in a {activation}; its logits count.")
+
+
+def _check_one(term, side, path, value, activation, compiled):
+    where = f"`{term.name}`: the {side}'s `{path}`"
+    softmax, sigmoid = isinstance(_inner(term.loss), Divergence), isinstance(term.loss, BinaryKLDivergence)
+    if softmax and value.shape[-1] == 1:
+        raise ValueError(
+            f"{where} has one unit, {tuple(value.shape)}, and the divergence between distributions "
+            "over one class is always 0. Give `BinaryKLDivergence` for yes or no, or a loss on "
+            'values such as "mse" for a regression.'
+        )
+    independent = activation == "sigmoid" or (compiled == "binary" and activation != "softmax")
+    if softmax and independent:
+        raise ValueError(
+            f"{where} answers yes or no for each unit, and `{type(term.loss).__name__}` compares "
+            "distributions over all units. Give `BinaryKLDivergence`."
+        )
+    if softmax and compiled == "regression" and activation == "linear":
+        raise ValueError(
+            f"{where} is a regression by the compiled loss, and `{type(term.loss).__name__}` "
+            "compares distributions over classes, which a shift of all values does not change. "
+            'Give a loss on values such as `Term("mse")`.'
+        )
+    if sigmoid and activation == "softmax":
+        raise ValueError(
+            f"{where} ends in a softmax: its classes exclude each other, and `BinaryKLDivergence` "
+            "compares each alone. Give `KLDivergence`."
+        )
+    if logits_of(value) is None:
+        _check_probabilities(term, where, value, sigmoid)
+
+
+def _check_probabilities(term, where, value, sigmoid):
+    """A softmax must not be softened twice, nor a yes or no."""
+    if are_probabilities(value):
+        raise ValueError(
+            f"{where} gives probabilities where the loss takes logits: the first batch is "
+            "non-negative and sums to one. Take the softmax out of the model, or give the log of "
+            "its output."
+        )
+    if sigmoid and _between_0_and_1(value):
+        raise ValueError(
+            f"{where} gives probabilities of yes where the loss takes logits: all values of the "
+            "first batch lie in [0, 1]. Take the sigmoid out of the model, or give "
+            "`log(p / (1 - p))` of its output."
+        )
+
+
+def _inner(loss):
+    """The loss behind one that only changes the logits."""
+    while isinstance(loss, (ClassSubset, Standardized)):
+        loss = loss.loss
+    return loss
+
+
+def activation_of(value):
+    """`"softmax"`, `"sigmoid"` or `"linear"`: by the logits that Keras remembers, and the values."""
+    logits = logits_of(value)
+    if logits is None:
+        return "linear"
+    given, known = _numbers(value), _numbers(logits)
+    known = known[np.isfinite(given)]
+    sigmoid = 1 / (1 + np.exp(-np.clip(known, -80, 80)))
+    return "sigmoid" if np.allclose(sigmoid, given[np.isfinite(given)], atol=TOLERANCE) else "softmax"
+
+
+def are_probabilities(value):
+    """Whether values are non-negative and sum to one along the last axis."""
+    value = _numbers(value)
+    if value.ndim < 2 or value.shape[-1] < 2 or not value.size or (value < 0).any():
+        return False
+    return np.allclose(value.sum(-1), 1, atol=TOLERANCE)
+
+
+def _between_0_and_1(value):
+    value = _numbers(value)
+    return value.size >= ENOUGH and bool(((value >= 0) & (value <= 1)).all())
+
+
+def _numbers(value):
+    return ops.convert_to_numpy(ops.cast(value, "float32"))
+
+
+def kind_of_loss(loss, path="output"):
+    """`"binary"`, `"regression"` or `None`: what a compiled loss says of an output's units.
+
+    Args:
+        loss: as `compile` took it.
+        path: the output that is asked about.
+    """
+    loss = loss_of(loss, path)
+    if loss is None or isinstance(loss, (dict, list, tuple)):
+        return None
+    for kind, names in (("binary", BINARY), ("regression", REGRESSION)):
+        classes = tuple(getattr(keras.losses, name) for name in names if hasattr(keras.losses, name))
+        functions = [_function(name) for name in names]
+        if isinstance(loss, classes) or loss in functions:
+            return kind
+    return None
+
+
+def _function(name):
+    """Keras's loss function beside a class."""
+    try:
+        made = keras.losses.get(name)
+    except ValueError:
+        return None
+    return getattr(made() if isinstance(made, type) else made, "fn", made)
+
+
+def loss_of(loss, path="output"):
+    """The compiled loss of one output, however it was given; a structure where that is not told."""
+    key = path.partition(":")[2] if isinstance(path, str) else ""
+    if isinstance(loss, dict) and key in loss:
+        loss = loss[key]
+    elif isinstance(loss, (list, tuple)) and key.isdigit() and int(key) < len(loss):
+        loss = loss[int(key)]
+    elif isinstance(loss, dict) and len(loss) == 1:
+        loss = next(iter(loss.values()))
+    elif isinstance(loss, (list, tuple)) and len(loss) == 1:
+        loss = loss[0]
+    return keras.losses.get(loss) if isinstance(loss, str) else loss

@@ -1,0 +1,45 @@
+"""What trains or moves beside the student: Keras tracks it, and weights files hold it."""
+
+import keras
+
+
+class Kept(keras.layers.Layer):
+    """Holds layers; it is never called, so that more may be added at any time."""
+
+    def __init__(self):
+        super().__init__(name="kept")
+        self.parts, self.numbers = [], {}
+        self.built = True
+
+    def build(self, input_shape=None):
+        """Keras locks a layer without `build` when it is made."""
+
+    def hold(self, layers):
+        """Adds layers that are not held yet."""
+        held = {id(layer) for layer in self.parts}
+        for layer in layers:
+            if id(layer) not in held:
+                self.parts.append(layer)
+
+    def number(self, name, value):
+        """A saved number by name, made once: a variable that nothing trains."""
+        if name not in self.numbers:
+            self.numbers[name] = Number(value, name=f"kept_{len(self.numbers)}")
+        return self.numbers[name].value
+
+
+class Number(keras.layers.Layer):
+    """A layer around one number.
+
+    Args:
+        start: the number that it starts with.
+        **kwargs: as in `keras.layers.Layer`.
+    """
+
+    def __init__(self, start, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.value = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(float(start)), trainable=False,
+            name="value",
+        )  # fmt: skip
+        self.built = True

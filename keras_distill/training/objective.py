@@ -1,0 +1,444 @@
+"""What is minimized: teachers, terms and alpha, without a `keras.Model` around them."""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops, tree
+
+from keras_distill import schedules, taps
+from keras_distill._keras import trainer
+from keras_distill._keras.graph import output_keys, own_inputs
+from keras_distill._keras.layers import sublayers
+from keras_distill.teachers import CachedTeacher, ModelTeacher, SelfTeacher, Teacher
+from keras_distill.teachers.teacher import described
+from keras_distill.training import compiling, first_look, heads, label_checks
+from keras_distill.training.outputs import one_each
+from keras_distill.training.term import Term, student_paths, teacher_paths
+
+RESERVED = ("loss", "label_loss")
+
+
+class Outcome(NamedTuple):
+    """What the forward half of a step has found.
+
+    Args:
+        total: the scalar to minimize.
+        label: the label loss, or `None`.
+        measured: `{term's name: Measured}`.
+        output: what the compiled loss and metrics see.
+    """
+
+    total: Any
+    label: Any
+    measured: Any
+    output: Any
+
+
+class Objective:
+    """`(1 - alpha) * label_loss + alpha * sum(weight * term) + the student's regularization`.
+
+    A `Distiller` holds one as `distiller.objective`; a callback or a loop of your own may call all
+    of its methods.
+
+    Args:
+        student: the model to train.
+        teacher: a Keras model, a `Teacher`, a function of the inputs, `{name: any of these}` or
+            `None`.
+        terms: a list of `Term`s, or `None` for one that fits the student's head for each teacher.
+        alpha: **the share of the teachers**, in [0, 1]: a number, a schedule or a variable. `None`
+            is 0.5, or 1 without labels.
+
+    Attributes:
+        teachers: `{name: Teacher}`, `"self"` among them.
+        terms: the attached terms.
+        layers: `{term's name: {"projector" | "loss" | "temperature": layer}}`, which train with
+            the student; `prepare` makes them.
+        weights: `{term's name: weight}`, a number, a schedule or a variable in the place of the
+            term's own, for callbacks that steer: the user's `Term` stays as it is.
+        read: `{id: variable}` of all variables that the first look has read, whoever owns them.
+        labels: whether labels are compared.
+        first_batch: the batch that `prepare` has seen, for callbacks that measure on one.
+
+    Example:
+
+    ```python
+    objective = distiller.objective
+    batch = objective.first_batch
+    targets = objective.targets(batch)
+    measured = objective.measure(objective.features(batch, training=False), targets, batch)
+    print({name: float(each.mean()) for name, each in measured.items()})
+    ```
+    """
+
+    gives_logits = True  # of outputs, in `features`
+
+    def __init__(self, student, teacher=None, terms=None, alpha=None):
+        self.student = student
+        self.teachers = teachers_by_name(teacher)
+        self.alpha = _checked_alpha(alpha)
+        self.terms, self.layers, self.read = [], {}, {}
+        self.weights = {}
+        self.labels, self.loss, self.compiled_metrics = False, None, None
+        self.first_batch = None
+        self._shapes = {}  # of what teachers answer, where a graph does not know it
+        for source in self.teachers.values():
+            source.begin(student)
+        self.uses_defaults = terms is None
+        self.attach(*(heads.default_terms(self.teachers) if terms is None else terms))
+
+    # Terms
+
+    def attach(self, *terms):
+        """Adds terms, all or none."""
+        names = [*RESERVED, *(term.name for term in self.terms)]
+        for term in terms:
+            if not isinstance(term, Term):
+                raise TypeError(f"`terms` must hold `Term`s. Received: {term!r}; give `Term(loss)`.")
+            if term.name in names:
+                raise ValueError(f"The name `{term.name}` is taken: give the term another `name`.")
+            names.append(term.name)
+            self.check(term)
+        self.terms.extend(terms)
+
+    def detach(self, *terms):
+        """Takes terms out again; what they have trained stays in `layers`."""
+        self.terms = [term for term in self.terms if term not in terms]
+
+    def check(self, term):
+        """Refuses a term whose source or layers do not exist, as far as models are built."""
+        if term.source not in self.teachers:
+            raise ValueError(
+                f"`{term.name}`: no source `{term.source}`. There are: {', '.join(self.teachers)}."
+            )
+        if self.student.built:
+            for path in student_paths([term]):
+                if not taps.is_edge(path):
+                    taps.find_layer(self.student, path)
+        teacher = self.teachers[term.source]
+        for path in tree.flatten(term.teacher):
+            if not teacher.has(path):
+                for model in teacher.models():
+                    if isinstance(model, keras.layers.Layer):
+                        taps.find_layer(model, path)  # its error names the layers that there are
+                raise ValueError(
+                    f"`{term.name}`: the teacher `{term.source}` has no `{path}`: only a Keras "
+                    f"model has layers to compare. Received: {teacher.describe()}"
+                )
+
+    def waiting(self):
+        """The terms whose layers wait for a batch."""
+        return [term for term in self.terms if term.trains and term.name not in self.layers]
+
+    def own_layers(self):
+        """The layers that train beside the student, those of attached terms only."""
+        names = {term.name for term in self.terms}
+        return [layer for name, made in self.layers.items() if name in names
+                for layer in made.values()]  # fmt: skip
+
+    def state(self):
+        """What a forward pass in training may change: batch statistics, seeds, memories."""
+        layers = [self.student, *self.own_layers()]
+        return [variable for layer in layers for variable in layer.non_trainable_variables]
+
+    def trained(self, variables):
+        """Those of a distiller's trainable variables that a step trains: no detached terms'."""
+        kept = {id(layer) for layer in self.own_layers()}
+        idle = [layer for made in self.layers.values() for layer in made.values()
+                if id(layer) not in kept]  # fmt: skip
+        left_out = {id(v) for layer in idle for v in layer.trainable_variables}
+        return [variable for variable in variables if id(variable) not in left_out]
+
+    @property
+    def share(self):
+        """Alpha as it counts: 0 without terms, 1 without labels."""
+        if not self.terms:
+            return 0
+        if not self.labels:
+            return 1
+        return 0.5 if self.alpha is None else self.alpha
+
+    @property
+    def teaches(self):
+        """Whether terms count; else a step is the student's own, bit for bit, and not guarded."""
+        return not (schedules.is_number(self.share) and self.share == 0)
+
+    @property
+    def loses(self):
+        """Whether `evaluate` has a loss to report; one that learns from a teacher alone has none."""
+        return self.labels or not self.terms
+
+    @property
+    def judged(self):
+        """The model whose compiled loss and metrics count: the student."""
+        return self.student
+
+    def compile(self, *args, **kwargs):
+        """Compiles the judged model, with the arguments of its own `compile`."""
+        judged = self.judged
+        trainer.forget_compiled(judged)
+        compiling.compile_model(judged, output_keys(self.student), self.jits(), args, kwargs)
+        self.labels, self.loss = trainer.has_label_loss(judged), judged.loss
+        self.compiled_metrics = trainer.compiled_metrics(judged)
+        compiling.check_share(self.alpha, self.labels, self.terms)
+
+    # The way down
+
+    def prepare(self, batch):
+        """Looks at the first batch: refuses what is wrong, and makes `layers`.
+
+        Whatever a forward pass assigns falls with its scope: nothing is left behind in student,
+        teachers or seeds.
+
+        Args:
+            batch: a `Batch`.
+
+        Raises:
+            ValueError: for everything that can be told before the first update.
+        """
+        batch = tree.map_structure(
+            lambda value: value if value is None else ops.convert_to_tensor(value), batch
+        )
+        self.first_batch = self.first_batch or batch
+        first_look.look(self, batch)
+
+    def settle(self, features, answers):
+        """Chooses the default terms by the student's head, and refuses terms that do not fit it."""
+        heads.settle(self, features, answers)
+
+    def check_labels(self, batch, features):
+        """Refuses labels that do not fit the compiled loss and the head."""
+        label_checks.check(self.loss, batch, features["output"])
+
+    def features(self, batch, training):
+        """One forward pass of the student: `{path: tensor}` for every path that terms read."""
+        paths = ["output", *student_paths(self.terms)]
+        return taps.run(self.student, self.inputs(batch.x), paths, training=training)
+
+    def inputs(self, x):
+        """The part of the inputs that the student reads, where others ride along in the dict."""
+        return own_inputs(self.student, x)
+
+    def targets(self, batch, features=None):
+        """`{source: {path: tensor}}`, without gradients.
+
+        Args:
+            batch: a `Batch`.
+            features: the student's features, for the sources that read them (`"self"`). Without
+                them those sources are left out, so that the others can be asked before anything
+                is differentiated.
+        """
+        found = {}
+        for source, paths in teacher_paths(self.terms).items():
+            teacher = self.teachers[source]
+            if teacher.reads_features == (features is not None):
+                answer = teacher.targets(batch, features or {}, paths)
+                found[source] = {path: self._shaped(source, path, answer[path]) for path in paths}
+        return found
+
+    def note_shapes(self, targets):
+        """Remembers how many axes and classes the first answers have: a graph may not know."""
+        for source, values in targets.items():
+            for path, value in values.items():
+                if ops.is_tensor(value):
+                    self._shapes[source, path] = tuple(value.shape)
+
+    def _shaped(self, source, path, value):
+        shape = self._shapes.get((source, path))
+        return value if shape is None else first_look.with_shape(value, shape)
+
+    def measure(self, features, targets, batch):
+        """What each term measures: `{term's name: Measured}`.
+
+        Args:
+            features: as `features` returns them.
+            targets: as `targets` returns them.
+            batch: the same `Batch`.
+        """
+        targets = {**targets, **self.targets(batch, features)}
+        return {term.name: term(features, targets[term.source], batch, self.layers.get(term.name))
+                for term in self.terms}  # fmt: skip
+
+    def judged_inputs(self, batch):
+        """What the judged model takes of a batch."""
+        return self.inputs(batch.x)
+
+    def measured_output(self, features, targets, batch):
+        """What terms measure, and what the compiled loss and metrics see."""
+        return self.measure(features, targets, batch), features["output"]
+
+    def label_loss(self, batch, output):
+        """The label loss or `None`, and what the student adds to it (its regularization).
+
+        A `compute_loss` of the student's own is the label loss whole.
+        """
+        judged, labels = self.judged, one_each(batch.labels, output)
+        if trainer.overrides(judged, "compute_loss"):
+            weight = batch.sample_weight
+            return trainer.compute_loss(judged, batch.x, labels, output, weight, True), []
+        label = None
+        if self.labels:
+            label = trainer.label_loss(judged, labels, output, batch.sample_weight)
+        return label, trainer.added_losses(judged)
+
+    def forward(self, batch, targets, step):
+        """The half of a step that is differentiated: the student runs here, once.
+
+        Args:
+            batch: a `Batch`.
+            targets: `targets(batch)`, made before.
+            step: the number of updates so far, for schedules.
+
+        Returns:
+            An `Outcome`.
+        """
+        with schedules.at(step):
+            features = self.features(batch, training=True)
+            measured, output = self.measured_output(features, targets, batch)
+            label, added = self.label_loss(batch, output)
+            return Outcome(self.total(label, measured, added), label, measured, output)
+
+    def total(self, label, measured, added=()):
+        """The scalar to minimize; what counts nothing is left out, since 0 * NaN is NaN.
+
+        Args:
+            label: the label loss, a scalar, or `None` without labels.
+            measured: as `measure` returns it.
+            added: the student's regularization, scalars.
+        """
+        share, fixed = self.share, schedules.is_number(self.share)
+        parts = []
+        if label is not None and not (fixed and share == 1):
+            whole = fixed and share == 0
+            parts.append(label if whole else self._weighed(1 - self._now(share, label), label))
+        if self.teaches:
+            for term in self.terms:
+                mean = measured[term.name].mean()
+                parts.append(self._now(share, mean) * self._now(self.weight_of(term), mean) * mean)
+        parts = [sum(parts[1:], parts[0])] if parts else []
+        layers = self.own_layers()
+        parts += [*added, *(ops.sum(loss) for layer in layers for loss in layer.losses)]
+        if not parts:
+            raise ValueError(
+                "Nothing to train on. Give `compile` a `loss`, or the distiller a teacher or terms."
+            )
+        return parts[0] if len(parts) == 1 else ops.sum(parts)
+
+    def weight_of(self, term):
+        """What a term is weighed by: its own weight, or the one in its place."""
+        return self.weights.get(term.name, term.weight)
+
+    def knobs(self):
+        """Alpha, every weight and every temperature, as `schedules.Knob`s."""
+        weights = {term.name: self.weight_of(term) for term in self.terms}
+        return schedules.knobs(self.share, self.terms, weights)
+
+    def parts(self, batch, targets):
+        """What a batch contributes at weight 1: the mean of each term, and the label loss.
+
+        Args:
+            batch: a `Batch`.
+            targets: `targets(batch)`.
+
+        Returns:
+            `{term's name or "label_loss": scalar}`, in training mode.
+        """
+        features = self.features(batch, training=True)
+        measured, output = self.measured_output(features, targets, batch)
+        parts = {name: each.mean() for name, each in measured.items()}
+        label, _ = self.label_loss(batch, output)
+        return parts if label is None else {**parts, "label_loss": ops.sum(label)}
+
+    @staticmethod
+    def _now(share, like):
+        value = schedules.value_at(share)
+        return ops.cast(value, like.dtype) if ops.is_tensor(value) else value
+
+    @staticmethod
+    def _weighed(share, label):
+        """A loss with `reduction=None` counts as its sum, of which Keras takes the gradient."""
+        return share * (ops.sum(label) if len(label.shape) else label)
+
+    def suspects(self, label, measured, targets, step):
+        """What to look at, by name, when a total is not finite; the causes first.
+
+        Args:
+            label, measured, targets: of the step.
+            step: the number of updates so far.
+
+        Returns:
+            `{name: structure of tensors}`; a `Knob` stands in the place of a name where a
+            schedule or a variable may have left its range.
+        """
+        found = {
+            knob: knob.within(step)
+            for knob in self.knobs()
+            if not schedules.is_number(knob.value)
+        }
+        found |= {
+            f"the output of `{source}` at `{path}`": value
+            for source, values in targets.items()
+            for path, value in values.items()
+        }
+        if label is not None:
+            found["label_loss"] = label
+        return found | {f"the term `{name}`": each.values for name, each in measured.items()}
+
+    def update(self, updated):
+        """After a step: moving teachers follow the student.
+
+        Args:
+            updated: a scalar, whether the optimizer has updated the student: under
+                `gradient_accumulation_steps` not every step does.
+        """
+        for teacher in self.teachers.values():
+            teacher.update(self.student, updated)
+
+    # What it says of itself
+
+    def jits(self):
+        """Whether XLA can compile all teachers, of which Keras, which does not track them, asks none."""
+        models = [model for teacher in self.teachers.values() for model in teacher.models()]
+        known = all(isinstance(model, keras.Model) for model in models)
+        return known and all(layer.supports_jit for model in models for layer in [model, *sublayers(model, recursive=True)])
+
+    def describe(self):
+        """Teachers and terms, a line each."""
+        lines = [f"Distiller: {described(self.student)}"]
+        for name, teacher in self.teachers.items():
+            if name != "self":
+                lines.append(f"  teacher `{name}`: {teacher.describe()}")
+        for term in self.terms:
+            lines.append(
+                f"  term `{term.name}`: {term.loss.name}, student {term.student} <- {term.source} "
+                f"{term.teacher}, weight {schedules.described(self.weight_of(term))}, projector "
+                f"{term.projector or 'none'}"
+            )
+        return "\n".join(lines)
+
+
+def teachers_by_name(teacher):
+    """The sources that terms can name: those given, and "self"."""
+    named = teacher if isinstance(teacher, dict) else {"teacher": teacher}
+    if "self" in named:
+        raise ValueError(
+            "`self` is reserved for the student's own features. Give this teacher another name."
+        )
+    given = {key: source for key, source in named.items() if source is not None}
+    cached = [key for key, source in given.items() if isinstance(source, CachedTeacher)]
+    if len(cached) > 1:
+        raise ValueError(
+            "One `CachedTeacher` serves all targets of a batch: two would say the same. Those of "
+            'several teachers have paths of their own, such as "a/output" and "b/output", which a '
+            f"term names as its `teacher`. Received: CachedTeacher as {cached}"
+        )
+    return {"self": SelfTeacher()} | {
+        key: source if isinstance(source, Teacher) else ModelTeacher(source)
+        for key, source in given.items()
+    }
+
+
+def _checked_alpha(alpha):
+    """Alpha, checked; a variable is not trained, or the optimizer would move it."""
+    if isinstance(alpha, keras.Variable):
+        alpha.trainable = False
+    return None if alpha is None else schedules.check("alpha", alpha, low=0, high=1)

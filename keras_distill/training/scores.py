@@ -1,0 +1,111 @@
+"""What a distiller logs: the judged model's own loss and metrics, and a mean of each term."""
+
+import keras
+from keras import ops, tree
+
+from keras_distill import _backend
+from keras_distill._keras import trainer
+from keras_distill.batch import labels_of
+from keras_distill.training.outputs import one_each, run
+
+LABEL_LOSS = ("label_loss", "distillation_label_loss")  # the second where the student has the first
+
+
+class Scores:
+    """Updates and reads the metrics of a step, on any backend.
+
+    Args:
+        objective: the `Objective`.
+        scope: a function without arguments that returns the scope in which means are made.
+    """
+
+    def __init__(self, objective, scope):
+        self.objective, self._scope = objective, scope
+        self.label, self.means = None, {}
+
+    @property
+    def judged(self):
+        """The model whose compiled loss and metrics count."""
+        return self.objective.judged
+
+    def follow_terms(self):
+        """One mean a term, and one of the label loss beside them; without terms there is none."""
+        names = [term.name for term in self.objective.terms]
+        with self._scope():
+            self.means = {n: self.means.get(n) or keras.metrics.Mean(name=n) for n in names}
+            self.label = keras.metrics.Mean(name=self._label_name()) if names else None
+
+    def _label_name(self):
+        outputs = getattr(self.judged, "output_names", None) or ()
+        taken = {f"{name}_loss" for name in outputs}
+        taken |= {getattr(m, "name", m) for m in tree.flatten(self.objective.compiled_metrics)}
+        return LABEL_LOSS[LABEL_LOSS[0] in taken]
+
+    def own(self):
+        """The means beside the judged model's metrics, in the order of the logs."""
+        return [*([] if self.label is None else [self.label]), *self.means.values()]
+
+    def metrics(self, evaluates):
+        """What logs report: in evaluation the judged model's own, without a loss that it has not."""
+        metrics = self.judged.metrics
+        if not evaluates:
+            return [*metrics, *self.own()]
+        loss = trainer.loss_tracker(self.judged)
+        return [metric for metric in metrics if self.objective.loses or metric is not loss]
+
+    def track(self, batch, outcome):
+        """Updates the logs of a training step, and returns them."""
+        size = _size(batch)
+        trainer.add_to_mean(trainer.loss_tracker(self.judged), _reported(outcome.total), size)
+        if self.label is not None and outcome.label is not None:
+            trainer.add_to_mean(self.label, _reported(outcome.label), size)
+        for name, (values, counts) in outcome.measured.items():
+            count = ops.sum(counts)
+            mean = ops.divide_no_nan(ops.sum(values * counts), count)
+            trainer.add_to_mean(self.means[name], mean, count)
+        logs = self.compute_metrics(batch.x, batch.labels, outcome.output, batch.sample_weight)
+        for name in self.means:
+            if name in logs:
+                raise ValueError(f"A metric of the student is named `{name}`: give the term a `name`.")
+        return {**logs, **{mean.name: mean.result() for mean in self.own()}}
+
+    def judge(self, batch):
+        """What `evaluate` measures of a batch, as the judged model's own `test_step` does."""
+        x = self.objective.judged_inputs(batch)
+        output = run(self.judged, x, training=False)
+        if self.objective.loses:
+            loss = self.compute_loss(x, batch.labels, output, batch.sample_weight, training=False)
+            loss = _reported(trainer.total_of_replicas(loss))
+            trainer.add_to_mean(trainer.loss_tracker(self.judged), loss, _size(batch))
+        logs = self.compute_metrics(x, batch.labels, output, batch.sample_weight)
+        return logs if self.objective.loses else {k: v for k, v in logs.items() if k != "loss"}
+
+    def compute_loss(self, x, y, y_pred, sample_weight, training):
+        """The judged model's label loss and regularization."""
+        labels = one_each(labels_of(y), y_pred)
+        return trainer.compute_loss(self.judged, x, labels, y_pred, labels_of(sample_weight), training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight):
+        """Updates the judged model's metrics, and returns its logs."""
+        labels = one_each(labels_of(y), y_pred)
+        return self.judged.compute_metrics(x, labels, y_pred, labels_of(sample_weight))
+
+
+def _size(batch):
+    return ops.shape(next(part for part in tree.flatten(batch.x) if part is not None))[0]
+
+
+def _reported(loss):
+    """A loss with `reduction=None` is reported as its mean, as Keras does."""
+    return ops.mean(loss) if len(loss.shape) else loss
+
+
+def per_worker(logs):
+    """Under several workers Keras averages logs along an axis, which scalars do not have."""
+    if _backend.NAME != "tensorflow":
+        return logs
+    import tensorflow as tf
+
+    if not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        return logs
+    return tree.map_structure(lambda value: tf.reshape(value, (1,)), logs)

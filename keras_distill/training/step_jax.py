@@ -1,0 +1,198 @@
+"""The train step on JAX: state in, state out, under `jax.jit`."""
+
+import warnings
+
+import jax
+import keras
+from keras import tree
+
+from keras_distill import schedules
+from keras_distill._keras import trainer
+from keras_distill.training.guard import Guard, knobs_of
+
+RECORD = "_guard_record"  # among the logs, between the compiled step and the train function
+
+
+class Step:
+    """What a distiller does its own way on JAX.
+
+    A `StatelessScope` stands for the variables, so that the objective sees no state. Whatever
+    variable the first look has read travels in the state: a teacher's weights are no constants
+    of the compiled step.
+    """
+
+    def new_guard(self):
+        """The guard of updates: it chooses between new and old state without waiting for either."""
+        return Guard()
+
+    @property
+    def non_trainable_variables(self):
+        """Keras's, and in training what else a step reads."""
+        own = super().non_trainable_variables
+        if self.mode != "train" or self.guard is None:
+            return own
+        known = {id(v) for v in (*own, *self.trainable_variables)}
+        riders = {**self.objective.read, id(self.guard.record): self.guard.record}
+        known |= {id(v) for v in (*self.optimizer_variables(), *self.metrics_variables)}
+        return own + [variable for key, variable in riders.items() if key not in known]
+
+    def optimizer_variables(self):
+        """The optimizer's, or none."""
+        return [] if self.optimizer is None else self.optimizer.variables
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        """Keras calls this first in `fit`, `evaluate` and `train_on_batch`."""
+        if self.look_is_due:
+            data_batch = trainer.first_batch(self, iterator) if data_batch is None else data_batch
+            self.look(data_batch)
+        with trainer.optimizer_left(self, self.mode != "train"):
+            super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+
+    def groups(self):
+        """The variables of the state, in Keras's order."""
+        return (self.trainable_variables, self.non_trainable_variables, self.optimizer_variables(),
+                self.metrics_variables)  # fmt: skip
+
+    def train_step(self, state, data):
+        """`(logs, new state)` of one batch."""
+        batch, objective, optimizer = self.unpacked(data), self.objective, self.optimizer
+        groups = self.groups()
+        trained, others = groups[:2]
+        mapping = [pair for group, values in zip(groups, state) for pair in zip(group, values)]
+        with keras.StatelessScope(mapping), schedules.at(optimizer.iterations):
+            targets = objective.targets(batch)
+
+        def loss(values):
+            scope = keras.StatelessScope([*mapping, *zip(trained, values)], collect_losses=True)
+            with scope:
+                outcome = objective.forward(batch, targets, optimizer.iterations)
+                scaled = keras.ops.sum(optimizer.scale_loss(outcome.total))
+            return scaled, (outcome, [scope.get_current_value(v) for v in others])
+
+        gradients, (outcome, moved) = jax.grad(loss, has_aux=True)(list(state[0]))
+        with keras.StatelessScope([*mapping, *zip(others, moved)]) as scope:
+            self._update(gradients, trained)
+            logs = self.scores.track(batch, outcome)
+        new = tuple([scope.get_current_value(v) for v in group] for group in groups)
+        return self._guarded(logs, new, state, outcome, gradients, (mapping, targets))
+
+    def _update(self, gradients, trained):
+        optimizer, objective = self.optimizer, self.objective
+        known = {id(variable) for variable in objective.trained(trained)}
+        pairs = [(g, v) for g, v in zip(gradients, trained) if id(v) in known]
+        if not pairs:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+            return
+        count = keras.ops.convert_to_tensor(optimizer.iterations)
+        if len(pairs) < len(trained):
+            gradients = [g if id(v) in known else None for g, v in zip(gradients, trained)]
+        optimizer.apply(gradients, trained)
+        objective.update(trainer.has_updated(optimizer, count))
+
+    def _guarded(self, logs, new, old, outcome, gradients, seen):
+        """The new state, or the old one from a fault on, until it is raised."""
+        record_at = _place(self.non_trainable_variables, self.guard.record)
+        record = old[1][record_at]
+        if not self.objective.teaches:  # XLA would fuse otherwise, and round in another place
+            return {**logs, RECORD: record}, new
+        mapping, targets = seen
+        with keras.StatelessScope(mapping):
+            step = keras.ops.convert_to_tensor(self.optimizer.iterations)
+            suspects = self.objective.suspects(outcome.label, outcome.measured, targets, step)
+            scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+            judged = [] if scales else gradients
+            fine = self.guard.fine(outcome.total, judged, knobs_of(suspects))
+            noted = self.guard.noted(suspects, step)
+        first = jax.numpy.logical_and(record[0] == 0, jax.numpy.logical_not(fine))
+        record = jax.numpy.where(first, noted, record)
+        state = tuple(_chosen(record[0] == 0, n, list(o)) for n, o in zip(new[:3], old[:3]))
+        state[1][record_at] = record
+        return {**logs, RECORD: record}, (*state, new[3])
+
+    def test_step(self, state, data):
+        """The student's own: `(logs, new state)`."""
+        batch = self.unpacked(data)
+        groups = (self.trainable_variables, self.non_trainable_variables, self.metrics_variables)
+        mapping = [pair for group, values in zip(groups, state) for pair in zip(group, values)]
+        if trainer.overrides(self.judged, "test_step"):
+            return self._own_test_step(mapping, groups, batch)
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            logs = self.scores.judge(batch)
+        return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
+
+    def _own_test_step(self, mapping, groups, batch):
+        """A student's own `test_step`, which takes the state of the student alone."""
+        judged, x = self.judged, self.objective.judged_inputs(batch)
+        own = (judged.trainable_variables, judged.non_trainable_variables, judged.metrics_variables)
+        values = {id(variable): value for variable, value in mapping}
+        given = tuple([values[id(v)] for v in group] for group in own)
+        logs, new = judged.test_step(given, (x, batch.labels, batch.sample_weight))
+        values.update((id(v), n) for group, ns in zip(own, new) for v, n in zip(group, ns))
+        return logs, tuple([values[id(v)] for v in group] for group in groups)
+
+    def make_train_function(self, force=False):
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force)
+        step = self.train_function
+
+        def watched(state, iterator):
+            self.guard.check(leave=1)  # the newest may still be on its way
+            try:
+                logs, state = step(state, iterator)
+            except Exception:
+                self.give_back(state)
+                raise
+            self.guard.pending.append(logs.pop(RECORD))
+            return logs, state
+
+        self.train_function = watched
+
+    def give_back(self, state):
+        """After an error in the first trace: Keras has taken the values out of all variables."""
+        for group, values in zip(self.groups(), state):
+            for variable, value in zip(group, values):
+                if not value.is_deleted():
+                    variable.assign(value)
+
+    def jax_state_sync(self):
+        super().jax_state_sync()
+        if self.guard is not None:
+            self.guard.check()
+
+    def sizes(self, by):
+        """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.
+
+        Args:
+            by: `"loss"` for the parts' values, `"gradient"` for the norms of their gradients.
+        """
+        objective, variables = self.objective, self.student.trainable_variables
+
+        def parts(values, batch, targets):
+            with keras.StatelessScope([*zip(variables, values)], collect_losses=True):
+                with schedules.at(self.optimizer.iterations):
+                    return objective.parts(batch, targets)
+
+        def measured(batch):
+            values = [variable.value for variable in variables]
+            with keras.StatelessScope(), schedules.at(self.optimizer.iterations):
+                targets = objective.targets(batch)
+            if by == "loss":
+                return {n: abs(float(v)) for n, v in parts(values, batch, targets).items()}
+            found = jax.jacrev(parts)(values, batch, targets)
+            return {name: float(_norm(each)) for name, each in found.items()}
+
+        return measured
+
+
+def _norm(gradients):
+    return jax.numpy.sqrt(sum(jax.numpy.sum(gradient**2) for gradient in gradients))
+
+
+def _place(variables, wanted):
+    return next(index for index, variable in enumerate(variables) if variable is wanted)
+
+
+def _chosen(fine, new, old):
+    """`new` where all is fine, otherwise `old`, of every array that has changed."""
+    return tree.map_structure(lambda n, o: n if n is o else jax.numpy.where(fine, n, o), new, old)

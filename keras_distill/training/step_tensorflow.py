@@ -1,0 +1,125 @@
+"""The train step on TensorFlow: a graph, on one device or on the replicas of `tf.distribute`."""
+
+import warnings
+
+import keras
+import tensorflow as tf
+
+from keras_distill import schedules
+from keras_distill._keras import trainer
+from keras_distill.training.guard_tensorflow import Guard
+from keras_distill.training.scores import per_worker
+
+
+class Step:
+    """What a distiller does its own way on TensorFlow."""
+
+    def new_guard(self):
+        """The guard of updates; a fault stops a step where it is, but under XLA and on replicas."""
+        with self.distribute_strategy.scope():
+            alone = trainer.strategy_of(self) is None
+            return Guard(halts=alone and not self.jit_compile)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras calls this first in `fit`, `evaluate` and `train_on_batch`, before any callback."""
+        strategy = trainer.strategy_of(self)
+        if strategy is None:
+            if self.look_is_due:
+                self.look(trainer.begin_early(iterator) if data_batch is None else data_batch)
+            return
+        if iterator is not None:  # Keras itself looks at a batch here
+            data_batch = keras.tree.map_structure(_local, trainer.peek(iterator))
+        with strategy.scope():
+            if self.look_is_due:
+                self.look(data_batch)
+            trainer.build_compiled(self, data_batch)
+
+    def train_step(self, data):
+        """One update on one batch, or on a replica's part of it."""
+        batch, objective, optimizer = self.unpacked(data), self.objective, self.optimizer
+        before = [tf.identity(v.value) for v in objective.state()] if objective.teaches else []
+        step = 0 if optimizer is None else optimizer.iterations
+        with schedules.at(step):
+            targets = objective.targets(batch)
+        with tf.GradientTape() as tape:
+            outcome = objective.forward(batch, targets, step)
+            scaled = outcome.total if optimizer is None else optimizer.scale_loss(outcome.total)
+        variables = objective.trained(self.trainable_variables)
+        if variables:
+            self._update(tape.gradient(scaled, variables), variables, before, outcome, targets)
+        else:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+        outcome = outcome._replace(total=trainer.total_of_replicas(outcome.total))
+        return per_worker(self.scores.track(batch, outcome))
+
+    def _update(self, gradients, variables, before, outcome, targets):
+        """One update, unless total or gradients are not finite; at `alpha=0` it is Keras's."""
+        optimizer, objective = self.optimizer, self.objective
+        count = tf.identity(optimizer.iterations) if optimizer.built else 0
+        if objective.teaches:
+            step = optimizer.iterations
+            suspects = objective.suspects(outcome.label, outcome.measured, targets, step)
+            restored = objective.state(), before
+            self.guard.update(optimizer, gradients, variables, restored, outcome.total, suspects)
+        else:
+            optimizer.apply_gradients(zip(gradients, variables))
+        objective.update(trainer.has_updated(optimizer, count))
+
+    def test_step(self, data):
+        """The student's own."""
+        batch = self.unpacked(data)
+        if trainer.overrides(self.judged, "test_step"):
+            x = self.objective.judged_inputs(batch)
+            return self.judged.test_step((x, batch.labels, batch.sample_weight))
+        return per_worker(self.scores.judge(batch))
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = self.guard.watch(self.train_function, self.steps_per_execution)
+
+    def sizes(self, by):
+        """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.
+
+        Args:
+            by: `"loss"` for the parts' values, `"gradient"` for the norms of their gradients.
+        """
+        strategy, objective = self.distribute_strategy, self.objective
+
+        def measure(batch):
+            variables = self.student.trainable_variables
+            with schedules.at(self.optimizer.iterations):
+                targets = objective.targets(batch)
+                with tf.GradientTape(persistent=True) as tape:
+                    parts = objective.parts(batch, targets)
+            if by == "loss":
+                return parts
+            return {name: _norm(tape.gradient(part, variables)) for name, part in parts.items()}
+
+        @tf.function(reduce_retracing=True)
+        def traced(batch):
+            return strategy.run(measure, args=(batch,))
+
+        def measured(batch):
+            state = [(variable, variable.numpy()) for variable in objective.state()]
+            found = traced(batch)  # of one replica: its share of the batch on all of them
+            for variable, value in state:
+                variable.assign(value)
+            found = {n: strategy.experimental_local_results(v)[0] for n, v in found.items()}
+            return {n: abs(float(v)) * strategy.num_replicas_in_sync for n, v in found.items()}
+
+        return measured
+
+
+def _norm(gradients):
+    dense = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    return tf.linalg.global_norm(dense) if dense else tf.zeros(())
+
+
+def _local(value):
+    """A value as the first replica has it."""
+    if isinstance(value, tf.experimental.Optional):
+        return None
+    if isinstance(value, tf.distribute.DistributedValues):
+        return value.values[0]
+    return value

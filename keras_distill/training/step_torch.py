@@ -1,0 +1,108 @@
+"""The train step on PyTorch: eager, or as `torch.compile` makes it."""
+
+import warnings
+
+import keras
+import torch
+
+from keras_distill import schedules
+from keras_distill._keras import trainer
+from keras_distill.training.guard import Guard, knobs_of
+
+
+class Step:
+    """What a distiller does its own way on PyTorch."""
+
+    def new_guard(self):
+        """The guard of updates: it raises in the step itself."""
+        return Guard()
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        """Keras calls this first in `fit`, `evaluate` and `train_on_batch`."""
+        if self.look_is_due:
+            with torch.no_grad():
+                data_batch = trainer.first_batch(self, iterator) if data_batch is None else data_batch
+                self.look(data_batch)
+        with trainer.optimizer_left(self, self.mode != "train"):
+            super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+
+    def train_step(self, data):
+        """One update on one batch."""
+        batch, objective, optimizer = self.unpacked(data), self.objective, self.optimizer
+        step = 0 if optimizer is None else optimizer.iterations
+        with torch.no_grad(), schedules.at(step):
+            targets = objective.targets(batch)
+        before = [v.value.clone() for v in objective.state()] if objective.teaches else []
+        variables = objective.trained(self.trainable_variables)
+        for variable in variables:  # `zero_grad` does not know projectors that came late
+            variable.value.grad = None
+        outcome = objective.forward(batch, targets, step)
+        if variables:
+            scaled = outcome.total if optimizer is None else optimizer.scale_loss(outcome.total)
+            scaled.backward()
+            gradients = [variable.value.grad for variable in variables]
+            with torch.no_grad():
+                self._update(gradients, variables, before, outcome, targets)
+        else:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+        with torch.no_grad():
+            return self.scores.track(batch, outcome)
+
+    def _update(self, gradients, variables, before, outcome, targets):
+        """One update, unless total or gradients are not finite; at `alpha=0` it is Keras's."""
+        optimizer, objective = self.optimizer, self.objective
+        count = int(optimizer.iterations) if optimizer.built else 0
+        if objective.teaches and not self._is_fine(gradients, outcome, targets):
+            for variable, value in zip(objective.state(), before):
+                variable.assign(value)
+            return
+        optimizer.apply(gradients, variables)
+        objective.update(trainer.has_updated(optimizer, count))
+
+    def _is_fine(self, gradients, outcome, targets):
+        """Whether total and gradients are finite; a fault is raised, or warned of."""
+        step = self.optimizer.iterations
+        suspects = self.objective.suspects(outcome.label, outcome.measured, targets, step)
+        scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        judged = [] if scales else gradients
+        if bool(self.guard.fine(outcome.total.detach(), judged, knobs_of(suspects))):
+            return True
+        self.guard.raise_if(self.guard.noted(suspects, step))
+        return False
+
+    def test_step(self, data):
+        """The student's own."""
+        batch = self.unpacked(data)
+        if trainer.overrides(self.judged, "test_step"):
+            x = self.objective.judged_inputs(batch)
+            return self.judged.test_step((x, batch.labels, batch.sample_weight))
+        return self.scores.judge(batch)
+
+    def sizes(self, by):
+        """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.
+
+        Args:
+            by: `"loss"` for the parts' values, `"gradient"` for the norms of their gradients.
+        """
+
+        def measured(batch):
+            objective = self.objective
+            state = [(variable, variable.value.clone()) for variable in objective.state()]
+            with schedules.at(self.optimizer.iterations):
+                with torch.no_grad():
+                    targets = objective.targets(batch)
+                parts = objective.parts(batch, targets)
+            with torch.no_grad():
+                for variable, value in state:
+                    variable.assign(value)
+            if by == "loss":
+                return {name: abs(float(part)) for name, part in parts.items()}
+            values = [variable.value for variable in self.student.trainable_variables]
+            return {name: _norm(part, values) for name, part in parts.items()}
+
+        return measured
+
+
+def _norm(part, values):
+    found = torch.autograd.grad(part, values, retain_graph=True, allow_unused=True)
+    return float(sum(torch.sum(gradient**2) for gradient in found if gradient is not None) ** 0.5)

@@ -1,0 +1,103 @@
+"""Weights files: the student's own, with what resumes a distillation in a group beside it."""
+
+import h5py
+import numpy as np
+from keras import ops
+
+GROUP = "keras_distill"  # no layer of a student has this name
+
+
+class WeightsFile:
+    """A student's weights, an optimizer, and named layers in one `.weights.h5` file.
+
+    The plain student loads such a file, and a distiller loads what the plain student has written.
+
+    Args:
+        student: the student.
+        optimizer: the distiller's optimizer, or `None`.
+        layers: `{name: layer}` of what trains or moves beside the student.
+    """
+
+    def __init__(self, student, optimizer, layers):
+        self.student, self.optimizer, self.layers = student, optimizer, layers
+
+    def save(self, filepath, *args, **kwargs):
+        """Writes all of it."""
+        with self._optimizer_lent():
+            self.student.save_weights(filepath, *args, **kwargs)
+        if not self.layers:
+            return
+        if not str(filepath).endswith(".h5"):
+            raise ValueError(
+                "A file of weights in shards holds the student alone, and this distillation trains "
+                f"{', '.join(self.layers)} beside it: save to a path that ends in `.weights.h5`. "
+                f"Received: filepath={filepath}"
+            )
+        with h5py.File(filepath, "a") as file:
+            for name, layer in self.layers.items():
+                group = file.create_group(f"{GROUP}/{name}")
+                for index, variable in enumerate(layer.variables):
+                    group.create_dataset(str(index), data=_array(variable))
+
+    def load(self, filepath, *args, **kwargs):
+        """Reads the student and the optimizer; returns what else there is, `{name: arrays}`."""
+        with self._optimizer_lent():
+            self.student.load_weights(filepath, *args, **kwargs)
+        if not str(filepath).endswith(".h5"):
+            return {}
+        with h5py.File(filepath, "r") as file:
+            if GROUP not in file:
+                return {}
+            return _groups(file[GROUP])
+
+    def _optimizer_lent(self):
+        return _Lent(self.student, self.optimizer)
+
+
+class _Lent:
+    """Meanwhile a student that is not compiled has the optimizer that its file should hold."""
+
+    def __init__(self, student, optimizer):
+        self.student, self.optimizer = student, optimizer
+
+    def __enter__(self):
+        self.lent = self.optimizer is not None and not hasattr(self.student, "optimizer")
+        if self.lent:
+            self.student.optimizer = self.optimizer
+
+    def __exit__(self, *_):
+        if self.lent:
+            del self.student.optimizer
+
+
+def assign(layer, arrays, name):
+    """Gives a layer the arrays that a file holds for it.
+
+    Raises:
+        ValueError: where they do not fit.
+    """
+    shapes = [tuple(variable.shape) for variable in layer.variables]
+    if [array.shape for array in arrays] != shapes:
+        raise ValueError(
+            f"The weights file holds `{name}` in other shapes: {[a.shape for a in arrays]}. This "
+            f"distiller has {shapes}. Give the same student, teachers and terms."
+        )
+    for variable, array in zip(layer.variables, arrays):
+        variable.assign(array)
+
+
+def _groups(group, prefix=""):
+    found = {}
+    for name, item in group.items():
+        if all(isinstance(each, h5py.Dataset) for each in item.values()):
+            found[prefix + name] = [np.array(item[str(i)]) for i in range(len(item))]
+        else:
+            found.update(_groups(item, f"{prefix}{name}/"))
+    return found
+
+
+def _array(variable):
+    """A variable as an array that a file can hold: bfloat16 as float32."""
+    value = ops.convert_to_numpy(variable.value if variable.dtype != "bfloat16"
+                                 else ops.cast(variable.value, "float32"))  # fmt: skip
+    return np.asarray(value)
