@@ -15,7 +15,7 @@ import tensorflow as tf
 CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 
-from families import CLASSES, each, family, leaves  # noqa: E402
+from loss_families import CLASSES, each, family, leaves  # noqa: E402
 
 from keras_distill import Distiller, EMATeacher, Term, losses, models, recipes  # noqa: E402
 
