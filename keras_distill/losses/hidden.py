@@ -102,7 +102,8 @@ def _flow(layers, mask):
     first, second = layers
     real = masks.tokens(mask, first)
     if real is None:
-        return ops.einsum("bti,btj->bij", first, second) / ops.cast(ops.shape(first)[1], first.dtype)
+        tokens = ops.cast(ops.shape(first)[1], first.dtype)
+        return ops.einsum("bti,btj->bij", first, second) / tokens
     real = real[:, :, None]
     tokens = masks.at_least_one(ops.sum(real, axis=1, keepdims=True))
     return ops.einsum("bti,btj->bij", first * real, second) / tokens
