@@ -158,7 +158,7 @@ def with_terms(count):
 
 def with_exits(count):
     net = models.add_exits(stack(9), {f"exit{n}": f"block{n}" for n in range(count)})
-    return Distiller(net, terms=recipes.be_your_own_teacher(net))
+    return Distiller(net, terms=recipes.byot(net))
 
 
 def with_peers(count):

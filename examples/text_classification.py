@@ -136,7 +136,7 @@ MASK = "input:padding_mask"
 
 
 def token_terms(student, teacher):
-    pairs = recipes.match_layers(student, teacher, verbose=False)
+    pairs = recipes.matching.match_layers(student, teacher, verbose=False)
     hidden = [
         Term(losses.Cosine(), student=ours, teacher=theirs, mask=MASK, weight=1 / len(pairs),
              name=f"hidden_{index}")
