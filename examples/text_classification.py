@@ -169,6 +169,9 @@ many, take fewer `--versions`.
 """
 
 
+WORN = {"augment": "worn, version 1"}  # the name of this function in a cache
+
+
 def worn(text, seed, words, dropped=0.1, replaced=0.15):
     """A sentence with a share of its words left out, and a share replaced by any of `words`."""
     found = tf.strings.split(text)
@@ -269,8 +272,9 @@ class Run:
         )
         folder = str(self.given.out / ("targets" if paths <= whole else "token_targets"))
         write_targets(source, self.batches("train"), folder, paths=sorted(paths | whole),
-                      views=self.given.versions, augment=self.worn)  # fmt: skip
-        return read_targets(self.batches("train", seed), folder, augment=self.worn)
+                      views=self.given.versions, augment=self.worn, fingerprints=WORN)  # fmt: skip
+        return read_targets(self.batches("train", seed), folder, augment=self.worn,
+                            fingerprints=WORN)  # fmt: skip
 
     def origin(self, student, arm, teacher, model_of):
         """The task that a student is cut from."""

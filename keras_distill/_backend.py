@@ -58,7 +58,7 @@ def gpu_capability():
 
 
 def scope_of(model):
-    """The scope in which variables beside a model's are made: that of its `tf.distribute` strategy."""
+    """The scope for variables beside a model's: that of its `tf.distribute` strategy."""
     if NAME == "tensorflow":
         return model.distribute_strategy.scope()
     return contextlib.nullcontext()

@@ -31,7 +31,8 @@ def test_a_table_is_read_as_it_is_written():
     cells = dict.fromkeys(families.COLUMNS, "yes")
     found = {"BERT": cells, "T5": {**cells, "cut": "ValueError: `x` | y."},
              "ViT": {**cells, "generate": "-", "cut": "ValueError: `x` | y."}}  # fmt: skip
-    text = f"before\n\n{families.HEADING}\n\nWhat works.\n\n| family |\n|---|\n{families.END}after\n"
+    table = "What works.\n\n| family |\n|---|\n"
+    text = f"before\n\n{families.HEADING}\n\n{table}{families.END}after\n"
     text = families.written(text, {"BERT": cells})
     text = families.written(text, found)
     assert families.known(text) == found

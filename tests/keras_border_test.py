@@ -11,6 +11,7 @@ from kinds import X, arrays, dense, nested, stacked, subclassed
 
 from keras_distill._keras import graph
 from keras_distill._keras import layers as keras_layers
+from keras_distill._keras.optimizers import scaled
 
 
 def test_sublayers_are_those_that_a_layer_holds():
@@ -187,3 +188,31 @@ def test_a_graph_is_replayed_on_other_symbols():
     again = keras.Model(x, graph.replayed(model, x))
     assert [layer.name for layer in again.layers[1:]] == ["encoder", "head"]
     np.testing.assert_allclose(arrays(again(X)), arrays(model(X)), atol=1e-6)
+
+
+def test_an_optimizer_scales_the_update_and_the_decay_of_each_variable():
+    optimizer = keras.optimizers.AdamW(0.5, weight_decay=0.25)
+    optimizer.exclude_from_weight_decay(var_names=["unlike"])
+    variables = [keras.Variable(np.ones(2, "float32"), name=name) for name in "ab"]
+    variables.append(keras.Variable(np.ones(2, "float32"), name="unlike"))
+    made = scaled(optimizer, [(variables[0], 0.5), (variables[2], 0.0)])
+    gradients = [ops.ones(2) for _ in variables]
+    if keras.backend.backend() == "torch":
+        import torch
+
+        with torch.no_grad():
+            made.apply(gradients, variables)
+    else:
+        made.apply(gradients, variables)
+    # Adam's first step is the rate; decay is rate * 0.25 of the value
+    wanted = [1 - 0.25 * 0.25 - 0.25, 1 - 0.5 * 0.25 - 0.5, 1.0]
+    for variable, value in zip(variables, wanted):
+        np.testing.assert_allclose(arrays(variable), [value] * 2, atol=1e-5)
+    assert not optimizer.built and optimizer.weight_decay == made.weight_decay == 0.25
+
+
+def test_a_schedule_is_kept_as_it_is():
+    schedule = keras.optimizers.schedules.CosineDecay(0.5, 4)
+    made = scaled(keras.optimizers.SGD(schedule), [])
+    assert made._learning_rate is schedule
+    assert float(scaled(keras.optimizers.SGD(0.125), []).learning_rate) == 0.125

@@ -35,7 +35,7 @@ for _name in (*COMPILED, "loss"):
 
 
 def forget_compiled(model):
-    """Before `compile`: Keras's keeps the loss and metrics of an earlier call where it gets none."""
+    """Before `compile`, which keeps the loss of an earlier call where it gets none."""
     model._compile_loss = model._compile_metrics = None
     model.loss = None
 
@@ -164,7 +164,7 @@ class Opened:
 
 
 def rest_of(iterator, steps):
-    """What a train function on TensorFlow reads: an iterator over the next `steps` batches at least.
+    """What a train function on TensorFlow reads: at least the next `steps` batches.
 
     Of an iterator that is `Opened` the first call gets its batches in an iterator of the same
     type, so that nothing is traced twice; later ones get the open iterator itself.
@@ -218,7 +218,7 @@ def first_batch(model, epoch_iterator):
 
 @contextlib.contextmanager
 def optimizer_left(model, left):
-    """Meanwhile Keras sees no optimizer, where `left`: one that is built now would lack projectors."""
+    """Meanwhile Keras sees no optimizer where `left`: built now it would lack projectors."""
     optimizer = model.optimizer
     if left:
         model.optimizer = None

@@ -22,9 +22,8 @@ class BalanceTerms(keras.callbacks.Callback):
 
     Measured once, in training mode, before the first step; the student is left as it was. Then
     the weights are frozen: logged as `{term}_weight`, kept in the distiller's checkpoint, and
-    not measured again when an interrupted `fit` resumes. The user's `Term` keeps its own weight: the
-    distiller's objective holds the one that counts, but for a weight that is a variable, which is
-    assigned.
+    not measured again when an interrupted `fit` resumes. A `Term` keeps its own weight: the
+    distiller's objective holds the one that counts. A weight that is a variable is assigned.
 
     Args:
         shares: `{term's name: share}`, each share in (0, 1].

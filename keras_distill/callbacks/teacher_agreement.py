@@ -75,7 +75,9 @@ class TeacherAgreement(keras.callbacks.Callback):
     def _compare(self, batch):
         student, teacher = self.paths
         distiller = self.model
-        features = taps.run(distiller.student, distiller.objective.inputs(batch.x), ["output", student])
+        features = taps.run(
+            distiller.student, distiller.objective.inputs(batch.x), ["output", student]
+        )
         targets = distiller.teachers[self.source].targets(batch, features, [teacher])
         log_s, log_t = (_log_softmax(t) for t in (features[student], targets[teacher]))
         agree = log_t.argmax(-1) == log_s.argmax(-1)

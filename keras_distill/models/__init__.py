@@ -5,7 +5,8 @@ from keras_distill.models.exits.early_exits import add_exits, feature_path, keep
 from keras_distill.models.exits.exit_report import cheapest, exit_report, plot_exits
 from keras_distill.models.exits.operations import operations
 from keras_distill.models.peers.branches import gated_ensemble
-from keras_distill.models.peers.cohort import Cohort, cohort, scale_learning_rates
+from keras_distill.models.peers.cohort import Cohort, cohort
+from keras_distill.models.peers.learning_rates import scale_learning_rates
 from keras_distill.models.shrinking.shrink import shrink
 from keras_distill.models.shrinking.vocabulary import common_tokens, kept_tokens
 

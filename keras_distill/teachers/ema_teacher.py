@@ -90,7 +90,9 @@ class EMATeacher(Teacher):
 
     def update(self, student, updated=True):
         steps = self._count.steps
-        momentum = ops.cast(schedules.value_at(self.momentum, ops.convert_to_tensor(steps)), "float32")
+        momentum = ops.cast(
+            schedules.value_at(self.momentum, ops.convert_to_tensor(steps)), "float32"
+        )
         if updated is not True:
             momentum = ops.where(updated, momentum, 1.0)
         _across_replicas(_move, self._pairs, momentum)

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_distill import _backend, taps
-from keras_distill._keras.layers import is_quantized, as_logits, sublayers
+from keras_distill._keras.layers import as_logits, is_quantized, sublayers
 
 POLICIES = {
     "bfloat16": "mixed_bfloat16",

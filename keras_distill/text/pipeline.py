@@ -176,7 +176,7 @@ def _split(given):
 
 
 def _slices(data):
-    """Samples as arrays: a list of strings or numbers is one, a list of arrays is several inputs."""
+    """Samples as arrays: a list of strings or numbers is one, a list of arrays is several."""
     if data is None:
         return None
     if isinstance(data, dict):

@@ -36,7 +36,7 @@ class View:
         return {}
 
     def rides_in(self, batch):
-        """Whether a `Batch` holds the view: otherwise the data were not raw, and are read as they are."""
+        """Whether a `Batch` holds the view; otherwise the data were not raw."""
         if self.key in (batch.views or ()):
             return True
         if self.foreign:

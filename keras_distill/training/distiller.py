@@ -1,4 +1,4 @@
-"""Keras's hooks around an `Objective`: a distiller behaves as its student, with teachers beside it."""
+"""Keras's hooks around an `Objective`: a distiller behaves as its student does."""
 
 import contextlib
 import functools
@@ -76,7 +76,9 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
         super().__init__(name=name, dtype=student.dtype_policy)  # so that `compile` scales float16
         trainer.takes_inputs_as_they_are(self)
         self.student, self.kept, self.mode = student, Kept(), None
-        self.objective = (FusedObjective if fused_head else Objective)(student, teacher, terms, alpha)
+        self.objective = (FusedObjective if fused_head else Objective)(
+            student, teacher, terms, alpha
+        )
         compiling.check_strategies(student, self.teachers)
         self.kept.hold([layer for each in self.teachers.values() for layer in each.state])
         self.scores = Scores(self.objective, functools.partial(_backend.scope_of, self))
@@ -294,7 +296,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
         self.student.export(*args, **kwargs)
 
     def save_weights(self, filepath, *args, **kwargs):
-        """Saves the student's weights, as it does itself, with what resumes in a group beside them."""
+        """Saves the student's weights as it does itself, and what resumes beside them."""
         self._weights_file().save(filepath, *args, **kwargs)
 
     def load_weights(self, filepath, *args, **kwargs):
@@ -322,7 +324,9 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
         return kept | {f"number {name}": layer for name, layer in self.kept.numbers.items()}
 
     def get_config(self):
-        raise NotImplementedError("A distiller is not saved: `distiller.save(path)` saves the student.")
+        raise NotImplementedError(
+            "A distiller is not saved: `distiller.save(path)` saves the student."
+        )
 
     def get_compile_config(self):
         """The student's own."""

@@ -123,7 +123,9 @@ def with_shape(value, shape):
 
 def _check_places(objective, features):
     """Says where a random layer moves what a term compares place by place."""
-    moved = [layer.name for layer in sublayers(objective.student, True) if type(layer).__name__ in RANDOM]
+    moved = [
+        layer.name for layer in sublayers(objective.student, True) if type(layer).__name__ in RANDOM
+    ]
     for term in objective.terms if moved else ():
         paths = tree.flatten(term.student) if term.source != "self" else []
         if any(len(getattr(features[path], "shape", ())) > 3 for path in paths):

@@ -1,4 +1,4 @@
-"""The objective of `Distiller(fused_head=True)`: a step never holds the logits of a large vocabulary."""
+"""The objective of `Distiller(fused_head=True)`: no step holds the logits of all words."""
 
 import functools
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ class Labelled(NamedTuple):
 class Judge(keras.Model):
     """What is compiled in the student's place: it gives each token's cross-entropy, not its logits.
 
-    Its output is (batch, tokens, 2): the cross-entropy, and 1 where the likeliest word is the label.
+    Its output is (batch, tokens, 2): the cross-entropy, and 1 where the likeliest word is right.
 
     Args:
         student: the student.
@@ -110,7 +110,11 @@ class FusedObjective(Objective):
         if not reads_logits(term):
             return
         teacher, paths = self.teachers[term.source], (term.student, term.teacher)
-        if paths != ("output", "output") or term.projector is not None or not fused.takes(term.loss):
+        if (
+            paths != ("output", "output")
+            or term.projector is not None
+            or not fused.takes(term.loss)
+        ):
             raise ValueError(
                 f"`{term.name}`: with `fused_head=True` a term on outputs is a divergence that is "
                 "a sum over the classes (`KLDivergence`, `ReverseKL`, `JensenShannon` ...) "

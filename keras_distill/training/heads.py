@@ -1,4 +1,4 @@
-"""What the student's head and the compiled loss say of a term: which one fits, and which does not."""
+"""What the student's head and the compiled loss say of a term: which one fits."""
 
 import keras
 import numpy as np
@@ -98,12 +98,17 @@ def _check_logits(term, loss, features, targets):
             activation = activation_of(value)
             _check_one(term, side, path, value, activation, compiled)
             if logits_of(value) is not None:
-                say(f"`{term.name}`: the {side}'s `{path}` ends in a {activation}; its logits count.")
+                say(
+                    f"`{term.name}`: the {side}'s `{path}` ends in {activation}: its logits count."
+                )
 
 
 def _check_one(term, side, path, value, activation, compiled):
     where = f"`{term.name}`: the {side}'s `{path}`"
-    softmax, sigmoid = isinstance(_inner(term.loss), Divergence), isinstance(term.loss, BinaryKLDivergence)
+    softmax, sigmoid = (
+        isinstance(_inner(term.loss), Divergence),
+        isinstance(term.loss, BinaryKLDivergence),
+    )
     if softmax and value.shape[-1] == 1:
         raise ValueError(
             f"{where} has one unit, {tuple(value.shape)}, and the divergence between distributions "
@@ -155,14 +160,16 @@ def _inner(loss):
 
 
 def activation_of(value):
-    """`"softmax"`, `"sigmoid"` or `"linear"`: by the logits that Keras remembers, and the values."""
+    """`"softmax"`, `"sigmoid"` or `"linear"`, by the logits that Keras remembers."""
     logits = logits_of(value)
     if logits is None:
         return "linear"
     given, known = _numbers(value), _numbers(logits)
     known = known[np.isfinite(given)]
     sigmoid = 1 / (1 + np.exp(-np.clip(known, -80, 80)))
-    return "sigmoid" if np.allclose(sigmoid, given[np.isfinite(given)], atol=TOLERANCE) else "softmax"
+    return (
+        "sigmoid" if np.allclose(sigmoid, given[np.isfinite(given)], atol=TOLERANCE) else "softmax"
+    )
 
 
 def are_probabilities(value):
@@ -193,7 +200,9 @@ def kind_of_loss(loss, path="output"):
     if loss is None or isinstance(loss, (dict, list, tuple)):
         return None
     for kind, names in (("binary", BINARY), ("regression", REGRESSION)):
-        classes = tuple(getattr(keras.losses, name) for name in names if hasattr(keras.losses, name))
+        classes = tuple(
+            getattr(keras.losses, name) for name in names if hasattr(keras.losses, name)
+        )
         functions = [_function(name) for name in names]
         if isinstance(loss, classes) or loss in functions:
             return kind

@@ -93,7 +93,9 @@ class Objective:
         names = [*RESERVED, *(term.name for term in self.terms)]
         for term in terms:
             if not isinstance(term, Term):
-                raise TypeError(f"`terms` must hold `Term`s. Received: {term!r}; give `Term(loss)`.")
+                raise TypeError(
+                    f"`terms` must hold `Term`s. Received: {term!r}; give `Term(loss)`."
+                )
             if term.name in names:
                 raise ValueError(f"The name `{term.name}` is taken: give the term another `name`.")
             names.append(term.name)
@@ -164,7 +166,7 @@ class Objective:
 
     @property
     def loses(self):
-        """Whether `evaluate` has a loss to report; one that learns from a teacher alone has none."""
+        """Whether `evaluate` has a loss to report: not where a teacher alone teaches."""
         return self.labels or not self.terms
 
     @property
@@ -370,9 +372,7 @@ class Objective:
             schedule or a variable may have left its range.
         """
         found = {
-            knob: knob.within(step)
-            for knob in self.knobs()
-            if not schedules.is_number(knob.value)
+            knob: knob.within(step) for knob in self.knobs() if not schedules.is_number(knob.value)
         }
         found |= {
             f"the output of `{source}` at `{path}`": value
@@ -396,10 +396,14 @@ class Objective:
     # What it says of itself
 
     def jits(self):
-        """Whether XLA can compile all teachers, of which Keras, which does not track them, asks none."""
+        """Whether XLA can compile all teachers, which Keras cannot ask."""
         models = [model for teacher in self.teachers.values() for model in teacher.models()]
         known = all(isinstance(model, keras.Model) for model in models)
-        return known and all(layer.supports_jit for model in models for layer in [model, *sublayers(model, recursive=True)])
+        return known and all(
+            layer.supports_jit
+            for model in models
+            for layer in [model, *sublayers(model, recursive=True)]
+        )
 
     def describe(self):
         """Teachers and terms, a line each."""

@@ -46,7 +46,7 @@ class Scores:
         return [*([] if self.label is None else [self.label]), *self.means.values()]
 
     def metrics(self, evaluates):
-        """What logs report: in evaluation the judged model's own, without a loss that it has not."""
+        """What logs report: in evaluation only the judged model's own."""
         metrics = self.judged.metrics
         if not evaluates:
             return [*metrics, *self.own()]
@@ -66,7 +66,9 @@ class Scores:
         logs = self.compute_metrics(batch.x, batch.labels, outcome.output, batch.sample_weight)
         for name in self.means:
             if name in logs:
-                raise ValueError(f"A metric of the student is named `{name}`: give the term a `name`.")
+                raise ValueError(
+                    f"A metric of the student is named `{name}`: give the term a `name`."
+                )
         return {**logs, **{mean.name: mean.result() for mean in self.own()}}
 
     def judge(self, batch):
@@ -83,7 +85,9 @@ class Scores:
     def compute_loss(self, x, y, y_pred, sample_weight, training):
         """The judged model's label loss and regularization."""
         labels = one_each(labels_of(y), y_pred)
-        return trainer.compute_loss(self.judged, x, labels, y_pred, labels_of(sample_weight), training)
+        return trainer.compute_loss(
+            self.judged, x, labels, y_pred, labels_of(sample_weight), training
+        )
 
     def compute_metrics(self, x, y, y_pred, sample_weight):
         """Updates the judged model's metrics, and returns its logs."""

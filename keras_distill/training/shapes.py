@@ -5,7 +5,11 @@ from keras import ops, tree
 from keras_distill.batch import TopK
 from keras_distill.training.weights import fits
 
-AXES = {2: ("batch", "classes"), 3: ("batch", "tokens", "width"), 4: ("batch", "height", "width", "channels")}
+AXES = {
+    2: ("batch", "classes"),
+    3: ("batch", "tokens", "width"),
+    4: ("batch", "height", "width", "channels"),
+}
 
 
 def check_shapes(term, y_true, y_pred):
@@ -40,7 +44,9 @@ def _way_out(term, y_true, y_pred):
     teacher, student = tuple(y_true.shape), tuple(y_pred.shape)
     if len(teacher) != len(student):
         return "One side has more axes: pool or flatten it, or tap another layer."
-    axis = next(i for i, pair in enumerate(zip(teacher, student)) if None not in pair and pair[0] != pair[1])
+    axis = next(
+        i for i, pair in enumerate(zip(teacher, student)) if None not in pair and pair[0] != pair[1]
+    )
     if axis == 0:
         return "The batches differ in size: each side must answer for the same examples."
     if axis < len(teacher) - 1:

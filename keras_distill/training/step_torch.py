@@ -21,7 +21,9 @@ class Step:
         """Keras calls this first in `fit`, `evaluate` and `train_on_batch`."""
         if self.look_is_due:
             with torch.no_grad():
-                data_batch = trainer.first_batch(self, iterator) if data_batch is None else data_batch
+                data_batch = (
+                    trainer.first_batch(self, iterator) if data_batch is None else data_batch
+                )
                 self.look(data_batch)
         with trainer.optimizer_left(self, self.mode != "train"):
             super()._symbolic_build(iterator=iterator, data_batch=data_batch)

@@ -215,7 +215,9 @@ def student_paths(terms):
     """What the terms read in the student, each path once."""
     paths = []
     for term in terms:
-        paths += tree.flatten([term.student, term.teacher] if term.source == "self" else term.student)
+        paths += tree.flatten(
+            [term.student, term.teacher] if term.source == "self" else term.student
+        )
         paths += [path for path in term.loss.reads.values() if path.partition(":")[0] != "input"]
     return list(dict.fromkeys(paths))
 

@@ -63,7 +63,7 @@ class Cohort(keras.Model):
                 raise ValueError(f"A member cannot be named `{key}`: a Keras model has that.")
             self.members[key] = member
             setattr(self, key, member)
-        self._outputs_struct = {key: None for key in members}  # the names of the outputs
+        self.output_names = list(members)  # as Keras and `recipes` read them
         self.built = all(member.built for member in members.values())
 
     def call(self, x, training=None):
@@ -80,74 +80,6 @@ class Cohort(keras.Model):
             for key, member in config["members"].items()
         }
         return cls(members, name=config["name"])
-
-
-def scale_learning_rates(optimizer, multipliers):
-    """The optimizer with a learning rate of its own for some models or layers.
-
-    `rate of a layer's variables = multiplier * the optimizer's learning rate`
-
-    The multiplier is applied to the learning rate itself, not to the gradient, so that it counts
-    in Adam as in SGD, in weight decay and under any schedule: a member of a cohort is trained as
-    it would be alone with an optimizer of that learning rate, unless `global_clipnorm` clips all
-    gradients together.
-
-    Args:
-        optimizer: any Keras optimizer that is not built yet; it is left as it is.
-        multipliers: `{model or layer: non-negative number}`; all others have 1.
-
-    Returns:
-        An optimizer of the same kind.
-
-    Raises:
-        ValueError: for a negative multiplier, an optimizer that is built or scales losses, a
-            layer that is not built or lies in another one that is named.
-
-    Example:
-
-    ```python
-    adam = models.scale_learning_rates(keras.optimizers.Adam(1e-3), {net.teacher: 0.1})
-    distiller.compile(adam, loss)
-    ```
-    """
-    _check_scalable(optimizer)
-    scales = _scales(multipliers)
-    kind = type("Scaled" + type(optimizer).__name__, (_Scaled, type(optimizer)), {})
-    config = optimizer.get_config()
-    config["learning_rate"] = optimizer._learning_rate
-    if isinstance(optimizer._learning_rate, keras.Variable):
-        config["learning_rate"] = float(optimizer.learning_rate.numpy())
-    scaled = kind.from_config(config)
-    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
-        if hasattr(optimizer, name):  # in no config
-            setattr(scaled, name, getattr(optimizer, name))
-    scaled._scales = {scaled._var_key(variable): scale for variable, scale in scales}
-    scaled._whole_decay = optimizer.weight_decay
-    return scaled
-
-
-class _Scaled:
-    """What `scale_learning_rates` adds to an optimizer's class."""
-
-    def _scale(self, variable):
-        return self._scales.get(self._var_key(variable), 1.0)
-
-    def update_step(self, gradient, variable, learning_rate):
-        scale = self._scale(variable)
-        if scale != 1:
-            learning_rate = keras.ops.multiply(learning_rate, scale)
-        super().update_step(gradient, variable, learning_rate)
-
-    def _apply_weight_decay(self, variables):
-        if self._whole_decay is None:
-            return
-        groups = {}
-        for variable in variables:
-            groups.setdefault(self._scale(variable), []).append(variable)
-        for scale, group in groups.items():  # decay counts times the learning rate
-            self.weight_decay = scale * self._whole_decay
-            super()._apply_weight_decay(group)
-        self.weight_decay = self._whole_decay
 
 
 def _check(members):
@@ -167,33 +99,3 @@ def _check(members):
                 f"The model of the member `{key}` is named `{member.name}`, as another member is: "
                 "give the model another name, or paths would mean either."
             )
-
-
-def _check_scalable(optimizer):
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise ValueError(
-            "Give the inner optimizer: `compile` adds the scaling of the loss. Received: "
-            "a LossScaleOptimizer"
-        )
-    if not isinstance(optimizer, keras.optimizers.Optimizer) or optimizer.built:
-        raise ValueError(
-            "`optimizer` must be a Keras optimizer that is not built yet. Received: "
-            f"optimizer={optimizer!r}"
-        )
-
-
-def _scales(multipliers):
-    """`(variable, multiplier)` of every trainable variable that has one of its own."""
-    found = {}
-    for layer, scale in multipliers.items():
-        if not isinstance(scale, (int, float)) or not scale >= 0:
-            raise ValueError(
-                f"A multiplier must be a non-negative number. Received: {layer.name}: {scale!r}"
-            )
-        if not layer.built:
-            raise ValueError(f"`{layer.name}` is not built: call it on a batch first.")
-        for variable in layer.trainable_variables:
-            if id(variable) in found:
-                raise ValueError(f"`{variable.path}` belongs to two of the layers: name one.")
-            found[id(variable)] = variable, scale
-    return list(found.values())

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from kinds import arrays
 
 from keras_distill import Distiller, models, recipes
 
@@ -24,12 +25,12 @@ def branches(classes=(3, 3)):
 
 def test_the_ensemble_is_the_gates_mean():
     net = models.gated_ensemble(branches(), gate="trunk")
-    outputs = net(X)
-    trunk = net.get_layer("trunk")(X).numpy().mean((1, 2))
-    scores = trunk @ net.get_layer("ensemble_gate").kernel.numpy()
-    scores = np.maximum(net.get_layer("ensemble_gate_norm")(scores).numpy(), 0)
+    outputs = arrays(net(X))
+    trunk = arrays(net.get_layer("trunk")(X)).mean((1, 2))
+    scores = trunk @ arrays(net.get_layer("ensemble_gate").kernel)
+    scores = np.maximum(arrays(net.get_layer("ensemble_gate_norm")(scores)), 0)
     shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    expected = sum(shares[:, k, None] * outputs[f"branch_{k}"].numpy() for k in range(2))
+    expected = sum(shares[:, k, None] * outputs[f"branch_{k}"] for k in range(2))
     np.testing.assert_allclose(outputs["ensemble"], expected, atol=1e-5)
 
 
@@ -37,14 +38,14 @@ def test_labels_train_the_gate_and_branches_are_cut(tmp_path):
     net = models.gated_ensemble(branches(), gate="trunk")
     distiller = Distiller(net, terms=recipes.one(net))
     distiller.compile(keras.optimizers.Adam(0.01), CE, metrics=["accuracy"])
-    gate = net.get_layer("ensemble_gate").kernel.numpy()
+    gate = arrays(net.get_layer("ensemble_gate").kernel)
     history = distiller.fit(X, Y, epochs=3, verbose=0).history
-    assert not np.array_equal(gate, net.get_layer("ensemble_gate").kernel.numpy())
+    assert not np.array_equal(gate, arrays(net.get_layer("ensemble_gate").kernel))
     assert {"branch_0_from_ensemble", "ensemble_accuracy"} <= {*history}
     branch = models.keep_exit(net, "branch_0")
     branch.save(tmp_path / "branch.keras")
     loaded = keras.models.load_model(tmp_path / "branch.keras")
-    np.testing.assert_allclose(loaded(X), net(X)["branch_0"], atol=1e-6)
+    np.testing.assert_allclose(arrays(loaded(X)), arrays(net(X)["branch_0"]), atol=1e-6)
     assert loaded.count_params() < net.count_params()
 
 

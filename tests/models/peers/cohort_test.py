@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from kinds import BACKEND, arrays
 
-from keras_distill import Distiller, Term, losses, models
+from keras_distill import Distiller, Term, losses, models, recipes
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(32, 6)).astype("float32")
@@ -37,6 +38,8 @@ def alone(model, optimizer):
     return copy.get_weights()
 
 
+# PyTorch updates all variables of one rate at once, in another order of operations.
+EXACT = 1e-6 if BACKEND == "torch" else 1e-7
 OPTIMIZERS = {
     "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
     "adamw": lambda rate: keras.optimizers.AdamW(rate, weight_decay=0.1),
@@ -44,6 +47,7 @@ OPTIMIZERS = {
     "schedule": lambda rate: keras.optimizers.Adam(
         keras.optimizers.schedules.CosineDecay(rate, decay_steps=6)
     ),
+    "nadam": lambda rate: keras.optimizers.Nadam(rate),
     "accumulation": lambda rate: keras.optimizers.Adam(rate, gradient_accumulation_steps=2),
     "clipnorm": lambda rate: keras.optimizers.SGD(rate, clipnorm=0.1),
 }
@@ -60,7 +64,7 @@ def test_each_member_trains_as_alone_at_its_own_rate(name):
     distiller.fit(X, Y, **FIT)
     for model, weights in zip((big, small), expected):
         for found, wanted in zip(model.get_weights(), weights):
-            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-7)
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=EXACT)
 
 
 def test_a_multiplier_of_zero_freezes():
@@ -114,20 +118,21 @@ def test_a_member_is_the_model_that_was_given(tmp_path):
     assert {"student_accuracy", "val_teacher_accuracy"} <= {*history}
     cohort.student.save(tmp_path / "student.keras")
     loaded = keras.models.load_model(tmp_path / "student.keras")
-    np.testing.assert_array_equal(loaded(X), cohort(X)["student"])
+    np.testing.assert_array_equal(arrays(loaded(X)), arrays(cohort(X)["student"]))
     assert [layer.name for layer in loaded.layers] == [layer.name for layer in small.layers]
-    cohort.student.export(tmp_path / "saved", verbose=False)
+    if BACKEND == "tensorflow":
+        cohort.student.export(tmp_path / "saved", verbose=False)
 
 
 def test_the_cohort_itself_is_saved_and_its_weights_too(tmp_path):
     cohort = models.cohort(teacher=net(4), student=net(8))
     cohort.save(tmp_path / "cohort.keras")
     loaded = keras.models.load_model(tmp_path / "cohort.keras")
-    np.testing.assert_array_equal(loaded(X)["teacher"], cohort(X)["teacher"])
+    np.testing.assert_array_equal(arrays(loaded(X)["teacher"]), arrays(cohort(X)["teacher"]))
     other = models.cohort(teacher=net(4), student=net(8))
     cohort.save_weights(tmp_path / "cohort.weights.h5")
     other.load_weights(tmp_path / "cohort.weights.h5")
-    np.testing.assert_array_equal(other(X)["student"], cohort(X)["student"])
+    np.testing.assert_array_equal(arrays(other(X)["student"]), arrays(cohort(X)["student"]))
 
 
 class Subclassed(keras.Model):
@@ -151,7 +156,8 @@ def test_members_of_other_kinds_and_precisions():
     assert isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)
     assert np.isfinite(distiller.fit(X, Y, verbose=0).history["loss"]).all()
     outputs = cohort(X)
-    assert outputs["half"].dtype == "float16" and outputs["late"].dtype == "float32"
+    dtypes = [keras.backend.standardize_dtype(outputs[k].dtype) for k in ("half", "late")]
+    assert dtypes == ["float16", "float32"]
 
 
 def test_scaled_rates_under_loss_scaling():
@@ -207,3 +213,10 @@ def test_what_is_left_out_of_weight_decay_stays_left_out():
     scaled = models.scale_learning_rates(adam, {one: 0.5})
     decays = [scaled._use_weight_decay(variable) for variable in other.trainable_variables]
     assert decays == [True, False, True, False]
+
+
+def test_the_names_of_the_outputs_are_public():
+    cohort = models.cohort(teacher=net(4), student=net(8))
+    assert cohort.output_names == ["teacher", "student"] == [*cohort(X)]
+    assert not hasattr(cohort, "_outputs_struct")
+    assert len(recipes.one(cohort, ensemble="teacher")) == 1

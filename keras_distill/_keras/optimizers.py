@@ -1,0 +1,74 @@
+"""Optimizers whose learning rate is another one for some of the variables."""
+
+import keras
+
+# What `exclude_from_weight_decay` sets. No config holds it, so there is no public way to copy it.
+NOT_IN_THE_CONFIG = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
+
+
+def scaled(optimizer, scales):
+    """The optimizer, not built yet, with multiples of its learning rate for some variables.
+
+    Args:
+        optimizer: a Keras optimizer that is not built; it is left as it is.
+        scales: a list of `(variable, multiplier)`.
+    """
+    base = _one_by_one(type(optimizer))
+    kind = type("Scaled" + base.__name__, (_Scaled, base), {})
+    made = kind.from_config({**optimizer.get_config(), "learning_rate": _rate(optimizer)})
+    for name in NOT_IN_THE_CONFIG:
+        if hasattr(optimizer, name):
+            setattr(made, name, getattr(optimizer, name))
+    made._scales = {made._var_key(variable): scale for variable, scale in scales}
+    return made
+
+
+def _one_by_one(kind):
+    """The class whose `update_step` updates one variable.
+
+    On PyTorch `keras.optimizers.Adam(...)` is an instance of a class below it, which updates all
+    variables at once at one rate.
+    """
+    public = getattr(keras.optimizers, kind.__name__, kind)
+    return public if issubclass(kind, public) else kind
+
+
+def _rate(optimizer):
+    """A number, or the schedule or function as it was given.
+
+    Why `_learning_rate`: the public `learning_rate` is a schedule's value at the first step.
+    """
+    rate = optimizer._learning_rate
+    return float(optimizer.learning_rate) if isinstance(rate, keras.Variable) else rate
+
+
+class _Scaled:
+    """What is added to an optimizer's class.
+
+    Why private: `_apply_weight_decay`, which multiplies the decay by the one learning rate, and
+    `_use_weight_decay`, which says of which variables, have no public name. `_var_key` is how an
+    optimizer tells variables apart, which TensorFlow's hands to `update_step` in its own form.
+    """
+
+    _scales = {}
+
+    def _scale(self, variable):
+        return self._scales.get(self._var_key(variable), 1.0)
+
+    def update_step(self, gradient, variable, learning_rate):
+        scale = self._scale(variable)
+        if scale != 1:
+            learning_rate = keras.ops.multiply(learning_rate, scale)
+        super().update_step(gradient, variable, learning_rate)
+
+    def _apply_weight_decay(self, variables):
+        whole = self.weight_decay
+        if whole is None:
+            return
+        groups = {}
+        for variable in filter(self._use_weight_decay, variables):
+            groups.setdefault(self._scale(variable), []).append(variable)
+        for scale, group in groups.items():
+            self.weight_decay = scale * whole
+            super()._apply_weight_decay(group)
+        self.weight_decay = whole

@@ -1,0 +1,67 @@
+"""Learning rates of their own for some models or layers."""
+
+import keras
+
+from keras_distill._keras.optimizers import scaled
+
+
+def scale_learning_rates(optimizer, multipliers):
+    """The optimizer with a learning rate of its own for some models or layers.
+
+    `rate of a layer's variables = multiplier * the optimizer's learning rate`
+
+    The multiplier is applied to the learning rate itself, not to the gradient, so that it counts
+    in Adam as in SGD, in weight decay and under any schedule: a member of a cohort is trained as
+    it would be alone with an optimizer of that learning rate, unless `global_clipnorm` clips all
+    gradients together.
+
+    Args:
+        optimizer: any Keras optimizer that is not built yet; it is left as it is.
+        multipliers: `{model or layer: non-negative number}`; all others have 1.
+
+    Returns:
+        An optimizer of the same kind.
+
+    Raises:
+        ValueError: for a negative multiplier, an optimizer that is built or scales losses, a
+            layer that is not built or lies in another one that is named.
+
+    Example:
+
+    ```python
+    adam = models.scale_learning_rates(keras.optimizers.Adam(1e-3), {net.teacher: 0.1})
+    distiller.compile(adam, loss)
+    ```
+    """
+    _check_scalable(optimizer)
+    return scaled(optimizer, _scales(multipliers))
+
+
+def _check_scalable(optimizer):
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "Give the inner optimizer: `compile` adds the scaling of the loss. Received: "
+            "a LossScaleOptimizer"
+        )
+    if not isinstance(optimizer, keras.optimizers.Optimizer) or optimizer.built:
+        raise ValueError(
+            "`optimizer` must be a Keras optimizer that is not built yet. Received: "
+            f"optimizer={optimizer!r}"
+        )
+
+
+def _scales(multipliers):
+    """`(variable, multiplier)` of every trainable variable that has one of its own."""
+    found = {}
+    for layer, scale in multipliers.items():
+        if not isinstance(scale, (int, float)) or not scale >= 0:
+            raise ValueError(
+                f"A multiplier must be a non-negative number. Received: {layer.name}: {scale!r}"
+            )
+        if not layer.built:
+            raise ValueError(f"`{layer.name}` is not built: call it on a batch first.")
+        for variable in layer.trainable_variables:
+            if id(variable) in found:
+                raise ValueError(f"`{variable.path}` belongs to two of the layers: name one.")
+            found[id(variable)] = variable, scale
+    return list(found.values())
