@@ -179,6 +179,9 @@ def worn(text, seed, words, dropped=0.1, replaced=0.15):
     return tf.strings.reduce_join(tf.boolean_mask(found, draw >= dropped), separator=" ")
 
 
+WORN = {"augment": "`worn` by the words of the training texts, version 1"}  # what a cache is named
+
+
 class Student(typing.NamedTuple):
     """How a student is made, what it is taught, how long and, in each of `ARMS`, how fast, and of
     which other student, trained before it in the same way, it is cut."""
@@ -269,8 +272,9 @@ class Run:
         )
         folder = str(self.given.out / ("targets" if paths <= whole else "token_targets"))
         write_targets(source, self.batches("train"), folder, paths=sorted(paths | whole),
-                      views=self.given.versions, augment=self.worn)  # fmt: skip
-        return read_targets(self.batches("train", seed), folder, augment=self.worn)
+                      views=self.given.versions, augment=self.worn, fingerprints=WORN)  # fmt: skip
+        return read_targets(self.batches("train", seed), folder, augment=self.worn,
+                            fingerprints=WORN)  # fmt: skip
 
     def origin(self, student, arm, teacher, model_of):
         """The task that a student is cut from."""
