@@ -78,7 +78,7 @@ def contrastive(student, teacher, examples):
         inputs = {"image": model.input, "index": keras.Input((), dtype="int32", name="index")}
         return keras.Model(inputs, model.output)
 
-    terms = recipes.contrastive(student, teacher, examples, negatives=4096, seed=0)
+    terms = recipes.crd(student, teacher, examples, negatives=4096, seed=0)
     ours = numbered(student)
     return Distiller(ours, teacher=numbered(teacher), terms=terms, alpha=0.5), student
 
@@ -96,24 +96,24 @@ def together(make_terms):
 
 def exits(student, teacher):
     net = models.add_exits(student, {"exit_0": "stage_0", "exit_1": "stage_1"}, classes=10)
-    return Distiller(net, terms=recipes.be_your_own_teacher(net), alpha=0.3), student
+    return Distiller(net, terms=recipes.byot(net), alpha=0.3), student
 
 
 def arms(examples):
-    of_outputs = ("hinton", "decoupled", "dist", "standardized", "multi_level")
+    of_outputs = ("hinton", "dkd", "dist", "standardized", "mlkd")
     of_layers = (
-        "fitnets", "attention_transfer", "neuron_selectivity", "variational", "masked_generation",
-        "review", "channel_wise", "relational", "similarity", "correlation", "probabilistic",
-        "alignment",
+        "fitnets", "at", "nst", "vid", "mgd",
+        "review_kd", "cwd", "rkd", "sp", "cc", "pkt",
+        "cka",
     )  # fmt: skip
     table = {"alone": alone}
     for name in of_outputs:
         table[name] = with_terms(lambda student, teacher, name=name: getattr(recipes, name)())
     for name in of_layers:
         table[name] = with_terms(getattr(recipes, name))
-    table["contrastive"] = functools.partial(contrastive, examples=examples)
+    table["crd"] = functools.partial(contrastive, examples=examples)
     table["hinton + relational"] = with_terms(
-        lambda student, teacher: recipes.hinton() + recipes.relational(student, teacher)
+        lambda student, teacher: recipes.hinton() + recipes.rkd(student, teacher)
     )
     table["mutual (a peer)"] = together(recipes.mutual)
     table["kdcl (a peer)"] = together(recipes.kdcl)
@@ -169,7 +169,7 @@ def run(name, arm, seed, teacher, splits, answers, options):
     x, y = (part[: options.examples] for part in splits["train"])
     model.compile(adam(1e-2, options.epochs, x), LOSS)
     clock = LastEpoch()
-    data = batches(x, y, seed, numbered=name == "contrastive")
+    data = batches(x, y, seed, numbered=name == "crd")
     model.fit(data, epochs=options.epochs, verbose=0, callbacks=[clock])
     test_x, test_y = splits["test"]
     logits = student.predict(test_x, batch_size=500, verbose=0)

@@ -47,7 +47,7 @@ its feature from the deepest feature. `1 - alpha` is the share of the labels.
 def taught(given, data, shape, seed, model_of):
     """A network with exits after its self-distillation, as an arm is trained."""
     net = made(seed, with_exits, shape)
-    terms = recipes.be_your_own_teacher(net, temperature=given.temperature, hint=given.hint)
+    terms = recipes.byot(net, temperature=given.temperature, hint=given.hint)
     return trained(SELF_DISTILLED, net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
 
 

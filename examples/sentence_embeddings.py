@@ -146,7 +146,9 @@ def distilled(arm, given, texts, teacher, backbone, preprocess, seed, model_of):
     """The student of an arm."""
     keras.utils.set_random_seed(seed)
     read, targets = tokens(preprocess), str(given.out / "targets")
-    write_targets(ModelTeacher(teacher, preprocess=read), strings(texts), targets)
+    named = {"teacher.preprocess": f"tokens of {given.encoder}, at most {given.length}, version 1"}
+    source = ModelTeacher(teacher, preprocess=read)
+    write_targets(source, strings(texts), targets, fingerprints=named)
     batches = read_targets(strings(texts, seed), targets)  # found by the string
     batches = batches.map(lambda text, known: (read(text), known), tf.data.AUTOTUNE)
     student = embedder(fewer_layers(given, backbone), "student")

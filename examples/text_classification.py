@@ -136,7 +136,7 @@ MASK = "input:padding_mask"
 
 
 def token_terms(student, teacher):
-    pairs = recipes.match_layers(student, teacher, verbose=False)
+    pairs = recipes.matching.match_layers(student, teacher, verbose=False)
     hidden = [
         Term(losses.Cosine(), student=ours, teacher=theirs, mask=MASK, weight=1 / len(pairs),
              name=f"hidden_{index}")
@@ -169,6 +169,9 @@ many, take fewer `--versions`.
 """
 
 
+WORN = {"augment": "worn, version 1"}  # the name of this function in a cache
+
+
 def worn(text, seed, words, dropped=0.1, replaced=0.15):
     """A sentence with a share of its words left out, and a share replaced by any of `words`."""
     found = tf.strings.split(text)
@@ -177,6 +180,9 @@ def worn(text, seed, words, dropped=0.1, replaced=0.15):
     index = tf.random.stateless_uniform(tf.shape(found), second, 0, len(words), tf.int32)
     found = tf.where(draw > 1 - replaced, tf.gather(words, index), found)
     return tf.strings.reduce_join(tf.boolean_mask(found, draw >= dropped), separator=" ")
+
+
+WORN = {"augment": "`worn` by the words of the training texts, version 1"}  # what a cache is named
 
 
 class Student(typing.NamedTuple):
@@ -269,8 +275,9 @@ class Run:
         )
         folder = str(self.given.out / ("targets" if paths <= whole else "token_targets"))
         write_targets(source, self.batches("train"), folder, paths=sorted(paths | whole),
-                      views=self.given.versions, augment=self.worn)  # fmt: skip
-        return read_targets(self.batches("train", seed), folder, augment=self.worn)
+                      views=self.given.versions, augment=self.worn, fingerprints=WORN)  # fmt: skip
+        return read_targets(self.batches("train", seed), folder, augment=self.worn,
+                            fingerprints=WORN)  # fmt: skip
 
     def origin(self, student, arm, teacher, model_of):
         """The task that a student is cut from."""

@@ -4,6 +4,7 @@ import inspect
 import pathlib
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,12 +12,24 @@ import tensorflow as tf
 from keras_distill import TopK, losses
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
-from loss_shapes import CASES  # noqa: E402
+from loss_shapes import CASES, TABLE, usual  # noqa: E402
 
 
 def test_every_loss_is_timed():
     exported = {name for name in losses.__all__ if inspect.isclass(getattr(losses, name))}
-    assert {*CASES} == exported - {"DistillationLoss"}
+    assert {*CASES} == exported - {"DistillationLoss"} and {*TABLE} <= {*CASES}
+
+
+def test_a_loss_that_is_in_no_table_gets_a_case():
+    class Mine(losses.DistillationLoss):
+        example = {"shapes": ((2, 3, 3, 4),), "minimum": None}
+
+        def call(self, y_true, y_pred):
+            return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+    case = usual(Mine)
+    student, call = case.made(2)
+    assert student.shape == (2, 14, 14, 256) and call(student).shape == (2, 14, 14)
 
 
 def test_what_a_loss_makes_of_a_top_k_gives_its_value_and_gradient():

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from families import CLASSES, FAMILIES, each, family, leaves, title
+from loss_families import CLASSES, FAMILIES, each, family, leaves, title
 
 from keras_distill import losses, schedules, teachers
 from keras_distill.batch import Batch
@@ -374,6 +374,20 @@ def test_half_precision_is_computed_in_float32(name, shape, dtype):
     assert values.dtype == weights.dtype == "float32"
     close(half_loss, loss, tolerance_of(name))
     close(each(lambda part: part.astype("float32"), half_gradient), gradient, 1e-2)
+
+
+@every
+def test_float64_is_computed_in_float64(name, shape):
+    keras.utils.set_random_seed(0)  # for what `build` makes
+    narrow = Case(make(name), shape, weight=np.arange(examples(shape)))
+    keras.utils.set_random_seed(0)
+    wide = Case(make(name, dtype="float64"), shape, weight=np.arange(examples(shape)))
+    wide.dtype = "float64"
+    loss, gradient = wide.gradient()
+    assert wide.unreduced()[0].dtype == loss.dtype == "float64"
+    assert all(part.dtype == "float64" for part in keras.tree.flatten(gradient))
+    if not wide.loss.stateful:  # which draws other numbers
+        close((loss, gradient), narrow.gradient(), 1e-4)
 
 
 @every

@@ -15,7 +15,7 @@ import tensorflow as tf
 CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 
-from families import CLASSES, each, family, leaves  # noqa: E402
+from loss_families import CLASSES, each, family, leaves  # noqa: E402
 
 from keras_distill import Distiller, EMATeacher, Term, losses, models, recipes  # noqa: E402
 
@@ -230,7 +230,7 @@ def own_teacher(strategy):
         # the shallow feature has another width: it gets a projector
         hint = Term("mse", student="block_0", teacher="block_1", source="self", projector="auto",
                     weight=0.1, name="hint")  # fmt: skip
-        terms = [*recipes.be_your_own_teacher(net, hint=0), hint]
+        terms = [*recipes.byot(net, hint=0), hint]
         distiller = Distiller(net, terms=terms)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(0.05, momentum=0.5), loss, jit_compile=False)

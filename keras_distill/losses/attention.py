@@ -16,7 +16,7 @@ LOW = -1e2  # no key that a query may see has so low a score
 def _log_attention(scores, mask):
     """Log-softmax of scores (batch, heads, queries, keys) over the keys that count."""
     scores = ops.maximum(scores, RULED_OUT)  # others may have ruled keys out by -inf
-    real = masks.tokens(mask)
+    real = masks.tokens(mask, scores)
     if real is not None:
         scores = ops.where(real[:, None, None, :] > 0, scores, LOWEST)
     return ops.log_softmax(scores, axis=-1)

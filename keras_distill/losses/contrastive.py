@@ -87,7 +87,7 @@ class ContrastiveRepresentation(DistillationLoss):
         self.variant, self.seed = check_variant(variant), seed
 
     def build(self, student_shape, teacher_shape):
-        self.layer = _Memory(self.examples, self.width, self.seed)
+        self.layer = _Memory(self.examples, self.width, self.seed, self.dtype)
         self.layer.build(student_shape, teacher_shape["feature"])
 
     def call(self, y_true, y_pred, mask=None):
@@ -173,8 +173,8 @@ class _Memory(keras.layers.Layer):
     copy of the memories alike.
     """
 
-    def __init__(self, examples, width, seed):
-        super().__init__(name="contrast", dtype="float32")
+    def __init__(self, examples, width, seed, dtype):
+        super().__init__(name="contrast", dtype=dtype)
         self.examples, self.width = examples, width
         self.student, self.teacher = (self._embedding(seed, side) for side in (0, 1))
         self.draws = keras.random.SeedGenerator(seed)
@@ -183,7 +183,7 @@ class _Memory(keras.layers.Layer):
     def _embedding(self, seed, side):
         seed = None if seed is None else seed + side
         initializer = keras.initializers.GlorotUniform(seed)
-        return keras.layers.Dense(self.width, kernel_initializer=initializer, dtype="float32")
+        return keras.layers.Dense(self.width, kernel_initializer=initializer, dtype=self.dtype)
 
     def build(self, student_shape, teacher_shape):
         for embedding, shape in ((self.student, student_shape), (self.teacher, teacher_shape)):

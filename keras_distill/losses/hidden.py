@@ -50,7 +50,7 @@ class PatientKD(DistillationLoss):
 
 def _first(hidden, mask):
     """The first token that counts; zeros in a row of padding."""
-    real = masks.tokens(mask)
+    real = masks.tokens(mask, hidden)
     if real is None:
         return hidden[:, 0]
     first = real * ops.cast(ops.cumsum(real, axis=1) == 1, real.dtype)
@@ -100,9 +100,10 @@ class SequenceFlow(DistillationLoss):
 
 def _flow(layers, mask):
     first, second = layers
-    real = masks.tokens(mask)
+    real = masks.tokens(mask, first)
     if real is None:
-        return ops.einsum("bti,btj->bij", first, second) / ops.cast(ops.shape(first)[1], "float32")
+        tokens = ops.cast(ops.shape(first)[1], first.dtype)
+        return ops.einsum("bti,btj->bij", first, second) / tokens
     real = real[:, :, None]
     tokens = masks.at_least_one(ops.sum(real, axis=1, keepdims=True))
     return ops.einsum("bti,btj->bij", first * real, second) / tokens

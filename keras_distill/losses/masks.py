@@ -21,16 +21,19 @@ def positions(mask, like):
     return ones * ops.cast(mask > 0, ones.dtype)
 
 
-def tokens(mask):
-    """1.0 for each token that counts, (batch, tokens), or `None` where the mask has no tokens."""
+def tokens(mask, like):
+    """1.0 for each token that counts, (batch, tokens), or `None` where the mask has no tokens.
+
+    In the dtype of `like`.
+    """
     if mask is None or len(mask.shape) < 2:
         return None
-    return ops.cast(mask > 0, "float32")
+    return ops.cast(mask > 0, like.dtype)
 
 
 def mean_over_tokens(values, mask):
     """The mean of (batch, ..., tokens) over the tokens that count, (batch, ...)."""
-    real = tokens(mask)
+    real = tokens(mask, values)
     if real is None:
         return ops.mean(values, axis=-1)
     for _ in range(len(values.shape) - 2):

@@ -48,7 +48,7 @@ def _per_pair(values, preferred, mask):
     if mask is not None:
         while len(mask.shape) < len(weights.shape):
             mask = ops.expand_dims(mask, -1)
-        weights = weights * mask
+        weights = weights * ops.cast(mask, weights.dtype)
     weighed, total = ops.sum(weights * pairs), ops.sum(weights)
     return ops.where(weighed > 0, values * total / ops.where(weighed > 0, weighed, 1.0), 0.0)
 

@@ -167,8 +167,8 @@ class ProbabilisticTransfer(DistillationLoss):
         near = ops.expand_dims(present, 0) if own_too else geometry.pairs(present)
         teacher, student = (self._probabilities(flat(y), near) for y in (y_true, y_pred))
         ratio = ops.log(teacher + self.epsilon) - ops.log(student + self.epsilon)
-        count = ops.sum(present) if own_too else 1.0
-        return ops.sum(teacher * ratio, axis=-1) / masks.at_least_one(count)
+        values = ops.sum(teacher * ratio, axis=-1)
+        return values / masks.at_least_one(ops.sum(present)) if own_too else values
 
     def _probabilities(self, x, near):
         directions = x / (ops.expand_dims(length(x), -1) + self.epsilon)

@@ -9,7 +9,7 @@ from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.schedules import check, is_number, value_at
 
 LOWEST = -1e30  # the log of no probability: a padded vocabulary's logits are -inf
-FLAT = 16.0  # from this temperature on, `T^2` times a float32's rounding may show in a divergence
+FLAT = 8.0  # from this temperature on, `T^2` times a float32's rounding may show in a divergence
 
 
 class SoftenedLoss(DistillationLoss):

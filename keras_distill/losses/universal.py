@@ -99,7 +99,7 @@ class AlignedSpans(WrappedLoss):
 
     ```python
     teacher = ModelTeacher(big, aligned=True)
-    terms = recipes.universal()  # AlignedSpans(UniversalLogits()), with the spans' paths
+    terms = recipes.uld()  # AlignedSpans(UniversalLogits()), with the spans' paths
     Distiller(student, teacher=teacher, terms=terms).fit(texts)
     ```
 

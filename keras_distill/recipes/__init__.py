@@ -1,59 +1,40 @@
-"""Published methods as lists of terms, and the layers that they compare."""
+"""Published methods as lists of terms; `recipes.matching` finds the layers that they compare."""
 
-from keras_distill.recipes.matching import embedding, match_layers, stages
-from keras_distill.recipes.offline import (
-    alignment,
-    attention_transfer,
-    channel_wise,
-    contrastive,
-    correlation,
-    decoupled,
-    dist,
-    fitnets,
-    hinton,
-    masked_generation,
-    multi_level,
-    neuron_selectivity,
-    probabilistic,
-    relational,
-    review,
-    similarity,
-    standardized,
-    variational,
-)
-from keras_distill.recipes.schemes import be_your_own_teacher, kdcl, mutual, one, online
+from keras_distill.recipes import matching
+from keras_distill.recipes.features import at, cwd, fitnets, mgd, nst, review_kd, vid
+from keras_distill.recipes.outputs import dist, dkd, hinton, mlkd, standardized
+from keras_distill.recipes.relations import cc, cka, crd, pkt, rkd, sp
+from keras_distill.recipes.schemes import byot, kdcl, mutual, one, online
 from keras_distill.recipes.transformers import distilbert, minilm, pkd, tinybert, uld
 
 __all__ = [
-    "alignment",
-    "attention_transfer",
-    "be_your_own_teacher",
-    "channel_wise",
-    "contrastive",
-    "correlation",
-    "decoupled",
+    "at",
+    "byot",
+    "cc",
+    "cka",
+    "crd",
+    "cwd",
     "dist",
     "distilbert",
-    "embedding",
+    "dkd",
     "fitnets",
     "hinton",
     "kdcl",
-    "masked_generation",
-    "match_layers",
+    "matching",
+    "mgd",
     "minilm",
-    "multi_level",
+    "mlkd",
     "mutual",
-    "neuron_selectivity",
+    "nst",
     "one",
     "online",
     "pkd",
-    "probabilistic",
-    "relational",
-    "review",
-    "similarity",
+    "pkt",
+    "review_kd",
+    "rkd",
+    "sp",
     "standardized",
-    "stages",
     "tinybert",
     "uld",
-    "variational",
+    "vid",
 ]

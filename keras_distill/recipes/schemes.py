@@ -3,11 +3,13 @@
 from keras_distill._keras.graph import output_keys
 from keras_distill.losses import CollaborativeKL, KLDivergence
 from keras_distill.models import feature_path
+from keras_distill.recipes.recipe import scheme
 from keras_distill.schedules import check
 from keras_distill.training.term import Term
 
 
-def be_your_own_teacher(net, *, temperature=3.0, hint=0.1, deep="final"):
+@scheme
+def byot(net, *, temperature=3.0, hint=0.1, deep="final"):
     """Every shallow exit learns from the deepest one's outputs and feature.
 
     `terms = sum_i T^2 KL(p_deep(T) || p_i(T)) + hint * mean((f_i - f_deep)^2)`
@@ -35,7 +37,7 @@ def be_your_own_teacher(net, *, temperature=3.0, hint=0.1, deep="final"):
 
     ```python
     net = models.add_exits(model, {"exit_1": "block_1", "exit_2": "block_2"})
-    distiller = Distiller(net, terms=recipes.be_your_own_teacher(net), alpha=0.3)
+    distiller = Distiller(net, terms=recipes.byot(net), alpha=0.3)
     distiller.compile("adam", loss, metrics=["accuracy"])
     ```
 
@@ -52,6 +54,7 @@ def be_your_own_teacher(net, *, temperature=3.0, hint=0.1, deep="final"):
     return terms
 
 
+@scheme
 def mutual(*members, temperature=1.0):
     """Deep mutual learning: each member learns from the average of its peers' divergences.
 
@@ -91,6 +94,7 @@ def mutual(*members, temperature=1.0):
     ]
 
 
+@scheme
 def online(teacher="teacher", student="student", *, temperature=1.0, back=0.0):
     """A teacher and a student trained together, the student from labels and the teacher.
 
@@ -136,6 +140,7 @@ def online(teacher="teacher", student="student", *, temperature=1.0, back=0.0):
     return terms
 
 
+@scheme
 def one(net, *, temperature=3.0, ensemble="ensemble"):
     """ONE: each branch learns from the gated ensemble of all branches.
 
@@ -172,6 +177,7 @@ def one(net, *, temperature=3.0, ensemble="ensemble"):
     ]
 
 
+@scheme
 def kdcl(*members, ensemble="min_logit", temperature=2.0):
     """Collaborative learning: each member learns from an ensemble of all members' logits.
 

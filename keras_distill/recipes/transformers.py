@@ -19,9 +19,11 @@ from keras_distill.recipes.compared import (
     projections_of,
     scores_of,
 )
+from keras_distill.recipes.recipe import recipe
 from keras_distill.training.term import Term
 
 
+@recipe
 def pkd(student, teacher, pairs=None, weight=100.0, mask="auto"):
     """The first token after each block, PKD, [Sun et al., 2019](https://arxiv.org/abs/1908.09355).
 
@@ -63,6 +65,7 @@ def pkd(student, teacher, pairs=None, weight=100.0, mask="auto"):
     ]  # fmt: skip
 
 
+@recipe
 def tinybert(student, teacher, pairs=None, mask="auto"):
     """Attention scores and hidden states of every block, [Jiao et al., 2020](https://arxiv.org/abs/1909.10351).
 
@@ -107,6 +110,7 @@ def tinybert(student, teacher, pairs=None, mask="auto"):
     return terms
 
 
+@recipe
 def minilm(student, teacher, pair=None, version=2, relation_heads=None, weight=1.0, mask="auto"):
     """Relations between the queries, keys and values of one block, [Wang et al., 2020](https://arxiv.org/abs/2002.10957), [2021](https://arxiv.org/abs/2012.15828).
 
@@ -158,6 +162,7 @@ def minilm(student, teacher, pair=None, version=2, relation_heads=None, weight=1
     return terms
 
 
+@recipe
 def distilbert(student, teacher, pair=None, temperature=2.0, weights=(2.5, 0.5), mask="auto"):
     """Softened outputs and the cosine of last hidden states, [Sanh et al., 2019](https://arxiv.org/abs/1910.01108).
 
@@ -201,6 +206,7 @@ def _numbered(name, index, stacks):
     return name if len(stacks) == 1 else f"{name}_{index}"
 
 
+@recipe
 def uld(temperature=1.0, weight=1.0, merge="mean"):
     """Sorted probabilities of aligned spans, ULD, [Boizard et al., 2024](https://arxiv.org/abs/2402.12030).
 

@@ -278,6 +278,13 @@ def test_a_temperature_per_example_is_refused():
         measure(Head(*given[:3]), teacher=Head(*given[3:]), loss=loss)
 
 
+def test_a_path_to_a_temperature_is_refused():
+    given, loss = drawn(), losses.KLDivergence("input:temperature")
+    assert not takes(loss)
+    with pytest.raises(ValueError, match="one temperature for all examples.*input:temperature"):
+        measure(Head(*given[:3]), teacher=Head(*given[3:]), loss=loss)
+
+
 def test_block_sizes():
     assert block_size(131072) == 2048 and block_size(50) == 50
     assert block_size(151936) == 2374 and block_size(97, 10) == 10

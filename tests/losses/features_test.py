@@ -93,5 +93,5 @@ def test_pearson_without_masked_rows():
 def test_pearson_resizes_one_side(resize, size):
     found = value(losses.PearsonCorrelation(resize=resize), normal(2, 4, 4, 3), normal(2, 2, 2, 3))
     assert found.shape == (2, size, size)
-    with pytest.raises(ValueError, match='"student" or "teacher".*both'):
+    with pytest.raises(ValueError, match="'student', 'teacher'.*both"):
         losses.PearsonCorrelation(resize="both")

@@ -121,3 +121,12 @@ def test_tokens_of_zeros_and_huge_ones_are_finite(loss, scale, jit_compile):
 
     for result in compute(tensor(scale * STUDENT)):
         assert np.isfinite(result.numpy()).all()
+
+
+@pytest.mark.parametrize("loss", [losses.SequenceFlow(), losses.TokenGram()])
+@pytest.mark.parametrize("layers, found", [(1, "1 of"), (3, "3 of")])
+def test_another_number_of_layers_than_two_is_named(loss, layers, found):
+    with pytest.raises(ValueError, match=f"`{loss.name}` compares two layers.*Received: {found}"):
+        call(loss, [TEACHER] * layers, [STUDENT] * layers)
+    with pytest.raises(ValueError, match="Received: 1 of the teacher, 1 of the student"):
+        call(loss, TEACHER, STUDENT)

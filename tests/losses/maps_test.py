@@ -46,7 +46,7 @@ def test_attention_transfer(p, variant):
     np.testing.assert_allclose(found, [distance(d) for d in differences], rtol=1e-4)
 
 
-@pytest.mark.parametrize("arguments", [{"p": 0.5}, {"p": 1.5, "signed": True}])
+@pytest.mark.parametrize("arguments", [{"p": 0.5}, {"p": 1.5, "variant": "code"}])
 def test_the_power_of_attention_is_checked(arguments):
     with pytest.raises(ValueError, match=f"`p` must be.*p={arguments['p']}"):
         losses.AttentionTransfer(**arguments)

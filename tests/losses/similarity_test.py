@@ -71,14 +71,14 @@ def probabilities(x, i, others):
     return kernel / kernel.sum()
 
 
-@pytest.mark.parametrize("reference", [False, True])
-def test_probabilistic_transfer_compares_neighbors(reference):
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_probabilistic_transfer_compares_neighbors(variant):
     expected = []
     for i in SIZE:
-        others = [j for j in SIZE if reference or j != i]
+        others = [j for j in SIZE if variant == "code" or j != i]
         teacher, student = (probabilities(x, i, others) for x in (TEACHER, STUDENT))
-        expected.append(sum(teacher * np.log(teacher / student)) / (4 if reference else 1))
-    values = call(ProbabilisticTransfer(reference))
+        expected.append(sum(teacher * np.log(teacher / student)) / (4 if variant == "code" else 1))
+    values = call(ProbabilisticTransfer(variant))
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
 
 

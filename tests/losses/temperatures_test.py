@@ -199,7 +199,7 @@ FORMULAS = {
     "CollaborativeKL": (lambda T: losses.CollaborativeKL("mean", T), of_logs(kl), *DIVERGENCE),
 }
 CASES = [
-    *((T, "float32", 2.0) for T in (0.1, 1.0, 15.9, 16.0, 100.0, 1e4, 1e5)),
+    *((T, "float32", 2.0) for T in (0.1, 1.0, 7.9, 8.0, 100.0, 1e4, 1e5)),
     *((T, "float64", 2.0) for T in (0.1, 1e5)),
     *((4.0, dtype, 2.0) for dtype in ("float16", "bfloat16")),
     *((T, "float32", 1e4) for T in (0.1, 1.0, 1e5)),

@@ -9,7 +9,7 @@ need_tensorflow()
 
 from keras_distill import losses, taps
 from keras_distill.batch import Batch
-from keras_distill.training.term import Term, global_mean
+from keras_distill.training.term import Term
 
 hub = pytest.importorskip("keras_hub")
 ATTENTION = "transformer_layer_1/self_attention_layer"
@@ -67,7 +67,7 @@ def compute(term, models, x):
     batch = Batch(x=x, labels=None, sample_weight=None, targets=None)
     with tf.GradientTape() as tape:
         targets = taps.run(teacher, x, paths)
-        loss = global_mean(*term(taps.run(student, x, paths), targets, batch))
+        loss = term(taps.run(student, x, paths), targets, batch).mean()
     weights = [weight.value for weight in student.trainable_weights]
     gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
     return [tf.convert_to_tensor(tensor).numpy() for tensor in (loss, *gradients)]

@@ -54,7 +54,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("family", BLOCKS)
 def test_blocks_are_found(made, family):
-    found = [ends(path) for path, _ in recipes.stages(made(family, 2))]
+    found = [ends(path) for path, _ in recipes.matching.stages(made(family, 2))]
     assert found == BLOCKS[family]
 
 
@@ -64,7 +64,7 @@ ONE = {"BERT": "transformer_layer_0", "ALBERT": "group_0_inner_layer_0", "FNet":
 
 @pytest.mark.parametrize("family", ONE)
 def test_a_student_of_one_block_goes_with_the_teachers_last(made, family):
-    (ours, theirs), = recipes.match_layers(made(family, 1), made(family, 2), verbose=False)
+    (ours, theirs), = recipes.matching.match_layers(made(family, 1), made(family, 2), verbose=False)
     assert [ends(ours), ends(theirs)] == [ONE[family], BLOCKS[family][-1]]
 
 
@@ -183,12 +183,12 @@ def test_what_cannot_be_is_refused_with_the_models_own_layers(made, family, reci
 
 def test_sides_that_do_not_go_together_are_refused(made):
     with pytest.raises(ValueError, match="as many stacks.*encoder_layer_0 to .*decoder_layer_1"):
-        recipes.match_layers(made("BERT", 2), made("BART", 2))
+        recipes.matching.match_layers(made("BERT", 2), made("BART", 2))
 
 
 def test_pairs_may_be_named(made):
     student, teacher = made("BART", 2), made("BART", 4)
-    pair = recipes.match_layers(student, teacher, verbose=False)[-1]
+    pair = recipes.matching.match_layers(student, teacher, verbose=False)[-1]
     term, = recipes.minilm(student, teacher, pair=pair)
     assert term.name == "minilm_relations" and "decoder_layer_1/self_attention" in (
         term.student["query"]
@@ -198,7 +198,7 @@ def test_pairs_may_be_named(made):
 
 def test_a_cut_student_has_its_blocks_matched(made):
     teacher = made("DeBERTaV3", 4)
-    pairs = recipes.match_layers(models.shrink(teacher, every=2), teacher, verbose=False)
+    pairs = recipes.matching.match_layers(models.shrink(teacher, every=2), teacher, verbose=False)
     assert [theirs[-1] for _, theirs in pairs] == ["1", "3"]
 
 

@@ -8,36 +8,36 @@ from keras_distill import Distiller, recipes
 
 OUTPUTS = {
     "hinton": lambda s, t: recipes.hinton(),
-    "decoupled": lambda s, t: recipes.decoupled(),
+    "dkd": lambda s, t: recipes.dkd(),
     "dist": lambda s, t: recipes.dist(),
     "standardized": lambda s, t: recipes.standardized(),
-    "multi_level": lambda s, t: recipes.multi_level(),
+    "mlkd": lambda s, t: recipes.mlkd(),
 }
 ANY = {
     **OUTPUTS,
     "fitnets": recipes.fitnets,
-    "relational": recipes.relational,
-    "similarity": recipes.similarity,
-    "correlation": recipes.correlation,
-    "probabilistic": recipes.probabilistic,
-    "alignment": recipes.alignment,
+    "rkd": recipes.rkd,
+    "sp": recipes.sp,
+    "cc": recipes.cc,
+    "pkt": recipes.pkt,
+    "cka": recipes.cka,
 }
 MAPS = {
-    "attention_transfer": recipes.attention_transfer,
-    "neuron_selectivity": recipes.neuron_selectivity,
-    "variational": recipes.variational,
-    "masked_generation": recipes.masked_generation,
-    "review": recipes.review,
-    "channel_wise": recipes.channel_wise,
+    "at": recipes.at,
+    "nst": recipes.nst,
+    "vid": recipes.vid,
+    "mgd": recipes.mgd,
+    "review_kd": recipes.review_kd,
+    "cwd": recipes.cwd,
 }
 BLOCKS = {
     "tinybert": recipes.tinybert,
-    "patient": recipes.patient,
+    "pkd": recipes.pkd,
     "minilm": recipes.minilm,
     "minilm 1": lambda s, t, **options: recipes.minilm(s, t, version=1, **options),
     "distilbert": recipes.distilbert,
 }
-SAME_WIDTH = ("patient", "distilbert")
+SAME_WIDTH = ("pkd", "distilbert")
 
 CASES = [
     *((name, "cnn") for name in (*ANY, *MAPS)),
@@ -75,7 +75,7 @@ def test_contrastive_takes_the_examples_numbers(pair):
         inputs = {"image": model.input, "index": keras.Input((), dtype="int32", name="index")}
         return keras.Model(inputs, model.output)
 
-    terms = recipes.contrastive(student, teacher, examples=8, negatives=4, width=3, seed=0)
+    terms = recipes.crd(student, teacher, examples=8, negatives=4, width=3, seed=0)
     x = {"image": x, "index": np.arange(8)}
     logs, changed = trained(numbered(student), numbered(teacher), terms, x, y)
     assert changed and np.isfinite(logs["contrastive_representation"]).all()
@@ -84,8 +84,8 @@ def test_contrastive_takes_the_examples_numbers(pair):
 def test_weights_are_those_of_the_authors_means(pair):
     """Of a batch of bert, whose width is 4: mean over blocks and width; labels of weight 2."""
     student, teacher, _ = pair("bert")
-    blocks = recipes.match_layers(student, teacher, verbose=False)
-    patient = recipes.patient(student, teacher, pairs=blocks)
+    blocks = recipes.matching.match_layers(student, teacher, verbose=False)
+    patient = recipes.pkd(student, teacher, pairs=blocks)
     assert [term.weight for term in patient] == [100 / (2 * 4)] * 2
     distilbert = recipes.distilbert(student, teacher)
     assert [2 * term.weight for term in distilbert] == [5, 1]
@@ -93,7 +93,7 @@ def test_weights_are_those_of_the_authors_means(pair):
 
 def test_recipes_add_up_and_weights_are_the_papers(pair):
     student, teacher, (x, y) = pair("cnn")
-    terms = recipes.hinton() + recipes.relational(student, teacher)
+    terms = recipes.hinton() + recipes.rkd(student, teacher)
     assert [term.weight for term in terms] == [1.0, 25.0, 50.0]
     logs, _ = trained(student, teacher, terms, x, y)
     assert {"kl_divergence", "relational_distance", "relational_angle"} <= {*logs}

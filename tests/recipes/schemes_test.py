@@ -44,7 +44,7 @@ def kl(teacher, student, temperature):
 
 def test_be_your_own_teacher():
     net = models.add_exits(cnn(4), {"exit_1": "block_1"})
-    terms = recipes.be_your_own_teacher(net, temperature=3.0, hint=0.1)
+    terms = recipes.byot(net, temperature=3.0, hint=0.1)
     assert [term.name for term in terms] == ["exit_1_from_final", "exit_1_hint"]
     paths = [net.get_layer(name).output for name in ("exit_1_feature", "pool")]
     shallow, deep = keras.Model(net.inputs, paths)(X, training=True)
@@ -53,7 +53,7 @@ def test_be_your_own_teacher():
         kl(z["final"], z["exit_1"], 3.0) + 0.1 * np.square(shallow - deep).mean()
     )
     assert loss == pytest.approx(expected, rel=1e-5)
-    assert len(recipes.be_your_own_teacher(net, hint=0)) == 1
+    assert len(recipes.byot(net, hint=0)) == 1
 
 
 def test_mutual_of_three():
@@ -129,8 +129,8 @@ def test_refused():
     with pytest.raises(ValueError, match="temperature.*positive"):
         recipes.mutual("a", "b", temperature=0)
     with pytest.raises(ValueError, match="hint"):
-        recipes.be_your_own_teacher(models.add_exits(cnn(2), {"e": "block_1"}), hint=-1)
+        recipes.byot(models.add_exits(cnn(2), {"e": "block_1"}), hint=-1)
     with pytest.raises(ValueError, match="output `final`"):
-        recipes.be_your_own_teacher(cnn(2))
+        recipes.byot(cnn(2))
     with pytest.raises(ValueError, match="output `ensemble`"):
         recipes.one(models.add_exits(cnn(2), {"e": "block_1"}))

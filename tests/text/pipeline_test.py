@@ -252,7 +252,7 @@ def test_a_language_model_learns_from_one_with_another_tokenizer():
     with pytest.warns(UserWarning, match="no partner"):
         shared = losses.ClassSubset.from_tokenizers(losses.KLDivergence(), *tokenizers)
     terms = [
-        *recipes.universal(),
+        *recipes.uld(),
         Term(losses.AlignedSpans(shared), teacher=losses.AlignedSpans.PATHS, name="shared"),
     ]
     distiller = Distiller(student, teacher=aligned, terms=terms, alpha=0.5)

@@ -39,7 +39,7 @@ def with_exits():
 
 def own_teacher():
     net = with_exits()
-    return Distiller(net, terms=recipes.be_your_own_teacher(net)), {}
+    return Distiller(net, terms=recipes.byot(net)), {}
 
 
 def opened_by_a_callback():

@@ -11,14 +11,14 @@ import keras
 
 from keras_distill import recipes
 from keras_distill.experiments.file import load_experiment, options_of, placed
-from keras_distill.recipes import offline, transformers
+from keras_distill.recipes.recipe import FROZEN
 from keras_distill.schedules import check, is_number
 
 TERMS = ("recipe", "temperature", "weight")
 TEACHING = (*TERMS, "alpha")  # what a student alone has not
 DATA = ("data", "tfds", "tsv")
 FIXED = ("seeds", *DATA)  # the same for all
-SWEEP = {"recipe": ["hinton", "decoupled", "dist"], "temperature": [1.0, 2.0, 4.0],
+SWEEP = {"recipe": ["hinton", "dkd", "dist"], "temperature": [1.0, 2.0, 4.0],
          "alpha": [0.25, 0.5, 0.9]}  # fmt: skip
 
 
@@ -60,19 +60,18 @@ def _sensible(setting):
 def _recipe(name):
     if name not in known_recipes():
         raise ValueError(f"`recipe` must be one of {', '.join(known_recipes())}. Received: {name}")
-    return getattr(recipes, name)
+    return FROZEN[name]
 
 
 def known_recipes():
     """The recipes with a frozen teacher that need nothing beside it and a student."""
-    return [name for name in recipes.__all__ if _needs_only_models(getattr(recipes, name))]
+    return sorted(name for name, recipe in FROZEN.items() if _needs_only_models(recipe))
 
 
 def _needs_only_models(recipe):
     parameters = inspect.signature(recipe).parameters.items()
     needed = {name for name, parameter in parameters if parameter.default is parameter.empty}
-    frozen = recipe.__module__ in (offline.__name__, transformers.__name__)
-    return frozen and needed in (set(), {"student", "teacher"})
+    return needed in (set(), {"student", "teacher"})
 
 
 def alone(setting):

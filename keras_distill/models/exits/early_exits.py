@@ -43,7 +43,7 @@ def add_exits(model, exits, *, classes=None, head=None):
 
     ```python
     net = models.add_exits(model, {"exit_1": "block_1", "exit_2": "block_2"})
-    distiller = Distiller(net, terms=recipes.be_your_own_teacher(net), alpha=0.3)
+    distiller = Distiller(net, terms=recipes.byot(net), alpha=0.3)
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     models.keep_exit(net, "exit_1").save("shallow.keras")
     ```

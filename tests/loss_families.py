@@ -1,7 +1,9 @@
 """How each exported loss is made and fed in the contract tests, where it differs from the usual.
 
-The usual loss compares logits of shape (examples, classes), and (examples, tokens, classes) where
-it takes them; it has no argument but perhaps a temperature, and is zero where both sides agree.
+The usual loss compares logits (or features, if it does not declare `expects_logits`) of shape
+(examples, classes), and (examples, tokens, classes) where it takes them; it has no argument but
+perhaps a temperature, and is zero where both sides agree. A loss that is unlike that may say so in
+its class attribute `example`, with the fields of `Family`, instead of in the table here.
 """
 
 import dataclasses
@@ -150,7 +152,8 @@ FAMILIES = {
 
 def family(loss):
     """The family of a class of losses."""
-    found = FAMILIES.get(loss.__name__, Family())
+    usual = {"kind": "logits" if loss.expects_logits else "features"}
+    found = FAMILIES.get(loss.__name__) or Family(**{**usual, **loss.example})
     if found.arguments is not None:
         return found
     warm = "temperature" in inspect.signature(loss).parameters

@@ -1,0 +1,266 @@
+"""Published methods on features and feature maps, with a frozen teacher, as lists of terms."""
+
+from keras_distill import losses, projectors, taps
+from keras_distill.recipes.matching import match_layers
+from keras_distill.recipes.recipe import recipe
+from keras_distill.training.term import Term
+
+
+@recipe
+def fitnets(student, teacher, pairs=None, weight=100.0):
+    """Hints from the middle of the teacher (FitNets).
+
+    Args:
+        student: a built model.
+        teacher: a built model.
+        pairs: `[(student's path, teacher's path)]`. Defaults to the middle pair of
+            `recipes.matching.match_layers`.
+        weight: of each hint, non-negative. Defaults to `100.0`, as in RepDistiller.
+
+    Returns:
+        A list of `Term`s, one for each pair, with a projector where the shapes differ.
+
+    Raises:
+        ValueError: if the models have no layers of one kind and no `pairs` are given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.fitnets(student, teacher, [("block_2", "block_4")])
+    ```
+
+    Reference:
+        - [Romero et al., 2015](https://arxiv.org/abs/1412.6550)
+    """
+    if pairs is None:
+        pairs = match_layers(student, teacher, verbose=False)
+        pairs = [pairs[len(pairs) // 2]]
+    return each(losses.Hint, pairs, weight, projector="auto")
+
+
+@recipe
+def at(student, teacher, pairs=None, weight=1000.0):
+    """Attention transfer: where feature maps are active (AT).
+
+    Args:
+        student: a built convolutional model.
+        teacher: a built convolutional model.
+        pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
+        weight: of each pair, non-negative. Defaults to `1000.0`, which the authors' code is run
+            with (`--beta 1e+3`), for its mean squared difference of maps.
+
+    Returns:
+        A list of `Term`s, one for each pair.
+
+    Raises:
+        ValueError: if the models have no layers of one kind and no `pairs` are given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.at(student, teacher)
+    ```
+
+    Reference:
+        - [Zagoruyko and Komodakis, 2017](https://arxiv.org/abs/1612.03928)
+    """
+    pairs = _pairs(student, teacher, pairs)
+    return each(lambda: losses.AttentionTransfer(variant="code"), pairs, weight)
+
+
+@recipe
+def nst(student, teacher, pairs=None, weight=50.0):
+    """Neuron selectivity transfer: what single neurons react to (NST).
+
+    Args:
+        student: a built convolutional model.
+        teacher: a built convolutional model.
+        pairs: as in `fitnets`. Defaults to the last pair of `recipes.matching.match_layers`.
+        weight: of each pair, non-negative. Defaults to `50.0`, as in RepDistiller.
+
+    Returns:
+        A list of `Term`s, one for each pair.
+
+    Raises:
+        ValueError: if the models have no layers of one kind and no `pairs` are given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.nst(student, teacher)
+    ```
+
+    Reference:
+        - [Huang and Wang, 2017](https://arxiv.org/abs/1707.01219)
+    """
+    return each(losses.NeuronSelectivity, last(student, teacher, pairs), weight)
+
+
+@recipe
+def vid(student, teacher, pairs=None, weight=1.0):
+    """Variational information distillation: mutual information with the teacher's maps (VID).
+
+    Args:
+        student: a built convolutional model.
+        teacher: a built convolutional model.
+        pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
+        weight: of each pair, non-negative. Defaults to `1.0`, as in RepDistiller, whose mean
+            over elements is taken too.
+
+    Returns:
+        A list of `Term`s, one for each pair, each with a `VariationalProjector`.
+
+    Raises:
+        ValueError: if the models have no layers of one kind and no `pairs` are given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.vid(student, teacher)
+    ```
+
+    Reference:
+        - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
+    """
+    pairs, shapes = _pairs(student, teacher, pairs), taps.shapes(teacher)
+
+    def projector(path):
+        _, height, width, channels = shapes[path]
+        return projectors.VariationalProjector(channels, size=(height, width))
+
+    def loss():
+        return losses.VariationalInformation(variant="code")
+
+    return each(loss, pairs, weight, projector=projector)
+
+
+@recipe
+def mgd(student, teacher, pairs=None, weight=7e-5):
+    """Masked generative distillation: the teacher's maps generated from masked ones (MGD).
+
+    Args:
+        student: a built convolutional model.
+        teacher: a built convolutional model.
+        pairs: as in `fitnets`, of maps of one size. Defaults to the last pair of
+            `recipes.matching.match_layers`.
+        weight: of each pair, non-negative. Defaults to `7e-5`, as the authors' code has for
+            ImageNet, with 0.15 of the channels masked. For detection and segmentation it masks
+            positions: see `projectors.MaskedGenerator`.
+
+    Returns:
+        A list of `Term`s, one for each pair, each with a `MaskedGenerator`.
+
+    Raises:
+        ValueError: if the models have no layers of one kind and no `pairs` are given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.mgd(student, teacher)
+    ```
+
+    Reference:
+        - [Yang et al., 2022](https://arxiv.org/abs/2205.01529)
+    """
+    pairs, shapes = last(student, teacher, pairs), taps.shapes(teacher)
+
+    def projector(path):
+        return projectors.MaskedGenerator(shapes[path][-1], ratio=0.15, masked="channels")
+
+    return each(losses.MaskedGeneration, pairs, weight, projector=projector)
+
+
+@recipe
+def review_kd(student, teacher, pairs=None, hidden=None, weight=1.0):
+    """Knowledge review: the student's deep features help its shallow ones (ReviewKD).
+
+    Args:
+        student: a built convolutional model.
+        teacher: a built convolutional model.
+        pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
+        hidden: channels of what the layers hand on. Defaults to the widest of the student's.
+        weight: of the term, non-negative. Defaults to `1.0`, the authors' code's for ResNet-18 on
+            ImageNet. It has 8 for MobileNet there, and 0.6 to 8 on CIFAR-100, from one pair of
+            networks to another.
+
+    Returns:
+        A list of one `Term`, with a `ReviewMechanism`.
+
+    Raises:
+        ValueError: if the models have no layers of one kind and no `pairs` are given.
+
+    Example:
+
+    ```python
+    terms = recipes.review_kd(student, teacher, hidden=64)
+    ```
+
+    Reference:
+        - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
+    """
+    pairs = _pairs(student, teacher, pairs)
+    ours, theirs = (list(side) for side in zip(*pairs))
+    of_student, of_teacher = taps.shapes(student), taps.shapes(teacher)
+    shapes = [of_teacher[path] for path in theirs]
+    hidden = hidden or max(of_student[path][-1] for path in ours)
+    projector = projectors.ReviewMechanism(
+        [shape[-1] for shape in shapes], hidden, [shape[1:3] for shape in shapes]
+    )
+    loss = losses.HierarchicalContext(name="review")
+    return [Term(loss, student=ours, teacher=theirs, projector=projector, weight=weight)]
+
+
+@recipe
+def cwd(student, teacher, pair=None, temperature=4.0, weight=50.0):
+    """Channel-wise distillation: each channel as a distribution over positions (CWD).
+
+    Args:
+        student: a built model that gives maps.
+        teacher: a built model that gives maps.
+        pair: paths of feature maps. Defaults to the last pair of `recipes.matching.match_layers`.
+        temperature: `T`, positive. Defaults to `4.0`, which the authors' code is run with.
+        weight: of the term, non-negative. Defaults to `50.0`, our choice, for features. The
+            authors' code is run with 3 on logits.
+
+    Returns:
+        A list of one `Term`, with a projector where the shapes differ.
+
+    Raises:
+        ValueError: if `temperature` is not positive, or the models have no layers of one kind and
+            no `pair` is given.
+
+    Example:
+
+    ```python
+    terms = recipes.cwd(student, teacher, pair=("output", "output"), weight=3.0)
+    ```
+
+    Reference:
+        - [Shu et al., 2021](https://arxiv.org/abs/2011.13256)
+    """
+    pairs = last(student, teacher, pair and [pair])
+    return each(lambda: losses.ChannelWise(temperature), pairs, weight, projector="auto")
+
+
+def _pairs(student, teacher, pairs):
+    return pairs or match_layers(student, teacher, verbose=False)
+
+
+def last(student, teacher, pairs):
+    """The given pairs, or the last that match."""
+    return pairs or match_layers(student, teacher, count=1, verbose=False)
+
+
+def each(make_loss, pairs, weight, projector=None):
+    """A term for every pair, numbered where there are several.
+
+    `projector` may be a function of the teacher's path.
+    """
+    terms = []
+    for index, (ours, theirs) in enumerate(pairs):
+        loss = make_loss()
+        name = loss.name if len(pairs) == 1 else f"{loss.name}_{index}"
+        layer = projector(theirs) if callable(projector) else projector
+        terms.append(Term(loss, student=ours, teacher=theirs, weight=weight, projector=layer,
+                          name=name))  # fmt: skip
+    return terms

@@ -1,0 +1,207 @@
+"""Published methods on relations between examples, with a frozen teacher, as lists of terms."""
+
+from keras_distill import losses
+from keras_distill.recipes.features import each, last
+from keras_distill.recipes.matching import embedding
+from keras_distill.recipes.recipe import recipe
+from keras_distill.training.term import Term
+
+
+@recipe
+def rkd(student, teacher, pair=None, distance=25.0, angle=50.0):
+    """Relational knowledge distillation: distances and angles between examples (RKD).
+
+    Args:
+        student: a built model.
+        teacher: a built model.
+        pair: the paths of the embeddings. Defaults to the last vector before each head.
+        distance: the weight of the distances, non-negative. Defaults to `25.0`, the authors'
+            code's for classification, which first brings the embeddings to unit length; 1 for
+            metric learning.
+        angle: the weight of the angles, non-negative. Defaults to `50.0`, of the same code; 2 for
+            metric learning.
+
+    Returns:
+        A list of two `Term`s.
+
+    Raises:
+        ValueError: if a model has no vector before its head and no `pair` is given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.rkd(student, teacher)
+    ```
+
+    Reference:
+        - [Park et al., 2019](https://arxiv.org/abs/1904.05068)
+    """
+    ours, theirs = _embeddings(student, teacher, pair)
+    return [
+        Term(losses.RelationalDistance(), student=ours, teacher=theirs, weight=distance),
+        Term(losses.RelationalAngle(), student=ours, teacher=theirs, weight=angle),
+    ]
+
+
+@recipe
+def sp(student, teacher, pair=None, weight=3000.0):
+    """Similarity-preserving distillation: which examples are alike (SP).
+
+    Args:
+        student: a built model.
+        teacher: a built model.
+        pair: paths of any shapes. Defaults to the last pair of `recipes.matching.match_layers`.
+        weight: of the term, non-negative. Defaults to `3000.0`, as in RepDistiller.
+
+    Returns:
+        A list of one `Term`.
+
+    Raises:
+        ValueError: if the models have no layers of one kind and no `pair` is given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.sp(student, teacher)
+    ```
+
+    Reference:
+        - [Tung and Mori, 2019](https://arxiv.org/abs/1907.09682)
+    """
+    pairs = last(student, teacher, pair and [pair])
+    return each(losses.SimilarityPreserving, pairs, weight)
+
+
+@recipe
+def cc(student, teacher, pair=None, weight=100.0):
+    """Correlation congruence: correlations between examples by a Gaussian kernel (CC).
+
+    RepDistiller's weight of 0.02 is for another loss,
+    `losses.CorrelationCongruence(variant="code")`.
+
+    Args:
+        student: a built model.
+        teacher: a built model.
+        pair: as in `rkd`.
+        weight: of the term, non-negative. Defaults to `100.0`, as Knowledge-Distillation-Zoo has
+            on CIFAR-10 for this loss.
+
+    Returns:
+        A list of one `Term`.
+
+    Raises:
+        ValueError: if a model has no vector before its head and no `pair` is given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.cc(student, teacher)
+    ```
+
+    Reference:
+        - [Peng et al., 2019](https://arxiv.org/abs/1904.01802)
+    """
+    pair = _embeddings(student, teacher, pair)
+    return each(losses.CorrelationCongruence, [pair], weight)
+
+
+@recipe
+def pkt(student, teacher, pair=None, weight=3e4):
+    """Probabilistic knowledge transfer: the probabilities of being neighbors (PKT).
+
+    Args:
+        student: a built model.
+        teacher: a built model.
+        pair: as in `rkd`.
+        weight: of the term, non-negative. Defaults to `3e4`, RepDistiller's, for the mean over
+            all pairs that its authors' code takes too: it is smaller than the paper's sum over
+            neighbors by the number of examples in a batch. The authors' code trains with this
+            loss alone and has no weight.
+
+    Returns:
+        A list of one `Term`.
+
+    Raises:
+        ValueError: if a model has no vector before its head and no `pair` is given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.pkt(student, teacher)
+    ```
+
+    Reference:
+        - [Passalis and Tefas, 2018](https://arxiv.org/abs/1803.10837)
+    """
+    pair = _embeddings(student, teacher, pair)
+    return each(lambda: losses.ProbabilisticTransfer(variant="code"), [pair], weight)
+
+
+@recipe
+def crd(student, teacher, examples, pair=None, index="input:index", weight=0.8, **options):
+    """Contrastive representation distillation: an example against a memory of others (CRD).
+
+    Args:
+        student: a built model.
+        teacher: a built model.
+        examples: how many examples the data set has, positive.
+        pair: as in `rkd`.
+        index: where the batch holds each example's number, in [0, examples). Defaults to
+            `"input:index"`.
+        weight: of the term, non-negative. Defaults to `0.8`, the authors' code's (RepDistiller).
+        **options: of `losses.ContrastiveRepresentation`.
+
+    Returns:
+        A list of one `Term`.
+
+    Raises:
+        ValueError: if `examples` is not positive, or a model has no vector before its head and no
+            `pair` is given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.crd(student, teacher, examples=50_000)
+    ```
+
+    Reference:
+        - [Tian et al., 2020](https://arxiv.org/abs/1910.10699)
+    """
+    ours, theirs = _embeddings(student, teacher, pair)
+    loss = losses.ContrastiveRepresentation(examples, **options)
+    return [Term(loss, student=ours, teacher={"feature": theirs, "index": index}, weight=weight)]
+
+
+@recipe
+def cka(student, teacher, pair=None, weight=1.0):
+    """Centered kernel alignment (CKA).
+
+    The paper measures with it; as a loss, and its weight, it is our choice.
+
+    Args:
+        student: a built model.
+        teacher: a built model.
+        pair: as in `rkd`.
+        weight: of the term, non-negative. Defaults to `1.0`.
+
+    Returns:
+        A list of one `Term`.
+
+    Raises:
+        ValueError: if a model has no vector before its head and no `pair` is given.
+
+    Example:
+
+    ```python
+    terms = recipes.hinton() + recipes.cka(student, teacher)
+    ```
+
+    Reference:
+        - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)
+    """
+    pair = _embeddings(student, teacher, pair)
+    return each(losses.CenteredKernelAlignment, [pair], weight)
+
+
+def _embeddings(student, teacher, pair):
+    return pair or (embedding(student), embedding(teacher))
