@@ -59,4 +59,3 @@ def test_what_is_no_teacher_is_refused():
     hint = Term("mse", student="hidden", teacher="hidden")
     with pytest.raises(ValueError, match="no layers"):
         Distiller(net(4, 1), teacher=lambda x: x, terms=[hint])
-        distiller.fit(X, Y, verbose=0)
