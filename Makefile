@@ -1,6 +1,6 @@
 PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-.PHONY: quickstart test test-backends lint bench clean
+.PHONY: quickstart test test-backends matrix lint bench clean
 
 quickstart: .venv/examples
 	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --resume
@@ -8,15 +8,23 @@ quickstart: .venv/examples
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests
 
-# Losses and projectors on Keras's other backends, where there is no TensorFlow.
+# What every backend has, whole: JAX and PyTorch by themselves, then all three beside each other.
+EVERY := tests/losses tests/metrics tests/projectors_test.py tests/taps tests/fused tests/models/exits \
+	tests/models/peers tests/teachers/partial_test.py tests/keras_border_test.py tests/extend_test.py \
+	tests/training/as_student_test.py
 test-backends: .backends/ready
-	KERAS_BACKEND=torch .backends/bin/python -m pytest tests/losses tests/projectors_test.py
-	KERAS_BACKEND=jax .backends/bin/python -m pytest tests/losses tests/projectors_test.py
+	KERAS_BACKEND=torch .backends/bin/python -m pytest $(EVERY)
+	KERAS_BACKEND=jax .backends/bin/python -m pytest $(EVERY)
+	.backends/bin/python -m pytest tests/backends
 
-.backends/ready:
+.backends/ready: setup.py
 	test -x .backends/bin/python || $(PYTHON) -m venv .backends
-	.backends/bin/python -m pip install --quiet "keras>=3.15" absl-py pytest jax torch
+	.backends/bin/python -m pip install --quiet --editable ".[dev]" jax torch==2.13.0
 	touch $@
+
+# Every Python, Keras and TensorFlow that is supported, as far as this machine has the Pythons.
+matrix:
+	$(PYTHON) tests/matrix.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -35,4 +43,4 @@ bench: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv .backends build *.egg-info
+	rm -rf .venv .backends .matrix build *.egg-info

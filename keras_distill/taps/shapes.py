@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_distill import _backend
 from keras_distill._keras import graph
 from keras_distill.taps.paths import is_edge, walk
 from keras_distill.taps.recording import (
@@ -72,7 +73,7 @@ def _traced(model):
     spec = _input_spec(model)
     look = _Look(model, {path: layer for path, layer in layers.items() if _shows(model, path)})
     try:
-        tensors = keras.tree.flatten(look.compute_output_spec(spec))
+        known = _inferred(look, spec)
     except Exception as error:
         raise ValueError(
             f"`{model.name}` was saved with the inputs {_described(spec)} and does not run on "
@@ -80,12 +81,41 @@ def _traced(model):
             "model whose `call` takes several inputs should take them in one dict. It said: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
-    known = [tuple(tensor.shape) for tensor in tensors]
     recorded, output = keras.tree.map_structure(
         lambda index: None if index is None else _Shape(known[index]), look.structure
     )
     recorded, output = _plain(recorded), _plain(output)
     return {path: recorded.get(path, []) for path in layers}, output
+
+
+SMALL = (2, 3)  # sizes in place of unknown ones, which a short table of positions has
+
+
+def _inferred(look, spec):
+    """The shape of each tensor that a look at a model returns.
+
+    On JAX and PyTorch Keras tries sizes near a hundred in place of those that are not known. A
+    model of fewer positions does not run on these, and is tried with small ones.
+    """
+    try:
+        return _shapes_of(look, spec)
+    except Exception:
+        if _backend.NAME == "tensorflow":
+            raise
+    one, other = (_shapes_of(look, _filled(spec, size)) for size in SMALL)
+    return [tuple(a if a == b else None for a, b in zip(*pair)) for pair in zip(one, other)]
+
+
+def _shapes_of(look, spec):
+    return [tuple(tensor.shape) for tensor in keras.tree.flatten(look.compute_output_spec(spec))]
+
+
+def _filled(spec, size):
+    """The same symbolic inputs with a size in the place of each that is not known."""
+    return keras.tree.map_structure(
+        lambda each: keras.KerasTensor([size if n is None else n for n in each.shape], each.dtype),
+        spec,
+    )
 
 
 class _Shape:

@@ -11,7 +11,9 @@ from keras import ops, tree
 from keras_distill import _backend
 from keras_distill._keras import trainer
 from keras_distill.batch import Batch, Supervision
+from keras_distill.export.saved_model import signature_of
 from keras_distill.text.pipeline import Readers, read_raw, read_raw_fit
+from keras_distill.text.view import preprocessor_of
 from keras_distill.training import compiling, weights
 from keras_distill.training.fused_objective import FusedObjective
 from keras_distill.training.kept import Kept
@@ -305,7 +307,9 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             self.student.save(*args, **kwargs)
 
     def export(self, *args, **kwargs):
-        """Exports the student."""
+        """Exports the student; it takes what its own preprocessor makes, masks as booleans."""
+        if preprocessor_of(self.student) is not None:
+            kwargs.setdefault("input_signature", signature_of(self.student))
         self.student.export(*args, **kwargs)
 
     def save_weights(self, filepath, *args, **kwargs):
