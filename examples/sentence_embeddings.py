@@ -146,7 +146,7 @@ def distilled(arm, given, texts, teacher, backbone, preprocess, seed, model_of):
     """The student of an arm."""
     keras.utils.set_random_seed(seed)
     read, targets = tokens(preprocess), str(given.out / "targets")
-    named = {"teacher.preprocess": "tokens, version 1", "preprocessor": preprocess}
+    named = {"teacher.preprocess": f"tokens of {given.encoder}, at most {given.length}, version 1"}
     source = ModelTeacher(teacher, preprocess=read)
     write_targets(source, strings(texts), targets, fingerprints=named)
     batches = read_targets(strings(texts, seed), targets)  # found by the string

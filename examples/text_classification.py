@@ -182,6 +182,9 @@ def worn(text, seed, words, dropped=0.1, replaced=0.15):
     return tf.strings.reduce_join(tf.boolean_mask(found, draw >= dropped), separator=" ")
 
 
+WORN = {"augment": "`worn` by the words of the training texts, version 1"}  # what a cache is named
+
+
 class Student(typing.NamedTuple):
     """How a student is made, what it is taught, how long and, in each of `ARMS`, how fast, and of
     which other student, trained before it in the same way, it is cut."""

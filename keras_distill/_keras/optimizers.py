@@ -39,7 +39,9 @@ def _rate(optimizer):
     Why `_learning_rate`: the public `learning_rate` is a schedule's value at the first step.
     """
     rate = optimizer._learning_rate
-    return float(optimizer.learning_rate) if isinstance(rate, keras.Variable) else rate
+    if not isinstance(rate, keras.Variable):
+        return rate
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 class _Scaled:

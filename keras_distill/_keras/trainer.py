@@ -118,6 +118,15 @@ def peek(epoch_iterator):
     return None
 
 
+def is_steered(epoch_iterator):
+    """Whether callbacks may steer the data, so that no batch is read before they were called.
+
+    A `PyDataset` is the user's own object, with hooks at the begin and end of an epoch.
+    """
+    adapter = epoch_iterator.data_adapter
+    return isinstance(getattr(adapter, "py_dataset", None), keras.utils.PyDataset)
+
+
 def begin_early(epoch_iterator):
     """The first batch of `fit`, taken by beginning the first epoch now; `None` of no data.
 
@@ -213,7 +222,9 @@ def has_updated(optimizer, count):
 
 def first_batch(model, epoch_iterator):
     """The first batch of `fit` on JAX and PyTorch, where Keras may look at one itself."""
-    return peek(epoch_iterator) if waits_for_data(model) else begin_early(epoch_iterator)
+    if waits_for_data(model) or is_steered(epoch_iterator):
+        return peek(epoch_iterator)
+    return begin_early(epoch_iterator)
 
 
 @contextlib.contextmanager

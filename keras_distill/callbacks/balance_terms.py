@@ -68,8 +68,7 @@ class BalanceTerms(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if not int(keras.ops.convert_to_numpy(self._measured)):  # a resumed `fit` has loaded it
-            with _backend.scope_of(self.model):
-                self._balance()
+            self.model.objective.when_ready(self._balance)
         self._measured.assign(1)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -94,6 +93,10 @@ class BalanceTerms(keras.callbacks.Callback):
         self._measured.assign(0)
 
     def _balance(self):
+        with _backend.scope_of(self.model):
+            self._weigh()
+
+    def _weigh(self):
         sizes, objective = self._sizes(), self.model.objective
         step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         alpha = schedules.number_at(objective.share, step)

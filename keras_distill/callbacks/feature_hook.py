@@ -85,6 +85,11 @@ class FeatureHook(keras.callbacks.Callback):
         if self.source not in self.model.teachers:
             names = ", ".join(self.model.teachers)
             raise ValueError(f"`{self.name}`: no source `{self.source}`. There are: {names}.")
+        self.model.objective.when_ready(self._check_pair)
+        if self.heat_map is not None:
+            check_drawable(self.model.student, self._other())
+
+    def _check_pair(self):
         for side, value in zip(("student", "teacher"), self._pair()):
             if not ops.is_tensor(value) or len(value.shape) < 2:
                 shapes = tree.map_structure(lambda t: getattr(t, "shape", None), value)
@@ -92,8 +97,6 @@ class FeatureHook(keras.callbacks.Callback):
                     f"`{self.name}` looks at one tensor of shape (batch, ...) on each side. "
                     f"Received: {side} {shapes}"
                 )
-        if self.heat_map is not None:
-            check_drawable(self.model.student, self._other())
 
     def on_epoch_end(self, epoch, logs=None):
         if self.looks_on and logs is not None:

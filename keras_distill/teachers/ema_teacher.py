@@ -54,6 +54,11 @@ class EMATeacher(Teacher):
         """The copy and the number of updates."""
         return () if self._count is None else (self.model, self._count)
 
+    @property
+    def step(self):
+        """The number of updates that the copy has followed, a variable, or `None` before."""
+        return None if self._count is None else self._count.steps
+
     def begin(self, student):
         if self._count is not None:
             raise ValueError("This `EMATeacher` already follows a student: make another one.")
@@ -89,7 +94,7 @@ class EMATeacher(Teacher):
         return self._answers.targets(batch, features, paths)
 
     def update(self, student, updated=True):
-        steps = self._count.steps
+        steps = self.step
         momentum = ops.cast(
             schedules.value_at(self.momentum, ops.convert_to_tensor(steps)), "float32"
         )

@@ -41,15 +41,16 @@ class Readers:
         """One batch of raw samples, preprocessed; views of teachers ride along with the labels."""
         theirs = [(view, view.read(x, labels_of(y), sample_weight)) for view in self.views]
         inputs = {view.key: made[0] for view, made in theirs}
-        targets = y.targets if isinstance(y, Supervision) else None
+        targets = y.targets if isinstance(y, Supervision) else ()
         labels = labels_of(y)
         if self.student is not None:
             x, labels, weights = unpacked(preprocessed(self.student, x, labels, sample_weight))
             sample_weight = sample_weight if weights is None else weights  # lost without labels
         for view, made in theirs:
             inputs.update(view.beside(made, (x, labels, sample_weight)))
-        if inputs or targets is not None or (labels is None and sample_weight is not None):
-            labels = Supervision(labels, targets, inputs or None)
+        rides = bool(inputs) or isinstance(y, Supervision)
+        if rides or (labels is None and sample_weight is not None):
+            labels = Supervision(labels, targets, inputs or ())
         return keras.utils.pack_x_y_sample_weight(x, labels, sample_weight)
 
     def dataset(self, given, steps=None, shuffle=False):

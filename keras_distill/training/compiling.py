@@ -14,7 +14,7 @@ from keras_distill.text.pipeline import is_dataset
 from keras_distill.training.outputs import metrics_for
 from keras_distill.training.term import Term
 
-USUAL = {"optimizer": "rmsprop", "loss": None, "metrics": None}
+USUAL = {"optimizer": "rmsprop", "loss": None, "metrics": None, "weighted_metrics": None}
 
 
 def check_student(student):

@@ -15,10 +15,10 @@ from keras_distill.text.pipeline import Readers, read_raw, read_raw_fit
 from keras_distill.training import compiling, weights
 from keras_distill.training.fused_objective import FusedObjective
 from keras_distill.training.kept import Kept
-from keras_distill.training.objective import Objective
+from keras_distill.training.objective import Objective, checked_alpha
 from keras_distill.training.outputs import run
 from keras_distill.training.scores import Scores
-from keras_distill.training.weight_files import WeightsFile, assign
+from keras_distill.training.weight_files import OPTIMIZER, WeightsFile, assign
 
 _step = importlib.import_module(f"keras_distill.training.step_{_backend.NAME}")
 
@@ -84,6 +84,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
         self.scores = Scores(self.objective, functools.partial(_backend.scope_of, self))
         self.scores.follow_terms()
         self.guard, self._class_weight, self._look_due = None, None, True
+        self._loaded = None  # of a weights file, for layers that wait for the first batch
         self.built = student.built
 
     # What users and callbacks may ask for
@@ -102,6 +103,16 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     def terms(self):
         """The attached terms."""
         return self.objective.terms
+
+    @property
+    def alpha(self):
+        """The share of the teachers as it was given."""
+        return self.objective.alpha
+
+    @alpha.setter
+    def alpha(self, alpha):
+        self.objective.alpha = checked_alpha(alpha)
+        self.train_function = None
 
     @property
     def projectors(self):
@@ -268,6 +279,8 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             self.built, self._look_due = True, False
             if self.optimizer is not None and not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
+        if self._loaded is not None:
+            self._take(self._loaded)
 
     @property
     def look_is_due(self):
@@ -302,15 +315,25 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     def load_weights(self, filepath, *args, **kwargs):
         """Loads the student's weights, and what else of the file this distiller has."""
         found = self._weights_file().load(filepath, *args, **kwargs)
-        kept = self._kept()
         late = {term.name for term in self.objective.waiting()}
-        if any(name.partition("/")[0] in late for name in found):
+        if not any(name.partition("/")[0] in late for name in found):
+            self._take(found)
+        elif self.mode == "train":  # a callback that resumes: the first batch comes after it
+            self._loaded = found
+        else:
             raise ValueError(
                 "Projectors are built by the first batch: call `fit(data, epochs=0)` before "
                 "`load_weights`."
             )
+
+    def _take(self, found):
+        """Gives what trains or moves beside the student the arrays of a weights file."""
+        self._loaded, kept = None, self._kept()
         for name in kept.keys() & found.keys():
             assign(kept[name], found[name], name)
+        if OPTIMIZER in found and self.optimizer is not None:
+            arrays = {str(index): array for index, array in enumerate(found[OPTIMIZER])}
+            self.optimizer.load_own_variables(arrays)
 
     def _weights_file(self):
         return WeightsFile(self.student, getattr(self, "optimizer", None), self._kept())

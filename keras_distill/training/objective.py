@@ -75,9 +75,9 @@ class Objective:
     def __init__(self, student, teacher=None, terms=None, alpha=None):
         self.student = student
         self.teachers = teachers_by_name(teacher)
-        self.alpha = _checked_alpha(alpha)
+        self.alpha = checked_alpha(alpha)
         self.terms, self.layers, self.read = [], {}, {}
-        self.weights = {}
+        self.weights, self._waiting = {}, []
         self.labels, self.loss, self.compiled_metrics = False, None, None
         self.first_batch = None
         self._shapes = {}  # of what teachers answer, where a graph does not know it
@@ -123,8 +123,8 @@ class Objective:
                     if isinstance(model, keras.layers.Layer):
                         taps.find_layer(model, path)  # its error names the layers that there are
                 raise ValueError(
-                    f"`{term.name}`: the teacher `{term.source}` has no `{path}`: only a Keras "
-                    f"model has layers to compare. Received: {teacher.describe()}"
+                    f"`{term.name}`: the teacher `{term.source}` has no layers, and so no "
+                    f"`{path}`: only a Keras model has. Received: {teacher.describe()}"
                 )
 
     def waiting(self):
@@ -202,6 +202,19 @@ class Objective:
         )
         self.first_batch = self.first_batch or batch
         first_look.look(self, batch)
+        waiting, self._waiting = self._waiting, []
+        for function in waiting:
+            function()
+
+    def when_ready(self, function):
+        """Calls a function without arguments once the first batch was looked at; now, if it was.
+
+        For callbacks: a source of data that callbacks steer is not read before the first step.
+        """
+        if self.first_batch is None or self.waiting():
+            self._waiting.append(function)
+        else:
+            function()
 
     def settle(self, features, answers):
         """Chooses the default terms by the student's head, and refuses terms that do not fit it."""
@@ -441,7 +454,7 @@ def teachers_by_name(teacher):
     }
 
 
-def _checked_alpha(alpha):
+def checked_alpha(alpha):
     """Alpha, checked; a variable is not trained, or the optimizer would move it."""
     if isinstance(alpha, keras.Variable):
         alpha.trainable = False

@@ -86,7 +86,11 @@ class Step:
         count = keras.ops.convert_to_tensor(optimizer.iterations)
         if len(pairs) < len(trained):
             gradients = [g if id(v) in known else None for g, v in zip(gradients, trained)]
-        optimizer.apply(gradients, trained)
+        # As Keras does: what scales the loss branches, and a branch must not assign to a scope.
+        before = [[v.value for v in group] for group in (optimizer.variables, trained)]
+        weights, state = optimizer.stateless_apply(before[0], gradients, before[1])
+        for variable, value in zip([*trained, *optimizer.variables], [*weights, *state]):
+            variable.assign(value)
         objective.update(trainer.has_updated(optimizer, count))
 
     def _guarded(self, logs, new, old, outcome, gradients, seen):

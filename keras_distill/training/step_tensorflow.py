@@ -24,7 +24,7 @@ class Step:
         """Keras calls this first in `fit`, `evaluate` and `train_on_batch`, before any callback."""
         strategy = trainer.strategy_of(self)
         if strategy is None:
-            if self.look_is_due:
+            if self.look_is_due and not (data_batch is None and trainer.is_steered(iterator)):
                 self.look(trainer.begin_early(iterator) if data_batch is None else data_batch)
             return
         if iterator is not None:  # Keras itself looks at a batch here
@@ -76,7 +76,15 @@ class Step:
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force)
-            self.train_function = self.guard.watch(self.train_function, self.steps_per_execution)
+            run = self.guard.watch(self.train_function, self.steps_per_execution)
+            self.train_function = lambda iterator: run(self._looked_at(iterator))
+
+    def _looked_at(self, iterator):
+        """Looks at the first batch where the data are only read now, and gives it back."""
+        if self.look_is_due:
+            iterator = trainer.Opened(iterator, next(iterator))
+            self.look(iterator.batch)
+        return iterator
 
     def sizes(self, by):
         """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.

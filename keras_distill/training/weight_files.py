@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 GROUP = "keras_distill"  # no layer of a student has this name
+OPTIMIZER = "optimizer"
 
 
 class WeightsFile:
@@ -46,9 +47,12 @@ class WeightsFile:
         if not str(filepath).endswith(".h5"):
             return {}
         with h5py.File(filepath, "r") as file:
-            if GROUP not in file:
-                return {}
-            return _groups(file[GROUP])
+            found = _groups(file[GROUP]) if GROUP in file else {}
+            path = f"{OPTIMIZER}/vars"
+            if self.optimizer is not None and not self.optimizer.built and path in file:
+                held = file[path]  # the optimizer is built later, and could not take it
+                found[OPTIMIZER] = [np.array(held[str(i)]) for i in range(len(held))]
+            return found
 
     def _optimizer_lent(self):
         return _Lent(self.student, self.optimizer)

@@ -66,7 +66,7 @@ def test_opens_at_its_epoch_and_is_gone_afterwards():
     assert [alike(a, b) for a, b in zip(watched.seen, plain.seen)] == [True, True, False, False]
     assert all(value > 0 for name in TERMS for value in logs[name])  # measured while closed, too
     assert not distiller.terms and {*fit(distiller, epochs=1)} == {
-        "loss", "label_loss", "exit_1_loss", "exit_2_loss", "final_loss"
+        "loss", "exit_1_loss", "exit_2_loss", "final_loss"
     }  # fmt: skip
 
 

@@ -113,10 +113,12 @@ def test_bad_arguments(pair):
         recipes.tinybert(student, teacher, pairs=[("head", "head")])
 
 
-@pytest.mark.parametrize("recipe", [recipes.tinybert, recipes.minilm])
-def test_an_attention_of_another_kind_is_named(recipe):
+def test_an_attention_without_scores_is_named():
     hub = pytest.importorskip("keras_hub").models
     sizes = {"num_heads": 2, "hidden_dim": 8, "intermediate_dim": 8, "num_layers": 2}
     net, block = hub.T5Backbone(vocabulary_size=20, **sizes), "transformer_encoder_layer_1"
-    with pytest.raises(ValueError, match=f"`{block}` .*attention of its own, T5MultiHead.*Name"):
-        recipe(net, net, [(block, block)] if recipe is recipes.tinybert else (block, block))
+    with pytest.raises(ValueError, match=f"`{block}` .*no attention scores.*T5MultiHead.*Compare"):
+        recipes.tinybert(net, net, [(block, block)])
+    (term,) = recipes.minilm(net, net, (block, block))  # takes projections alone
+    attentions = {path.rpartition("/")[0] for path in term.student.values()}
+    assert attentions == {f"{block}/self_attention"}

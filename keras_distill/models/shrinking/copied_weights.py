@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 
+from keras_distill._keras.layers import sublayers
 from keras_distill.models.shrinking import blocks
 
 KINDS = (bool, str, float)  # of the settings in which two blocks must agree
@@ -107,7 +108,7 @@ def children(layer):
     """The layers right under a layer: of a model, those of its graph."""
     if isinstance(layer, keras.Model) and layer.layers:
         return layer.layers
-    return [below for below in layer._flatten_layers(include_self=False, recursive=False)]
+    return sublayers(layer)
 
 
 def _copy_layer(layer, source, in_place, rows):
@@ -133,7 +134,7 @@ def _copy_layer(layer, source, in_place, rows):
                 f"`{key[-1]}` has the shape {value.shape}, there {tuple(variable.shape)}."
             )
         variable.assign(rows.cut(value, variable.shape))
-    for each in layer._flatten_layers():
+    for each in (layer, *sublayers(layer, recursive=True)):
         if isinstance(each, keras.layers.Normalization):
             each.finalize_state()  # it reads constants that are made from its weights
 
@@ -143,7 +144,7 @@ def _weights(layer, place=()):
 
     Of a layer with LoRA the value is what it computes with, `kernel + A B * alpha / rank`.
     """
-    below = list(layer._flatten_layers(include_self=False, recursive=False))
+    below = list(sublayers(layer))
     inner = {id(variable) for sublayer in below for variable in sublayer.weights}
     own = [variable for variable in layer.weights if id(variable) not in inner]
     found = {(*place, _name_of(variable, index)): variable for index, variable in enumerate(own)}

@@ -4,6 +4,7 @@ import collections
 
 import keras
 
+from keras_distill._keras import graph
 from keras_distill.models.shrinking import blocks
 from keras_distill.models.shrinking.choice import selected
 
@@ -22,7 +23,6 @@ def cut(model, choice, name=None):
     Raises:
         ValueError: for a model without repeated named blocks, or a block that cannot be bypassed.
     """
-    functional = getattr(model, "_functional", None) or model
     stacks = blocks.stacks_of(model.layers)
     selection = blocks.Selection(selected(stacks, choice) if stacks else {})
     made = {}
@@ -32,7 +32,7 @@ def cut(model, choice, name=None):
             made[id(operation)] = _clone(operation, choice, selection)
         return made[id(operation)]
 
-    inputs, outputs = _replayed(functional, clone, _bypasses(functional, stacks, selection))
+    inputs, outputs = _replayed(model, clone, _bypasses(model, stacks, selection))
     if not stacks and not selection.nested:
         raise ValueError(
             f"`{model.name}` has no repeated named blocks to choose from, such as "
@@ -44,12 +44,6 @@ def cut(model, choice, name=None):
         layers = [layer for layer in made.values() if isinstance(layer, keras.layers.Layer)]
         return keras.Sequential([inputs, *layers], name=name), selection
     return keras.Model(inputs, outputs, name=name), selection
-
-
-def is_graph(model):
-    """Whether a model is functional, or sequential and built."""
-    functional = getattr(model, "_functional", None) or model
-    return bool(getattr(functional, "_nodes_by_depth", None))
 
 
 def _clone(operation, choice, selection):
@@ -74,20 +68,13 @@ def _without_adapters(config):
 
 
 def _has_blocks(model):
-    if not is_graph(model):
+    if not graph.is_graph(model):
         return False
     inner = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     return bool(blocks.stacks_of(model.layers)) or any(map(_has_blocks, inner))
 
 
-def _nodes(functional):
-    """The calls of the graph, each after those that it needs."""
-    depths = sorted(functional._nodes_by_depth, reverse=True)
-    nodes = [node for depth in depths for node in functional._nodes_by_depth[depth]]
-    return [node for node in nodes if not node.is_input]
-
-
-def _replayed(functional, clone, bypasses):
+def _replayed(model, clone, bypasses):
     """Runs the graph anew: `bypasses` is `{id of a block's output: the tensor before it}`."""
     new = {}
 
@@ -102,9 +89,9 @@ def _replayed(functional, clone, bypasses):
         )
         return new[id(tensor)]
 
-    inputs = keras.tree.map_structure(fresh, functional._inputs_struct)
-    needed = _needed(functional, found)
-    for node in _nodes(functional):
+    inputs = keras.tree.map_structure(fresh, graph.inputs(model))
+    needed = _needed(model, found)
+    for node in graph.nodes(model):
         if id(node) not in needed:
             continue
         for tensor in node.input_tensors:
@@ -113,14 +100,14 @@ def _replayed(functional, clone, bypasses):
         results = clone(node.operation)(*args, **kwargs)
         for old, result in zip(node.outputs, keras.tree.flatten(results)):
             new[id(old)] = result
-    outputs = keras.tree.map_structure(lambda t: new[id(found(t))], functional._outputs_struct)
+    outputs = keras.tree.map_structure(lambda t: new[id(found(t))], graph.outputs(model))
     return inputs, outputs
 
 
-def _needed(functional, found):
+def _needed(model, found):
     """The ids of the nodes from which the outputs come."""
-    makers = {id(out): node for node in _nodes(functional) for out in node.outputs}
-    needed, waiting = set(), [found(t) for t in keras.tree.flatten(functional._outputs_struct)]
+    makers = {id(out): node for node in graph.nodes(model) for out in node.outputs}
+    needed, waiting = set(), [found(t) for t in keras.tree.flatten(graph.outputs(model))]
     while waiting:
         node = makers.get(id(waiting.pop()))
         if node is not None and id(node) not in needed:
@@ -129,14 +116,14 @@ def _needed(functional, found):
     return needed
 
 
-def _bypasses(functional, stacks, selection):
+def _bypasses(model, stacks, selection):
     """`{id of a dropped block's output: what the block receives}`."""
     bypasses = {}
     for stack, indices in stacks.items():
         kept = set(selection.kept[stack].values())
         if kept >= set(indices):
             continue
-        chain = _Chain(functional, stack, indices)
+        chain = _Chain(model, stack, indices)
         for index in indices:
             if index not in kept:
                 received, given = chain.ends(index)
@@ -152,10 +139,10 @@ def _bypasses(functional, stacks, selection):
 class _Chain:
     """The blocks of a stack, one after the other in the graph."""
 
-    def __init__(self, functional, stack, indices):
+    def __init__(self, model, stack, indices):
         self.stack, self.indices = stack, indices
-        self.nodes = _nodes(functional)
-        self.outputs = {id(t) for t in keras.tree.flatten(functional._outputs_struct)}
+        self.nodes = graph.nodes(model)
+        self.outputs = {id(t) for t in keras.tree.flatten(graph.outputs(model))}
         self.members = {index: self._named(index) for index in indices}
         self.after = {index: self._descendants(index) for index in indices}
         self.received = {}

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_distill._keras.graph import is_graph
+from keras_distill._keras.layers import sublayers
 from keras_distill.models.shrinking import blocks, copied_weights, graph_cut, sizes, vocabulary
 from keras_distill.models.shrinking.choice import Choice
 
@@ -60,7 +62,7 @@ def shrink(teacher, *, layers=None, every=None, depth=None, width=None, vocabula
         )
     if not isinstance(teacher, keras.Model) or not teacher.built:
         raise ValueError(f"`teacher` must be a built Keras model. Received: {teacher!r}")
-    if any(layer.quantization_mode for layer in teacher._flatten_layers()):
+    if any(layer.quantization_mode for layer in (teacher, *sublayers(teacher, recursive=True))):
         raise ValueError(
             f"`{teacher.name}` is quantized, and a student cut from it could not be trained: cut "
             "it as it was before."
@@ -117,7 +119,7 @@ def _graph(teacher, choice, width, tokens, name):
                 f"its sizes, it has none of: {', '.join(sizes.DEPTHS)}. Received: "
                 f"{argument}={value}. Build the smaller student yourself."
             )
-    if not graph_cut.is_graph(teacher):
+    if not is_graph(teacher):
         raise ValueError(
             f"`{teacher.name}` (a {type(teacher).__name__}) cannot be cut: it is neither "
             f"functional nor sequential, and its config has none of: {', '.join(sizes.DEPTHS)}."
