@@ -78,3 +78,8 @@ def root(square):
     """The square root; zero, and so is its gradient, where `square` is zero."""
     positive = square > 0
     return ops.where(positive, ops.sqrt(ops.where(positive, square, 1.0)), 0.0)
+
+
+def at_least(values, bound):
+    """`max(values, bound)` in the dtype of `values`, which some backends would narrow."""
+    return ops.maximum(values, ops.cast(bound, values.dtype))

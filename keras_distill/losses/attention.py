@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses import masks
+from keras_distill.losses.arithmetic import at_least
 from keras_distill.losses.distillation_loss import DistillationLoss, one_of
 from keras_distill.losses.softened import LOWEST, expectation, forward_kl
 
@@ -15,7 +16,7 @@ LOW = -1e2  # no key that a query may see has so low a score
 
 def _log_attention(scores, mask):
     """Log-softmax of scores (batch, heads, queries, keys) over the keys that count."""
-    scores = ops.maximum(scores, RULED_OUT)  # others may have ruled keys out by -inf
+    scores = at_least(scores, RULED_OUT)  # others may have ruled keys out by -inf
     real = masks.tokens(mask, scores)
     if real is not None:
         scores = ops.where(real[:, None, None, :] > 0, scores, LOWEST)

@@ -10,7 +10,9 @@ import math
 
 from keras import backend, ops
 
+from keras_distill.losses.arithmetic import at_least
 from keras_distill.losses.softened import (
+    FLAT,
     LOWEST,
     expectation,
     forward_kl,
@@ -49,7 +51,7 @@ def kl_of_logits(y_true, y_pred, temperature, factor):
             slope = ops.exp(log_student) - p
             return ops.expand_dims(upstream * factor / temperature, -1) * slope
 
-        return factor * ops.maximum(value, 0.0), gradient
+        return factor * at_least(value, 0.0), gradient
 
     return divergence(y_pred)
 
@@ -87,9 +89,24 @@ def kl_of_flat_logits(y_true, y_pred, temperature, factor):
     return divergence(y_pred)
 
 
+def kl_at_any_temperature(y_true, y_pred, temperature, factor):
+    """The same at a temperature that changes: the cheaper way below `FLAT`.
+
+    In JAX a branch cannot hold a gradient of its own, and XLA makes one pass of either way: there
+    it is always that for flat logits, which is right at any temperature.
+    """
+    if backend.backend() == "jax":
+        return kl_of_flat_logits(y_true, y_pred, temperature, factor)
+    return ops.cond(
+        temperature >= FLAT,
+        lambda: kl_of_flat_logits(y_true, y_pred, temperature, factor),
+        lambda: kl_of_logits(y_true, y_pred, temperature, factor),
+    )
+
+
 def _apart(y_true, y_pred, temperature, p):
     """The differences of logits over the temperature, less their mean over `p`."""
-    teacher, student = (ops.maximum(side, LOWEST) for side in (y_true, y_pred))
+    teacher, student = (at_least(side, LOWEST) for side in (y_true, y_pred))
     apart = (teacher - student) / temperature
     return apart - ops.sum(ops.where(p == 0, 0.0, p * apart), axis=-1, keepdims=True)
 
@@ -113,7 +130,7 @@ def kl_of_top_k(top, y_pred, temperature, factor):
     @ops.custom_gradient
     def divergence(y_pred):
         ids = ops.cast(top.ids, "int32")
-        kept = ops.maximum(ops.take_along_axis(y_pred, ids, axis=-1) / temperature, LOWEST)
+        kept = at_least(ops.take_along_axis(y_pred, ids, axis=-1) / temperature, LOWEST)
         # LOWEST is put in after the division, which XLA's rounding would not undo below.
         others = placed(y_pred / temperature, ids, ops.full_like(kept, LOWEST))
         highest = ops.max(others, axis=-1, keepdims=True)

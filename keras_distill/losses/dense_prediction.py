@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.arithmetic import unit
+from keras_distill.losses.arithmetic import at_least, unit
 from keras_distill.losses.distillation_loss import DistillationLoss, check_variant, one_of
 from keras_distill.losses.softened import (
     LOWEST,
@@ -29,9 +29,9 @@ class _Softened(SoftenedLoss):
         if self.divergence == "kl":
             temperature = self.temperature_now(student, temperature)
             # finite after the division, which XLA's rounding would not undo in the softmax
-            sides = (ops.maximum(scaled(side, temperature), LOWEST) for side in (teacher, student))
+            sides = (at_least(scaled(side, temperature), LOWEST) for side in (teacher, student))
             return temperature**2 * self.kl(*map(log_probabilities, sides))
-        teacher, student = (ops.maximum(side, LOWEST) for side in (teacher, student))
+        teacher, student = (at_least(side, LOWEST) for side in (teacher, student))
         apart = ops.softmax(teacher, axis=-1) - ops.softmax(student, axis=-1)
         return ops.sum(ops.square(apart), axis=-1)
 

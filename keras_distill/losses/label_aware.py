@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.answers import class_ids
+from keras_distill.losses.arithmetic import at_least
 from keras_distill.losses.softened import (
     LOWEST,
     SoftenedLoss,
@@ -171,4 +172,4 @@ def target_or_not(logits, target):
 
 def among_others(logits, target):
     """The log-probabilities of all classes but the target; the target's is -1e30."""
-    return log_probabilities(ops.where(target, LOWEST, ops.maximum(logits, LOWEST)))
+    return log_probabilities(ops.where(target, LOWEST, at_least(logits, LOWEST)))

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_distill.losses.arithmetic import at_least
+
 
 def examples(mask, like):
     """1.0 for each example that counts, and for one of whose tokens any does: (batch,)."""
@@ -43,4 +45,4 @@ def mean_over_tokens(values, mask):
 
 def at_least_one(count):
     """A number to divide by."""
-    return ops.maximum(count, 1.0)
+    return at_least(count, 1.0)

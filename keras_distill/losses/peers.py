@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_distill.losses.arithmetic import at_least
 from keras_distill.losses.distillation_loss import one_of
 from keras_distill.losses.label_aware import target_mask, target_or_not
 from keras_distill.losses.softened import (
@@ -77,7 +78,7 @@ class CollaborativeKL(SoftenedLoss):
             best = ops.expand_dims(ops.expand_dims(ops.argmax(fit, axis=0), 0), -1)
             return ops.take_along_axis(peers, best, axis=0)[0]
         own = ops.sum(ops.where(target, peers, 0.0), axis=-1, keepdims=True)
-        return ops.min(peers - ops.maximum(own, LOWEST), axis=0)
+        return ops.min(peers - at_least(own, LOWEST), axis=0)
 
 
 def _each(peers):

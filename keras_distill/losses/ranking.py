@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_distill.batch import TopK
 from keras_distill.losses import masks
+from keras_distill.losses.arithmetic import at_least
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.losses.softened import LOWEST
 from keras_distill.schedules import check
@@ -80,7 +81,7 @@ class LogisticRanking(PairwiseLoss):
     """
 
     def scores(self, y_pred):
-        return ops.maximum(y_pred, LOWEST)
+        return at_least(y_pred, LOWEST)
 
     def losses(self, gap, teacher_gap):
         return ops.softplus(-gap)

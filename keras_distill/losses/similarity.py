@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses import geometry, masks
-from keras_distill.losses.arithmetic import flat, length, unit
+from keras_distill.losses.arithmetic import at_least, flat, length, unit
 from keras_distill.losses.distillation_loss import DistillationLoss, check_variant
 from keras_distill.schedules import check
 
@@ -173,5 +173,5 @@ class ProbabilisticTransfer(DistillationLoss):
     def _probabilities(self, x, near):
         directions = x / (ops.expand_dims(length(x), -1) + self.epsilon)
         kernel = (geometry.products(directions) + 1) / 2 * near
-        kernel = ops.maximum(kernel, 0.0)  # a cosine may round to less than -1
-        return kernel / ops.maximum(ops.sum(kernel, axis=-1, keepdims=True), self.epsilon)
+        kernel = at_least(kernel, 0.0)  # a cosine may round to less than -1
+        return kernel / at_least(ops.sum(kernel, axis=-1, keepdims=True), self.epsilon)

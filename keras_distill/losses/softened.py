@@ -5,6 +5,7 @@ import math
 from keras import ops
 
 from keras_distill.batch import TopK
+from keras_distill.losses.arithmetic import at_least
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.schedules import check, is_number, value_at
 
@@ -120,7 +121,7 @@ class Divergence(SoftenedLoss):
 
 def log_probabilities(logits):
     """Log-softmax over the last axis, at least -1e30."""
-    return ops.maximum(ops.log_softmax(logits, axis=-1), LOWEST)
+    return at_least(ops.log_softmax(logits, axis=-1), LOWEST)
 
 
 def expectation(log_p, values):
@@ -143,7 +144,7 @@ def flat_kl(log_p, log_q, allowed=None):
     keeps what is left of the difference.
     """
     p, q, ratio = ops.exp(log_p), ops.exp(log_q), log_q - log_p
-    near = p * (ops.expm1(ops.minimum(ratio, 1.0)) - ratio)
+    near = p * (ops.expm1(ops.minimum(ratio, ops.cast(1.0, ratio.dtype))) - ratio)
     parts = ops.where(ratio < 1.0, near, q - ops.where(p == 0, 0.0, p * (ratio + 1.0)))
     if allowed is not None:  # the others' `q - p`, with no `q`
         parts = ops.where(allowed, parts, -p)
@@ -172,13 +173,13 @@ def with_rest(top, log_student):
     others = placed(log_student, ids, ops.full_like(kept, LOWEST))
     rest = ops.logsumexp(others, axis=-1, keepdims=True)
     student = ops.concatenate([kept, rest], axis=-1)
-    return log_with_tail(top), ops.maximum(student, LOWEST)
+    return log_with_tail(top), at_least(student, LOWEST)
 
 
 def log_with_tail(top):
     """A `TopK`'s log-probabilities of its `k` classes and, last, of all others: (..., k + 1)."""
     tail = ops.expand_dims(top.log_tail, -1)
-    return ops.maximum(ops.concatenate([top.log_probs, tail], axis=-1), LOWEST)
+    return at_least(ops.concatenate([top.log_probs, tail], axis=-1), LOWEST)
 
 
 def placed(values, ids, others):

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_distill.batch import TopK
-from keras_distill.losses.arithmetic import root
+from keras_distill.losses.arithmetic import at_least, root
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.text import tokens
 
@@ -72,10 +72,10 @@ def standardized(logits):
     finite = ops.isfinite(logits)
     count = ops.sum(ops.cast(finite, logits.dtype), axis=-1, keepdims=True)
     kept = ops.where(finite, logits, 0.0)
-    mean = ops.sum(kept, axis=-1, keepdims=True) / ops.maximum(count, 1.0)
+    mean = ops.sum(kept, axis=-1, keepdims=True) / at_least(count, 1.0)
     centred = ops.where(finite, kept - mean, 0.0)
     squared = ops.sum(ops.square(centred), axis=-1, keepdims=True)
-    variance = squared / ops.maximum(count - 1, 1.0)
+    variance = squared / at_least(count - 1, 1.0)
     return ops.where(finite, centred / (root(variance) + 1e-7), logits)
 
 
