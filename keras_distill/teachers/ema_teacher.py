@@ -135,11 +135,11 @@ def _across_replicas(move, pairs, momentum):
         return
     copies, owns = zip(*((copy.value, own.value) for copy, own in pairs))
 
-    def merge(strategy, copies, owns):
+    def merge(strategy, copies, owns, momentum):
         for copy, own in zip(copies, owns):
             strategy.extended.update(copy, move, args=(own, momentum))
 
-    context.merge_call(merge, args=(copies, owns))
+    context.merge_call(merge, args=(copies, owns, momentum))
 
 
 def _copy(student):

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_distill import schedules
 from keras_distill._keras import trainer
+from keras_distill.training import replicas
 from keras_distill.training.guard_tensorflow import Guard
 from keras_distill.training.scores import per_worker
 
@@ -49,8 +50,7 @@ class Step:
             self._update(tape.gradient(scaled, variables), variables, before, outcome, targets)
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        outcome = outcome._replace(total=trainer.total_of_replicas(outcome.total))
-        return per_worker(self.scores.track(batch, outcome))
+        return per_worker(self.scores.track(batch, _of_all_replicas(outcome)))
 
     def _update(self, gradients, variables, before, outcome, targets):
         """One update, unless total or gradients are not finite; at `alpha=0` it is Keras's."""
@@ -117,6 +117,12 @@ class Step:
             return {n: abs(float(v)) * strategy.num_replicas_in_sync for n, v in found.items()}
 
         return measured
+
+
+def _of_all_replicas(outcome):
+    """What the logs report: each replica has its part of the total and of the label loss."""
+    label = outcome.label if outcome.label is None else replicas.total(outcome.label)
+    return outcome._replace(total=replicas.total(outcome.total), label=label)
 
 
 def _norm(gradients):

@@ -191,7 +191,7 @@ def csv_rows(case):
     path = case.folder / "log.csv"
     case.fit(case.model(), callbacks=[keras.callbacks.CSVLogger(path)])
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
-    return [{k: round(float(v), 5) for k, v in row.items()} for row in rows]
+    return [{k: v if v == "NA" else round(float(v), 5) for k, v in row.items()} for row in rows]
 
 
 def checkpoint(case):
@@ -420,7 +420,8 @@ BEHAVIOURS = {
         X, c.y, sample_weight=c.weight, class_weight={0: 1.0, 1: 1.0, 2: 1.0}, verbose=0)), PLAIN),
 }  # fmt: skip
 OF_ONE = {
-    "loss by a name": (lambda c: trained(c, {"loss": "mse"}, **{})[0].keys(), LOGS),
+    "loss by a name": (
+        lambda c: trained(c, {"loss": "sparse_categorical_crossentropy"})[0], LOGS),
     "class_weight": (lambda c: trained(c, class_weight={0: 3.0, 1: 0.5, 2: 1.0})[1], PLAIN),
     "class_weight, one missing": (lambda c: trained(c, class_weight={0: 3.0})[1], PLAIN),
     "loss without a reduction": (
@@ -449,7 +450,7 @@ def after_fit(case, read):
 
 def reset(model):
     model.reset_metrics()
-    return [float(v.numpy().sum()) for v in model.metrics[0].variables]
+    return [float(ops.sum(v)) for v in model.metrics[0].variables]
 
 
 Case.weight = property(lambda self: {"kind": W, "size": W} if self.several else W)
@@ -460,6 +461,14 @@ ROWS = [
     for kind, make in kinds.items()
     for name, row in {**BEHAVIOURS, **({} if several else OF_ONE)}.items()
 ]
+
+
+def result(behaviour, case):
+    """What comes out, or the kind of error."""
+    try:
+        return rounded(behaviour(case))
+    except Exception as error:
+        return type(error).__name__
 
 
 def alone(student):
@@ -489,7 +498,7 @@ def test_a_distiller_does_what_its_student_does(make, several, behaviour, with_t
         folder.mkdir()
         if make in (Subclassed, SubclassedDict) and behaviour is model_checkpoint:
             pytest.skip("a class without a config is not loaded by Keras")
-        values.append(rounded(behaviour(Case(make, wrap, several, folder))))
+        values.append(result(behaviour, Case(make, wrap, several, folder)))
     for value in values[1:]:
         keras.tree.assert_same_structure(value, values[0])
         assert str(value) == str(values[0])
