@@ -19,6 +19,7 @@ def scaled(optimizer, scales):
     for name in NOT_IN_THE_CONFIG:
         if hasattr(optimizer, name):
             setattr(made, name, getattr(optimizer, name))
+    made._whole = optimizer.weight_decay
     made._scales = {made._var_key(variable): scale for variable, scale in scales}
     return made
 
@@ -53,6 +54,7 @@ class _Scaled:
     """
 
     _scales = {}
+    _whole = None  # kept apart: replicas run in threads, and one reads what another has scaled
 
     def _scale(self, variable):
         return self._scales.get(self._var_key(variable), 1.0)
@@ -64,13 +66,12 @@ class _Scaled:
         super().update_step(gradient, variable, learning_rate)
 
     def _apply_weight_decay(self, variables):
-        whole = self.weight_decay
-        if whole is None:
+        if self._whole is None:
             return
         groups = {}
         for variable in filter(self._use_weight_decay, variables):
             groups.setdefault(self._scale(variable), []).append(variable)
         for scale, group in groups.items():
-            self.weight_decay = scale * whole
+            self.weight_decay = scale * self._whole
             super()._apply_weight_decay(group)
-        self.weight_decay = whole
+        self.weight_decay = self._whole
