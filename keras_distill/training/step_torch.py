@@ -54,23 +54,24 @@ class Step:
         """One update, unless total or gradients are not finite; at `alpha=0` it is Keras's."""
         optimizer, objective = self.optimizer, self.objective
         count = int(optimizer.iterations) if optimizer.built else 0
-        if objective.teaches and not self._is_fine(gradients, outcome, targets):
+        fault = self._fault(gradients, outcome, targets) if objective.teaches else None
+        if fault is not None:
             for variable, value in zip(objective.state(), before):
                 variable.assign(value)
+            self.guard.raise_if(fault)
             return
         optimizer.apply(gradients, variables)
         objective.update(trainer.has_updated(optimizer, count))
 
-    def _is_fine(self, gradients, outcome, targets):
-        """Whether total and gradients are finite; a fault is raised, or warned of."""
+    def _fault(self, gradients, outcome, targets):
+        """What is not finite, as the guard's record, or `None`."""
         step = self.optimizer.iterations
         suspects = self.objective.suspects(outcome.label, outcome.measured, targets, step)
         scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         judged = [] if scales else gradients
         if bool(self.guard.fine(outcome.total.detach(), judged, knobs_of(suspects))):
-            return True
-        self.guard.raise_if(self.guard.noted(suspects, step))
-        return False
+            return None
+        return self.guard.noted(suspects, step)
 
     def test_step(self, data):
         """The student's own."""
