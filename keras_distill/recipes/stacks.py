@@ -66,7 +66,7 @@ def _by_attention(model, calls):
     for path in calls:  # a layer without attention among others of its class is a block, too
         if _is_sequence(calls[path]) and (place := _place(model, path, calls)) in kinds:
             attending = inside.get(path, ())
-            groups[*place, path in crossing] += _calls_of(path, calls, attending)
+            groups[(*place, path in crossing)] += _calls_of(path, calls, attending)
     return dict(groups)
 
 
