@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import warnings
 
 import keras
 from keras import tree
@@ -44,6 +45,31 @@ def check_strategies(student, teachers):
                 f"The student and its teacher `{name}` must be made under one `strategy.scope()`. "
                 f"Received: {owner} and {trainer.strategy_of(model)}."
             )
+
+
+def warn_of_shared(student, teachers):
+    """Says where a teacher's weights are the student's: it then moves as the student trains.
+
+    Args:
+        student: the student.
+        teachers: `{name: Teacher}`.
+    """
+    trained = {id(variable) for variable in student.trainable_variables}
+    for name, teacher in teachers.items():
+        for model in teacher.models():
+            if model is student:
+                warnings.warn(
+                    f"The teacher `{name}` is the student itself: its answers move with it. Give "
+                    'the term `source="self"`, which needs no second pass, or take an '
+                    "`EMATeacher`, or a clone with the weights of now.",
+                    stacklevel=4,
+                )
+            elif trained & {id(variable) for variable in getattr(model, "variables", ())}:
+                warnings.warn(
+                    f"The teacher `{name}` shares weights with the student, and moves as these "
+                    "train. Freeze the shared layers, or clone the teacher.",
+                    stacklevel=4,
+                )
 
 
 def arguments(function, args, kwargs):

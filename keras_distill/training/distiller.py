@@ -82,6 +82,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             student, teacher, terms, alpha
         )
         compiling.check_strategies(student, self.teachers)
+        compiling.warn_of_shared(student, self.teachers)
         self.kept.hold([layer for each in self.teachers.values() for layer in each.state])
         self.scores = Scores(self.objective, functools.partial(_backend.scope_of, self))
         self.scores.follow_terms()

@@ -199,6 +199,16 @@ def test_models_of_different_strategies_are_refused():
         Distiller(student, teacher=net(8))
 
 
+def test_a_teacher_that_moves_with_the_student_is_said():
+    student = net()
+    with pytest.warns(UserWarning, match="is the student itself.*EMATeacher"):
+        Distiller(student, teacher=student)
+    inputs = keras.Input((6,))
+    around = keras.Model(inputs, layers.Dense(3)(student(inputs)))
+    with pytest.warns(UserWarning, match="shares weights with the student.*Freeze"):
+        Distiller(student, teacher=around)
+
+
 def test_an_empty_dataset():
     with pytest.raises(ValueError, match="empty"):
         made().fit(tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(4), verbose=0)
