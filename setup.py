@@ -23,7 +23,7 @@ EXAMPLES = [
 setup(
     name="keras-distill",
     version=VERSION,
-    description="Knowledge distillation for Keras 3 on TensorFlow",
+    description="Knowledge distillation for Keras 3 on TensorFlow, JAX and PyTorch",
     long_description=README.read_text() if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
