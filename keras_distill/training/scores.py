@@ -33,7 +33,12 @@ class Scores:
         names = [term.name for term in self.objective.terms]
         with self._scope():
             self.means = {n: self.means.get(n) or keras.metrics.Mean(name=n) for n in names}
-            self.label = keras.metrics.Mean(name=self._label_name()) if names else None
+            self.label = self._label_mean() if names else None
+
+    def _label_mean(self):
+        """The one that there is, which a traced step may hold, unless its name is taken now."""
+        name, kept = self._label_name(), self.label is not None
+        return self.label if kept and self.label.name == name else keras.metrics.Mean(name=name)
 
     def _label_name(self):
         outputs = getattr(self.judged, "output_names", None) or ()
