@@ -112,7 +112,7 @@ def arms(examples):
     for name in of_layers:
         table[name] = with_terms(getattr(recipes, name))
     table["crd"] = functools.partial(contrastive, examples=examples)
-    table["hinton + relational"] = with_terms(
+    table["hinton + rkd"] = with_terms(
         lambda student, teacher: recipes.hinton() + recipes.rkd(student, teacher)
     )
     table["mutual (a peer)"] = together(recipes.mutual)

@@ -1,8 +1,10 @@
 """Terms from a model's deep exit to its shallow ones, for one `fit`."""
 
 import keras
+from keras import ops
 
 from keras_distill.losses import DistillationLoss, KLDivergence
+from keras_distill.losses.answers import class_ids
 from keras_distill.schedules import is_number
 from keras_distill.training.term import Term
 
@@ -168,14 +170,10 @@ class _Accuracy(DistillationLoss):
         super().__init__(name="accuracy")
 
     def call(self, y_true, y_pred, labels):
-        ops = keras.ops
         if labels is None:
             raise ValueError(
                 "`SelfDistillation` logs accuracies, for which `fit` needs labels: give "
                 "`accuracy=False` to go without."
             )
-        if labels.shape.rank == y_pred.shape.rank:
-            one_hot = labels.shape[-1] == y_pred.shape[-1]
-            labels = ops.argmax(labels, -1) if one_hot else ops.squeeze(labels, -1)
-        right = ops.equal(ops.argmax(y_pred, -1), ops.cast(labels, "int32"))
+        right = ops.argmax(y_pred, axis=-1) == class_ids(labels, y_pred, self.name)
         return ops.cast(right, y_pred.dtype)

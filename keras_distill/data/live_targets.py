@@ -8,8 +8,8 @@ from keras_distill._keras.layers import as_logits
 from keras_distill.batch import Batch
 from keras_distill.data import records
 from keras_distill.data.preprocessing import reader_of
+from keras_distill.losses.answers import are_probabilities
 from keras_distill.teachers import ModelTeacher, Teacher
-from keras_distill.training.heads import are_probabilities
 
 
 class LiveTargets:

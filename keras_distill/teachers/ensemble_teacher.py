@@ -8,6 +8,7 @@ from keras import ops, tree
 from keras_distill import taps
 from keras_distill._backend import is_symbolic
 from keras_distill._keras.layers import as_logits
+from keras_distill.losses.answers import are_probabilities
 from keras_distill.teachers.model_teacher import ModelTeacher
 from keras_distill.teachers.teacher import Teacher, stop_gradient
 
@@ -206,10 +207,7 @@ def _labels(path, labels):
 
 def _check_logits(name, value):
     """Once mixed, probabilities could no longer be told from logits."""
-    if is_symbolic(value) or len(value.shape) < 2 or value.shape[-1] < 2:
-        return
-    values = ops.convert_to_numpy(ops.cast(value, "float32"))
-    if values.size and (values >= 0).all() and np.allclose(values.sum(-1), 1, atol=1e-3):
+    if not is_symbolic(value) and are_probabilities(value):
         raise ValueError(
             f"An ensemble takes logits, but its member `{name}` gives probabilities: they are "
             "non-negative and sum to one. Give `tf.math.log` of its output, or "

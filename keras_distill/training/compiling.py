@@ -1,6 +1,7 @@
 """What `compile` and `fit` are given: passed on to the student, completed, or refused."""
 
 import contextlib
+import functools
 import inspect
 import warnings
 
@@ -84,16 +85,17 @@ def compile_model(model, names, jits, args, kwargs):
 
     Args:
         model: the model.
-        names: the names of its outputs where they are a dict, else `None`.
+        names: the names of its outputs where they are a dict, else an empty list.
         jits: whether XLA can compile what runs beside it.
         args, kwargs: what the distiller's `compile` was given.
     """
     signature = inspect.signature(model.compile)
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:  # it hands its arguments on to Keras's
+        signature = inspect.signature(functools.partial(keras.Model.compile, model))
     given = signature.bind(*args, **kwargs).arguments
     given |= given.pop("kwargs", {})
-    for name in [name for name in given if name == "args"]:
-        del given[name]
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    takes_all = inspect.Parameter.VAR_KEYWORD in kinds
     usual = {n: v for n, v in USUAL.items() if takes_all or n in signature.parameters}
     given = {**usual, **given}  # a task's own `compile` would choose a loss where none is given
     if "metrics" in given:

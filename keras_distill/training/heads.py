@@ -8,10 +8,11 @@ from keras_distill._keras.layers import logits_of
 from keras_distill._messages import say
 from keras_distill.batch import TopK
 from keras_distill.losses import BinaryKLDivergence, ClassSubset, KLDivergence, Standardized
+from keras_distill.losses.answers import are_probabilities
 from keras_distill.losses.softened import Divergence
 from keras_distill.training.term import Term
 
-TOLERANCE = 1e-3  # of a sum of probabilities, and of an activation that is told by its values
+TOLERANCE = 1e-3  # of an activation that is told by its values
 ENOUGH = 8  # numbers of which not all fall between 0 and 1 by chance
 BINARY = ("BinaryCrossentropy", "BinaryFocalCrossentropy")
 REGRESSION = (
@@ -172,14 +173,6 @@ def activation_of(value):
     )
 
 
-def are_probabilities(value):
-    """Whether values are non-negative and sum to one along the last axis."""
-    value = _numbers(value)
-    if value.ndim < 2 or value.shape[-1] < 2 or not value.size or (value < 0).any():
-        return False
-    return np.allclose(value.sum(-1), 1, atol=TOLERANCE)
-
-
 def _between_0_and_1(value):
     value = _numbers(value)
     return value.size >= ENOUGH and bool(((value >= 0) & (value <= 1)).all())
@@ -200,22 +193,11 @@ def kind_of_loss(loss, path="output"):
     if loss is None or isinstance(loss, (dict, list, tuple)):
         return None
     for kind, names in (("binary", BINARY), ("regression", REGRESSION)):
-        classes = tuple(
-            getattr(keras.losses, name) for name in names if hasattr(keras.losses, name)
-        )
-        functions = [_function(name) for name in names]
-        if isinstance(loss, classes) or loss in functions:
+        classes = [getattr(keras.losses, name) for name in names]
+        functions = [keras.losses.get(name).fn for name in names]
+        if isinstance(loss, tuple(classes)) or loss in functions:
             return kind
     return None
-
-
-def _function(name):
-    """Keras's loss function beside a class."""
-    try:
-        made = keras.losses.get(name)
-    except ValueError:
-        return None
-    return getattr(made() if isinstance(made, type) else made, "fn", made)
 
 
 def loss_of(loss, path="output"):

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_distill._keras.layers import logits_of
+from keras_distill.losses.answers import are_probabilities
 from keras_distill.training import heads
 
 
@@ -31,7 +32,7 @@ def check(loss, batch, output):
     loss, sparse = _categorical(loss)
     if loss is None:
         return
-    _check_from_logits(loss, logits_of(output) is not None or heads.are_probabilities(output))
+    _check_from_logits(loss, logits_of(output) is not None or are_probabilities(output))
     if sparse:
         labels, classes = ops.convert_to_numpy(batch.labels), output.shape[-1]
         ignored = getattr(loss, "ignore_class", None)

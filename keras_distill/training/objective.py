@@ -51,8 +51,8 @@ class Objective:
     Attributes:
         teachers: `{name: Teacher}`, `"self"` among them.
         terms: the attached terms.
-        layers: `{term's name: {"projector" | "loss" | "temperature": layer}}`, which train with
-            the student; `prepare` makes them.
+        layers: `{term's name: {"projector" | "loss": layer}}`, which train with the student;
+            `prepare` makes them.
         weights: `{term's name: weight}`, a number, a schedule or a variable in the place of the
             term's own, for callbacks that steer: the user's `Term` stays as it is.
         read: `{id: variable}` of all variables that the first look has read, whoever owns them.

@@ -209,6 +209,40 @@ def test_a_teacher_that_moves_with_the_student_is_said():
         Distiller(student, teacher=around)
 
 
+class PassesOn(keras.Model):
+    """Its `compile` takes what Keras's takes, by no names."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.label = layers.Dense(4), layers.Dense(3, name="label")
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+
+    def call(self, x):
+        return self.label(self.hidden(x))
+
+
+def test_a_compile_that_passes_its_arguments_on_gets_them_all():
+    distiller = Distiller(PassesOn(), teacher=net(8))
+    distiller.compile(keras.optimizers.SGD(0.25), CE, metrics=["accuracy"])
+    logs = distiller.fit(X, Y, verbose=0).history
+    assert {"loss", "label_loss", "accuracy", "kl_divergence"} == {*logs}
+    assert float(distiller.student.optimizer.learning_rate) == 0.25
+
+
+def test_a_students_own_label_loss_keeps_its_name():
+    inputs = keras.Input((6,))
+    outputs = [layers.Dense(3, name="label")(inputs), layers.Dense(3, name="other")(inputs)]
+    term = Term(losses.KLDivergence(2.0), student="output:0", name="kd")
+    distiller = Distiller(keras.Model(inputs, outputs), teacher=net(8), terms=[term])
+    distiller.compile("sgd", {"label": CE, "other": CE})
+    logs = distiller.fit(X, (Y, Y), verbose=0).history
+    assert logs["distillation_label_loss"][0] == pytest.approx(
+        logs["label_loss"][0] + logs["other_loss"][0], rel=1e-5
+    )
+
+
 def test_an_empty_dataset():
     with pytest.raises(ValueError, match="empty"):
         made().fit(tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(4), verbose=0)
