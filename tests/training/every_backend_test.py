@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 from keras_distill import Distiller, EMATeacher, EnsembleTeacher, Term, losses, models, recipes
-from keras_distill.callbacks import BalanceTerms
+from keras_distill.callbacks import BalanceTerms, SelfDistillation
 
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
@@ -166,6 +166,17 @@ def test_exits_and_cohorts():
         distiller.compile("adam", CE)
         history = distiller.fit(X, Y, epochs=2, verbose=0).history
         assert np.isfinite(history["loss"]).all()
+
+
+def test_deep_exits_teach_shallow_ones_by_a_callback():
+    inputs = keras.Input((6,))
+    middle = layers.Dense(5, "relu", name="middle")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(layers.Dense(5, "relu")(middle)))
+    distiller = Distiller(models.add_exits(model, {"early": "middle"}))
+    distiller.compile("sgd", CE)
+    own = SelfDistillation("final", ["early"], start_epoch=1)
+    logs = distiller.fit(X, Y, epochs=2, verbose=0, callbacks=[own]).history
+    assert logs["self_distillation"] == [0, 1] and 0 <= logs["early_accuracy"][0] <= 1
 
 
 def test_mixed_precision_scales_the_loss():
