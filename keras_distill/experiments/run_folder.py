@@ -13,7 +13,8 @@ from keras_distill import _files
 RUN = "run.json"  # marks a folder that holds a run, and says which
 WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
-    "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py",
+    "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py", "default.json",
+    "costs.json", "final", "compress.json", "pareto.png", "summary.md",
 )  # fmt: skip
 UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 
