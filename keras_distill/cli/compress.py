@@ -31,6 +31,10 @@ def parser():
     parser.add_argument("--repeats", type=int, default=3, metavar="N",
                         help="seeds of the last comparison (default: 3)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the search")
+    parser.add_argument("--format", metavar="F,F", help="also take the student to serving, litert, "
+                        "onnx or openvino, into DIR/exported")  # fmt: skip
+    parser.add_argument("--quantize", default="none", metavar="HOW",
+                        help="how: none, float16, dynamic_int8, int8 or int4")  # fmt: skip
     held = parser.add_mutually_exclusive_group()
     held.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
     held.add_argument("--resume", action="store_true", help="go on with the run in DIR")
@@ -52,7 +56,8 @@ def act(arguments):
     command = shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
     try:
         compress(arguments.experiment, arguments.out, options=options, sizes=sizes,
-                 command=command,
+                 command=command, quantize=arguments.quantize,
+                 formats=arguments.format.split(",") if arguments.format else (),
                  **{name: getattr(arguments, name) for name in names})  # fmt: skip
     except KeyboardInterrupt:
         again = "the same command with --resume"

@@ -11,10 +11,11 @@ import keras
 from keras_distill import _files
 
 RUN = "run.json"  # marks a folder that holds a run, and says which
+EXAMPLES = "examples.npz"  # of the validation split, which exported students are tried on
 WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
-    "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py", "default.json",
-    "costs.json", "final", "compress.json", "pareto.png", "summary.md",
+    "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py", EXAMPLES,
+    "default.json", "costs.json", "final", "compress.json", "pareto.png", "summary.md", "exported",
 )  # fmt: skip
 UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 

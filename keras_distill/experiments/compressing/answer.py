@@ -2,13 +2,17 @@
 
 import math
 
+import keras
 import numpy as np
 
 from keras_distill import _files, report
 from keras_distill._messages import say
+from keras_distill.experiments.comparison import first_examples
 from keras_distill.experiments.run_folder import RunFolder
+from keras_distill.export import write as write_exports
 
 SURE = 0.05
+EXPORTED = 256  # examples that an exported model is checked on
 
 
 def write(folder, found, results, experiment, seeds):
@@ -41,6 +45,20 @@ def write(folder, found, results, experiment, seeds):
     say(f"\n{text}\nThe student: {folder / 'student.keras'}. The plot: {folder / 'pareto.png'}. "
         f"The report: {folder / 'final' / 'report.html'}")  # fmt: skip
     return found
+
+
+def export(folder, found, experiment, formats, quantize):
+    """Takes the student that was chosen to other places, each checked on validation examples."""
+    inputs, targets = first_examples(experiment.data("valid"), EXPORTED)
+    provenance = {name: found[name] for name in ("student", "setting", "default", "keep")}
+    provenance["answer"] = found["answer"]
+    with _files.whole(folder / "exported") as part:
+        written = write_exports(
+            keras.saving.load_model(folder / "student.keras", compile=False), part, formats, name=experiment.name,
+            quantize=quantize, inputs=inputs, targets=targets, provenance=provenance,
+        )  # fmt: skip
+    for each in written:
+        say(str(each).replace(part, str(folder / "exported")))
 
 
 def paired(run, valid, seeds):

@@ -9,13 +9,14 @@ import keras
 from keras_distill import recipes
 from keras_distill._files import plain, read_json, write_json
 from keras_distill._messages import say
-from keras_distill.experiments.comparison import held
+from keras_distill.experiments.comparison import first_examples
 from keras_distill.experiments.compressing import answer
 from keras_distill.experiments.compressing.students import measured, proposals, within
 from keras_distill.experiments.file import load_experiment
 from keras_distill.experiments.run_folder import RunFolder, described
 from keras_distill.experiments.tuning.search import Candidate, Search
 from keras_distill.experiments.tuning.settings import under
+from keras_distill.export.formats import checked_formats
 from keras_distill.report import measure
 from keras_distill.report import page as report_page
 
@@ -23,8 +24,8 @@ BUDGET = ("ms", "mb", "flops")
 
 
 def compress(file, folder, *, teacher=None, max_ms=None, max_mb=None, max_flops=None, keep=None,
-             options=None, repeats=3, seed=0, sizes=None, overwrite=False, resume=False,
-             command=""):  # fmt: skip
+             options=None, repeats=3, seed=0, sizes=None, formats=(), quantize="none",
+             overwrite=False, resume=False, command=""):  # fmt: skip
     """Finds a small student of a teacher, distils it, and exports what is better on the validation.
 
     1. Students are proposed: cut from the teacher where `models.shrink` can cut it, otherwise the
@@ -55,6 +56,9 @@ def compress(file, folder, *, teacher=None, max_ms=None, max_mb=None, max_flops=
         repeats: over how many seeds the last comparison is made, at least 1. Defaults to `3`.
         seed: of the search. The last comparison has the seeds after it.
         sizes: what `student(size=...)` is tried with. Defaults to `1, 0.7, 0.5, 0.35, 0.25`.
+        formats: where else the student is taken, out of `"serving"`, `"litert"`, `"onnx"` and
+            `"openvino"`, into `exported/`. Defaults to none.
+        quantize: how, as `export.write` takes it. Defaults to `"none"`.
         overwrite: whether to delete the run in `folder` first.
         resume: whether to go on with it.
         command: the command line, for the report.
@@ -76,6 +80,7 @@ def compress(file, folder, *, teacher=None, max_ms=None, max_mb=None, max_flops=
     """
     report_page.check_plots()
     budget = _checked(dict(zip(BUDGET, (max_ms, max_mb, max_flops))), keep, repeats)
+    formats = checked_formats(formats, quantize) if formats else ()
     options = dict(options or {})
     experiment = load_experiment(file, options)
     run, seeds = RunFolder(folder), [seed + 1 + index for index in range(repeats)]
@@ -94,7 +99,10 @@ def compress(file, folder, *, teacher=None, max_ms=None, max_mb=None, max_flops=
     names = work.propose(budget, sizes)
     name = work.smallest(names, keep) if keep else work.best(names)
     setting = work.settle(name)
-    return work.finish(name, setting, seeds, keep, command)
+    found = work.finish(name, setting, seeds, keep, command)
+    if formats and not (run.path / "exported").exists():
+        answer.export(run.path, found, experiment, formats, quantize)
+    return found
 
 
 def _checked(budget, keep, repeats):
@@ -150,7 +158,7 @@ class Compressing:
         self.students = {each.name: each for each in found}
         path = self.run.path / "costs.json"
         if read_json(path) is None:
-            example = held(experiment.data("valid").take(1))[0][0]
+            example = first_examples(experiment.data("valid"), 1)[0]
             costs = measured(found, example)
             write_json(path, {"teacher": _alone(self.teacher, example), **costs})
         self.costs = read_json(path)
