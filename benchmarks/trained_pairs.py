@@ -8,13 +8,14 @@ import numpy as np
 
 from keras_distill import CachedTeacher, Distiller, Supervision, Term, recipes
 from keras_distill._files import read_json, write_json
+from keras_distill.recipes.defaults import chosen_by, signs
 
 FALLS = "falls"  # the share of the teacher goes from 0.9 to 0 along a cosine
 
 
 def terms_of(setting):
     """The terms of `{"recipe", "temperature"}`; the recipe "values" is the squared error."""
-    if setting["recipe"] == "values":
+    if setting.get("recipe", "values") == "values":
         return [Term("mse")]
     return getattr(recipes, setting["recipe"])(temperature=setting["temperature"])
 
@@ -101,3 +102,10 @@ class Trained:
                 known[split] = self.score(outputs, split)
             write_json(path, {"setting": setting, **known})
         return known
+
+    def default(self):
+        """What `recipes.default` chooses by the teacher's answers on both splits."""
+        found = {split: signs(self.answers[split], self.data[split][1])
+                 for split in ("train", "valid")}  # fmt: skip
+        updates = math.ceil(len(self.data["train"][0]) / self.pair.batch) * self.pair.epochs
+        return chosen_by(found["train"]._replace(valid=found["valid"].train, updates=updates))

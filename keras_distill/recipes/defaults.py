@@ -24,6 +24,7 @@ class Signs(NamedTuple):
         confidence: the teacher's mean probability of its answer there; `None` for values.
         valid: the teacher's accuracy, or R squared, on the validation split.
         fit: the accuracy on the training split of the student trained alone; `None` if not known.
+        updates: how many updates the student is trained for; `None` if not known.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Signs(NamedTuple):
     confidence: float | None
     valid: float | None = None
     fit: float | None = None
+    updates: int | None = None
 
 
 class Default(NamedTuple):
@@ -52,7 +54,7 @@ class Default(NamedTuple):
     signs: Signs
 
 
-def default(teacher, train, valid=None, *, fit=None):
+def default(teacher, train, valid=None, *, fit=None, updates=None):
     """Chooses loss, temperature and alpha by what the teacher says of the data.
 
     The rules, and what each was learned from, stand in `docs/tuning.md`.
@@ -64,6 +66,8 @@ def default(teacher, train, valid=None, *, fit=None):
         valid: the same of the validation split. Defaults to `None`: not looked at.
         fit: the accuracy in [0, 1] that the student alone reaches on the training split. Defaults
             to `None`: not known.
+        updates: for how many updates it is trained: epochs times batches. Defaults to `None`: not
+            known.
 
     Returns:
         A `Default`, a named tuple of `terms`, `alpha`, `setting`, `reasons` and `signs`.
@@ -82,7 +86,7 @@ def default(teacher, train, valid=None, *, fit=None):
     found = signs(*_asked(teacher, train))
     if valid is not None:
         found = found._replace(valid=signs(*_asked(teacher, valid)).train)
-    return chosen_by(found._replace(fit=fit))
+    return chosen_by(found._replace(fit=fit, updates=updates))
 
 
 def _asked(teacher, batches):

@@ -52,11 +52,10 @@ def export(folder, found, experiment, formats, quantize):
     inputs, targets = first_examples(experiment.data("valid"), EXPORTED)
     provenance = {name: found[name] for name in ("student", "setting", "default", "keep")}
     provenance["answer"] = found["answer"]
+    student = keras.saving.load_model(folder / "student.keras", compile=False)
     with _files.whole(folder / "exported") as part:
-        written = write_exports(
-            keras.saving.load_model(folder / "student.keras", compile=False), part, formats, name=experiment.name,
-            quantize=quantize, inputs=inputs, targets=targets, provenance=provenance,
-        )  # fmt: skip
+        written = write_exports(student, part, formats, name=experiment.name, quantize=quantize,
+                                inputs=inputs, targets=targets, provenance=provenance)  # fmt: skip
     for each in written:
         say(str(each).replace(part, str(folder / "exported")))
 

@@ -107,7 +107,9 @@ def test_within_a_budget_the_best_goes_on(found, file, tmp_path):
     shutil.copy(found[0] / "arms" / "teacher.keras", tmp_path / "teacher.keras")
     most = found[1]["students"]["size 0.5"]["flops"]
     result = compress(file, tmp_path / "run", teacher=tmp_path / "teacher.keras",
-                      max_flops=most, repeats=1, sizes=[1.0, 0.5])  # fmt: skip
+                      max_flops=most, repeats=1, sizes=[1.0, 0.5],
+                      formats=["serving"])  # fmt: skip
+    assert (tmp_path / "run" / "exported" / "tiny" / "1" / "saved_model.pb").exists()
     assert result["students"][result["student"]]["flops"] <= most
     assert "error" in result["answer"] and result["answer"]["error"] is None
     with pytest.raises(ValueError, match="No student is within the budget"):
