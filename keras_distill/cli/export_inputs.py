@@ -61,9 +61,12 @@ def image_range(text):
 
 def provenance(path, model):
     """Where the student comes from: a JSON file's object, or what the run's report says."""
+    quiet.import_keras(program.verbose())
     from keras_distill import _files
 
     if path is not None:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"--provenance takes a file. No such file: {path}")
         found = _files.read_json(path)
         if not isinstance(found, dict):
             raise ValueError(f"--provenance takes a JSON file with an object. Received: {path}")
