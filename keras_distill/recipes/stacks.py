@@ -41,9 +41,8 @@ def stacks_of(model):
 
 def _calls(model):
     """`{path: [shape of each call]}` of every layer, under one path each."""
-    once = {path: [shape] for path, shape in taps.shapes(model).items() if path != "output"}
     found, seen = {}, set()
-    for path, shapes in {**once, **taps.calls(model)}.items():
+    for path, shapes in taps.calls(model, least=0).items():
         layer = taps.find_layer(model, path)
         if id(layer) not in seen:
             seen.add(id(layer))

@@ -16,6 +16,7 @@ from keras_distill.recipes.compared import (
     check_attention,
     heads_of,
     mask_of,
+    mask_of_first,
     projections_of,
     scores_of,
 )
@@ -60,7 +61,8 @@ def pkd(student, teacher, pairs=None, weight=100.0, mask="auto"):
     pairs = [pair for each in stacks for pair in (each if pairs else each[:-1] or each)]
     return [
         Term(losses.PatientKD(), student=ours.path, teacher=theirs.path, name=f"patient_{i}",
-             weight=weight / (len(pairs) * theirs.shape[-1]), mask=mask_of(student, ours, mask))
+             weight=weight / (len(pairs) * theirs.shape[-1]),
+             mask=mask_of_first(student, ours, mask))
         for i, (ours, theirs) in enumerate(pairs)
     ]  # fmt: skip
 
