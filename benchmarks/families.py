@@ -41,12 +41,13 @@ RECIPES = ("fitnets", "pkd", "tinybert", "minilm", "distilbert")
 COLUMNS = ("cut", "fit", "fused head", "generate", *RECIPES)
 YES, NONE = "yes", "-"
 DEPTH = 3  # blocks of the teacher
+DEPTHS = {"Gemma 2": 4}  # whose blocks alternate: the first and the last of four repeat that
 
 
 def examined(family, columns=COLUMNS):
     """`{column: "yes", "-" where there is nothing to try, or what was said}` of a family."""
     keras.utils.set_random_seed(0)
-    teacher = hub_models.FAMILIES[family](DEPTH)
+    teacher = hub_models.FAMILIES[family](DEPTHS.get(family, DEPTH))
     student, said = _said(lambda: models.shrink(teacher, depth=2))
     found = {"cut": said if said != YES else _said(lambda: _same_where_whole(teacher))[1]}
     student = student or hub_models.FAMILIES[family](2)
@@ -54,7 +55,7 @@ def examined(family, columns=COLUMNS):
     tries = {
         "fit": lambda: _fit(student, teacher, x, _default(student)),
         "fused head": lambda: _fit(student, teacher, x, None, fused_head=True),
-        "generate": lambda: _generated(student, x),
+        "generate": lambda: _generated(student, x, hub_models.PROMPTS.get(family, {})),
     }
     for name in tries.keys() & {*columns}:
         found[name] = _said(tries[name])[1] if _applies(name, student) else NONE
@@ -77,7 +78,7 @@ def _taught(names, student, teacher, x):
 def _terms(name, student, teacher):
     """A recipe's terms, whose names tell the recipe; without logits, which a backbone has not."""
     terms = getattr(recipes, name)(student, teacher)
-    if not hasattr(student, "backbone"):
+    if not _is_task(student):
         terms = [term for term in terms if term.student != "output"]
     for term in terms:
         term.name = f"{name}_{term.name}"
@@ -92,9 +93,15 @@ def _said(run):
             return run(), YES
     except Exception as error:
         text = re.sub(r"\x1b\[\d+m", "", " ".join(str(error).split()))
-        sentence = re.split(r"(?<=[.:])\s", text)
-        said = " ".join(sentence[:2] if sentence[0].endswith(":") else sentence[:1])
+        sentences = re.split(r"(?<=[.:])\s", text)
+        ends = [i for i, sentence in enumerate(sentences) if not sentence.endswith(":")]
+        said = " ".join(sentences[: ends[0] + 1 if ends else 1])
         return None, f"{type(error).__name__}: {said[:300]}"
+
+
+def _is_task(model):
+    """Whether a model has a head: D-FINE's backbone has a backbone, too, but no preprocessor."""
+    return hasattr(model, "backbone") and hasattr(model, "preprocessor")
 
 
 def _applies(name, student):
@@ -112,10 +119,14 @@ def _same_where_whole(teacher):
 
 def _default(student):
     """`None` for a model with a head, which learns by the default term."""
-    if hasattr(student, "backbone"):
+    if _is_task(student):
         return None
     outputs = student.output
-    names = [f"output:{name}" for name in outputs] if isinstance(outputs, dict) else ["output"]
+    names = (
+        [f"output:{name}" for name, each in outputs.items() if not keras.tree.is_nested(each)]
+        if isinstance(outputs, dict)
+        else ["output"]
+    )
     return [Term("mse", student=name, teacher=name, name=f"mse_{i}", mask=None)
             for i, name in enumerate(names)]  # fmt: skip
 
@@ -125,7 +136,7 @@ def _fit(student, teacher, x, terms, **options):
     given = {} if terms is None else {"terms": terms}
     distiller = Distiller(student, teacher=teacher, **given, **options)
     labels = None
-    if hasattr(student, "backbone"):
+    if _is_task(student):
         labels = np.zeros(_label_shape(student, x), "int32")
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(1e-3), loss, run_eagerly=True)
@@ -140,10 +151,10 @@ def _label_shape(student, x):
     return tuple(student(x, training=False).shape)[:-1]
 
 
-def _generated(student, x):
+def _generated(student, x, others):
     student.compile(run_eagerly=True)
     prompt = {name: value for name, value in x.items() if "position" not in name}
-    student.generate(prompt, stop_token_ids=None)
+    student.generate({**prompt, **others}, stop_token_ids=None)
 
 
 def table(found):

@@ -279,6 +279,17 @@ FAMILIES = {
 }  # fmt: skip
 
 
+# What `generate` takes beside what the model does.
+PROMPTS = {
+    "Gemma 3": {"images": np.zeros((2, 0, 16, 16, 3), "float32")},
+    "RWKV-7": {
+        "input_padding_mask": np.ones((2, TOKENS), "bool"),
+        "padding_mask": np.array([[True, False, False]] * 2),
+        "predict_token_ids": np.zeros((2, 3), "int32"),
+    },
+}
+
+
 def inputs(model, count=2, seed=0):
     """A batch for a model, by the names and shapes of its inputs; the second text is padded."""
     generator = np.random.default_rng(seed)

@@ -34,9 +34,21 @@ def blocks(student, teacher, pairs=None, *, attending=False):
         stacks = matched(student, teacher, keep=_attends if attending else None)
     else:
         stacks = [[(_named(student, ours), _named(teacher, theirs)) for ours, theirs in pairs]]
+    for model, found in zip((student, teacher), zip(*stacks[-1])):
+        if pairs is None and len(found[-1].shape) == 4 and not found[-1].attentions:
+            raise ValueError(_of_maps(model, found[-1]))
     if attending:
         check_attention(student, teacher, stacks)
     return stacks
+
+
+def _of_maps(model, end):
+    kind = type(taps.find_layer(model, end.path.partition(":")[0])).__name__
+    return (
+        f"`{end.path}` of `{model.name}`, a `{kind}`, ends a stage of feature maps {end.shape}, "
+        "and no block of a transformer was found. Give pairs of paths, or compare feature maps, "
+        "as `recipes.fitnets` does."
+    )
 
 
 def check_attention(student, teacher, stacks):

@@ -70,6 +70,8 @@ def _in_order(ours, theirs, selection):
     unnamed = [_unnamed(side, selection) for side in (ours, theirs)]
     for kind, layers in unnamed[0].items():
         others = unnamed[1].get(kind, [])
+        if kept := selection.kept.get(kind.__name__):
+            others = [others[position] for position in kept.values()]
         if len(layers) == len(others):
             pairs.update((id(layer), other) for layer, other in zip(layers, others))
     return pairs

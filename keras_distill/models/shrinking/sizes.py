@@ -15,6 +15,7 @@ OF_SIDES = {
 DEPTHS = ("num_layers", *OF_SIDES, "stackwise_num_blocks")
 # What is listed by block, beside names that begin with "layer".
 LISTED = ("rope_layer_enabled_list",)
+INDICES = ("global_attention_layer_indices",)  # which blocks differ from the others
 WORDS = ("vocabulary_size", "vocab_size")
 SCALED = (
     "intermediate_dim",
@@ -56,7 +57,7 @@ def cut_depth(config, stacks, choice, name):
         return config, blocks.Selection({})
     _refuse_depth(config, name)
     if "stackwise_num_blocks" in config:
-        return _stackwise(config, stacks, choice)
+        return _stackwise(config, stacks, choice, name)
     if "num_groups" in config:
         return _grouped(config, choice)
     if OF_SIDES.keys() & config.keys():
@@ -100,12 +101,16 @@ def _counted(stacks):
 
 def _listed(config, prefix, count, positions):
     """What differs from block to block and is listed in a config, at the positions kept."""
-    return {
+    listed = {
         key: [value[position] for position in positions]
         for key, value in config.items()
         if key.startswith(prefix) or key in LISTED
         if isinstance(value, (list, tuple)) and len(value) == count
     }
+    for key in INDICES:
+        if key in config:
+            listed[key] = [new for new, old in enumerate(positions) if old in config[key]]
+    return listed
 
 
 def _two_sided(config, stacks, choice, name):
@@ -135,13 +140,16 @@ def _two_sided(config, stacks, choice, name):
     return {**config, **cut}, blocks.Selection(kept)
 
 
-def _stackwise(config, stacks, choice):
+def _stackwise(config, stacks, choice, name):
     """A network of stages, such as a ResNet; every stage keeps its first block, which narrows."""
     counts = config["stackwise_num_blocks"]
     stacks = {stack: indices for stack, indices in stacks.items() if len(indices) in counts}
     single = [index for index, count in enumerate(counts) if count == 1]
     if not stacks or len(stacks) + len(single) != len(counts):
-        raise ValueError(f"The {len(counts)} stages were not found. Found: {', '.join(stacks)}")
+        raise ValueError(
+            f"`{name}` cannot be cut in depth: its {len(counts)} stages of {counts} blocks were "
+            f"not found. Found: {_counted(stacks)}. Build the shallower student yourself."
+        )
     kept = selected(stacks, choice)
     depths = iter([len(each) for each in kept.values()])
     shrunk = [1 if index in single else next(depths) for index in range(len(counts))]
