@@ -41,7 +41,8 @@ RECIPES = ("fitnets", "pkd", "tinybert", "minilm", "distilbert")
 COLUMNS = ("cut", "fit", "fused head", "generate", *RECIPES)
 YES, NONE = "yes", "-"
 DEPTH = 3  # blocks of the teacher
-DEPTHS = {"Gemma 2": 4}  # whose blocks alternate: the first and the last of four repeat that
+# Of families whose blocks differ: the first and the last of four are one of each kind.
+DEPTHS = {"Gemma 2": 4, "Qwen 3.5": 4, "Qwen 3.5 MoE": 4}
 
 
 def examined(family, columns=COLUMNS):

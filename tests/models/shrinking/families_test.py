@@ -31,8 +31,9 @@ def outputs(model, x):
 
 
 @pytest.mark.parametrize(
-    "family", ["T5Gemma", "PaliGemma", "SigLIP", "DINOv2", "DINOv3", "ELECTRA", "EdRec", "SmolLM 3"]
-)
+    "family", ["T5Gemma", "PaliGemma", "SigLIP", "DINOv2", "DINOv3", "ELECTRA", "EdRec", "SmolLM 3",
+               "ViTDet"],
+)  # fmt: skip
 def test_with_nothing_cut_the_outputs_are_the_teachers(family):
     teacher = random_weights(hub_models.FAMILIES[family](2))
     layers.RMSNormalization()  # a name that Keras numbers is another in every model
@@ -97,6 +98,17 @@ def test_adapters_of_a_graph_are_merged_by_their_formula():
     assert not any("lora" in weight.name for weight in student.weights)
 
 
+def test_blocks_that_keras_has_numbered_are_kept_by_their_order():
+    teacher = random_weights(hub_models.FAMILIES["ViTDet"](4))
+    student = models.shrink(teacher, layers=[1, 3])
+    theirs, ours = ([layer for layer in model.layers if "Windowed" in type(layer).__name__]
+                    for model in (teacher, student))  # fmt: skip
+    assert (len(ours), student.global_attention_layer_indices) == (2, [1])
+    for one, other in zip(ours, theirs[1::2]):
+        for weight, wanted in zip(one.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(weight, wanted)
+
+
 def test_what_is_listed_by_block_goes_with_its_block():
     config = {"num_layers": 4, "rope_layer_enabled_list": [True, True, True, False],
               "layer_types": list("abcd")}  # fmt: skip
@@ -110,7 +122,9 @@ def test_what_is_listed_by_block_goes_with_its_block():
 REFUSED = {
     "MiT": "stages of `layerwise_depths` blocks. Build the shallower student yourself",
     "Swin": "has none of: num_layers.*Build the smaller student yourself",
-    "ViTDet": "2 blocks were not found, which must be named by number. Found: none",
+    "D-FINE": "`dense`, a `Dense`|no repeated named blocks|cannot be",
+    "Flux": "a `MLPEmbedder`, cannot be made anew.*has no `get_config`. Build the student",
+    "MobileNet": "its 2 stages of .* blocks were not found. Found: .*Build the shallower student",
 }
 
 
