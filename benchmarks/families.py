@@ -54,7 +54,7 @@ def examined(family, columns=COLUMNS):
     student = student or hub_models.FAMILIES[family](2)
     x, steps = hub_models.inputs(teacher), [name for name in columns if name in RECIPES]
     tries = {
-        "fit": lambda: _fit(student, teacher, x, _default(student)),
+        "fit": lambda: _fit(student, teacher, x, _default(student, teacher)),
         "fused head": lambda: _fit(student, teacher, x, None, fused_head=True),
         "generate": lambda: _generated(student, x, hub_models.PROMPTS.get(family, {})),
     }
@@ -118,13 +118,18 @@ def _same_where_whole(teacher):
         np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg="Other outputs.")
 
 
-def _default(student):
-    """`None` for a model with a head, which learns by the default term."""
+def _default(student, teacher):
+    """`None` for a model with a head, which learns by the default term.
+
+    Of a backbone without a head the outputs that both sides have in one shape are compared: a
+    deeper detector has more of some.
+    """
     if _is_task(student):
         return None
     outputs = student.output
     names = (
-        [f"output:{name}" for name, each in outputs.items() if not keras.tree.is_nested(each)]
+        [f"output:{name}" for name, each in outputs.items() if not keras.tree.is_nested(each)
+         and each.shape == teacher.output[name].shape]
         if isinstance(outputs, dict)
         else ["output"]
     )

@@ -291,7 +291,8 @@ IMAGES = {
     "BASNet": _bas_net,
     "CSPNet": classifier(
         "CSPNet", stem_filters=8, stem_kernel_size=3, stem_strides=1, stackwise_depth=twice,
-        stackwise_strides=[1, 2], stackwise_num_filters=[8, 16], block_type="dark_block", stage_type="dark",
+        stackwise_strides=[1, 2], stackwise_num_filters=[8, 16], block_type="dark_block",
+        stage_type="dark",
     ),
     "DeepLabV3": _deep_lab,
     "DenseNet": classifier("DenseNet", stackwise_num_repeats=twice, growth_rate=4),

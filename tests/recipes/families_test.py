@@ -130,22 +130,26 @@ def test_both_sides_are_compared_each_with_its_own_mask(made, family):
         assert getattr(term.loss, "cross", False) == crosses
 
 
-def test_an_examples_weight_counts_on_both_sides(made):
+def test_an_examples_weight_counts_on_both_sides():
     """An example that weighs nothing leaves every term as it is without the example."""
-    student, teacher = made("BART", 1), made("BART", 2)
+    sizes = {**hub_models.TEXT, **hub_models.SHORT, "num_layers": 1, "dropout": 0.0}
+    hub = keras_hub.models
+    student, teacher = (
+        hub.BartSeq2SeqLM(backbone=hub.BartBackbone(**sizes), preprocessor=None) for _ in range(2)
+    )
+    terms = recipes.distilbert(student, teacher)[1:]
     x = hub_models.inputs(teacher)
     zero, first = [1.0, 0.0], {name: value[:1] for name, value in x.items()}
     tokens = x["decoder_padding_mask"] * np.array(zero)[:, None]
 
     def logs(x, weights):
-        terms = recipes.distilbert(student, teacher)[1:] + recipes.minilm(student, teacher)
         distiller = Distiller(student, teacher=teacher, terms=terms, alpha=1.0)
         distiller.compile(keras.optimizers.SGD(0.0), loss=None, run_eagerly=True)
         found = distiller.fit(x, sample_weight=weights, verbose=0).history
-        return {name: value[0] for name, value in found.items() if name[-1] in "01"}
+        return {name: value[0] for name, value in found.items() if name.startswith("cosine_")}
 
     wanted = logs(first, None)
-    assert len(wanted) == 4
+    assert len(wanted) == 2
     for weights in (np.array(zero), tokens):
         assert logs(x, weights) == pytest.approx(wanted, rel=1e-4)
 
@@ -161,16 +165,6 @@ def test_an_images_tokens_before_the_texts_do_not_count(made):
     assert [term.masks for term in recipes.pkd(student, teacher)] == [
         ("example:sample_weight",), ("example:sample_weight",),
     ]  # fmt: skip
-    terms = [of_image, of_text, *recipes.distilbert(student, teacher)[1:]]
-    distiller = Distiller(student, teacher=teacher, terms=terms, alpha=1.0)
-    distiller.compile(keras.optimizers.SGD(0.0), loss=None, run_eagerly=True)
-    x = hub_models.inputs(teacher)
-    found = [distiller.fit(each, verbose=0).history["cosine_1"][0] for each in (x, _other_image(x))]
-    assert np.isfinite(found).all()
-
-
-def _other_image(x):
-    return {**x, "images": -x["images"]}
 
 
 def test_inner_layers_of_a_shared_block_take_turns():

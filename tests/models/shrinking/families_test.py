@@ -122,7 +122,6 @@ def test_what_is_listed_by_block_goes_with_its_block():
 REFUSED = {
     "MiT": "stages of `layerwise_depths` blocks. Build the shallower student yourself",
     "Swin": "has none of: num_layers.*Build the smaller student yourself",
-    "D-FINE": "`dense`, a `Dense`|no repeated named blocks|cannot be",
     "Flux": "a `MLPEmbedder`, cannot be made anew.*has no `get_config`. Build the student",
     "MobileNet": "its 2 stages of .* blocks were not found. Found: .*Build the shallower student",
 }
