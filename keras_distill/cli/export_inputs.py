@@ -1,0 +1,65 @@
+"""What `export` reads beside the student: real inputs, names of classes, and the run's data."""
+
+import os
+import zipfile
+
+from keras_distill.cli import program, quiet
+
+STUDENT = "student.keras"
+
+
+def model_file(path):
+    """The student's file: `path` itself, or the student of the run in the folder `path`."""
+    if not os.path.isdir(path):
+        return path
+    file = os.path.join(path, STUDENT)
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"{path} holds no finished run: there is no {STUDENT} in it.")
+    return file
+
+
+def arrays(flag, path):
+    """`(inputs, targets)` of an `.npz` file; `(None, None)` where no file is given."""
+    if path is None:
+        return None, None
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{flag} takes a file. No such file: {path}")
+    quiet.import_keras(program.verbose())
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = dict(file)
+    except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{flag} takes an .npz file of arrays. Received: {path} ({said})"
+        ) from error
+    targets = found.pop("targets", None)
+    only = next(iter(found.values())) if list(found) in (["inputs"], ["arr_0"]) else None
+    return found if only is None else only, targets
+
+
+def labels(path):
+    """The names of the classes, a line each; `None` where no file is given."""
+    if path is None:
+        return None
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"--labels takes a file. No such file: {path}")
+    with open(path, encoding="utf-8") as file:
+        return [line.rstrip("\n") for line in file if line.strip()]
+
+
+def of_run(folder):
+    """`(inputs, targets)` of the validation split that a run keeps; `(None, None)` without."""
+    from keras_distill.experiments.run_folder import EXAMPLES
+
+    file = os.path.join(folder, EXAMPLES)
+    return arrays("--model", file if os.path.isfile(file) else None)
+
+
+def of_experiment(experiment, count=256):
+    """`(inputs, targets)`: the first examples of an experiment's validation split."""
+    from keras_distill.experiments.comparison import first_examples
+
+    return first_examples(experiment.data("valid"), count)
