@@ -202,7 +202,8 @@ def cut_width(config, width, name):
     if config.get("embedding_dim") == old:  # ELECTRA projects embeddings of another width
         config["embedding_dim"] = new
     for key in SCALED:
-        if key in config:
+        shared = key == "num_key_value_heads" and config.get(key) == 1  # by all of the query's
+        if key in config and not shared:
             config[key], rest = divmod(config[key] * new, old)
             if rest or not config[key]:
                 raise ValueError(

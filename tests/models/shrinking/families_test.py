@@ -60,6 +60,11 @@ def test_electra_is_narrowed_with_its_embeddings():
     assert (student.hidden_dim, student.embedding_dim) == (8, 8)
 
 
+def test_a_key_and_value_head_that_all_queries_share_stays():
+    student = models.shrink(hub_models.FAMILIES["Llama"](1), width=0.5).backbone
+    assert (student.num_query_heads, student.num_key_value_heads) == (1, 1)
+
+
 def adapted(model):
     """The model with LoRA in its layers, whose products are not zero."""
     for layer in model._flatten_layers():
