@@ -159,7 +159,9 @@ def _stacks(model):
     """
     for layers in (model.layers, *map(copied_weights.children, model.layers)):
         numbered = blocks.numbered_by_keras(layers)
-        found = blocks.stacks_of([layer for layer in layers if type(layer) not in numbered])
+        named = [layer for layer in layers if type(layer) not in numbered]
+        inside = [layer for layer in named if sublayers(layer)]  # not Whisper's two convolutions
+        found = blocks.stacks_of(inside) or blocks.stacks_of(named)
         found |= {kind.__name__: [*range(len(each))] for kind, each in numbered.items()}
         if found:
             return found

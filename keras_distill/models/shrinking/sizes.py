@@ -16,6 +16,8 @@ DEPTHS = ("num_layers", *OF_SIDES, "stackwise_num_blocks")
 # What is listed by block, beside names that begin with "layer".
 LISTED = ("rope_layer_enabled_list",)
 INDICES = ("global_attention_layer_indices",)  # which blocks differ from the others
+# Widths of what stands before the blocks, which may be theirs: ELECTRA's and Moonshine's.
+BESIDE = ("embedding_dim", "filter_dim")
 WORDS = ("vocabulary_size", "vocab_size")
 SCALED = (
     "intermediate_dim",
@@ -199,8 +201,9 @@ def cut_width(config, width, name):
         )
     new = _hidden(old, width)
     config = {**config, "hidden_dim": new}
-    if config.get("embedding_dim") == old:  # ELECTRA projects embeddings of another width
-        config["embedding_dim"] = new
+    for key in BESIDE:
+        if config.get(key) == old:
+            config[key] = new
     for key in SCALED:
         shared = key == "num_key_value_heads" and config.get(key) == 1  # by all of the query's
         if key in config and not shared:

@@ -44,6 +44,22 @@ def test_with_nothing_cut_the_outputs_are_the_teachers(family):
     assert student.count_params() < teacher.count_params()
 
 
+def test_layers_that_are_as_many_as_blocks_are_none():
+    """Whisper's two convolutions before its encoder are called `..._layer_1` and `..._layer_2`."""
+    teacher = hub_models.FAMILIES["Whisper"](2)
+    student = models.shrink(teacher, layers=[1])
+    for name in ("transformer_encoder_layer_", "transformer_decoder_layer_"):
+        for weight, wanted in zip(student.get_layer(f"{name}0").weights,
+                                  teacher.get_layer(f"{name}1").weights, strict=True):  # fmt: skip
+            np.testing.assert_array_equal(weight, wanted)
+
+
+def test_what_stands_before_the_blocks_is_narrowed_with_them():
+    student = models.shrink(hub_models.FAMILIES["Moonshine"](1), width=0.5)
+    assert (student.hidden_dim, student.filter_dim) == (8, 8)
+    student(hub_models.inputs(student))
+
+
 @pytest.mark.parametrize("family", ["ELECTRA", "EdRec"])
 def test_a_vocabulary_of_another_name_is_cut(family):
     teacher = random_weights(hub_models.FAMILIES[family](1))
@@ -136,6 +152,14 @@ REFUSED = {
 def test_what_cannot_be_cut_is_told_why(family):
     with pytest.raises(ValueError, match=REFUSED[family]):
         models.shrink(hub_models.FAMILIES[family](2), depth=1)
+
+
+def test_a_first_block_that_differs_from_the_others_must_stay():
+    teacher = hub_models.FAMILIES["RWKV-7"](3)
+    assert models.shrink(teacher, layers=[0, 2]).backbone.num_layers == 2
+    with pytest.raises(ValueError, match="`rwkv_layer_1`.*`rwkv_layer_0`: only one of them has.*"
+                                         "Choose `layers` that keep `rwkv_layer_0`"):  # fmt: skip
+        models.shrink(teacher, layers=[1, 2])
 
 
 def test_shared_keys_and_values_are_refused():
