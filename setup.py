@@ -43,6 +43,7 @@ setup(
         "tfds": TFDS,
         "examples": EXAMPLES,
         "export": [*FORMATS, "openvino>=2026.4"],  # TensorFlow itself writes SavedModels
+        "serving": ["tensorflow-serving-api>=2.19", "grpcio"],  # warm-up requests and clients
         "beam": BEAM,
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
         "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", *EXAMPLES, *NLP, *BEAM,

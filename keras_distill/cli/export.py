@@ -26,6 +26,11 @@ def parser():
         "`targets` in it are the true answers")  # fmt: skip
     add("--calibration", metavar="FILE.npz", help="inputs to calibrate int8 on (default: --inputs)")
     add("--labels", metavar="FILE", help="the names of the classes, one a line")
+    add("--signature", metavar="S,S", help="of the SavedModel, beside serving_default: classify, "
+        "image_bytes, examples, text, generate, generate_sampled (default: the first three, as "
+        "they suit the student)")  # fmt: skip
+    add("--image-range", default="0,1", metavar="LOW,HIGH", help="of a pixel, for image_bytes")
+    add("--provenance", metavar="FILE.json", help="where the student comes from (default: a run's)")
     add("--batch", type=int, metavar="N", help="a fixed batch size; serving takes any")
     add("--agreement", type=float, default=0.9, metavar="SHARE",
         help="of equal answers that a quantized model must have (default: 0.9)")  # fmt: skip
@@ -39,6 +44,8 @@ def act(arguments):
     file = export_inputs.model_file(arguments.model)
     labels = export_inputs.labels(arguments.labels)
     inputs, targets = export_inputs.arrays("--inputs", arguments.inputs)
+    image_range = export_inputs.image_range(arguments.image_range)
+    provenance = export_inputs.provenance(arguments.provenance, arguments.model)
     calibration, _ = export_inputs.arrays("--calibration", arguments.calibration)
     experiment = program.experiment_of(arguments) if arguments.experiment else None
     model = program.model_of(file)
@@ -63,6 +70,9 @@ def act(arguments):
             batch=arguments.batch,
             version=arguments.version,
             agreement=arguments.agreement,
+            signatures=arguments.signature.split(",") if arguments.signature else None,
+            image_range=image_range,
+            provenance=provenance,
         )
     for each in written:
         print(each)

@@ -50,6 +50,34 @@ def labels(path):
         return [line.rstrip("\n") for line in file if line.strip()]
 
 
+def image_range(text):
+    """The least and the greatest value of a pixel."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"--image-range takes LOW,HIGH, as in 0,255. Received: {text}") from None
+    return low, high
+
+
+def provenance(path, model):
+    """Where the student comes from: a JSON file's object, or what the run's report says."""
+    quiet.import_keras(program.verbose())
+    from keras_distill import _files
+
+    if path is not None:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"--provenance takes a file. No such file: {path}")
+        found = _files.read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError(f"--provenance takes a JSON file with an object. Received: {path}")
+        return found
+    report = os.path.join(model, "report.json")
+    if not os.path.isfile(report):
+        return None
+    found = _files.read_json(report, {"settings": dict})
+    return {key: found[key] for key in ("name", "command", "settings") if key in found}
+
+
 def of_run(folder):
     """`(inputs, targets)` of the validation split that a run keeps; `(None, None)` without."""
     from keras_distill.experiments.run_folder import EXAMPLES

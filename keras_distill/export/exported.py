@@ -11,6 +11,7 @@ from keras_distill.export import parity, places, reload
 from keras_distill.export.formats import FORMATS
 from keras_distill.export.given import with_batch
 from keras_distill.export.saved_model import by_name
+from keras_distill.export.serving_folder import ServingFolder
 from keras_distill.export.signature import signature_of
 
 
@@ -27,6 +28,7 @@ class Exported:
         real: Whether these were given; otherwise they were random.
         size_bytes: The size on disk.
         parity: A `Parity`: what the comparison found.
+        note: What the place must have beside the format's runtime; empty for nothing.
     """
 
     format: str
@@ -37,6 +39,7 @@ class Exported:
     real: bool
     size_bytes: int
     parity: parity.Parity
+    note: str = ""
 
     def __str__(self):
         kind = "example" if self.real else "random example"
@@ -51,7 +54,8 @@ class Exported:
         if self.batch:
             found.append(f"takes {self.batch} at a time")
         how = "" if self.quantize == "none" else f"{self.quantize}, "
-        return f"{self.path}: {how}{self.size_bytes:,} bytes, reloaded, {'; '.join(found)}."
+        said = f"{self.path}: {how}{self.size_bytes:,} bytes, reloaded, {'; '.join(found)}."
+        return f"{said} {self.note}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Job:
         real: Whether `given` was given; otherwise it is random.
         agreement: The smallest agreement of a quantized model.
         batch: A fixed batch size, or `None`.
-        archive: The archive of the SavedModel, or `None` where none is asked for.
+        served: The `ServingFolder`, or `None` where none is asked for.
     """
 
     student: keras.Model
@@ -78,7 +82,7 @@ class Job:
     real: bool
     agreement: float
     batch: int | None
-    archive: object
+    served: ServingFolder | None
 
     def run(self, kind, path, quantize):
         """Exports to one format; returns an `Exported`.
@@ -96,7 +100,8 @@ class Job:
             if wrong is None:
                 os.rename(part, path)
                 count, size = len(next(iter(self.given.values()))), size_of(path)
-                return Exported(kind, path, quantize, batch, count, self.real, size, found)
+                note = self.served.note if kind == "serving" else ""
+                return Exported(kind, path, quantize, batch, count, self.real, size, found, note)
             failed = places.failed(path)
             os.rename(part, failed)
         raise ValueError(
@@ -105,7 +110,7 @@ class Job:
         )
 
     def _serving(self, kind, part, quantize):
-        self.archive.write_out(part, verbose=False)
+        self.served.write(part)
         allowed = parity.tolerance(by_name(self.expected))
         try:  # by its public name, so that a check that was put in its place is the one that runs
             found = export.check_saved_model(part, self.given, by_name(self.expected), allowed)

@@ -42,7 +42,7 @@ def write(model, path, signature, *, quantize="none", calibration=None, simulate
 def _converted(model, signature, simulated):
     tf = _backend.tensorflow("LiteRT's converter")
     with tempfile.TemporaryDirectory() as folder:
-        archive_of(model, None, 1, None, signature).write_out(folder, verbose=False)
+        archive_of(model, None, 1, None, signature, ()).write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=["serving_default"]
         )

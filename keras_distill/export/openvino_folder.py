@@ -29,7 +29,7 @@ def write(model, path, signature, *, quantize="none", calibration=None):
 
     os.makedirs(path)
     with tempfile.TemporaryDirectory() as folder:
-        archive_of(model, None, 1, None, signature).write_out(folder, verbose=False)
+        archive_of(model, None, 1, None, signature, ()).write_out(folder, verbose=False)
         try:
             found = openvino.convert_model(folder)
         except Exception as error:  # whatever the converter meets

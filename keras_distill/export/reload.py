@@ -31,7 +31,7 @@ def check_saved_model(path, inputs, expected, atol=1e-5):
 
     Raises:
         ValueError: where the outputs differ by more than `atol`, or in name or shape.
-        RuntimeError: where the fresh process failed; the message ends with what it said.
+        RuntimeError: where the fresh process failed; the message ends with the last line it said.
     """
     difference = largest_difference(outputs_of("serving", path, inputs), expected)
     if not difference <= atol:  # NaN too
@@ -67,7 +67,7 @@ def outputs_of(kind, path, inputs):
 
     Raises:
         ValueError: There are several inputs, and they have no names.
-        RuntimeError: The process failed; the message ends with what it said.
+        RuntimeError: The process failed; the message ends with the last line it said.
     """
     if isinstance(inputs, (list, tuple)):
         raise ValueError(
@@ -88,9 +88,8 @@ def _run_fresh(kind, *arguments):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         what = "SavedModel" if kind == "serving" else f"exported model ({kind})"
-        raise RuntimeError(
-            f"The {what} could not be run in a fresh process: {done.stderr.strip()[-2000:]}"
-        )
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise RuntimeError(f"The {what} could not be run in a fresh process: {lines[-1][:1000]}")
 
 
 def largest_difference(outputs, expected):

@@ -5,7 +5,9 @@ Keras nor keras_distill can be imported, as on the machine that the model is mad
 an `.npz` file with an array for each input. `OUTPUTS` becomes one with an array for each output.
 """
 
+import importlib.util
 import os
+import pathlib
 import sys
 
 if __name__ == "__main__":  # nothing beside this file may stand for a package
@@ -21,13 +23,28 @@ def serving(path, given):
     """A SavedModel by TensorFlow, on the CPU."""
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(path)
+    try:
+        loaded = tf.saved_model.load(path)
+    except (RuntimeError, tf.errors.OpError) as error:
+        if "not registered" not in str(error):
+            raise
+        load_text_operations(tf)
+        loaded = tf.saved_model.load(path)
     serve = loaded.signatures["serving_default"]
     specs = serve.structured_input_signature[1]
     given = named(given, specs)
     got = serve(**{name: tf.cast(value, specs[name].dtype) for name, value in given.items()})
     wide = {k: tf.cast(v, tf.float64) if v.dtype.is_floating else v for k, v in got.items()}
     return {name: value.numpy() for name, value in wide.items()}
+
+
+def load_text_operations(tf):
+    """Registers the operations of tensorflow-text; the package itself would import Keras."""
+    spec = importlib.util.find_spec("tensorflow_text")
+    if spec is None:
+        sys.exit("The signature `text` needs tensorflow-text: run `pip install tensorflow-text`.")
+    for file in sorted(pathlib.Path(spec.origin).parent.glob("python/ops/_*.so")):
+        tf.load_op_library(str(file))
 
 
 def litert(path, given):

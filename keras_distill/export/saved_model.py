@@ -11,9 +11,19 @@ import keras
 from keras import tree
 
 from keras_distill import _backend
-from keras_distill.export import places
+from keras_distill.export import endpoints, places
 from keras_distill.export.signature import check_built, signature_of, tensor_spec
 
+CLASSIFY = ("classify",)  # where there are classes
+DEFAULT = ("classify", "image_bytes", "examples")  # what needs no operations but TensorFlow's own
+_LACKS = {
+    "classify": "has no single output of shape (batch, classes)",
+    "image_bytes": "does not take images of a fixed size with 1 or 3 channels alone",
+    "examples": "has an input whose size is not fixed",
+    "text": "has no preprocessor with a tokenizer",
+    "generate": "is no causal language model of KerasHub",
+    "generate_sampled": "is no causal language model of KerasHub",
+}
 # Operations of a graph that only hand on what the head computed.
 _PASSING = ("Identity", "Cast", "Reshape", "Squeeze")
 
@@ -118,8 +128,23 @@ def write_saved_model(
     return folder
 
 
-def archive_of(model, labels, top_k, from_logits, signature):
-    """The archive, with `serve` and, where the model classifies, `classify`."""
+def archive_of(model, labels, top_k, from_logits, signature, signatures=CLASSIFY,
+               image_range=(0.0, 1.0)):  # fmt: skip
+    """The archive, with `serve` and the other signatures that are asked for.
+
+    Args:
+        model: A built `keras.Model`.
+        labels: What the classes are called, or `None` for their indices.
+        top_k: How many classes `classify` returns.
+        from_logits: Whether the one output is logits; `None` reads it off the graph.
+        signature: What `signature_of(model)` returns.
+        signatures: Names out of `endpoints.SIGNATURES`. `None` stands for those of `DEFAULT` that
+            suit the model, and `"classify"` is left out where there are no classes.
+        image_range: The least and greatest value of a pixel, for `"image_bytes"`.
+
+    Raises:
+        ValueError: A signature is unknown or does not suit the model, or the labels do not fit.
+    """
     tf = _backend.tensorflow("A SavedModel")
     signature = tree.map_structure(tensor_spec, signature)
     forward = tf.function(lambda *args: model(*args, training=False), signature, autograph=False)
@@ -132,15 +157,47 @@ def archive_of(model, labels, top_k, from_logits, signature):
     archive.track(model)
     serve = _serve(forward, "logits" if from_logits else "probabilities")
     archive.add_endpoint("serve", serve, signature)
+    answer, found = serve, {}
     if single and len(outputs.shape) == 2 and (outputs.shape[-1] or 0) > 1:
-        classify = _classify(forward, outputs.shape[-1], labels, top_k, from_logits)
-        archive.add_endpoint("classify", classify, signature)
+        answer = _classify(forward, outputs.shape[-1], labels, top_k, from_logits)
+        found["classify"] = answer, signature
     elif labels is not None:
         raise ValueError(
             "`labels` need a model with one output of shape (batch, classes). "
             f"Received: outputs={outputs}"
         )
+    for name in _checked_signatures(signatures):
+        endpoint = found.get(name) or _endpoint(name, model, answer, signature, image_range)
+        if endpoint is not None:
+            archive.add_endpoint(name, *endpoint)
+        elif signatures not in (None, CLASSIFY):  # asked for by name
+            raise ValueError(f"The model {model.name!r} cannot have the signature `{name}`: it "
+                             f"{_LACKS[name]}. Leave the signature out.")  # fmt: skip
     return archive
+
+
+def _checked_signatures(signatures):
+    names = list(DEFAULT if signatures is None else dict.fromkeys(signatures))
+    unknown = [name for name in names if name not in endpoints.SIGNATURES]
+    if unknown:
+        raise ValueError(
+            f"`signatures` may name {', '.join(endpoints.SIGNATURES)}; `serving_default` is always "
+            f"there. Received: {', '.join(map(str, unknown))}"
+        )
+    return names
+
+
+def _endpoint(name, model, answer, signature, image_range):
+    """`(function, its signature)`, or `None` where the model cannot have it."""
+    if name == "image_bytes":
+        return endpoints.image_bytes(model, answer, signature, image_range)
+    if name == "examples":
+        return endpoints.examples(answer, signature)
+    if name == "text":
+        return endpoints.text(model, answer)
+    if name in ("generate", "generate_sampled"):
+        return endpoints.generate(model, sampled=name == "generate_sampled")
+    return None
 
 
 def _serve(forward, output_name):

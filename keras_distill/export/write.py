@@ -10,6 +10,7 @@ from keras_distill.export.exported import Job
 from keras_distill.export.formats import FORMATS, checked_formats
 from keras_distill.export.given import arguments_of, check_targets, checked_inputs
 from keras_distill.export.saved_model import archive_of
+from keras_distill.export.serving_folder import TEXT_NEEDS, ServingFolder
 from keras_distill.export.signature import check_built, random_inputs, signature_of
 
 RANDOM = 8  # examples, where no real ones are given
@@ -30,6 +31,9 @@ def write(
     batch=None,
     version=None,
     agreement=0.9,
+    signatures=None,
+    image_range=(0.0, 1.0),
+    provenance=None,
 ):
     """Writes a student for each place, and checks each in a fresh process before it gets its name.
 
@@ -62,6 +66,17 @@ def write(
         version: The version that TF Serving is given. Defaults to the next free one.
         agreement: The smallest share of equal answers that a quantized model may have, from 0
             to 1. Defaults to `0.9`.
+        signatures: Further signatures of the SavedModel, beside `serving_default`, which takes
+            tensors (token ids, for a language model). `"classify"` returns labels and scores,
+            `"image_bytes"` takes JPEG or PNG files, `"examples"` serialized `tf.train.Example`s,
+            `"text"` strings (the server then needs the operations of tensorflow-text), and
+            `"generate"` and `"generate_sampled"` prompts of token ids, for a causal language
+            model. Defaults to `None`: those of the first three that suit the student.
+        image_range: The least and the greatest value of a pixel that the student was trained on,
+            for `"image_bytes"`. Defaults to `(0, 1)`.
+        provenance: Where the student comes from, a dict that JSON can hold, such as its teacher,
+            recipe, temperature, data and metrics. It is written beside the SavedModel, with the
+            versions of what wrote it. Defaults to `None`.
 
     Returns:
         A list with an `Exported` for each format. `str` of it says what was found in one line.
@@ -98,9 +113,14 @@ def write(
     calibration = checked_inputs("calibration", calibration, signature)
     expected = reload.answers(student, arguments_of(given, signature))
     check_targets(targets, given)
-    archive = archive_of(student, labels, 3, None, signature) if "serving" in formats else None
+    served = None
+    if "serving" in formats:
+        archive = archive_of(student, labels, 3, None, signature, signatures, image_range)
+        real = None if inputs is None else given
+        note = TEXT_NEEDS if "text" in (signatures or ()) else ""
+        served = ServingFolder(archive, name, labels, provenance, real, note)
     job = Job(student, given, expected, targets, calibration, inputs is not None, agreement, batch,
-              archive)  # fmt: skip
+              served)  # fmt: skip
     return [job.run(kind, path, "none" if kind == "serving" else quantize)
             for kind, path in paths.items()]  # fmt: skip
 

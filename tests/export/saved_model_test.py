@@ -1,4 +1,5 @@
 """What is written for use elsewhere loads there and computes the same."""
+
 import os
 
 import keras
@@ -47,8 +48,12 @@ class Subclassed(keras.Model):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     model = student()
-    folder = export.write_saved_model(model, tmp_path_factory.mktemp("serving"), name="digits",
-                                      labels=["zero", "one", "two", "three"])
+    folder = export.write_saved_model(
+        model,
+        tmp_path_factory.mktemp("serving"),
+        name="digits",
+        labels=["zero", "one", "two", "three"],
+    )
     return model, folder
 
 
