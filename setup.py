@@ -37,7 +37,8 @@ setup(
         "export": [],  # TensorFlow itself writes SavedModels
         "beam": BEAM,
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
-        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", *EXAMPLES, *NLP, *BEAM],
+        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", "pandas", *EXAMPLES, *NLP,
+                *BEAM],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
     classifiers=[
