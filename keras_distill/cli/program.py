@@ -117,6 +117,11 @@ def model_of(path):
         return keras.saving.load_model(path, compile=False)
     except (TypeError, ValueError) as error:  # what Keras raises for a file that it cannot read
         said = " ".join(str(error).split())
+        if "`Lambda` layer" in said:  # its code would run here, whoever wrote the file
+            said = (
+                "it holds a `Lambda` layer, and no code of a model file is run. Replace the layer "
+                "by one of keras.layers or by a registered class, and save the model again."
+            )
         raise ValueError(f"{path} cannot be loaded as a Keras model: {said}") from error
 
 

@@ -11,9 +11,10 @@ import keras
 from keras_distill import _files
 
 RUN = "run.json"  # marks a folder that holds a run, and says which
+EXAMPLES = "examples.npz"  # of the validation split, which exported students are tried on
 WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
-    "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py",
+    "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py", EXAMPLES,
 )  # fmt: skip
 UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 
