@@ -24,7 +24,6 @@ OWED = {
     "experiments": {
         "experiments.run_folder.RunFolder": {"an example"},
         "experiments.runner.Arm": {"an example"},
-        "experiments.table.over_seeds": {"an example"},
         "experiments.tuning.search.tune": {"an example"},
         "experiments.tuning.settings.chosen": {"Returns", "an example"},
         "experiments.tuning.settings.combinations": {
