@@ -93,7 +93,8 @@ def inputs(model):
 
 def made(make):
     """A backbone with attention that is not even, as that of a new one nearly is."""
-    with warnings.catch_warnings(action="ignore"):  # T5 drops masks while it is built
+    with warnings.catch_warnings():  # T5 drops masks while it is built
+        warnings.simplefilter("ignore")
         model = make()
     random = np.random.default_rng(1)
     for weight in model.weights:
@@ -157,7 +158,8 @@ def test_t5_has_an_attention_of_its_own(attention):
     path = f"{T5}/{attention}"
     projections = taps.attention(path, ("query_projector", "key_projector", "value_projector"))
     asked = [f"{T5}:0", f"{path}:0", f"{path}:1", *projections.values()]
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         found = arrays(taps.run(model, inputs(model), ["output:decoder_sequence_output", *asked]))
     norm = model.get_layer("decoder_output_layer_norm")
     np.testing.assert_allclose(
