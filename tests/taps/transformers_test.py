@@ -1,5 +1,6 @@
 """Hidden states, normalized representations and attention of every kind of transformer."""
 
+import importlib.metadata
 import warnings
 
 import keras
@@ -24,6 +25,8 @@ DECODER = {
     "num_key_value_heads": 1,
 }
 SHORT = {"max_sequence_length": 8}
+OLD = importlib.metadata.version("keras-hub").startswith("0.25.")
+VIT_BLOCK = "tranformer_block_2" if OLD else "transformer_block_2"  # 0.25 spells it so
 IMAGES = {"image_shape": (8, 8, 3), "patch_size": 4, "mlp_dim": 8}
 ENCODER = {"attention": "self_attention_layer", "norm": "self_attention_layer_norm"}
 
@@ -71,7 +74,7 @@ KINDS = {
     ),
     "vit": Kind(
         lambda: hub.ViTBackbone(num_layers=2, num_heads=2, hidden_dim=8, **IMAGES),
-        "vit_encoder/transformer_block_2", "mha", "ln_1",
+        f"vit_encoder/{VIT_BLOCK}", "mha", "ln_1",
         lambda model, hidden: taps.find_layer(model, "vit_encoder/ln")(hidden),
     ),
 }  # fmt: skip
