@@ -40,9 +40,11 @@ class BalanceTerms(keras.callbacks.Callback):
     Example:
 
     ```python
-    terms = [Term(KLDivergence(2.0), name="kd"), hint]
+    hint = Term("mse", student="block_2", teacher="block_2", projector="auto", name="hint")
+    terms = [Term(losses.KLDivergence(2.0), name="kd"), hint]
     distiller = Distiller(student, teacher=teacher, terms=terms)
-    distiller.fit(x, y, callbacks=[BalanceTerms({"kd": 0.4, "hint": 0.1})])
+    distiller.compile("adam", loss)
+    distiller.fit(x, y, callbacks=[callbacks.BalanceTerms({"kd": 0.4, "hint": 0.1})])
     ```
     """
 
