@@ -3,7 +3,7 @@
     python tests/matrix.py [--legs=oldest,newest] [--folder=.matrix] [TEST ...]
 
 The table is Markdown, as `docs/contributing.md` shows it. A leg is kept between runs. One that may
-fail, or whose Python is not here, does not fail the whole. `make matrix` runs all, `make oldest` one.
+fail, or whose Python is not here, does not fail the whole. `make matrix` runs all of them.
 """
 
 import argparse
