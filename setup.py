@@ -20,6 +20,7 @@ FORMATS = [
     "tf2onnx>=1.17",
     "onnxruntime>=1.32",
 ]
+SERVING = ["tensorflow-serving-api>=2.19", "grpcio"]  # warm-up requests and clients
 EXAMPLES = [
     "scikit-learn>=1.5",
     "matplotlib>=3.9",
@@ -44,13 +45,13 @@ setup(
         "tfds": TFDS,
         "examples": EXAMPLES,
         "export": [*FORMATS, "openvino>=2026.4"],  # TensorFlow itself writes SavedModels
-        "serving": ["tensorflow-serving-api>=2.19", "grpcio"],  # warm-up requests and clients
+        "serving": SERVING,
         "beam": BEAM,
         # MkDocs 2 has another format of settings; ruff formats the signatures of the API pages
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff"],
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
         "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", "pandas", *EXAMPLES, *NLP,
-                *BEAM, *FORMATS],
+                *BEAM, *(f'{each}; python_version >= "3.11"' for each in FORMATS + SERVING)],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
     classifiers=[
