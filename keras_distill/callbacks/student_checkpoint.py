@@ -113,7 +113,7 @@ def _mode(mode, monitor):
     more, less = (any(part in monitor for part in parts) for parts in (MORE, LESS))
     if more == less:
         raise ValueError(
-            f"Whether `{monitor}` is better high or low cannot be told by its name: give "
+            f"Whether `{monitor}` is better high or low cannot be told by its name. Give "
             '`mode="min"` or `mode="max"`.'
         )
     return "max" if more else "min"

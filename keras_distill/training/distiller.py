@@ -152,7 +152,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             if getattr(term, "trains", False) and term.name not in self.objective.layers:
                 raise ValueError(
                     f"`{term.name}` has weights of its own, and the optimizer is built for other "
-                    "variables: attach the term before the first `fit`, or `compile` again."
+                    "variables. Attach the term before the first `fit`, or `compile` again."
                 )
         self.objective.attach(*terms)
         self._follow_terms(terms)
@@ -343,7 +343,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             self._loaded = found
         else:
             raise ValueError(
-                "Projectors are built by the first batch: call `fit(data, epochs=0)` before "
+                "Projectors are built by the first batch. Call `fit(data, epochs=0)` before "
                 "`load_weights`."
             )
 
