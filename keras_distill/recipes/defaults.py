@@ -157,10 +157,12 @@ _VALUES = {
 
 def _of_classes_setting(found):
     if found.classes == 2:
-        why = "Two classes have no order among the others: the outputs are matched (`hinton`)."
-        return {"recipe": "hinton", "temperature": 2.0, "alpha": SHARE}, [why]
-    why = f"{found.classes} classes: their order and spread are matched (`dist`)."
-    return {"recipe": "dist", "temperature": 4.0, "alpha": SHARE}, [why]
+        why = "Two classes: their probabilities are matched (`hinton`), as they are."
+        return {"recipe": "hinton", "temperature": 1.0, "alpha": SHARE}, [why]
+    why = (f"{found.classes} classes: the order and spread of their probabilities are matched "
+           "(`dist`), as they are. Softening takes updates that a small student lacks."
+           )  # fmt: skip
+    return {"recipe": "dist", "temperature": 1.0, "alpha": SHARE}, [why]
 
 
 def _terms(setting):
