@@ -12,6 +12,8 @@ from keras_distill.training.term import Term
 
 BATCHES = 64  # of a split, that are looked at
 SHARE = 0.5
+LITTLE = 0.1
+MANY = 10  # classes, from which on their order is worth more than each probability
 
 
 class Signs(NamedTuple):
@@ -23,7 +25,7 @@ class Signs(NamedTuple):
         train: the teacher's accuracy on the training split in [0, 1]; R squared for values.
         confidence: the teacher's mean probability of its answer there; `None` for values.
         valid: the teacher's accuracy, or R squared, on the validation split.
-        fit: the accuracy on the training split of the student trained alone; `None` if not known.
+        alone: what the student trained alone has on the validation split; `None` if not known.
         updates: how many updates the student is trained for; `None` if not known.
     """
 
@@ -32,7 +34,7 @@ class Signs(NamedTuple):
     train: float
     confidence: float | None
     valid: float | None = None
-    fit: float | None = None
+    alone: float | None = None
     updates: int | None = None
 
 
@@ -54,7 +56,7 @@ class Default(NamedTuple):
     signs: Signs
 
 
-def default(teacher, train, valid=None, *, fit=None, updates=None):
+def default(teacher, train, valid=None, *, alone=None, updates=None):
     """Chooses loss, temperature and alpha by what the teacher says of the data.
 
     The rules, and what each was learned from, stand in `docs/tuning.md`.
@@ -64,8 +66,8 @@ def default(teacher, train, valid=None, *, fit=None, updates=None):
             the values of a regression.
         train: batches of `(x, y)`, the training split; the first 64 batches are looked at.
         valid: the same of the validation split. Defaults to `None`: not looked at.
-        fit: the accuracy in [0, 1] that the student alone reaches on the training split. Defaults
-            to `None`: not known.
+        alone: what the student reaches on the validation split where it is trained alone: accuracy
+            in [0, 1], or R squared. Defaults to `None`: not known.
         updates: for how many updates it is trained: epochs times batches. Defaults to `None`: not
             known.
 
@@ -86,7 +88,7 @@ def default(teacher, train, valid=None, *, fit=None, updates=None):
     found = signs(*_asked(teacher, train))
     if valid is not None:
         found = found._replace(valid=signs(*_asked(teacher, valid)).train)
-    return chosen_by(found._replace(fit=fit, updates=updates))
+    return chosen_by(found._replace(alone=alone, updates=updates))
 
 
 def _asked(teacher, batches):
@@ -144,6 +146,13 @@ def _of_yes_or_no(outputs, labels):
 def chosen_by(found):
     """The `Default` that the rules give for some `Signs`."""
     setting, reasons = _VALUES.get(found.kind) or _of_classes_setting(found)
+    setting, reasons = dict(setting), list(reasons)
+    if None not in (found.valid, found.alone) and found.valid <= found.alone:
+        setting["alpha"] = LITTLE
+        reasons.append(
+            f"The teacher, with {found.valid:.4f} of the validation split, is no better than the "
+            f"student alone, with {found.alone:.4f}: it gets little say."
+        )
     return Default(_terms(setting), setting["alpha"], setting, reasons, found)
 
 
@@ -156,13 +165,14 @@ _VALUES = {
 
 
 def _of_classes_setting(found):
-    if found.classes == 2:
-        why = "Two classes: their probabilities are matched (`hinton`), as they are."
-        return {"recipe": "hinton", "temperature": 1.0, "alpha": SHARE}, [why]
-    why = (f"{found.classes} classes: the order and spread of their probabilities are matched "
-           "(`dist`), as they are. Softening takes updates that a small student lacks."
-           )  # fmt: skip
-    return {"recipe": "dist", "temperature": 1.0, "alpha": SHARE}, [why]
+    many = found.classes >= MANY
+    recipe = "dist" if many else "hinton"
+    what = "the order and spread of their probabilities are" if many else "their probabilities are"
+    reasons = [
+        f"{found.classes} classes: {what} matched (`{recipe}`).",
+        "Temperature 1: softening takes updates that a small student lacks.",
+    ]
+    return {"recipe": recipe, "temperature": 1.0, "alpha": SHARE}, reasons
 
 
 def _terms(setting):
