@@ -35,7 +35,7 @@ def measure(model, data, teacher=None):
     Example:
 
     ```python
-    report.measure(student, test, teacher)["agreement"]
+    report.measure(student, dataset, teacher)["agreement"]
     ```
     """
     models = [model] if teacher is None else [model, teacher]
@@ -55,6 +55,12 @@ def predictions(model, data):
 
     Raises:
         ValueError: as `measure` does.
+
+    Example:
+
+    ```python
+    log_probs, labels = report.predictions(student, dataset)
+    ```
     """
     (log_probs,), labels = _predict([model], data)
     return log_probs, labels
@@ -73,6 +79,13 @@ def scores(log_probs, labels, teacher_log_probs=None):
 
     Raises:
         ValueError: for a teacher with other classes.
+
+    Example:
+
+    ```python
+    log_probs, labels = report.predictions(student, dataset)
+    report.scores(log_probs, labels)["accuracy"]
+    ```
     """
     bins = reliability(log_probs, labels)
     rows = zip(bins["accuracy"], bins["confidence"], bins["count"], strict=True)
@@ -110,6 +123,13 @@ def reliability(log_probs, labels, bins=BINS):
 
     Returns:
         A dict of `confidence`, `accuracy` (means within each bin, `None` if empty) and `count`.
+
+    Example:
+
+    ```python
+    bins = report.reliability(*report.predictions(student, dataset), bins=10)
+    bins["accuracy"], bins["confidence"]
+    ```
     """
     confidence = np.exp(log_probs.max(-1))
     right = log_probs.argmax(-1) == labels
