@@ -2,7 +2,7 @@
 
 For each pair the student is trained alone and distilled by what `recipes.default` chooses, over
 paired seeds with the same budget of updates, from the teacher's answers on the training split. One
-more training of the student alone, under another seed, tells whether the teacher is the better.
+more training of the student alone, under another seed, tells how well it fits.
 *Test* scores: accuracy in %, or 100 R squared for a regression. "Returned" is what `compress` would
 give: the arm with the higher mean on the validation split. Every training is on disk when it is
 done, so the same command goes on after an interruption; it takes hours on two cores.

@@ -107,7 +107,7 @@ class Trained:
         """What `recipes.default` chooses, with the student alone trained once under `seed`."""
         found = {split: signs(self.answers[split], self.data[split][1])
                  for split in ("train", "valid")}  # fmt: skip
-        updates = math.ceil(len(self.data["train"][0]) / self.pair.batch) * self.pair.epochs
-        alone = self.trained("alone", None, seed)["valid"] / 100
-        return chosen_by(found["train"]._replace(valid=found["valid"].train, alone=alone,
-                                                 updates=updates))  # fmt: skip
+        alone = self.trained("alone", None, seed)
+        return chosen_by(found["train"]._replace(
+            valid=found["valid"].train, alone_train=alone["train"] / 100,
+            alone_valid=alone["valid"] / 100))  # fmt: skip
