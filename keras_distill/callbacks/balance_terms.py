@@ -1,6 +1,7 @@
 """Weights by what each term contributes, measured before the first step."""
 
 import itertools
+from typing import Any
 
 import keras
 import numpy as np
@@ -48,7 +49,15 @@ class BalanceTerms(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, shares, *, by="gradient", data=None, batches=8, verbose=1):
+    def __init__(
+        self,
+        shares: dict[str, float],
+        *,
+        by: str = "gradient",
+        data: Any = None,
+        batches: int = 8,
+        verbose: int = 1,
+    ):
         super().__init__()
         if by not in WAYS:
             raise ValueError(f"`by` must be one of {WAYS}. Received: by={by!r}")

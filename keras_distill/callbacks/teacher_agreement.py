@@ -1,6 +1,7 @@
 """How near the student is to its teacher, at each epoch's end."""
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -43,7 +44,14 @@ class TeacherAgreement(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, data, *, source="teacher", student="output", teacher="output"):
+    def __init__(
+        self,
+        data: Any,
+        *,
+        source: str = "teacher",
+        student: str = "output",
+        teacher: str = "output",
+    ):
         super().__init__()
         self.data, self.source = data, source
         self.paths = student, teacher

@@ -45,7 +45,7 @@ class TeacherBoundedRegression(DistillationLoss):
     needs = ("labels",)
     config = ("margin",)
 
-    def __init__(self, margin=0.0, **kwargs):
+    def __init__(self, margin: float = 0.0, **kwargs):
         super().__init__(**kwargs)
         self.margin = float(check("margin", margin, low=0))
 

@@ -3,7 +3,7 @@
 import keras
 
 
-def cohort(**members):
+def cohort(**members: keras.Model) -> keras.Model:
     """One Keras model with an output per member, for online distillation.
 
     `cohort(teacher=a, student=b)(x) = {"teacher": a(x), "student": b(x)}`
@@ -57,7 +57,7 @@ class Cohort(keras.Model):
     ```
     """
 
-    def __init__(self, members, name="cohort", **kwargs):
+    def __init__(self, members: dict[str, keras.Model], name: str | None = "cohort", **kwargs):
         _check(members)
         policies = [member.dtype_policy for member in members.values()]
         scaled = [policy for policy in policies if policy.compute_dtype == "float16"]

@@ -5,7 +5,9 @@ import keras
 from keras_distill._keras.optimizers import scaled
 
 
-def scale_learning_rates(optimizer, multipliers):
+def scale_learning_rates(
+    optimizer: keras.optimizers.Optimizer, multipliers: dict[keras.layers.Layer, float]
+) -> keras.optimizers.Optimizer:
     """The optimizer with a learning rate of its own for some models or layers.
 
     `rate of a layer's variables = multiplier * the optimizer's learning rate`
