@@ -260,5 +260,6 @@ def around(setting):
     beside = [setting, {**setting, **other}]
     if "temperature" in setting:
         recipe = "hinton" if setting["recipe"] == "dist" else "dist"
-        beside += [{**setting, "temperature": 2 * setting["temperature"]}, {**setting, "recipe": recipe}]
+        hotter = {"temperature": 2 * setting["temperature"]}
+        beside += [{**setting, **hotter}, {**setting, "recipe": recipe}]
     return beside
