@@ -53,7 +53,7 @@ class TeacherBoundedRegression(DistillationLoss):
         labels = self._fitting(labels, y_pred)
         teacher = ops.sum(ops.square(y_true - labels), axis=-1)
         student = ops.sum(ops.square(y_pred - labels), axis=-1)
-        return ops.where(student + self.margin > teacher, student, 0.0)
+        return ops.where(student + self.margin > teacher, student, ops.zeros_like(student))
 
     def _fitting(self, labels, y_pred):
         if labels is not None and len(labels.shape) == len(y_pred.shape) - 1:
