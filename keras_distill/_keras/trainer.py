@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import threading
 
 import keras
 from keras import ops
@@ -53,9 +54,53 @@ def compiled_metrics(model):
     )
 
 
-def label_loss(model, y, y_pred, sample_weight):
-    """The compiled loss alone: `compute_loss` adds the regularization."""
-    return model._compile_loss(y, y_pred, sample_weight)
+def label_loss(model, y, y_pred, sample_weight, share=None):
+    """The compiled loss alone: `compute_loss` adds the regularization.
+
+    Args:
+        model: a compiled model.
+        y, y_pred, sample_weight: as its compiled loss takes them.
+        share: a function `(value, loss, y_true, y_pred, sample_weight)` of each output that
+            returns what is to stand in the place of its loss's value. Defaults to `None`: none.
+    """
+    compiled = model._compile_loss
+    if share is None:
+        return compiled(y, y_pred, sample_weight)
+    if not compiled.built:
+        compiled(y, y_pred, sample_weight)
+    # Keras has no public list of the losses that a compiled loss is the sum of.
+    compiled._flat_losses = [
+        each._replace(loss=_Shared.around(each.loss)) for each in compiled._flat_losses
+    ]
+    _Shared.now.share = share
+    try:
+        return compiled(y, y_pred, sample_weight)
+    finally:
+        _Shared.now.share = None
+
+
+class _Now(threading.local):
+    """What a thread measures now: replicas run in threads, and wait for each other meanwhile."""
+
+    share = None
+
+
+class _Shared:
+    """The loss of one output, of which each replica may have a share meanwhile."""
+
+    now = _Now()
+
+    def __init__(self, loss):
+        self.loss = loss
+
+    @classmethod
+    def around(cls, loss):
+        return loss if isinstance(loss, cls) else cls(loss)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        value = self.loss(y_true, y_pred, sample_weight)
+        share = self.now.share
+        return value if share is None else share(value, self.loss, y_true, y_pred, sample_weight)
 
 
 def compute_loss(model, x, y, y_pred, sample_weight, training):

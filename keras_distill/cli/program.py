@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import io
 import os
 import sys
 import traceback
@@ -31,6 +32,9 @@ class Parser(argparse_flags.ArgumentParser):
 def run(parser, act, argv):
     """Runs `act(arguments)` as an absl program; returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for stream in (sys.stdout, sys.stderr):  # of a locale that lacks some signs
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app.run(
             lambda arguments: _guarded(parser.prog, act, arguments),
@@ -47,6 +51,13 @@ def _guarded(name, act, arguments):
     except KeyboardInterrupt:
         print(f"{name}: interrupted.", file=sys.stderr)
         return 130
+    except SystemExit as end:
+        place = mistakes.place_of_end(end, _users_folder(arguments))
+        if place is None:
+            raise
+        print(f"{name}: {place}: this ends the process, so nothing was done. Received: "
+              f"sys.exit({end.code!r})", file=sys.stderr)  # fmt: skip
+        return 2
     except Exception as error:
         said = mistakes.line(error, _users_folder(arguments))
         if said is None:
@@ -111,13 +122,9 @@ def model_of(path):
     """The saved Keras model at `path`."""
     check_models(path)
     quiet.import_keras(verbose())
-    import keras
+    from keras_distill.experiments.run_folder import loaded
 
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (TypeError, ValueError) as error:  # what Keras raises for a file that it cannot read
-        said = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be loaded as a Keras model: {said}") from error
+    return loaded(path)
 
 
 def value(text):

@@ -7,7 +7,7 @@ import time
 
 import keras
 
-from keras_distill import report
+from keras_distill import _files, report
 from keras_distill._messages import say
 from keras_distill.data import without_autotune
 from keras_distill.experiments import cached
@@ -16,7 +16,6 @@ from keras_distill.experiments.arguments import (
     checked_count,
     checked_maker,
     checked_model,
-    checked_name,
     checked_terms,
 )
 from keras_distill.experiments.comparison import ARMS, compare, held, measured
@@ -25,6 +24,7 @@ from keras_distill.experiments.runner import Arm, Runner, checked_seeds
 from keras_distill.report import page as report_page
 from keras_distill.schedules import check
 from keras_distill.training.distiller import Distiller
+from keras_distill.training.guard import NotFinite
 from keras_distill.training.term import teacher_paths
 
 
@@ -72,7 +72,7 @@ class Experiment:
     def __init__(self, name, *, student, teacher, data, terms=None, alpha=0.5, optimizer, loss,
                  metrics=("accuracy",), epochs, seeds=3, teacher_epochs=None,
                  teacher_optimizer=None):  # fmt: skip
-        self.name, self.terms = checked_name(name), checked_terms(terms)
+        self.name, self.terms = _files.checked_name("name", name), checked_terms(terms)
         self.loss, self.metrics = loss, metrics
         self.student = checked_maker("student", student)
         self.teacher = checked_maker("teacher", teacher)
@@ -85,6 +85,7 @@ class Experiment:
         self.teacher_epochs = checked_count("teacher_epochs", given, 0)
         self.seeds = checked_seeds(seeds)
         self.origin = {}  # the file and the options that it was read with, as `run.json` holds them
+        self.given = []  # the paths among them, which no run may delete
 
     def run(self, folder, *, overwrite=False, resume=False, command=None, callbacks=None,
             cache=None):  # fmt: skip
@@ -120,13 +121,16 @@ class Experiment:
         runner.check(overwrite=overwrite, resume=resume)
         if not (resume and runner.is_trained("teacher")):
             self.rehearse()  # before a run that is there is deleted
-        runner.open(overwrite=overwrite, resume=resume)
-        teacher = runner.model("teacher")
         if cache is not None:
-            cached.prepare(teacher, self.data("train"), cache, self.teacher_paths(teacher))
-        runner.train()
-        about = {"name": self.name, "settings": self._described(), "command": command or ""}
-        return compare(runner, about, self.data("valid"), test())
+            _files.check_writable(cache)
+        with runner.folder.alone():
+            runner.open(overwrite=overwrite, resume=resume)
+            teacher = runner.model("teacher")
+            if cache is not None:
+                cached.prepare(teacher, self.data("train"), cache, self.teacher_paths(teacher))
+            runner.train()
+            about = {"name": self.name, "settings": self._described(), "command": command or ""}
+            return compare(runner, about, self.data("valid"), test())
 
     def _runner(self, folder, test, callbacks, cache):
         """What trains and measures the three arms."""
@@ -142,7 +146,8 @@ class Experiment:
         for arm in ARMS:
             arms[arm] = Arm(functools.partial(self._train_student, arm, callbacks, cache), alike)
         settings = {**self._settings(), "cached": cache is not None}
-        runner = Runner(arms, seeds=self.seeds, folder=folder, settings=settings)
+        given = [*self.given, *([] if cache is None else [cache])]
+        runner = Runner(arms, seeds=self.seeds, folder=folder, settings=settings, given=given)
         return runner
 
     def data(self, split):
@@ -200,7 +205,7 @@ class Experiment:
             return teacher, {"history": {}, "seconds": 0.0}
         say(f"Training the teacher for {self.teacher_epochs} epochs.")
         self._compile(teacher, self.teacher_optimizer)
-        return teacher, self._fit(teacher, train, self.teacher_epochs, callbacks)
+        return teacher, self._fit(teacher, teacher, train, self.teacher_epochs, callbacks)
 
     def prepared(self, arm, seed, teacher, cache=None):
         """What trains a student: `(student, compiled model, training data)`.
@@ -225,7 +230,11 @@ class Experiment:
         teacher = model_of("teacher") if arm == "distilled" else None
         say(f"Training the student, {arm}, seed {seed}, for {self.epochs} epochs.")
         student, model, train = self.prepared(arm, seed, teacher, cache)
-        return student, self._fit(model, train, self.epochs, callbacks)
+        try:
+            return student, self._fit(student, model, train, self.epochs, callbacks)
+        except NotFinite as error:
+            say(f"This training has failed: {error}")
+            return student, {"history": {}, "seconds": 0.0, "failed": str(error)}
 
     def _distiller(self, student, teacher, source=None):
         """A distiller with terms made for `teacher`, whose targets come from `source`."""
@@ -237,8 +246,8 @@ class Experiment:
         metrics = list(metrics) if isinstance(metrics, tuple) else metrics
         model.compile(optimizer(), self.loss, metrics=metrics)
 
-    def _fit(self, model, train, epochs, callbacks):
-        """Trains a model; returns the record of its training."""
+    def _fit(self, judged, model, train, epochs, callbacks):
+        """Trains a model around the one that is judged; returns the record of its training."""
         started = time.time()
         history = model.fit(
             train,
@@ -249,7 +258,11 @@ class Experiment:
             callbacks=callbacks() if callbacks else None,
         )
         logs = {name: [float(v) for v in values] for name, values in history.history.items()}
-        return {"history": logs, "seconds": time.time() - started}
+        record = {"history": logs, "seconds": time.time() - started}
+        if not report.is_finite(judged):
+            record["failed"] = "Its weights are not finite."
+            say("This training has failed: the weights are not finite.")
+        return record
 
 
 def _parts(term):

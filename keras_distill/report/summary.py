@@ -25,12 +25,17 @@ def summarize(rows):
     """Means and sample deviations over seeds.
 
     Args:
-        rows: a list of dicts of numbers, one for each seed; `None` is left out.
+        rows: a list of dicts of numbers, one for each seed; `None` is left out. A row with
+            `failed` is one of a training that failed.
 
     Returns:
-        `{measure: {"mean": ..., "std": ..., "n": ...}}`; `std` is `None` for one seed.
+        `{measure: {"mean": ..., "std": ..., "n": ...}}`; `std` is `None` for one seed. Where
+        trainings failed, `failed` has their number as its mean.
     """
+    failed = sum("failed" in row for row in rows)
+    rows = [{key: v for key, v in row.items() if key != "failed"} for row in rows]
     found = {key: [r[key] for r in rows if r.get(key) is not None] for row in rows for key in row}
+    found |= {"failed": [failed]} if failed else {}
     return {
         key: {
             "mean": float(np.mean(values)),
@@ -112,9 +117,14 @@ def write(folder, results):
 
 def _cells(arms):
     return [
-        (arm, *(_cell(summary.get(key), *form) for _, key, *form in _COLUMNS))
+        (_named(arm, summary), *(_cell(summary.get(key), *form) for _, key, *form in _COLUMNS))
         for arm, summary in arms.items()
     ]
+
+
+def _named(arm, summary):
+    failed = summary.get("failed")
+    return arm if failed is None else f"{arm} ({failed['mean']:.0f} failed)"
 
 
 def _cell(value, scale, decimals, spread):

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_distill import schedules
-from keras_distill._keras import trainer
+from keras_distill._keras import optimizers, trainer
 from keras_distill.training import replicas
 from keras_distill.training.guard_tensorflow import Guard
 from keras_distill.training.scores import per_worker
@@ -28,6 +28,12 @@ class Step:
             if self.look_is_due and not (data_batch is None and trainer.is_steered(iterator)):
                 self.look(trainer.begin_early(iterator) if data_batch is None else data_batch)
             return
+        several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if several and self.steps_per_execution > 1:
+            raise ValueError(
+                "`steps_per_execution` must be 1 on several workers, where Keras's loop of steps "
+                f"cannot be run. Received: steps_per_execution={self.steps_per_execution}"
+            )
         if iterator is not None:  # Keras itself looks at a batch here
             data_batch = keras.tree.map_structure(_local, trainer.peek(iterator))
         with strategy.scope():
@@ -60,6 +66,8 @@ class Step:
             step = optimizer.iterations
             suspects = objective.suspects(outcome.label, outcome.measured, targets, step)
             restored = objective.state(), before
+            if replicas.are_several() and optimizers.clips(optimizer):
+                gradients = replicas.clipped(optimizer, gradients)
             self.guard.update(optimizer, gradients, variables, restored, outcome.total, suspects)
         else:
             optimizer.apply_gradients(zip(gradients, variables))

@@ -1,5 +1,6 @@
 """The command line: exit codes and what is said."""
 
+import io
 import os
 import pathlib
 import shutil
@@ -105,6 +106,22 @@ def test_mistakes_are_said_in_one_line(file, tmp_path, capsys):
     assert "no option `tsv`" in fails(capsys, "train", out, f"--experiment={file}", "--tsv=a")
     assert "KEY=VALUE" in fails(capsys, "train", out, f"--experiment={file}", "--set", "epochs")
     assert "No such model file" in fails(capsys, "layers", "nowhere.keras")
+
+
+@pytest.mark.parametrize("code", ["", "0", "'no data'"])
+def test_an_experiment_that_ends_the_process_is_said(tmp_path, capsys, code):
+    file = tmp_path / "ends.py"
+    file.write_text(f"import sys\n\n\ndef experiment():\n    sys.exit({code})\n")
+    said = fails(capsys, "train", f"--out={tmp_path / 'out'}", f"--experiment={file}")
+    assert "ends.py:5: this ends the process" in said
+
+
+def test_a_locale_without_some_signs_is_no_end(tmp_path, monkeypatch):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stderr", screen)
+    assert main(["layers", str(tmp_path / "modèle.keras")]) == 2
+    screen.flush()
+    assert rb"mod\xe8le.keras" in screen.buffer.getvalue()
 
 
 def test_a_run_is_kept_unless_overwritten(run, file, tmp_path, capsys):

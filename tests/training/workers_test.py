@@ -22,6 +22,7 @@ def test_two_workers_train_as_one():
     first, second = (children.result(worker, timeout=300) for worker in workers)
     alone = children.result(children.start("workers_child.py", "0", ports[0]), timeout=300)
     assert first == second
+    assert "`steps_per_execution` must be 1 on several workers" in first["refused"]
     np.testing.assert_allclose(first["weights"], alone["weights"], rtol=1e-5)
     assert {*first["logs"]} == {*alone["logs"]}
     for logs in ("logs", "evaluated"):

@@ -3,11 +3,11 @@
 import collections
 import math
 
-import keras
-
+from keras_distill import _files
 from keras_distill._messages import say
 from keras_distill.experiments import cached
-from keras_distill.experiments.run_folder import RunFolder
+from keras_distill.experiments.file import PATHS
+from keras_distill.experiments.run_folder import RunFolder, loaded
 from keras_distill.experiments.tuning import ranking
 from keras_distill.experiments.tuning.settings import SWEEP, alone, chosen, combinations, shown
 from keras_distill.experiments.tuning.trial import Trial
@@ -50,12 +50,14 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
         FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
         ValueError: for a wrong setting, a number out of its range, or a run with other settings.
         ImportError: where matplotlib is not installed.
+        RuntimeError: where another process is running in the folder.
     """
     report_page.check_plots()
     _check(halvings=halvings, leaders=leaders, repeats=repeats)
     options = dict(options or {})
     arms, origin = _arms(file, combinations(sweep or SWEEP, trials=trials, seed=seed), options)
-    run = RunFolder(folder)
+    given = [file, teacher, cache, *(options[name] for name in PATHS if name in options)]
+    run = RunFolder(folder, [str(each) for each in given if each is not None])
     seeds = [seed + 1 + index for index in range(repeats)]
     settings = {"settings": [arm.setting for arm in arms], **origin, "halvings": halvings,
                 "leaders": leaders, "seed": seed, "seeds": seeds, "teacher": teacher,
@@ -66,12 +68,15 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
         if teacher is None:
             chosen(file, arms[0].setting, **options).rehearse(["valid"])
         else:
-            model = keras.saving.load_model(teacher, compile=False)
-    run.open(settings, overwrite=overwrite, resume=resume)
-    search = Search(run, lambda setting: chosen(file, setting, **options), arms, seed)
-    search.prepare(model, cache)
-    rows = search.repeat(search.leaders(halvings, leaders), seeds)
-    ranking.write(run.path, rows, search.stages, file=file, options=options, command=command)
+            model = loaded(teacher)
+    if cache is not None:
+        _files.check_writable(cache)
+    with run.alone():
+        run.open(settings, overwrite=overwrite, resume=resume)
+        search = Search(run, lambda setting: chosen(file, setting, **options), arms, seed)
+        search.prepare(model, cache)
+        rows = search.repeat(search.leaders(halvings, leaders), seeds)
+        ranking.write(run.path, rows, search.stages, file=file, options=options, command=command)
     return rows
 
 
@@ -155,7 +160,7 @@ class Search:
         for arm in leaders:
             base = next(a for a in self.arms if not a.taught and a.setting == alone(arm.setting))
             found = {
-                each.taught: [self._train(each, s, 0, each.epochs)["accuracy"] for s in seeds]
+                each.taught: [self._train(each, s, 0, each.epochs) for s in seeds]
                 for each in (base, arm)
             }
             rows.append(ranking.row(arm.setting, found[True], found[False], alone(arm.setting)))
@@ -163,12 +168,14 @@ class Search:
 
     def _train(self, arm, seed, begin, end):
         name = f"{arm.number:03d}"
-        trial = Trial(self.folder, name, "distilled" if arm.taught else "alone", seed)
+        kind = "distilled" if arm.taught else "alone"
+        trial = Trial(self.folder, name, kind, seed, self.run.owner)
         new = trial.record(end) is None
         record = trial.train(lambda: self.make(arm.setting), begin, end, self.teacher, self.cache)
         if new:
-            say(f"{shown(arm.setting, arm.taught)}, seed {seed}: {100 * record['accuracy']:.2f}% "
-                f"after {end} of {arm.epochs} epochs")  # fmt: skip
+            reached = record.get("failed") or f"{100 * record['accuracy']:.2f}%"
+            say(f"{shown(arm.setting, arm.taught)}, seed {seed}: {reached} after {end} of "
+                f"{arm.epochs} epochs")  # fmt: skip
         return record
 
 
