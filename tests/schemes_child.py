@@ -174,7 +174,7 @@ def judged():
     """Metrics that are no means of what replicas have."""
     student, teacher = (dense(width, seed, outputs=1) for width, seed in ((4, 1), (7, 2)))
     distiller = Distiller(student, teacher=teacher)
-    metrics = [keras.metrics.BinaryAccuracy(0.0, name="accuracy"),
+    metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0),
                keras.metrics.AUC(from_logits=True, name="auc"),
                keras.metrics.F1Score(threshold=0.5, name="f1"),
                keras.metrics.RootMeanSquaredError(name="rmse")]  # fmt: skip

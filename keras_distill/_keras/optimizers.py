@@ -52,6 +52,11 @@ def clips(optimizer):
     return any(bounds) and not inner.gradient_accumulation_steps
 
 
+def scales(optimizer):
+    """Whether an optimizer scales the loss, and leaves a step out whose gradients overflow."""
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
 def clipped(optimizer, gradients):
     """Gradients as the optimizer clips them, still scaled as the loss was.
 
@@ -59,12 +64,12 @@ def clipped(optimizer, gradients):
 
     Args:
         optimizer: one that `clips`.
-        gradients: a list of tensors and `None`s.
+        gradients: a list of tensors.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     scale = keras.ops.convert_to_tensor(optimizer.scale_loss(1.0))
-    found = inner._clip_gradients([None if g is None else g / _like(scale, g) for g in gradients])
-    return [None if g is None else g * _like(scale, g) for g in found]
+    found = inner._clip_gradients([g / _like(scale, g) for g in gradients])
+    return [g * _like(scale, g) for g in found]
 
 
 def _like(scale, gradient):

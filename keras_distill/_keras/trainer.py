@@ -2,7 +2,9 @@
 
 import contextlib
 import inspect
+import itertools
 import threading
+import warnings
 
 import keras
 from keras import ops
@@ -19,6 +21,10 @@ class SharesCompiled:
 
     Keras's own `_symbolic_build` and `_get_metrics_result_or_logs` then see that model's.
     """
+
+    def _get_metrics_result_or_logs(self, logs):
+        """Keras's; an epoch that goes on after its last step has metrics, and no step's logs."""
+        return super()._get_metrics_result_or_logs(logs) or self.get_metrics_result()
 
 
 def _shared(name):
@@ -139,6 +145,26 @@ def strategy_of(model):
     return getattr(model, "_distribute_strategy", None)
 
 
+def is_one_of_workers(model):
+    """Whether a model trains on several workers, each a process of its own."""
+    return _worker_of(model) is not None
+
+
+def is_first_worker(model):
+    """Whether this process is the one that writes files: there is no other, or it is the first."""
+    worker = _worker_of(model)
+    return worker is None or worker.task_type == "chief" or not worker.task_id
+
+
+def _worker_of(model):
+    """The cluster resolver of a strategy of several workers, or `None`."""
+    if _backend.NAME != "tensorflow":
+        return None
+    kind = _backend.tensorflow("`tf.distribute`").distribute.MultiWorkerMirroredStrategy
+    strategy = strategy_of(model)
+    return strategy.cluster_resolver if isinstance(strategy, kind) else None
+
+
 def takes_inputs_as_they_are(model):
     """Has Keras hand a model's inputs on: the model inside converts them, as it does alone."""
     model._convert_input_args = False
@@ -172,6 +198,88 @@ def is_steered(epoch_iterator):
     return isinstance(getattr(adapter, "py_dataset", None), keras.utils.PyDataset)
 
 
+def reset_early(epoch_iterator):
+    """Does now, once, what `fit` does with its iterator before the first epoch."""
+    if "reset" in vars(epoch_iterator):
+        return
+    epoch_iterator.reset()
+    reset = epoch_iterator.reset
+
+    def already_reset():
+        epoch_iterator.reset = reset
+
+    epoch_iterator.reset = already_reset
+
+
+def go_to(epoch_iterator, epoch, step, seen):
+    """Brings the data of `fit` to a later place, as if all before it had been trained on.
+
+    Callbacks see nothing of it. The first epoch is read whole, since it may fill a cache. Later
+    ones of `tf.data` and of arrays, of a known length, are only begun, which is what moves a
+    shuffle on; all other data are read.
+
+    Args:
+        epoch_iterator: of `fit`.
+        epoch: the epoch that begins next, counted from 0.
+        step: how many of its batches are left out.
+        seen: a function that is called with the first batch, where one is read here.
+    """
+    reset_early(epoch_iterator)
+    adapter = epoch_iterator.data_adapter
+    known = adapter.num_batches is not None and epoch_iterator.steps_per_epoch is None
+    begun = known and not is_steered(epoch_iterator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of data that end, said when they were trained on
+        for number in range(epoch):
+            reads = number == 0 or not begun
+            _run_through(epoch_iterator, reads, seen if number == 0 else None)
+    if step:
+        _leave_out(epoch_iterator, step, None if epoch else seen, is_steered(epoch_iterator))
+
+
+def _run_through(epoch_iterator, reads, seen):
+    with epoch_iterator.catch_stop_iteration():
+        for begin, _, batches in epoch_iterator:
+            if reads:
+                batches = iter(batches)  # a list where Keras has read them
+                shown = None if begin else seen
+                if not _read(batches, epoch_iterator.steps_per_execution, shown):
+                    raise StopIteration
+
+
+def _leave_out(epoch_iterator, step, seen, waits):
+    """Has the next epoch begin behind so many batches, read now or, if it `waits`, then."""
+    usual = epoch_iterator._enumerate_iterator
+
+    def left():
+        for begin, end, batches in usual():
+            count = min(epoch_iterator.steps_per_execution, step - begin)
+            if begin >= step:
+                yield begin, end, batches
+            elif not _read(batches, count, None if begin else seen):
+                return
+
+    rest = left()
+    begun = [] if waits else [*itertools.islice(rest, 1)]
+    after = epoch_iterator._enumerate_iterator  # of an epoch that was begun early another one
+
+    def go_on():
+        epoch_iterator._enumerate_iterator = after
+        yield from begun
+        yield from rest
+
+    epoch_iterator._enumerate_iterator = go_on
+
+
+def _read(iterator, count, seen):
+    """Reads so many batches, and shows the first; how many there were."""
+    number = -1
+    for number, batch in zip(range(count), iterator):
+        if seen is not None and number == 0:
+            seen(batch)
+    return number + 1
+
+
 def begin_early(epoch_iterator):
     """The first batch of `fit`, taken by beginning the first epoch now; `None` of no data.
 
@@ -179,8 +287,8 @@ def begin_early(epoch_iterator):
     on with the iterator that is open, behind the batch that was taken: a source of any kind sees
     the calls that it would see without, in the same order and number.
     """
-    epoch_iterator.reset()
-    usual, reset = epoch_iterator._enumerate_iterator, epoch_iterator.reset
+    reset_early(epoch_iterator)
+    usual = epoch_iterator._enumerate_iterator
     steps = usual()
     try:
         begin, end, batches = next(steps)
@@ -195,11 +303,7 @@ def begin_early(epoch_iterator):
         for begin_next, end_next, same in steps:
             yield begin_next, end_next, opened if same is batches else same
 
-    def already_reset():
-        epoch_iterator.reset = reset
-
     epoch_iterator._enumerate_iterator = go_on
-    epoch_iterator.reset = already_reset
     return first
 
 

@@ -65,14 +65,11 @@ class Guard:
         self.culprits = [*suspects, "the gradients"]
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         fine = _finite([total, *knobs_of(given)])
+        fine = tf.logical_and(fine, scaled or _all_finite(gradients))
         context = tf.distribute.get_replica_context()
-        several = context.num_replicas_in_sync > 1
-        sound = tf.constant(True) if scaled and not several else _all_finite(gradients)
-        if several:
-            fine, sound = _agreed(context, [fine, sound])
-            if scaled:
-                gradients = _poisoned(gradients, tf.logical_not(sound))
-        fine = tf.logical_and(fine, scaled or sound)
+        if context.num_replicas_in_sync > 1:
+            bad = context.all_reduce("SUM", tf.cast(tf.logical_not(fine), tf.int32))
+            fine = tf.equal(bad, 0)
         fine = tf.logical_and(fine, tf.equal(self.fault.read_value(), 0))  # until it is raised
         step = optimizer.iterations
 
@@ -130,26 +127,6 @@ class Guard:
         if not self.warns:
             raise fault_of(names, step)
         warnings.warn(str(fault_of(names, step)), stacklevel=3)
-
-
-def _agreed(context, fine):
-    """What is so on all replicas."""
-    bad = context.all_reduce("SUM", tf.cast(tf.logical_not(fine), tf.int32))
-    return tf.unstack(tf.equal(bad, 0))
-
-
-def _poisoned(gradients, poisons):
-    """Gradients of which one is NaN where `poisons` is true, a scalar.
-
-    An optimizer that scales the loss skips a step if the first replica's gradients are not finite,
-    and all replicas must skip it together.
-    """
-    first = next((i for i, g in enumerate(gradients) if g is not None), None)
-    if first is None:
-        return gradients
-    dense = tf.convert_to_tensor(gradients[first])
-    nan = tf.where(poisons, tf.constant(float("nan"), dense.dtype), tf.zeros((), dense.dtype))
-    return [*gradients[:first], dense + nan, *gradients[first + 1 :]]
 
 
 def _choose(context, fine, update, updated, skip, skipped):

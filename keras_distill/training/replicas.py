@@ -32,20 +32,24 @@ def total(value):
     return value if context is None else context.all_reduce("SUM", value)
 
 
-def clipped(optimizer, gradients):
-    """Gradients of one replica, clipped as one device clips those of the whole batch.
+def shares(optimizer, gradients):
+    """Gradients of one replica, as an optimizer needs them that looks at all of them at once.
 
-    Keras clips each replica's share. What is returned is the same share of the clipped sum on
-    every replica, which Keras's own clipping leaves as it is.
+    Keras clips the gradients of each replica, and judges those of the first one where it scales
+    the loss. For such an optimizer every replica gets the same share of the sum, clipped as one
+    device clips it: Keras's own clipping leaves that as it is.
 
     Args:
-        optimizer: an optimizer that clips.
+        optimizer: the optimizer.
         gradients: a list of tensors, `None` where a variable has none.
     """
-    given = [ops.convert_to_tensor(g) for g in gradients if g is not None]  # no sparse ones
-    sums = optimizers.clipped(optimizer, total(given))
-    shares = iter([value / _context().num_replicas_in_sync for value in sums])
-    return [None if g is None else next(shares) for g in gradients]
+    clips, scales = optimizers.clips(optimizer), optimizers.scales(optimizer)
+    if _context() is None or not (clips or scales):
+        return gradients
+    sums = total([ops.convert_to_tensor(g) for g in gradients if g is not None])  # none is sparse
+    sums = optimizers.clipped(optimizer, sums) if clips else sums
+    found = iter([value / _context().num_replicas_in_sync for value in sums])
+    return [None if g is None else next(found) for g in gradients]
 
 
 def label_loss(model, labels, output, sample_weight):

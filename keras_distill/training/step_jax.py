@@ -47,6 +47,7 @@ class Step:
             self.look(data_batch)
         with trainer.optimizer_left(self, self.mode != "train"):
             super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+        self.go_to_place(iterator)
 
     def groups(self):
         """The variables of the state, in Keras's order."""

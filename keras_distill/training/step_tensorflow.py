@@ -1,12 +1,13 @@
 """The train step on TensorFlow: a graph, on one device or on the replicas of `tf.distribute`."""
 
+import functools
 import warnings
 
 import keras
 import tensorflow as tf
 
 from keras_distill import schedules
-from keras_distill._keras import optimizers, trainer
+from keras_distill._keras import trainer
 from keras_distill.training import replicas
 from keras_distill.training.guard_tensorflow import Guard
 from keras_distill.training.scores import per_worker
@@ -27,6 +28,7 @@ class Step:
         if strategy is None:
             if self.look_is_due and not (data_batch is None and trainer.is_steered(iterator)):
                 self.look(trainer.begin_early(iterator) if data_batch is None else data_batch)
+            self.go_to_place(iterator)
             return
         several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         if several and self.steps_per_execution > 1:
@@ -40,6 +42,7 @@ class Step:
             if self.look_is_due:
                 self.look(data_batch)
             trainer.build_compiled(self, data_batch)
+        self.go_to_place(iterator, functools.partial(keras.tree.map_structure, _local))
 
     def train_step(self, data):
         """One update on one batch, or on a replica's part of it."""
@@ -66,8 +69,7 @@ class Step:
             step = optimizer.iterations
             suspects = objective.suspects(outcome.label, outcome.measured, targets, step)
             restored = objective.state(), before
-            if replicas.are_several() and optimizers.clips(optimizer):
-                gradients = replicas.clipped(optimizer, gradients)
+            gradients = replicas.shares(optimizer, gradients)
             self.guard.update(optimizer, gradients, variables, restored, outcome.total, suspects)
         else:
             optimizer.apply_gradients(zip(gradients, variables))

@@ -27,6 +27,7 @@ class Step:
                 self.look(data_batch)
         with trainer.optimizer_left(self, self.mode != "train"):
             super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+        self.go_to_place(iterator)
 
     def train_step(self, data):
         """One update on one batch."""

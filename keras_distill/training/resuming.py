@@ -1,0 +1,105 @@
+"""Where a `fit` begins that goes on with an earlier one, and all that changes while it trains."""
+
+import contextlib
+import hashlib
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_distill.schedules import Knob
+
+
+class Place(NamedTuple):
+    """A place in a training.
+
+    Args:
+        epoch: counted from 0.
+        step: how many steps of the epoch are done.
+        stopped: whether a callback has ended the training here. Defaults to `False`.
+    """
+
+    epoch: int
+    step: int
+    stopped: bool = False
+
+    def ends(self, epochs):
+        """Whether a training of so many epochs is done."""
+        return self.stopped or self.epoch >= epochs
+
+
+@runtime_checkable
+class Resuming(Protocol):
+    """A callback that knows where an earlier `fit` has come to."""
+
+    def resuming(self, distiller):
+        """A context manager for the time of a `fit`: its value is a `Place`, or `None`."""
+
+
+@contextlib.contextmanager
+def place_of(callbacks, distiller):
+    """Where a `fit` with these callbacks begins: a `Place`, or `None` for the beginning."""
+    found = [each for each in callbacks if isinstance(each, Resuming)]
+    if len(found) > 1:
+        raise ValueError(f"One callback may resume a `fit`. Received: {found}")
+    with found[0].resuming(distiller) if found else contextlib.nullcontext() as place:
+        yield place
+
+
+def variables_of(distiller):
+    """All that changes in training, each variable once, in an order that every process has."""
+    optimizer, layers = distiller.optimizer, distiller.kept_layers()
+    found = [*distiller.student.variables]
+    found += [variable for name in sorted(layers) for variable in layers[name].variables]
+    found += [*distiller.variables, *(() if optimizer is None else optimizer.variables)]
+    knobs = [each.value for each in distiller.objective.knobs() if isinstance(each, Knob)]
+    found += [value for value in knobs if isinstance(value, keras.Variable)]
+    return [*{id(variable): variable for variable in found}.values()]
+
+
+def metric_variables_of(distiller):
+    """Those of the means and metrics of the epoch that runs."""
+    metrics = distiller.scores.metrics(evaluates=False)
+    found = [variable for metric in metrics for variable in metric.variables]
+    return [*{id(variable): variable for variable in found}.values()]
+
+
+def arrays(variables):
+    """The values of variables, a list of arrays."""
+    return [np.array(ops.convert_to_numpy(variable.value)) for variable in variables]
+
+
+def assign(variables, values, what):
+    """Gives variables their values.
+
+    Args:
+        variables: the variables.
+        values: an array for each.
+        what: what the values are from, for the message.
+
+    Raises:
+        ValueError: the values are of other variables.
+    """
+    shapes = [tuple(variable.shape) for variable in variables]
+    if shapes != [value.shape for value in values]:
+        raise ValueError(
+            f"{what} holds other variables than this training has. Give the same student, "
+            f"teachers, terms, optimizer and callbacks, or another folder. Received: {shapes} for "
+            f"{[value.shape for value in values]}"
+        )
+    for variable, value in zip(variables, values):
+        variable.assign(value)
+
+
+def digest(batch):
+    """A few letters that stand for the values of a batch; `None` where there is none."""
+    if batch is None:
+        return None
+    found = hashlib.blake2b(digest_size=8)
+    for leaf in tree.flatten(batch):
+        if leaf is not None:
+            array = np.asarray(ops.convert_to_numpy(leaf) if ops.is_tensor(leaf) else leaf)
+            text = array.dtype.hasobject
+            found.update(repr(array.tolist()).encode() if text else array.tobytes())
+    return found.hexdigest()
