@@ -12,6 +12,14 @@ README = ROOT / "README.md"
 NLP = ["keras-nlp>=0.32"]
 BEAM = ["apache-beam>=2.77"]
 TFDS = ["tensorflow-datasets>=4.9.10", "importlib_resources"]
+# For phones, browsers and CPUs without TensorFlow: small, and quick to install.
+FORMATS = [
+    "ai-edge-litert>=2.3",
+    "ai-edge-quantizer>=0.10",
+    "onnx>=1.23",
+    "tf2onnx>=1.17",
+    "onnxruntime>=1.32",
+]
 EXAMPLES = [
     "scikit-learn>=1.5",
     "matplotlib>=3.9",
@@ -34,10 +42,12 @@ setup(
         "nlp": NLP,
         "tfds": TFDS,
         "examples": EXAMPLES,
-        "export": [],  # TensorFlow itself writes SavedModels
+        "export": [*FORMATS, "openvino>=2026.4"],  # TensorFlow itself writes SavedModels
+        "serving": ["tensorflow-serving-api>=2.19", "grpcio"],  # warm-up requests and clients
         "beam": BEAM,
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
-        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", *EXAMPLES, *NLP, *BEAM],
+        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", *EXAMPLES, *NLP, *BEAM,
+                *FORMATS],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
     classifiers=[

@@ -15,7 +15,7 @@ import tempfile
 from keras_distill._backend import tensorflow
 
 UNFINISHED = ".unfinished-"  # begins the name of every file that is not whole yet
-NAME = r"[A-Za-z][\w.-]*"
+NAME = r"[^\W_][\w.-]*"
 
 
 @contextlib.contextmanager
@@ -83,7 +83,7 @@ def make_folder(path):
 
 
 def checked_name(argument, name):
-    """A name that a folder can have, on every system and in an address: no path, no spaces.
+    """A name that can name one folder or file, and nothing else: no path, no spaces.
 
     Args:
         argument: what the name was given as, for the message.
@@ -92,10 +92,10 @@ def checked_name(argument, name):
     Raises:
         ValueError: for any other name.
     """
-    if not isinstance(name, str) or not re.fullmatch(NAME, name, re.ASCII):
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise ValueError(
-            f"`{argument}` must be usable as a folder's name: a letter, then letters, digits, `_`, "
-            f"`-` and `.`. Received: {argument}={name!r}"
+            f"`{argument}` must be usable as a folder's name: a letter or a digit, then letters, "
+            f"digits, `_`, `-` and `.`. Received: {argument}={name!r}"
         )
     return name
 

@@ -1,40 +1,79 @@
-"""`export`: writes a saved student for TF Serving."""
+"""`export`: takes a saved student to TF Serving, phones, browsers and other runtimes."""
 
-import shutil
+import os
 
-from keras_distill.cli import program
+from keras_distill.cli import export_inputs, program, quiet
 from keras_distill.cli.main import VERBS
 
 EXAMPLE = (
-    "python -m keras_distill export --model=runs/quickstart/student.keras "
-    "--out=serving --name=digits"
+    "python -m keras_distill export --model=runs/quickstart --out=served --name=digits "
+    "--format=serving,litert --quantize=int8"
 )
-EXAMPLES = 8
 
 
 def parser():
     """The verb's arguments."""
     parser = program.Parser("export", VERBS["export"], EXAMPLE)
-    parser.add_argument("--model", required=True, metavar="FILE", help="the student, a .keras file")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the models' folder")
-    parser.add_argument("--name", required=True, help="its name: DIR/NAME/VERSION is written")
-    parser.add_argument("--version", type=int, default=1, help="the highest is served (default: 1)")
+    add = parser.add_argument
+    add("--model", required=True, metavar="FILE|RUN", help="a .keras file, or a run's folder")
+    add("--out", required=True, metavar="DIR", help="the models' folder")
+    add("--name", help="its name there (default: the student's)")
+    add("--format", default="serving", metavar="F,F", help="out of serving, litert, onnx, openvino")
+    add("--quantize", default="none", metavar="HOW",
+        help="none, float16, dynamic_int8, int8 or int4")  # fmt: skip
+    add("--exit", metavar="NAME", help="the one output to keep, such as an exit's")
+    add("--inputs", metavar="FILE.npz", help="real inputs to compare on, an array for each input; "
+        "`targets` in it are the true answers")  # fmt: skip
+    add("--calibration", metavar="FILE.npz", help="inputs to calibrate int8 on (default: --inputs)")
+    add("--labels", metavar="FILE", help="the names of the classes, one a line")
+    add("--signature", metavar="S,S", help="of the SavedModel, beside serving_default: classify, "
+        "image_bytes, examples, text, generate, generate_sampled (default: the first three, as "
+        "they suit the student)")  # fmt: skip
+    add("--image-range", default="0,1", metavar="LOW,HIGH", help="of a pixel, for image_bytes")
+    add("--provenance", metavar="FILE.json", help="where the student comes from (default: a run's)")
+    add("--batch", type=int, metavar="N", help="a fixed batch size; serving takes any")
+    add("--agreement", type=float, default=0.9, metavar="SHARE",
+        help="of equal answers that a quantized model must have (default: 0.9)")  # fmt: skip
+    add("--version", type=int, help="of TF Serving (default: the next free one)")
+    program.add_experiment(parser, required=False)
     return parser
 
 
 def act(arguments):
-    """Writes the SavedModel, and compares it with the student in a fresh process."""
-    model = program.model_of(arguments.model)
+    """Writes the student for each place, and compares it there in a fresh process."""
+    file = export_inputs.model_file(arguments.model)
+    labels = export_inputs.labels(arguments.labels)
+    inputs, targets = export_inputs.arrays("--inputs", arguments.inputs)
+    image_range = export_inputs.image_range(arguments.image_range)
+    provenance = export_inputs.provenance(arguments.provenance, arguments.model)
+    calibration, _ = export_inputs.arrays("--calibration", arguments.calibration)
+    experiment = program.experiment_of(arguments) if arguments.experiment else None
+    model = program.model_of(file)
+    if inputs is None and experiment is not None:
+        inputs, targets = export_inputs.of_experiment(experiment)
+    elif inputs is None and os.path.isdir(arguments.model):
+        inputs, targets = export_inputs.of_run(arguments.model)
     from keras_distill import export
 
-    path = export.write_saved_model(
-        model, arguments.out, name=arguments.name, version=arguments.version
-    )
-    examples = export.random_inputs(model, count=EXAMPLES)
-    try:
-        difference = export.check_saved_model(path, examples, export.answers(model, examples))
-    except BaseException:
-        shutil.rmtree(path)  # or TF Serving would serve what differs, or was not checked
-        raise
-    print(f"{path}: reloaded, differs by at most {difference:.1e} over {EXAMPLES} random examples.")
+    with quiet.filtered(program.verbose()):
+        written = export.write(
+            model,
+            arguments.out,
+            arguments.format.split(","),
+            name=arguments.name,
+            quantize=arguments.quantize,
+            exit=arguments.exit,
+            inputs=inputs,
+            targets=targets,
+            calibration=calibration,
+            labels=labels,
+            batch=arguments.batch,
+            version=arguments.version,
+            agreement=arguments.agreement,
+            signatures=arguments.signature.split(",") if arguments.signature else None,
+            image_range=image_range,
+            provenance=provenance,
+        )
+    for each in written:
+        print(each)
     return 0

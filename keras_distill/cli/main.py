@@ -8,7 +8,7 @@ VERBS = {
     "tune": "find the best recipe, temperature and alpha of an experiment, over cached targets",
     "cache": "write a teacher's targets to disk, verify or describe them",
     "evaluate": "measure a saved student on an experiment's data",
-    "export": "write a saved student as a SavedModel for TF Serving",
+    "export": "take a saved student to TF Serving, phones, browsers and other runtimes",
     "layers": "print every layer of a saved model, as a term taps it",
     "shrink": "cut a student from a saved teacher: fewer blocks, narrower, fewer tokens",
 }

@@ -10,6 +10,8 @@ NOISE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|[IWE]\d{4} \d\d:\d\d[:.\d]+ +\d+ [\w.]+:\d+\]"
     rb"|To enable the following instructions:"
+    rb"|[IWE]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [\w./]+:\d+\]"
+    rb"|INFO: Created TensorFlow Lite"
 )
 
 
@@ -17,13 +19,18 @@ def import_keras(verbose=False):
     """Imports Keras and its backend, and looks for devices, without the lines of their C++."""
     if "keras" in sys.modules:
         return
-    with contextlib.nullcontext() if verbose else _filtered_stderr():
+    with filtered(verbose):
         import keras
 
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+
+
+def filtered(verbose=False):
+    """A block in which the lines of C++ are held back from stderr, unless `verbose`."""
+    return contextlib.nullcontext() if verbose else _filtered_stderr()
 
 
 @contextlib.contextmanager

@@ -5,8 +5,9 @@ import shutil
 import keras
 import numpy as np
 
-from keras_distill import export, report
+from keras_distill import _files, export, report
 from keras_distill._messages import say
+from keras_distill.experiments.run_folder import EXAMPLES
 
 ARMS = ("alone", "distilled")
 CHECKED = 16  # test examples that the exported student must answer as the student does
@@ -34,6 +35,7 @@ def compare(runner, about, valid, test):
     report.write(runner.path, results)
     say(report.table(report.summaries(results)))
     say(f"\nThe report: {runner.path / 'report.html'}")
+    keep_examples(runner.path / EXAMPLES, valid)
     if not failed:
         _export(runner.path, about["name"], models, inputs)
     else:
@@ -97,11 +99,33 @@ def _export(folder, name, models, inputs):
     export.write_student(models["distilled"], folder / "student.keras")
     export.write_student(models["teacher"], folder / "teacher.keras")
     shutil.rmtree(folder / "serving", ignore_errors=True)
-    path = export.write_saved_model(models["distilled"], folder / "serving", name=name)
-    expected = export.answers(models["distilled"], examples)
-    difference = export.check_saved_model(path, examples, expected)
-    count = len(keras.tree.flatten(examples)[0])
-    say(f"{path}: reloaded, differs by at most {difference:.1e} over {count} test examples.")
+    exported, = export.write(models["distilled"], folder / "serving", name=name, inputs=examples)
+    said = f"differs by at most {exported.parity.difference:.1e} over {exported.examples}"
+    say(f"{exported.path}: reloaded, {said} test examples.")
+
+
+def keep_examples(path, valid):
+    """Writes the first examples of the validation split, where they are numbers."""
+    inputs, targets = first_examples(valid)
+    arrays = dict(inputs) if isinstance(inputs, dict) else {"inputs": inputs}
+    arrays.update({} if targets is None else {"targets": targets})
+    if all(getattr(each, "dtype", None) is not None and each.dtype.kind in "fiub"
+           for each in arrays.values()):  # fmt: skip
+        with _files.whole(path) as part, open(part, "wb") as file:
+            np.savez(file, **arrays)
+
+
+def first_examples(dataset, count=256):
+    """`(inputs, targets)` of the first examples of a dataset, as arrays; targets may be `None`."""
+    found, seen = [], 0
+    for batch in dataset:
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        found.append((x,) if y is None else (x, y))
+        seen += len(keras.tree.flatten(x)[0])
+        if seen >= count:
+            break
+    inputs, *targets = _first(_together(found), count)
+    return inputs, targets[0] if targets and not isinstance(targets[0], dict) else None
 
 
 def _answerable(model, inputs):

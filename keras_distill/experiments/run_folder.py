@@ -14,9 +14,10 @@ from keras_distill import _files
 RUN = "run.json"  # marks a folder that holds a run, and says which
 IN_USE = ".in-use"  # held by the process that runs there
 OWNER = "run"  # in run.json a name that no other run has; in a record whose it is
+EXAMPLES = "examples.npz"  # of the validation split, which exported students are tried on
 WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
-    "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py",
+    "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py", EXAMPLES,
 )  # fmt: skip
 UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 
@@ -166,6 +167,11 @@ def loaded(path):
         return keras.saving.load_model(path, compile=False)
     except (OSError, TypeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         said = " ".join(str(error).split())
+        if "`Lambda` layer" in said:  # its code would run here, whoever wrote the file
+            said = (
+                "it holds a `Lambda` layer, and no code of a model file is run. Replace the layer "
+                "by one of keras.layers or by a registered class, and save the model again."
+            )
         raise ValueError(f"{path} cannot be loaded as a Keras model: {said}") from error
 
 

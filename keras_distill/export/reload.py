@@ -1,6 +1,7 @@
-"""Runs a SavedModel in a fresh process, by TensorFlow alone, and compares what it answers."""
+"""Runs what was exported in a fresh process, by its own runtime, and compares what it answers."""
 
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -8,24 +9,9 @@ import tempfile
 import keras
 import numpy as np
 
-# What the fresh process runs: TensorFlow alone, on the CPU, with Keras out of reach.
-_RELOAD = """
-import sys
-sys.modules["keras"] = None
-import numpy as np
-import tensorflow as tf
-folder, inputs, outputs = sys.argv[1:]
-serve = tf.saved_model.load(folder).signatures["serving_default"]
-specs = serve.structured_input_signature[1]
-given = dict(np.load(inputs))
-if list(given) == ["__only__"] and len(specs) == 1:
-    given = {name: given["__only__"] for name in specs}
-if set(given) != set(specs):
-    sys.exit(f"The SavedModel's inputs are {sorted(specs)}. Received: {sorted(given)}")
-got = serve(**{name: tf.cast(value, specs[name].dtype) for name, value in given.items()})
-wide = {k: tf.cast(v, tf.float64) if v.dtype.is_floating else v for k, v in got.items()}
-np.savez(outputs, **{name: value.numpy() for name, value in wide.items()})
-"""
+from keras_distill.export import places
+
+RUNTIMES = pathlib.Path(__file__).with_name("runtimes.py")
 
 
 def check_saved_model(path, inputs, expected, atol=1e-5):
@@ -45,19 +31,9 @@ def check_saved_model(path, inputs, expected, atol=1e-5):
 
     Raises:
         ValueError: where the outputs differ by more than `atol`, or in name or shape.
-        RuntimeError: where the fresh process failed; the message ends with what it said.
+        RuntimeError: where the fresh process failed; the message ends with the last line it said.
     """
-    if isinstance(inputs, (list, tuple)):
-        raise ValueError(
-            "Several `inputs` must be a dict of arrays by input name. "
-            f"Received: a {type(inputs).__name__} of {len(inputs)}"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        given, got = os.path.join(folder, "inputs.npz"), os.path.join(folder, "outputs.npz")
-        np.savez(given, **(inputs if isinstance(inputs, dict) else {"__only__": inputs}))
-        _run_fresh(os.path.abspath(path), given, got)
-        with np.load(got) as outputs:
-            difference = _difference(dict(outputs), expected)
+    difference = largest_difference(outputs_of("serving", path, inputs), expected)
     if not difference <= atol:  # NaN too
         raise ValueError(
             f"The reloaded SavedModel must agree with the model to atol={atol}. "
@@ -78,18 +54,54 @@ def answers(model, inputs):
     return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
 
 
-def _run_fresh(*arguments):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _RELOAD, *arguments], env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise RuntimeError(
-            f"The SavedModel could not be run in a fresh process: {done.stderr.strip()[-2000:]}"
+def outputs_of(kind, path, inputs):
+    """What an exported model answers in a fresh process, without Keras and this package.
+
+    Args:
+        kind: `"serving"`, `"litert"`, `"onnx"` or `"openvino"`.
+        path: The file or folder that was exported.
+        inputs: An array, or a dict of arrays by input name.
+
+    Returns:
+        A dict of arrays by output name.
+
+    Raises:
+        ValueError: There are several inputs, and they have no names.
+        RuntimeError: The process failed; the message ends with the last line it said.
+    """
+    if isinstance(inputs, (list, tuple)):
+        raise ValueError(
+            "Several `inputs` must be a dict of arrays by input name. "
+            f"Received: a {type(inputs).__name__} of {len(inputs)}"
         )
+    with tempfile.TemporaryDirectory() as folder, places.plain(path) as model:
+        given, got = os.path.join(folder, "inputs.npz"), os.path.join(folder, "outputs.npz")
+        np.savez(given, **(inputs if isinstance(inputs, dict) else {"__only__": inputs}))
+        _run_fresh(kind, os.path.abspath(model), given, got)
+        with np.load(got) as outputs:
+            return dict(outputs)
 
 
-def _difference(outputs, expected):
+def _run_fresh(kind, *arguments):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, str(RUNTIMES), kind, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        what = "SavedModel" if kind == "serving" else f"exported model ({kind})"
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise RuntimeError(f"The {what} could not be run in a fresh process: {lines[-1][:1000]}")
+
+
+def largest_difference(outputs, expected):
+    """The largest absolute difference over all outputs; NaN where there is one.
+
+    Args:
+        outputs: A dict of arrays by output name.
+        expected: The same, or the array of the only output.
+
+    Raises:
+        ValueError: The outputs differ in name or shape.
+    """
     if not isinstance(expected, dict):
         if len(outputs) != 1:
             raise ValueError(
@@ -98,7 +110,7 @@ def _difference(outputs, expected):
         expected = dict.fromkeys(outputs, expected)
     if set(expected) != set(outputs):
         raise ValueError(
-            f"`expected` must name the SavedModel's outputs, {sorted(outputs)}. "
+            f"`expected` must name the exported model's outputs, {sorted(outputs)}. "
             f"Received: {sorted(expected)}"
         )
     return max(_distance(name, outputs[name], np.asarray(expected[name])) for name in outputs)

@@ -8,11 +8,22 @@ import shutil
 import tempfile
 
 import keras
-import numpy as np
 from keras import tree
 
 from keras_distill import _backend
+from keras_distill.export import endpoints, places
+from keras_distill.export.signature import check_built, signature_of, tensor_spec
 
+CLASSIFY = ("classify",)  # where there are classes
+DEFAULT = ("classify", "image_bytes", "examples")  # what needs no operations but TensorFlow's own
+_LACKS = {
+    "classify": "has no single output of shape (batch, classes)",
+    "image_bytes": "does not take images of a fixed size with 1 or 3 channels alone",
+    "examples": "has an input whose size is not fixed",
+    "text": "has no preprocessor with a tokenizer",
+    "generate": "is no causal language model of KerasHub",
+    "generate_sampled": "is no causal language model of KerasHub",
+}
 # Operations of a graph that only hand on what the head computed.
 _PASSING = ("Identity", "Cast", "Reshape", "Squeeze")
 
@@ -36,7 +47,7 @@ def write_student(model, path):
     path = os.path.abspath(path)
     if not path.endswith(".keras"):
         raise ValueError(f"`path` must end in '.keras'. Received: path={path!r}")
-    _check_built(model)
+    check_built(model)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path), prefix=".tmp_") as folder:
         temporary = os.path.join(folder, "model.keras")
@@ -95,74 +106,47 @@ def write_saved_model(
     check_saved_model(folder, images, student.predict(images))
     ```
     """
-    _check_built(model)
+    check_built(model)
     if not isinstance(version, int) or version < 1:
         raise ValueError(f"`version` must be a positive integer. Received: version={version!r}")
-    parent = os.path.join(os.path.abspath(path), name or model.name)
+    parent = os.path.join(os.path.abspath(path), places.checked_name(name or model.name))
     folder = os.path.join(parent, str(version))
     if os.path.exists(folder):
         raise FileExistsError(
             f"A served version is never overwritten: remove the folder, or give "
             f"another `name` or a higher `version`. Received: {folder!r}"
         )
-    archive = _archive(model, labels, top_k, from_logits, input_signature or signature_of(model))
+    archive = archive_of(model, labels, top_k, from_logits, input_signature or signature_of(model))
     os.makedirs(parent, exist_ok=True)
     temporary = tempfile.mkdtemp(dir=parent, prefix=".tmp_")  # not a number: never served
     try:
-        archive.write_out(os.path.join(temporary, str(version)), verbose=False)
+        with places.plain(temporary) as plain:
+            archive.write_out(os.path.join(plain, str(version)), verbose=False)
         os.rename(os.path.join(temporary, str(version)), folder)
     finally:
         shutil.rmtree(temporary)
     return folder
 
 
-def random_inputs(model, count=8, seed=0):
-    """Inputs that a built model takes, to try it on.
+def archive_of(model, labels, top_k, from_logits, signature, signatures=CLASSIFY,
+               image_range=(0.0, 1.0)):  # fmt: skip
+    """The archive, with `serve` and the other signatures that are asked for.
 
     Args:
-        model: a `keras.Model` of one input, or of several in a dict or a functional model.
-        count: how many examples.
-        seed: of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
-
-    Returns:
-        An array, or a dict of arrays by input name where there are several.
+        model: A built `keras.Model`.
+        labels: What the classes are called, or `None` for their indices.
+        top_k: How many classes `classify` returns.
+        from_logits: Whether the one output is logits; `None` reads it off the graph.
+        signature: What `signature_of(model)` returns.
+        signatures: Names out of `endpoints.SIGNATURES`. `None` stands for those of `DEFAULT` that
+            suit the model, and `"classify"` is left out where there are no classes.
+        image_range: The least and greatest value of a pixel, for `"image_bytes"`.
 
     Raises:
-        ValueError: where the model takes several inputs that have no names.
+        ValueError: A signature is unknown or does not suit the model, or the labels do not fit.
     """
-    generator = np.random.default_rng(seed)
-    signature = signature_of(model)
-    specs = tree.flatten(signature)
-    if not all(spec.name for spec in specs) and len(specs) > 1:
-        raise ValueError(
-            "A model of several inputs must take them in a dict. "
-            f"Received: {model.name!r}, which takes {len(specs)} without names"
-        )
-    arrays = [_random(spec, count, generator) for spec in specs]
-    if len(arrays) == 1 and not isinstance(signature[0], dict):
-        return arrays[0]
-    return {spec.name: array for spec, array in zip(specs, arrays, strict=True)}
-
-
-def _random(spec, count, generator):
-    shape = (count, *(size or 8 for size in spec.shape[1:]))
-    if "int" in spec.dtype or spec.dtype == "bool":
-        return generator.integers(0, 2, shape).astype(spec.dtype)
-    return generator.random(shape).astype(spec.dtype)
-
-
-def _check_built(model):
-    if not model.built:
-        raise ValueError(
-            "The model must be built before it is written: call it once on a batch. "
-            f"Received: {model.name!r}, not built"
-        )
-
-
-def _archive(model, labels, top_k, from_logits, signature):
-    """The archive, with `serve` and, where the model classifies, `classify`."""
     tf = _backend.tensorflow("A SavedModel")
-    signature = tree.map_structure(_tensor_spec, signature)
+    signature = tree.map_structure(tensor_spec, signature)
     forward = tf.function(lambda *args: model(*args, training=False), signature, autograph=False)
     graph = forward.get_concrete_function()
     outputs = graph.structured_outputs
@@ -173,27 +157,64 @@ def _archive(model, labels, top_k, from_logits, signature):
     archive.track(model)
     serve = _serve(forward, "logits" if from_logits else "probabilities")
     archive.add_endpoint("serve", serve, signature)
+    answer, found = serve, {}
     if single and len(outputs.shape) == 2 and (outputs.shape[-1] or 0) > 1:
-        classify = _classify(forward, outputs.shape[-1], labels, top_k, from_logits)
-        archive.add_endpoint("classify", classify, signature)
+        answer = _classify(forward, outputs.shape[-1], labels, top_k, from_logits)
+        found["classify"] = answer, signature
     elif labels is not None:
         raise ValueError(
             "`labels` need a model with one output of shape (batch, classes). "
             f"Received: outputs={outputs}"
         )
+    for name in _checked_signatures(signatures):
+        endpoint = found.get(name) or _endpoint(name, model, answer, signature, image_range)
+        if endpoint is not None:
+            archive.add_endpoint(name, *endpoint)
+        elif signatures not in (None, CLASSIFY):  # asked for by name
+            raise ValueError(f"The model {model.name!r} cannot have the signature `{name}`: it "
+                             f"{_LACKS[name]}. Leave the signature out.")  # fmt: skip
     return archive
+
+
+def _checked_signatures(signatures):
+    names = list(DEFAULT if signatures is None else dict.fromkeys(signatures))
+    unknown = [name for name in names if name not in endpoints.SIGNATURES]
+    if unknown:
+        raise ValueError(
+            f"`signatures` may name {', '.join(endpoints.SIGNATURES)}; `serving_default` is always "
+            f"there. Received: {', '.join(map(str, unknown))}"
+        )
+    return names
+
+
+def _endpoint(name, model, answer, signature, image_range):
+    """`(function, its signature)`, or `None` where the model cannot have it."""
+    if name == "image_bytes":
+        return endpoints.image_bytes(model, answer, signature, image_range)
+    if name == "examples":
+        return endpoints.examples(answer, signature)
+    if name == "text":
+        return endpoints.text(model, answer)
+    if name in ("generate", "generate_sampled"):
+        return endpoints.generate(model, sampled=name == "generate_sampled")
+    return None
 
 
 def _serve(forward, output_name):
     def serve(*args):
-        outputs = forward(*args)
-        if isinstance(outputs, dict):
-            return dict(outputs)
-        if isinstance(outputs, (list, tuple)):
-            return {f"output_{i}": output for i, output in enumerate(outputs)}
-        return {output_name: outputs}
+        outputs = by_name(forward(*args))
+        return outputs if isinstance(outputs, dict) else {output_name: outputs}
 
     return serve
+
+
+def by_name(outputs):
+    """A model's outputs by the names that they are served under; the only one as it is."""
+    if isinstance(outputs, dict):
+        return dict(outputs)
+    if isinstance(outputs, (list, tuple)):
+        return {f"output_{i}": output for i, output in enumerate(outputs)}
+    return outputs
 
 
 def _classify(forward, classes, labels, top_k, from_logits):
@@ -220,65 +241,3 @@ def _last_operation(graph):
     while operation.type in _PASSING:
         operation = operation.inputs[0].op
     return operation.type
-
-
-def signature_of(model):
-    """What a built model is served with: a specification for each argument of the model.
-
-    It is as the model was built, but for the padding masks of a KerasHub task with a preprocessor,
-    which are booleans, as the preprocessor makes them; the model casts them. Give it to
-    `model.export(path, input_signature=signature_of(model))`, and what the preprocessor returns
-    can be given to the served signature as it is.
-
-    Args:
-        model: A built `keras.Model`.
-
-    Returns:
-        A list with a `keras.InputSpec` (or a dict or list of them) for each argument.
-    """
-    signature = _built_signature(model)
-    if getattr(model, "preprocessor", None) is None:  # KerasHub's tasks alone have one
-        return signature
-    return [{name: _made(spec, name) for name, spec in each.items()} if isinstance(each, dict)
-            else each for each in signature]
-
-
-def _made(spec, name):
-    """A specification with the dtype that KerasHub's preprocessors make."""
-    dtype = "bool" if name.endswith("padding_mask") else spec.dtype
-    return keras.InputSpec(shape=spec.shape, dtype=dtype, name=spec.name)
-
-
-def _built_signature(model):
-    """One specification for each argument of the model, as it was built."""
-    if isinstance(model, keras.Sequential):
-        return [_spec(model.inputs[0])]
-    if getattr(model, "inputs", None):
-        return [_named(model.input, _spec)]
-    config = model.get_build_config() or {}
-    shapes = config.get("shapes_dict") or {"x": config.get("input_shape")}
-
-    def spec(shape, name=None):
-        return keras.InputSpec(shape=(None, *shape[1:]), dtype=model.input_dtype, name=name)
-
-    return [
-        _named(shape, spec) if isinstance(shape, dict) else tree.map_shape_structure(spec, shape)
-        for shape in shapes.values()
-    ]
-
-
-def _spec(tensor, name=None):
-    return keras.InputSpec(
-        shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=name or tensor.name
-    )
-
-
-def _named(structure, spec):
-    """The specifications of a structure; an entry of a dict is served under its key."""
-    if isinstance(structure, dict):
-        return {key: spec(value, key) for key, value in structure.items()}
-    return tree.map_structure(spec, structure)
-
-
-def _tensor_spec(spec):
-    return _backend.tensorflow("A SavedModel").TensorSpec(spec.shape, spec.dtype, name=spec.name)

@@ -11,7 +11,7 @@ from keras import ops, tree
 from keras_distill import _backend
 from keras_distill._keras import trainer
 from keras_distill.batch import Batch, Supervision
-from keras_distill.export.saved_model import signature_of
+from keras_distill.export.signature import signature_of
 from keras_distill.text.pipeline import Readers, read_raw, read_raw_fit
 from keras_distill.text.view import preprocessor_of
 from keras_distill.training import compiling, resuming, weights

@@ -1,4 +1,5 @@
 """What is written for use elsewhere loads there and computes the same."""
+
 import os
 
 import keras
@@ -7,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_distill import export
-from keras_distill.export import reload as export_check
+from keras_distill.export import reload
 
 CLASSES = 4
 
@@ -47,8 +48,12 @@ class Subclassed(keras.Model):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     model = student()
-    folder = export.write_saved_model(model, tmp_path_factory.mktemp("serving"), name="digits",
-                                      labels=["zero", "one", "two", "three"])
+    folder = export.write_saved_model(
+        model,
+        tmp_path_factory.mktemp("serving"),
+        name="digits",
+        labels=["zero", "one", "two", "three"],
+    )
     return model, folder
 
 
@@ -81,20 +86,22 @@ def test_a_difference_is_an_error(served):
         export.check_saved_model(folder, {"image": x}, {"logits": wrong})
 
 
-def test_what_the_fresh_process_says_is_passed_on(monkeypatch):
-    monkeypatch.setattr(export_check, "_RELOAD", "import sys; sys.exit('no such op')")
+def test_what_the_fresh_process_says_is_passed_on(monkeypatch, tmp_path):
+    script = tmp_path / "says.py"
+    script.write_text("import sys; sys.exit('no such op')")
+    monkeypatch.setattr(reload, "RUNTIMES", script)
     with pytest.raises(RuntimeError, match="could not be run in a fresh process: no such op"):
         export.check_saved_model("anywhere", images(), np.zeros(3))
 
 
 def test_names_shapes_and_nan_are_compared():
     outputs = {"logits": np.zeros((2, 3))}
-    assert export_check._difference(outputs, np.full((2, 3), 0.25)) == 0.25
-    assert np.isnan(export_check._difference(outputs, np.full((2, 3), np.nan)))
+    assert reload.largest_difference(outputs, np.full((2, 3), 0.25)) == 0.25
+    assert np.isnan(reload.largest_difference(outputs, np.full((2, 3), np.nan)))
     with pytest.raises(ValueError, match="shape"):
-        export_check._difference(outputs, np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="name the SavedModel's outputs"):
-        export_check._difference(outputs, {"probabilities": np.zeros((2, 3))})
+        reload.largest_difference(outputs, np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="name the exported model's outputs"):
+        reload.largest_difference(outputs, {"probabilities": np.zeros((2, 3))})
 
 
 def test_classify_names_the_likeliest_classes(served):

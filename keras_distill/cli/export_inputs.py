@@ -1,0 +1,93 @@
+"""What `export` reads beside the student: real inputs, names of classes, and the run's data."""
+
+import os
+import zipfile
+
+from keras_distill.cli import program, quiet
+
+STUDENT = "student.keras"
+
+
+def model_file(path):
+    """The student's file: `path` itself, or the student of the run in the folder `path`."""
+    if not os.path.isdir(path):
+        return path
+    file = os.path.join(path, STUDENT)
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"{path} holds no finished run: there is no {STUDENT} in it.")
+    return file
+
+
+def arrays(flag, path):
+    """`(inputs, targets)` of an `.npz` file; `(None, None)` where no file is given."""
+    if path is None:
+        return None, None
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{flag} takes a file. No such file: {path}")
+    quiet.import_keras(program.verbose())
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = dict(file)
+    except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{flag} takes an .npz file of arrays. Received: {path} ({said})"
+        ) from error
+    targets = found.pop("targets", None)
+    only = next(iter(found.values())) if list(found) in (["inputs"], ["arr_0"]) else None
+    return found if only is None else only, targets
+
+
+def labels(path):
+    """The names of the classes, a line each; `None` where no file is given."""
+    if path is None:
+        return None
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"--labels takes a file. No such file: {path}")
+    with open(path, encoding="utf-8") as file:
+        return [line.rstrip("\n") for line in file if line.strip()]
+
+
+def image_range(text):
+    """The least and the greatest value of a pixel."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"--image-range takes LOW,HIGH, as in 0,255. Received: {text}") from None
+    return low, high
+
+
+def provenance(path, model):
+    """Where the student comes from: a JSON file's object, or what the run's report says."""
+    quiet.import_keras(program.verbose())
+    from keras_distill import _files
+
+    if path is not None:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"--provenance takes a file. No such file: {path}")
+        found = _files.read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError(f"--provenance takes a JSON file with an object. Received: {path}")
+        return found
+    report = os.path.join(model, "report.json")
+    if not os.path.isfile(report):
+        return None
+    found = _files.read_json(report, {"settings": dict})
+    return {key: found[key] for key in ("name", "command", "settings") if key in found}
+
+
+def of_run(folder):
+    """`(inputs, targets)` of the validation split that a run keeps; `(None, None)` without."""
+    from keras_distill.experiments.run_folder import EXAMPLES
+
+    file = os.path.join(folder, EXAMPLES)
+    return arrays("--model", file if os.path.isfile(file) else None)
+
+
+def of_experiment(experiment, count=256):
+    """`(inputs, targets)`: the first examples of an experiment's validation split."""
+    from keras_distill.experiments.comparison import first_examples
+
+    return first_examples(experiment.data("valid"), count)

@@ -1,0 +1,108 @@
+"""Writes a model as a LiteRT file for phones, in float32 or quantized."""
+
+import contextlib
+import io
+import tempfile
+import warnings
+
+import numpy as np
+
+from keras_distill import _backend
+from keras_distill.export.saved_model import archive_of
+
+PACKAGES = ("tensorflow", "ai_edge_litert", "ai_edge_quantizer")
+QUANTIZATIONS = ("none", "float16", "dynamic_int8", "int8", "int4")
+
+
+def write(model, path, signature, *, quantize="none", calibration=None, simulated=False):
+    """Writes a `.tflite` file whose signature `serving_default` answers as the model does.
+
+    Args:
+        model: A built `keras.Model`.
+        path: The file to write.
+        signature: What `signature_of(model)` returns; with a batch size for a fixed one.
+        quantize: One of `QUANTIZATIONS`. `"int8"` computes in integers between float inputs and
+            outputs, `"dynamic_int8"` holds the weights in int8 and quantizes what they multiply
+            while it runs, `"int4"` holds the weights in 4 bits and computes in floats, as
+            `"float16"` does with 16.
+        calibration: A dict of arrays by input name, from which `"int8"` takes the ranges of the
+            numbers between the operations. Defaults to `None`.
+        simulated: Whether the model has fake quantization in it, whose integers are written.
+
+    Raises:
+        ValueError: The model has an operation that LiteRT lacks.
+    """
+    content = _converted(model, signature, simulated)
+    if quantize != "none" and not simulated:
+        content = _quantized(content, quantize, calibration)
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+def _converted(model, signature, simulated):
+    tf = _backend.tensorflow("LiteRT's converter")
+    with tempfile.TemporaryDirectory() as folder:
+        archive_of(model, None, 1, None, signature, ()).write_out(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=["serving_default"]
+        )
+        if simulated:  # then it writes the integers that the fake quantization stands for
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        try:
+            return converter.convert()
+        except Exception as error:  # the converter's class is not public
+            said = _reason(str(error))
+        raise ValueError(
+            "LiteRT cannot hold this model. Replace the layers that need these operations, or "
+            f"give a fixed batch size with `batch=1`. Received: {model.name!r}, {said}"
+        )
+
+
+def _reason(said):
+    """The line of the converter's message that names the operations, or its beginning."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    named = [line for line in lines if line.startswith(("Flex ops:", "Custom ops:"))]
+    return " ".join(named)[:400] or " ".join(lines)[:400]
+
+
+def _quantized(content, quantize, calibration):
+    from ai_edge_quantizer import quantizer
+
+    quiet = contextlib.redirect_stderr(io.StringIO())  # its progress bar
+    with warnings.catch_warnings(), quiet:
+        warnings.simplefilter("ignore", UserWarning)  # it keeps all tensors, and says so
+        job = quantizer.Quantizer(bytearray(content), _recipe(quantize))
+        ranges = None
+        if job.need_calibration:
+            ranges = job.calibrate({"serving_default": _examples(calibration)}, num_threads=1)
+        result = job.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+def _recipe(quantize):
+    """The quantizer's recipe."""
+    from ai_edge_quantizer import recipe
+
+    if quantize == "dynamic_int8":
+        return recipe.dynamic_wi8_afp32()
+    if quantize == "int4":
+        return recipe.weight_only_wi4_afp32()
+    if quantize == "int8":  # floats go in and come out, as in all other formats
+        ends = [_operation(name, "no_quantize", {}) for name in ("INPUT", "OUTPUT")]
+        return [*recipe.static_wi8_ai8(), *ends]
+    weights = {"dtype": "FLOAT", "num_bits": 16, "symmetric": True, "granularity": "TENSORWISE"}
+    config = {"weight_tensor_config": {**weights, "block_size": 0}}
+    return [_operation("*", "float_casting", config)]
+
+
+def _operation(name, algorithm, config):
+    given = {"compute_precision": "FLOAT", "explicit_dequantize": True, "skip_checks": False,
+             "min_weight_elements": 0}  # fmt: skip
+    return {"regex": ".*", "operation": name, "algorithm_key": algorithm,
+            "op_config": {**given, **config}}  # fmt: skip
+
+
+def _examples(calibration):
+    """Each example of the calibration set as a batch of one."""
+    count = len(next(iter(calibration.values())))
+    return [{n: np.asarray(v[i : i + 1]) for n, v in calibration.items()} for i in range(count)]

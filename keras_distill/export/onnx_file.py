@@ -1,0 +1,59 @@
+"""Writes a model as an ONNX file, in float32 or in int8."""
+
+import os
+import tempfile
+import warnings
+
+PACKAGES = ("tensorflow", "onnx", "tf2onnx", "onnxruntime")
+QUANTIZATIONS = ("none", "dynamic_int8", "int8")
+
+
+def write(model, path, signature, *, quantize="none", calibration=None):
+    """Writes an `.onnx` file by Keras's own export, which uses tf2onnx.
+
+    Args:
+        model: A built `keras.Model`.
+        path: The file to write.
+        signature: What `signature_of(model)` returns.
+        quantize: One of `QUANTIZATIONS`, done by ONNX Runtime's quantizer.
+        calibration: A dict of arrays by input name, for `"int8"`. Defaults to `None`.
+
+    Raises:
+        ValueError: The model has an operation that ONNX or its converter lacks.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole = os.path.join(folder, "float.onnx")
+        _convert(model, whole if quantize != "none" else path, signature)
+        if quantize != "none":
+            _quantize(whole, path, quantize, calibration)
+
+
+def _convert(model, path, signature):
+    with warnings.catch_warnings():  # tf2onnx is older than NumPy's present names
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            model.export(path, format="onnx", verbose=False, input_signature=signature)
+            return
+        except Exception as error:  # whatever the converter meets
+            said = " ".join(str(error).split())[:400]
+    raise ValueError(
+        "ONNX's converter cannot hold this model. Export it to another format, or replace the "
+        f"layers that it names. Received: {model.name!r}, {said}"
+    )
+
+
+def _quantize(source, path, quantize, calibration):
+    from onnxruntime import quantization
+
+    if quantize == "dynamic_int8":
+        quantization.quantize_dynamic(source, path, weight_type=quantization.QuantType.QInt8)
+        return
+
+    class Examples(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.batch = iter([calibration])
+
+        def get_next(self):
+            return next(self.batch, None)
+
+    quantization.quantize_static(source, path, Examples(), per_channel=True)

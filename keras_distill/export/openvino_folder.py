@@ -1,0 +1,43 @@
+"""Writes a model as a folder for OpenVINO, in float32 or with weights in float16."""
+
+import os
+import tempfile
+
+from keras_distill.export.saved_model import archive_of
+
+PACKAGES = ("tensorflow", "openvino")
+QUANTIZATIONS = ("none", "float16")
+
+
+def write(model, path, signature, *, quantize="none", calibration=None):
+    """Writes a folder with `model.xml` and `model.bin`.
+
+    OpenVINO computes in bfloat16 on a CPU that has it, unless it is asked for float32: compile the
+    model with `{"INFERENCE_PRECISION_HINT": "f32"}`.
+
+    Args:
+        model: A built `keras.Model`.
+        path: The folder to write; it does not exist yet.
+        signature: What `signature_of(model)` returns.
+        quantize: `"none"`, or `"float16"` for the weights.
+        calibration: Not used.
+
+    Raises:
+        ValueError: The model has an operation that OpenVINO lacks.
+    """
+    import openvino
+
+    os.makedirs(path)
+    with tempfile.TemporaryDirectory() as folder:
+        archive_of(model, None, 1, None, signature, ()).write_out(folder, verbose=False)
+        try:
+            found = openvino.convert_model(folder)
+        except Exception as error:  # whatever the converter meets
+            found, said = None, " ".join(str(error).split())[:400]
+    if found is None:
+        raise ValueError(
+            "OpenVINO cannot hold this model. Export it to another format, or replace the layers "
+            f"that it names. Received: {model.name!r}, {said}"
+        )
+    half = quantize == "float16"
+    openvino.save_model(found, os.path.join(path, "model.xml"), compress_to_fp16=half)

@@ -1,0 +1,97 @@
+"""How close an exported model's answers are to the student's, and what that is worth."""
+
+import typing
+
+import numpy as np
+
+from keras_distill.export import reload
+from keras_distill.export.saved_model import by_name
+
+FLOAT = 1e-5  # the largest difference of a float format, for outputs of at most 1
+
+
+class Parity(typing.NamedTuple):
+    """What a comparison of an exported model with the student found.
+
+    Args:
+        difference: The largest absolute difference over all outputs; NaN where one has NaN.
+        agreement: The share of answers, from 0 to 1, that are the student's: the likeliest class
+            of each example or token. `None` where no output has classes.
+        metric: What is measured on the targets: `"accuracy"` (a share) or
+            `"mean_absolute_error"`; `None` without targets.
+        student: The student's value of the metric, or `None`.
+        exported: The exported model's value of the metric, or `None`.
+    """
+
+    difference: float
+    agreement: float | None = None
+    metric: str | None = None
+    student: float | None = None
+    exported: float | None = None
+
+
+def tolerance(expected):
+    """The largest difference that is allowed of a float format: 1e-5, or of larger outputs more.
+
+    Args:
+        expected: The student's outputs, an array or a dict of arrays.
+    """
+    arrays = expected.values() if isinstance(expected, dict) else [expected]
+    return FLOAT * max(1.0, *(float(np.max(np.abs(array), initial=0.0)) for array in arrays))
+
+
+def compared(outputs, expected, targets=None):
+    """A `Parity` of an exported model's outputs.
+
+    Args:
+        outputs: A dict of arrays by output name.
+        expected: The student's outputs, as `reload.answers` returns them.
+        targets: The true answers for the only output, or `None`: class ids, or numbers.
+    """
+    expected = by_name(expected)
+    difference = reload.largest_difference(outputs, expected)
+    pairs = [
+        (outputs[name], expected[name] if isinstance(expected, dict) else expected)
+        for name in outputs
+    ]
+    with_classes = [pair for pair in pairs if _has_classes(pair[1])]
+    same = [found.argmax(-1) == right.argmax(-1) for found, right in with_classes]
+    agreement = float(np.mean(np.concatenate([each.ravel() for each in same]))) if same else None
+    if targets is None or len(pairs) != 1:
+        return Parity(difference, agreement)
+    measured = [_metric(output, np.asarray(targets)) for output in reversed(pairs[0])]
+    return Parity(difference, agreement, *measured[0], measured[1][1])
+
+
+def judged(parity, exact, allowed, agreement):
+    """Why an exported model must not be used, or `None` if it may be.
+
+    Args:
+        parity: A `Parity`.
+        exact: Whether the format is a float one, which answers as the student does.
+        allowed: The largest difference for such a format.
+        agreement: The smallest agreement for another one.
+    """
+    if not np.isfinite(parity.difference):
+        return "its answers hold NaN or infinity where the student's do not."
+    if exact and parity.difference > allowed:
+        return (
+            f"its answers differ from the student's by {parity.difference:.1e}. At most "
+            f"{allowed:.1e} is allowed."
+        )
+    if not exact and parity.agreement is not None and parity.agreement < agreement:
+        return (
+            f"{parity.agreement:.1%} of its answers are the student's. At least {agreement:.1%} "
+            "is asked for."
+        )
+    return None
+
+
+def _has_classes(array):
+    return array.ndim > 1 and array.shape[-1] > 1 and array.dtype.kind == "f"
+
+
+def _metric(output, targets):
+    if _has_classes(output) and targets.dtype.kind in "iu" and targets.shape == output.shape[:-1]:
+        return "accuracy", float(np.mean(output.argmax(-1) == targets))
+    return "mean_absolute_error", float(np.mean(np.abs(output - targets.reshape(output.shape))))

@@ -1,0 +1,63 @@
+"""Names and folders of what is exported: what a name may be, and where a new version goes."""
+
+import contextlib
+import os
+import re
+import tempfile
+
+PATTERN = re.compile(r"[][*?\\]")  # TensorFlow reads such a path as a pattern
+
+
+def checked_name(name):
+    """The name of an exported model, if it can name one folder or file and nothing else.
+
+    Args:
+        name: A string of letters, digits, `_`, `.` and `-` that begins with a letter or a digit.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: The name is another, such as one with a slash, a space or `<`.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[^\W_][\w.-]*", name):
+        raise ValueError(
+            "The name of an exported model must begin with a letter or a digit and hold letters, "
+            f"digits, `_`, `.` and `-` only. Give another `name`. Received: name={name!r}"
+        )
+    return name
+
+
+def next_version(folder):
+    """The version after the highest one in a model's folder; 1 where there is none.
+
+    Args:
+        folder: The folder `path/name` that TF Serving reads versions from.
+    """
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return 1 + max((int(name) for name in names if re.fullmatch(r"\d+", name)), default=0)
+
+
+def failed(path):
+    """A free name beside `path` that no server loads: for what did not pass its check."""
+    count, name = 1, f"{path}.failed"
+    while os.path.lexists(name):
+        count += 1
+        name = f"{path}.failed-{count}"
+    return name
+
+
+@contextlib.contextmanager
+def plain(path):
+    """A path to the same folder or file that TensorFlow does not read as a pattern.
+
+    Yields:
+        The path itself, or a link to it where it holds one of the signs `[ ] * ? \\`.
+    """
+    if not PATTERN.search(os.path.abspath(path)):
+        yield os.fspath(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, "link" + os.path.splitext(path)[1])
+        os.symlink(os.path.abspath(path), link)
+        yield link

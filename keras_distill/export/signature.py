@@ -1,0 +1,116 @@
+"""What a built model takes: a specification of its inputs, and inputs of that shape."""
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_distill import _backend
+
+
+def signature_of(model):
+    """What a built model is served with: a specification for each argument of the model.
+
+    It is as the model was built, but for the padding masks of a KerasHub task with a preprocessor,
+    which are booleans, as the preprocessor makes them; the model casts them. Give it to
+    `model.export(path, input_signature=signature_of(model))`, and what the preprocessor returns
+    can be given to the served signature as it is.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Returns:
+        A list with a `keras.InputSpec` (or a dict or list of them) for each argument.
+    """
+    signature = _built_signature(model)
+    if getattr(model, "preprocessor", None) is None:  # KerasHub's tasks alone have one
+        return signature
+    return [
+        {name: _made(spec, name) for name, spec in each.items()} if isinstance(each, dict) else each
+        for each in signature
+    ]
+
+
+def _made(spec, name):
+    """A specification with the dtype that KerasHub's preprocessors make."""
+    dtype = "bool" if name.endswith("padding_mask") else spec.dtype
+    return keras.InputSpec(shape=spec.shape, dtype=dtype, name=spec.name)
+
+
+def _built_signature(model):
+    """One specification for each argument of the model, as it was built."""
+    if isinstance(model, keras.Sequential):
+        return [_spec(model.inputs[0])]
+    if getattr(model, "inputs", None):
+        return [_named(model.input, _spec)]
+    config = model.get_build_config() or {}
+    shapes = config.get("shapes_dict") or {"x": config.get("input_shape")}
+
+    def spec(shape, name=None):
+        return keras.InputSpec(shape=(None, *shape[1:]), dtype=model.input_dtype, name=name)
+
+    return [
+        _named(shape, spec) if isinstance(shape, dict) else tree.map_shape_structure(spec, shape)
+        for shape in shapes.values()
+    ]
+
+
+def _spec(tensor, name=None):
+    return keras.InputSpec(
+        shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=name or tensor.name
+    )
+
+
+def _named(structure, spec):
+    """The specifications of a structure; an entry of a dict is served under its key."""
+    if isinstance(structure, dict):
+        return {key: spec(value, key) for key, value in structure.items()}
+    return tree.map_structure(spec, structure)
+
+
+def tensor_spec(spec):
+    """A specification as TensorFlow takes it."""
+    return _backend.tensorflow("A SavedModel").TensorSpec(spec.shape, spec.dtype, name=spec.name)
+
+
+def random_inputs(model, count=8, seed=0):
+    """Inputs that a built model takes, to try it on.
+
+    Args:
+        model: a `keras.Model` of one input, or of several in a dict or a functional model.
+        count: how many examples.
+        seed: of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
+
+    Returns:
+        An array, or a dict of arrays by input name where there are several.
+
+    Raises:
+        ValueError: where the model takes several inputs that have no names.
+    """
+    generator = np.random.default_rng(seed)
+    signature = signature_of(model)
+    specs = tree.flatten(signature)
+    if not all(spec.name for spec in specs) and len(specs) > 1:
+        raise ValueError(
+            "A model of several inputs must take them in a dict. "
+            f"Received: {model.name!r}, which takes {len(specs)} without names"
+        )
+    arrays = [_random(spec, count, generator) for spec in specs]
+    if len(arrays) == 1 and not isinstance(signature[0], dict):
+        return arrays[0]
+    return {spec.name: array for spec, array in zip(specs, arrays, strict=True)}
+
+
+def _random(spec, count, generator):
+    shape = (count, *(size or 8 for size in spec.shape[1:]))
+    if "int" in spec.dtype or spec.dtype == "bool":
+        return generator.integers(0, 2, shape).astype(spec.dtype)
+    return generator.random(shape).astype(spec.dtype)
+
+
+def check_built(model):
+    """Refuses a model that is not built, whose weights and inputs are not known."""
+    if not model.built:
+        raise ValueError(
+            "The model must be built before it is written: call it once on a batch. "
+            f"Received: {model.name!r}, not built"
+        )

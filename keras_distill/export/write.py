@@ -1,0 +1,155 @@
+"""Takes a trained student to the places where it is used, and proves that it arrived."""
+
+import os
+
+import keras
+
+from keras_distill._keras import graph
+from keras_distill.export import places, reload
+from keras_distill.export.exported import Job
+from keras_distill.export.formats import FORMATS, checked_formats
+from keras_distill.export.given import arguments_of, check_targets, checked_inputs
+from keras_distill.export.saved_model import archive_of
+from keras_distill.export.serving_folder import TEXT_NEEDS, ServingFolder
+from keras_distill.export.signature import check_built, random_inputs, signature_of
+
+RANDOM = 8  # examples, where no real ones are given
+
+
+def write(
+    student,
+    directory,
+    formats=("serving",),
+    *,
+    name=None,
+    quantize="none",
+    exit=None,
+    inputs=None,
+    targets=None,
+    calibration=None,
+    labels=None,
+    batch=None,
+    version=None,
+    agreement=0.9,
+    signatures=None,
+    image_range=(0.0, 1.0),
+    provenance=None,
+):
+    """Writes a student for each place, and checks each in a fresh process before it gets its name.
+
+    Each format is written beside its place, loaded by its own runtime in a process that can import
+    neither Keras nor this package, and compared with the student. What passes is renamed:
+    `directory/name/version` for TF Serving, and `directory/name.tflite`, `.onnx` and `.openvino`,
+    or `name-QUANTIZE` with these endings. What does not pass gets a name that ends in `.failed`,
+    which no server loads.
+
+    Args:
+        student: A built `keras.Model`.
+        directory: Where to write; made if need be.
+        formats: Names out of `"serving"`, `"litert"`, `"onnx"` and `"openvino"`.
+        name: What the model is called there: letters, digits, `_`, `.` and `-`. Defaults to the
+            student's name.
+        quantize: `"none"`, `"float16"`, `"dynamic_int8"`, `"int8"` or `"int4"`. A SavedModel stays
+            in floats. LiteRT takes all of them, ONNX `"dynamic_int8"` and `"int8"`, OpenVINO
+            `"float16"`.
+        exit: The name of one output of a functional model with a dict of outputs; the layers that
+            it does not need are left out. Defaults to `None`, all outputs.
+        inputs: The inputs to compare on, an array or a dict of arrays by input name. Defaults to
+            `None`: random ones, which say little of a quantized model.
+        targets: The true answers for `inputs`: class ids, or numbers. Then the metric of student
+            and exported model is compared too. Defaults to `None`.
+        calibration: What `"int8"` takes the ranges of its numbers from, as `inputs`. Defaults to
+            `inputs`.
+        labels: What a server calls the classes. Defaults to their indices.
+        batch: A fixed batch size for the formats other than `"serving"`, as LiteRT.js needs it.
+            Defaults to `None`: any, and for LiteRT 1 where it cannot take any.
+        version: The version that TF Serving is given. Defaults to the next free one.
+        agreement: The smallest share of equal answers that a quantized model may have, from 0
+            to 1. Defaults to `0.9`.
+        signatures: Further signatures of the SavedModel, beside `serving_default`, which takes
+            tensors (token ids, for a language model). `"classify"` returns labels and scores,
+            `"image_bytes"` takes JPEG or PNG files, `"examples"` serialized `tf.train.Example`s,
+            `"text"` strings (the server then needs the operations of tensorflow-text), and
+            `"generate"` and `"generate_sampled"` prompts of token ids, for a causal language
+            model. Defaults to `None`: those of the first three that suit the student.
+        image_range: The least and the greatest value of a pixel that the student was trained on,
+            for `"image_bytes"`. Defaults to `(0, 1)`.
+        provenance: Where the student comes from, a dict that JSON can hold, such as its teacher,
+            recipe, temperature, data and metrics. It is written beside the SavedModel, with the
+            versions of what wrote it. Defaults to `None`.
+
+    Returns:
+        A list with an `Exported` for each format. `str` of it says what was found in one line.
+
+    Raises:
+        ValueError: An argument does not fit, a format lacks an operation of the student, or an
+            exported model did not pass its check.
+        FileExistsError: There is something under one of the names.
+        ImportError: A package of a format is not installed.
+        RuntimeError: An exported model could not be run.
+
+    Example:
+
+    ```python
+    for exported in export.write(student, "served", ["serving", "litert"], inputs=images):
+        print(exported)
+    ```
+    """
+    check_built(student)
+    formats = checked_formats(formats, quantize)
+    student = student if exit is None else _at_exit(student, exit)
+    name = places.checked_name(student.name if name is None else name)
+    signature = signature_of(student)
+    paths = {kind: _path(directory, name, kind, quantize, version) for kind in formats}
+    if not 0 <= agreement <= 1:
+        raise ValueError(f"`agreement` must be from 0 to 1. Received: agreement={agreement}")
+    if quantize == "int8" and calibration is None and inputs is None:
+        raise ValueError(
+            "`quantize='int8'` needs real inputs to calibrate on. Give `calibration` or `inputs`."
+        )
+    given = random_inputs(student, RANDOM) if inputs is None else inputs
+    given = checked_inputs("inputs", given, signature)
+    calibration = given if calibration is None else calibration
+    calibration = checked_inputs("calibration", calibration, signature)
+    expected = reload.answers(student, arguments_of(given, signature))
+    check_targets(targets, given)
+    served = None
+    if "serving" in formats:
+        archive = archive_of(student, labels, 3, None, signature, signatures, image_range)
+        real = None if inputs is None else given
+        note = TEXT_NEEDS if "text" in (signatures or ()) else ""
+        served = ServingFolder(archive, name, labels, provenance, real, note)
+    job = Job(student, given, expected, targets, calibration, inputs is not None, agreement, batch,
+              served)  # fmt: skip
+    return [job.run(kind, path, "none" if kind == "serving" else quantize)
+            for kind, path in paths.items()]  # fmt: skip
+
+
+def _at_exit(student, exit):
+    outputs = graph.outputs(student)
+    if not isinstance(outputs, dict) or exit not in outputs:
+        known = ", ".join(outputs) if isinstance(outputs, dict) else "none, it has one output"
+        raise ValueError(
+            f"`exit` must name one of the student's outputs ({known}). Received: exit={exit!r}"
+        )
+    return keras.Model(graph.inputs(student), outputs[exit], name=student.name)
+
+
+def _path(directory, name, kind, quantize, version):
+    """Where a format goes; refused if there is something."""
+    directory = os.path.abspath(directory)
+    if kind == "serving":
+        parent = os.path.join(directory, name)
+        version = places.next_version(parent) if version is None else version
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise ValueError(f"`version` must be a positive integer. Received: version={version!r}")
+        path = os.path.join(parent, str(version))
+    else:
+        ending = "" if quantize == "none" else f"-{quantize}"
+        path = os.path.join(directory, f"{name}{ending}{FORMATS[kind].ending}")
+    if os.path.lexists(path):
+        raise FileExistsError(
+            "What was exported is never overwritten: remove it, or give another `name` or a "
+            f"higher `version`. Received: {path!r}"
+        )
+    return path

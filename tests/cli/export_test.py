@@ -1,0 +1,91 @@
+"""The verb `export`: what it reads, what it writes, and how it refuses."""
+
+import os
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill.cli.main import main
+from keras_distill.export import reload
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a student, inputs with their answers, and names of classes."""
+    folder = tmp_path_factory.mktemp("export")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)], name="tiny")
+    model.save(folder / "student.keras")
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    targets = model.predict(x, verbose=0).argmax(-1)
+    np.savez(folder / "examples.npz", inputs=x, targets=targets)
+    (folder / "labels.txt").write_text("<b>null</b>\neins\nzwei ☃\n", encoding="utf-8")
+    return folder
+
+
+def export(folder, *argv):
+    return main(["export", f"--model={folder / 'student.keras'}", *map(str, argv)])
+
+
+def refusal(capsys):
+    printed = capsys.readouterr()
+    assert len(printed.err.strip().splitlines()) == 1 and not printed.out, printed
+    return printed.err
+
+
+def test_real_inputs_and_labels(folder, tmp_path, capsys):
+    argv = [f"--out={tmp_path}", f"--inputs={folder / 'examples.npz'}"]
+    assert export(folder, *argv, f"--labels={folder / 'labels.txt'}", "--name=digits") == 0
+    assert "over 20 examples." in capsys.readouterr().out
+    import tensorflow as tf
+
+    classify = tf.saved_model.load(str(tmp_path / "digits/1")).signatures["classify"]
+    names = classify(tf.zeros((1, 4)))["classes"].numpy()[0]
+    assert {name.decode() for name in names} == {"<b>null</b>", "eins", "zwei ☃"}
+
+
+def test_a_run_is_exported_and_tried_on_its_own_examples(folder, tmp_path, capsys):
+    assert main(["export", f"--model={folder}", f"--out={tmp_path}"]) == 0
+    assert "over 20 examples." in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["tiny"]
+    assert main(["export", f"--model={tmp_path}", f"--out={tmp_path}"]) == 2
+    assert "holds no finished run" in refusal(capsys)
+
+
+def test_what_fails_its_check_ends_with_two_and_one_line(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reload, "outputs_of", lambda *_: {"logits": np.full((8, 3), np.nan)})
+    assert export(folder, f"--out={tmp_path}") == 2
+    said = refusal(capsys)
+    assert "did not pass its check" in said and "1.failed" in said
+    assert os.listdir(tmp_path / "tiny") == ["1.failed"]
+
+
+def test_mistakes_are_said_in_one_line(folder, tmp_path, capsys):
+    def says(what, *argv):
+        assert export(folder, f"--out={tmp_path / 'out'}", *argv) == 2
+        assert what in refusal(capsys)
+        assert not os.path.exists(tmp_path / "out")
+
+    says("must begin with a letter or a digit", "--name=../up")
+    says("`formats` must name at least one of", "--format=tflite")
+    says("`quantize` must be one of", "--quantize=int3")
+    says("stays in floats", "--quantize=int8")
+    says("`exit` must name one of", "--exit=early")
+    says("No such file", "--inputs=nowhere.npz")
+    says("takes an .npz file of arrays", f"--inputs={folder / 'labels.txt'}")
+    says("No such file", "--labels=nowhere.txt")
+    np.savez(tmp_path / "other.npz", inputs=np.zeros((2, 5)))
+    says("must have the shape (None, 4)", f"--inputs={tmp_path / 'other.npz'}")
+
+
+def test_no_code_of_a_model_file_runs(folder, tmp_path, capsys):
+    layers = [keras.Input((4,)), keras.layers.Lambda(lambda x: 2 * x)]
+    keras.Sequential(layers).save(tmp_path / "lambda.keras")
+    out = tmp_path / "out"
+    assert main(["export", f"--model={tmp_path / 'lambda.keras'}", f"--out={out}"]) == 2
+    said = refusal(capsys)
+    assert "no code of a model file is run. Replace the layer" in said and not out.exists()
+    shutil.copy(tmp_path / "lambda.keras", tmp_path / "student.keras")
+    assert main(["export", f"--model={tmp_path}", f"--out={out}"]) == 2
