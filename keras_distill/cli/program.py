@@ -89,6 +89,21 @@ def add_experiment(parser, required=True):
         parser.add_argument(f"--{name}", help=f"{what}: the experiment's option `{name}`")
 
 
+def add_strategy(parser):
+    """The argument that chooses over which devices to train."""
+    parser.add_argument("--strategy", default="none", metavar="NAME", help="none, mirrored (all "
+                        "GPUs of this machine), multi_worker (the machines of TF_CONFIG), "
+                        "parameter_server or tpu (default: none)")  # fmt: skip
+
+
+def strategy_of(arguments):
+    """The strategy that the arguments choose, made before TensorFlow runs anything; or `None`."""
+    quiet.import_keras(verbose())
+    from keras_distill.experiments.devices import strategy_by_name
+
+    return strategy_by_name(arguments.strategy)
+
+
 def options_of(arguments):
     """The experiment's options that the arguments give."""
     options = {n: v for n in ("data", "tfds", "tsv") if (v := getattr(arguments, n)) is not None}

@@ -1,5 +1,6 @@
 """An experiment: one student trained alone and distilled, over several seeds, and compared."""
 
+import contextlib
 import functools
 import itertools
 import sys
@@ -19,6 +20,7 @@ from keras_distill.experiments.arguments import (
     checked_terms,
 )
 from keras_distill.experiments.comparison import ARMS, compare, held, measured
+from keras_distill.experiments.devices import Devices
 from keras_distill.experiments.run_folder import described
 from keras_distill.experiments.runner import Arm, Runner, checked_seeds
 from keras_distill.report import page as report_page
@@ -86,9 +88,10 @@ class Experiment:
         self.seeds = checked_seeds(seeds)
         self.origin = {}  # the file and the options that it was read with, as `run.json` holds them
         self.given = []  # the paths among them, which no run may delete
+        self.devices = Devices()
 
     def run(self, folder, *, overwrite=False, resume=False, command=None, callbacks=None,
-            cache=None):  # fmt: skip
+            cache=None, strategy=None):  # fmt: skip
         """Trains all arms, compares them on the test split and writes everything to `folder`.
 
         Each trained model is written at once. An interrupted run goes on with `resume=True`:
@@ -104,9 +107,12 @@ class Experiment:
             callbacks: a function without arguments that makes callbacks for each `fit`.
             cache: a folder of the teacher's targets on the training split, from which the students
                 train; where it holds none they are written first. By default the teacher is run.
+            strategy: a `tf.distribute.Strategy` to train with; batches are of all replicas
+                together. Of several workers each makes this call with the same folder, which all
+                see, and the first one writes and compares. Defaults to `None`: one device.
 
         Returns:
-            The results, as `report.json` holds them.
+            The results, as `report.json` holds them; `None` on the other workers.
 
         Raises:
             FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
@@ -116,6 +122,7 @@ class Experiment:
             ImportError: where matplotlib, which draws the report's plots, is not installed.
         """
         report_page.check_plots()
+        self.devices = Devices(strategy)
         test = functools.cache(lambda: held(self.data("test")))
         runner = self._runner(folder, test, callbacks, cache)
         runner.check(overwrite=overwrite, resume=resume)
@@ -123,12 +130,16 @@ class Experiment:
             self.rehearse()  # before a run that is there is deleted
         if cache is not None:
             _files.check_writable(cache)
-        with runner.folder.alone():
-            runner.open(overwrite=overwrite, resume=resume)
+        with runner.folder.alone() if self.devices.write else contextlib.nullcontext():
+            self.devices.wait()  # until all have looked at what is there
+            if self.devices.write:
+                runner.open(overwrite=overwrite, resume=resume)
             teacher = runner.model("teacher")
-            if cache is not None:
+            if cache is not None and self.devices.write:
                 cached.prepare(teacher, self.data("train"), cache, self.teacher_paths(teacher))
             runner.train()
+            if not self.devices.write:
+                return None
             about = {"name": self.name, "settings": self._described(), "command": command or ""}
             return compare(runner, about, self.data("valid"), test())
 
@@ -147,7 +158,8 @@ class Experiment:
             arms[arm] = Arm(functools.partial(self._train_student, arm, callbacks, cache), alike)
         settings = {**self._settings(), "cached": cache is not None}
         given = [*self.given, *([] if cache is None else [cache])]
-        runner = Runner(arms, seeds=self.seeds, folder=folder, settings=settings, given=given)
+        runner = Runner(arms, seeds=self.seeds, folder=folder, settings=settings, given=given,
+                        devices=self.devices)  # fmt: skip
         return runner
 
     def data(self, split):
@@ -185,12 +197,13 @@ class Experiment:
 
     def rehearse(self, splits=("valid", "test")):
         """Puts all parts together once, so that what does not fit is said before any training."""
-        teacher = checked_model("teacher", self.teacher())
-        student = checked_model("student", self.student())
-        for name, model in (("teacher", teacher), ("student", student)):
-            check_loads(name, model)
-        model = self._distiller(student, teacher)
-        self._compile(model, self.optimizer)
+        with self.devices.scope():
+            teacher = checked_model("teacher", self.teacher())
+            student = checked_model("student", self.student())
+            for name, model in (("teacher", teacher), ("student", student)):
+                check_loads(name, model)
+            model = self._distiller(student, teacher)
+            self._compile(model, self.optimizer)
         model.fit(self.data("train"), epochs=0, shuffle=False, verbose=0)
         for split in splits:
             report.measure(student, itertools.islice(self.data(split), 1), teacher)
@@ -199,13 +212,16 @@ class Experiment:
         """The teacher, trained unless `teacher_epochs` is 0: `(model, record of its training)`."""
         keras.utils.set_random_seed(self.seeds[0])
         train = self.data("train")
-        teacher = checked_model("teacher", self.teacher())
+        with self.devices.scope():
+            teacher = checked_model("teacher", self.teacher())
         if self.teacher_epochs == 0:
             say("The teacher is taken as it is.")
             return teacher, {"history": {}, "seconds": 0.0}
         say(f"Training the teacher for {self.teacher_epochs} epochs.")
-        self._compile(teacher, self.teacher_optimizer)
-        return teacher, self._fit(teacher, teacher, train, self.teacher_epochs, callbacks)
+        with self.devices.scope():
+            model = self._by_labels(teacher)
+            self._compile(model, self.teacher_optimizer)
+        return teacher, self._fit(teacher, model, train, self.teacher_epochs, callbacks)
 
     def prepared(self, arm, seed, teacher, cache=None):
         """What trains a student: `(student, compiled model, training data)`.
@@ -218,16 +234,23 @@ class Experiment:
         """
         keras.utils.set_random_seed(seed)
         train = self.data("train")
-        student = checked_model("student", self.student())
-        model = student
-        if arm == "distilled":
-            source, train = cached.from_cache(train, cache) if cache else (teacher, train)
-            model = self._distiller(student, teacher, source)
-        self._compile(model, self.optimizer)
+        with self.devices.scope():
+            student = checked_model("student", self.student())
+            if arm == "distilled":
+                source, train = cached.from_cache(train, cache) if cache else (teacher, train)
+                model = self._distiller(student, teacher, source)
+            else:
+                model = self._by_labels(student)
+            self._compile(model, self.optimizer)
         return student, model, train
 
+    def _by_labels(self, model):
+        """What trains a model on labels alone: Keras's own `fit` does not run on workers."""
+        return Distiller(model, alpha=0) if self.devices.are_workers else model
+
     def _train_student(self, arm, callbacks, cache, seed, model_of):
-        teacher = model_of("teacher") if arm == "distilled" else None
+        with self.devices.scope():
+            teacher = model_of("teacher") if arm == "distilled" else None
         say(f"Training the student, {arm}, seed {seed}, for {self.epochs} epochs.")
         student, model, train = self.prepared(arm, seed, teacher, cache)
         try:

@@ -3,6 +3,7 @@
 import typing
 
 from keras_distill._messages import say
+from keras_distill.experiments.devices import Devices
 from keras_distill.experiments.run_folder import RunFolder, described, loaded, write_json
 from keras_distill.experiments.table import markdown, over_seeds
 from keras_distill.report import page as report_page
@@ -48,6 +49,8 @@ class Runner:
             `keras.saving.load_model` without compiling.
         given: the paths of what the run reads, which are neither taken for a run nor deleted by
             `overwrite`. Defaults to none.
+        devices: the `Devices` that train; of several workers the first one writes. Defaults to
+            one device.
 
     Raises:
         ValueError: where `seeds` is wrong, or the files of two arms would have the same name.
@@ -69,9 +72,10 @@ class Runner:
     ```
     """
 
-    def __init__(self, arms, *, seeds, folder, settings=None, load=None, given=()):
+    def __init__(self, arms, *, seeds, folder, settings=None, load=None, given=(),
+                 devices=None):  # fmt: skip
         self.arms, self.seeds = dict(arms), checked_seeds(seeds)
-        self.folder = RunFolder(folder, given)
+        self.folder, self.devices = RunFolder(folder, given), devices or Devices()
         self.settings = described({**(settings or {}), "seeds": self.seeds})
         self._load = load or loaded
         files = {self.folder.file(name).name: name for name in self.arms}
@@ -166,9 +170,13 @@ class Runner:
 
     def _ensure(self, name, seed):
         key = self.key(name, seed)
+        self.devices.wait()
         if not self.folder.is_trained(key):
             seed = self.seeds[0] if self.arms[name].once else seed
-            self.folder.keep(key, *self.arms[name].train(seed, self._model_of(seed)))
+            trained = self.arms[name].train(seed, self._model_of(seed))
+            if self.devices.write:
+                self.folder.keep(key, *trained)
+            self.devices.wait()
 
     def _model_of(self, seed):
         return lambda name: self.model(name, seed)

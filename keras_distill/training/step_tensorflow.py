@@ -12,6 +12,8 @@ from keras_distill.training import replicas
 from keras_distill.training.guard_tensorflow import Guard
 from keras_distill.training.scores import per_worker
 
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
+
 
 class Step:
     """What a distiller does its own way on TensorFlow."""
@@ -87,7 +89,29 @@ class Step:
         if self.train_function is None or force:
             super().make_train_function(force)
             run = self.guard.watch(self.train_function, self.steps_per_execution)
+            run = self._with_others(run)
             self.train_function = lambda iterator: run(self._looked_at(iterator))
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._with_others(self.test_function)
+
+    def _with_others(self, function):
+        """A function of all workers, whose end says so where one of them is gone."""
+        if not trainer.is_one_of_workers(self):
+            return function
+
+        def run(iterator):
+            try:
+                return function(iterator)
+            except LOST as error:
+                raise RuntimeError(
+                    "Another worker has ended, or cannot be reached: no worker can go on without "
+                    "it. Start all again; with `callbacks.Resume` they go on where they were."
+                ) from error
+
+        return run
 
     def _looked_at(self, iterator):
         """Looks at the first batch where the data are only read now, and gives it back."""

@@ -6,6 +6,7 @@ import math
 from keras_distill import _files
 from keras_distill._messages import say
 from keras_distill.experiments import cached
+from keras_distill.experiments.devices import Devices
 from keras_distill.experiments.file import PATHS
 from keras_distill.experiments.run_folder import RunFolder, loaded
 from keras_distill.experiments.tuning import ranking
@@ -17,7 +18,8 @@ Candidate = collections.namedtuple("Candidate", "number setting taught epochs")
 
 
 def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, leaders=3, repeats=3,
-         seed=0, teacher=None, cache=None, overwrite=False, resume=False, command=""):  # fmt: skip
+         seed=0, teacher=None, cache=None, overwrite=False, resume=False, command="",
+         strategy=None):  # fmt: skip
     """Finds the best setting of an experiment on its validation split; the test split is not read.
 
     The teacher's targets are written once, and every student trains from them. Among settings that
@@ -42,6 +44,8 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
         overwrite: whether to delete the run in `folder` first.
         resume: whether to go on with it.
         command: the command line, for the winner's file.
+        strategy: a `tf.distribute.Strategy` of one machine to train with. Defaults to `None`: one
+            device.
 
     Returns:
         The ranking, a list of dicts, best first, as `ranking.json` holds it.
@@ -54,7 +58,19 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
     """
     report_page.check_plots()
     _check(halvings=halvings, leaders=leaders, repeats=repeats)
+    devices = Devices(strategy)
+    if devices.are_workers:
+        raise ValueError(
+            "`tune` trains on one machine: give `strategy='mirrored'`, or share the sweep out "
+            f"among machines, each with a folder of its own. Received: {strategy}"
+        )
     options = dict(options or {})
+
+    def make(setting):
+        experiment = chosen(file, setting, **options)
+        experiment.devices = devices
+        return experiment
+
     arms, origin = _arms(file, combinations(sweep or SWEEP, trials=trials, seed=seed), options)
     given = [file, teacher, cache, *(options[name] for name in PATHS if name in options)]
     run = RunFolder(folder, [str(each) for each in given if each is not None])
@@ -66,14 +82,14 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
     model = None
     if not (resume and run.is_trained("teacher")):  # before a run that is there is deleted
         if teacher is None:
-            chosen(file, arms[0].setting, **options).rehearse(["valid"])
+            make(arms[0].setting).rehearse(["valid"])
         else:
             model = loaded(teacher)
     if cache is not None:
         _files.check_writable(cache)
     with run.alone():
         run.open(settings, overwrite=overwrite, resume=resume)
-        search = Search(run, lambda setting: chosen(file, setting, **options), arms, seed)
+        search = Search(run, make, arms, seed)
         search.prepare(model, cache)
         rows = search.repeat(search.leaders(halvings, leaders), seeds)
         ranking.write(run.path, rows, search.stages, file=file, options=options, command=command)
