@@ -6,6 +6,7 @@ TensorFlow. A local path needs Python alone.
 
 import contextlib
 import json
+import math
 import os
 import re
 import secrets
@@ -236,6 +237,19 @@ def check_fields(path, found, fields):
 def plain(value):
     """A value as it is read back from JSON: tuples are lists, keys are strings."""
     return json.loads(json.dumps(value))
+
+
+def jsonable(value):
+    """What JSON can hold: plain numbers, and `None` for those that are not finite."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
 def differences(before, now, where=""):

@@ -111,7 +111,7 @@ def train(kind, folder, callbacks=(), every=2, epochs=EPOCHS, seed=0):
     own = [BalanceTerms({"hint": 0.2}, verbose=0)]
     own += [] if folder is None else [Resume(folder, every)]
     history = distiller.fit(**given, epochs=epochs, callbacks=[*own, *callbacks], verbose=0).history
-    return resuming.arrays(resuming.variables_of(distiller)), history
+    return resuming.arrays(distiller.changing_variables()), history
 
 
 def digest(arrays):

@@ -147,7 +147,7 @@ class Resume(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         if self._distiller is not None:  # validation: Keras resets the metrics of the epoch now
-            self._metrics = resuming.arrays(resuming.metric_variables_of(self.model))
+            self._metrics = resuming.arrays(self.model.variables_of_logs())
 
     def on_test_batch_end(self, batch, logs=None):
         if self._terminated and self._metrics is not None:
@@ -170,11 +170,11 @@ class Resume(keras.callbacks.Callback):
         """Writes a checkpoint; the process ends here if it was told to."""
         model, several = self.model, trainer.is_one_of_workers(self.model)
         if not (several and self._terminated):  # reading means that all workers do
-            groups = {"variables": resuming.arrays(resuming.variables_of(model))}
+            groups = {"variables": resuming.arrays(model.changing_variables())}
             if self._place.step:
                 found = self._metrics
                 if found is None:
-                    found = resuming.arrays(resuming.metric_variables_of(model))
+                    found = resuming.arrays(model.variables_of_logs())
                 groups["metrics"] = found
             if self._writes:
                 about = {
@@ -201,12 +201,12 @@ class Resume(keras.callbacks.Callback):
         optimizer = model.optimizer
         if optimizer is not None and not optimizer.built:
             optimizer.build(model.trainable_variables)
-        resuming.assign(resuming.variables_of(model), groups["variables"], path)
+        resuming.assign(model.changing_variables(), groups["variables"], path)
 
     def _restore_logs(self):
         path, about, groups = self._loaded
         self.model.history.history = {**about["history"]}
         self.model.history.epoch = [*about["epochs"]]
-        variables = resuming.metric_variables_of(self.model)
+        variables = self.model.variables_of_logs()
         if "metrics" in groups and len(variables) == len(groups["metrics"]):
             resuming.assign(variables, groups["metrics"], path)

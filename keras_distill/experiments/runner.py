@@ -2,11 +2,11 @@
 
 import typing
 
+from keras_distill import _files
 from keras_distill._messages import say
 from keras_distill.experiments.devices import Devices
 from keras_distill.experiments.run_folder import RunFolder, described, loaded, write_json
 from keras_distill.experiments.table import markdown, over_seeds
-from keras_distill.report import page as report_page
 
 
 class Arm(typing.NamedTuple):
@@ -113,7 +113,7 @@ class Runner:
             for seed in self.seeds:
                 self._measure(results, seed)
                 found = {"seeds": self.seeds, "arms": results}
-                write_json(self.path / "results.json", report_page.jsonable(found))
+                write_json(self.path / "results.json", _files.jsonable(found))
                 done = f"{self.seeds.index(seed) + 1} of {len(self.seeds)} seeds"
                 heading = ", ".join([done, title] if title else [done])
                 say(f"\n{heading}\n\n{markdown(over_seeds(results), digits)}\n")

@@ -4,7 +4,6 @@ import base64
 import functools
 import html
 import io
-import math
 
 _COLORS = {"teacher": "#6b7280", "alone": "#d97706", "distilled": "#2563eb"}
 _HISTORY = (
@@ -296,16 +295,3 @@ def _doubt(doubt, names):
         columnspacing=1,
     )
     return figure
-
-
-def jsonable(value):
-    """What JSON can hold: plain numbers, and `None` for those that are not finite."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if hasattr(value, "tolist"):
-        return jsonable(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

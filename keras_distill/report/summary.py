@@ -106,7 +106,7 @@ def write(folder, results):
     if not results.get("arms"):
         raise ValueError(f"`results` must have 'arms'. Received: {sorted(results)}")
     os.makedirs(folder, exist_ok=True)
-    plain, path = report_page.jsonable(results), os.path.join(folder, "report.html")
+    plain, path = _files.jsonable(results), os.path.join(folder, "report.html")
     text = json.dumps(plain, indent=1, allow_nan=False)
     _files.write(os.path.join(folder, "report.json"), text)
     arms = summaries(plain)

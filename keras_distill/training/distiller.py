@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_distill import _backend
-from keras_distill._keras import trainer
+from keras_distill._keras import epochs, trainer
 from keras_distill.batch import Batch, Supervision
 from keras_distill.export.signature import signature_of
 from keras_distill.text.pipeline import Readers, read_raw, read_raw_fit
@@ -194,9 +194,9 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             callbacks = compiling.listed(given.get("callbacks"))
             with self._in("train"), resuming.place_of(callbacks, self) as place:
                 if place is not None:
-                    epochs = given.get("epochs", 1)
-                    ends = place.ends(epochs)
-                    given["initial_epoch"] = epochs if ends else place.epoch
+                    last = given.get("epochs", 1)
+                    ends = place.ends(last)
+                    given["initial_epoch"] = last if ends else place.epoch
                     place = None if ends else place
                 self._place = place
                 return super().fit(**given)
@@ -319,7 +319,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
                 trainer.build_compiled(self, batch)  # metrics have values already
 
         if self.mode == "train" and self._place is not None and epoch_iterator is not None:
-            trainer.go_to(epoch_iterator, self._place.epoch, self._place.step, seen)
+            epochs.go_to(epoch_iterator, self._place.epoch, self._place.step, seen)
 
     @property
     def look_is_due(self):
@@ -383,6 +383,22 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
 
     def _weights_file(self):
         return WeightsFile(self.student, getattr(self, "optimizer", None), self.kept_layers())
+
+    def changing_variables(self):
+        """All variables that change in training, each once, in an order that every process has."""
+        layers = self.kept_layers()
+        found = [*self.student.variables]
+        found += [variable for name in sorted(layers) for variable in layers[name].variables]
+        found += [*self.variables, *(() if self.optimizer is None else self.optimizer.variables)]
+        knobs = (knob.value for knob in self.objective.knobs())
+        found += [value for value in knobs if isinstance(value, keras.Variable)]
+        return [*{id(variable): variable for variable in found}.values()]
+
+    def variables_of_logs(self):
+        """Those of the means and metrics of the epoch that runs, each once."""
+        metrics = self.scores.metrics(evaluates=False)
+        found = [variable for metric in metrics for variable in metric.variables]
+        return [*{id(variable): variable for variable in found}.values()]
 
     def kept_layers(self):
         """`{name in a weights file: layer}` of what trains or moves beside the student."""

@@ -6,7 +6,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from keras_distill._keras.trainer import rest_of
+from keras_distill._keras.epochs import rest_of
 from keras_distill.training.guard import fault_of, knobs_of
 
 MOST = 61  # culprits that the bits of an int64 have room for, beside "the gradients" and a sign

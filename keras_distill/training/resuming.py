@@ -4,11 +4,8 @@ import contextlib
 import hashlib
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import keras
 import numpy as np
 from keras import ops, tree
-
-from keras_distill.schedules import Knob
 
 
 class Place(NamedTuple):
@@ -38,36 +35,19 @@ class Resuming(Protocol):
 
 
 @contextlib.contextmanager
-def place_of(callbacks, distiller):
-    """Where a `fit` with these callbacks begins: a `Place`, or `None` for the beginning."""
+def place_of(callbacks, model):
+    """Where the `fit` of a distiller with these callbacks begins: a `Place`, or `None`."""
     found = [each for each in callbacks if isinstance(each, Resuming)]
     if len(found) > 1:
         raise ValueError(f"One callback may resume a `fit`. Received: {found}")
-    with found[0].resuming(distiller) if found else contextlib.nullcontext() as place:
+    with found[0].resuming(model) if found else contextlib.nullcontext() as place:
         yield place
 
 
-def variables_of(distiller):
-    """All that changes in training, each variable once, in an order that every process has."""
-    optimizer, layers = distiller.optimizer, distiller.kept_layers()
-    found = [*distiller.student.variables]
-    found += [variable for name in sorted(layers) for variable in layers[name].variables]
-    found += [*distiller.variables, *(() if optimizer is None else optimizer.variables)]
-    knobs = [each.value for each in distiller.objective.knobs() if isinstance(each, Knob)]
-    found += [value for value in knobs if isinstance(value, keras.Variable)]
-    return [*{id(variable): variable for variable in found}.values()]
-
-
-def metric_variables_of(distiller):
-    """Those of the means and metrics of the epoch that runs."""
-    metrics = distiller.scores.metrics(evaluates=False)
-    found = [variable for metric in metrics for variable in metric.variables]
-    return [*{id(variable): variable for variable in found}.values()]
-
-
 def arrays(variables):
-    """The values of variables, a list of arrays."""
-    return [np.array(ops.convert_to_numpy(variable.value)) for variable in variables]
+    """The values of variables, a list of arrays; of several workers all must ask together."""
+    values = (ops.convert_to_tensor(variable.value) for variable in variables)
+    return [np.array(ops.convert_to_numpy(value)) for value in values]
 
 
 def assign(variables, values, what):

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_distill import schedules
-from keras_distill._keras import trainer
+from keras_distill._keras import epochs, trainer
 from keras_distill.training import replicas
 from keras_distill.training.guard_tensorflow import Guard
 from keras_distill.training.scores import per_worker
@@ -28,8 +28,8 @@ class Step:
         """Keras calls this first in `fit`, `evaluate` and `train_on_batch`, before any callback."""
         strategy = trainer.strategy_of(self)
         if strategy is None:
-            if self.look_is_due and not (data_batch is None and trainer.is_steered(iterator)):
-                self.look(trainer.begin_early(iterator) if data_batch is None else data_batch)
+            if self.look_is_due and not (data_batch is None and epochs.is_steered(iterator)):
+                self.look(epochs.begin_early(iterator) if data_batch is None else data_batch)
             self.go_to_place(iterator)
             return
         several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
@@ -39,7 +39,7 @@ class Step:
                 f"cannot be run. Received: steps_per_execution={self.steps_per_execution}"
             )
         if iterator is not None:  # Keras itself looks at a batch here
-            data_batch = keras.tree.map_structure(_local, trainer.peek(iterator))
+            data_batch = keras.tree.map_structure(_local, epochs.peek(iterator))
         with strategy.scope():
             if self.look_is_due:
                 self.look(data_batch)
@@ -116,7 +116,7 @@ class Step:
     def _looked_at(self, iterator):
         """Looks at the first batch where the data are only read now, and gives it back."""
         if self.look_is_due:
-            iterator = trainer.Opened(iterator, next(iterator))
+            iterator = epochs.Opened(iterator, next(iterator))
             self.look(iterator.batch)
         return iterator
 
