@@ -2,9 +2,12 @@
 
 import argparse
 import ast
+import contextlib
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 
 from absl import app, flags
@@ -45,12 +48,39 @@ def run(parser, act, argv):
         return end.code or 0
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, but for the exit code."""
+
+
+def code_of(interruption):
+    """The exit code after a `KeyboardInterrupt`: 128 and the signal's number, as shells have it."""
+    return 143 if isinstance(interruption, Terminated) else 130
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Meanwhile SIGTERM is raised as `Terminated`, where this is the thread that hears it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _guarded(name, act, arguments):
     try:
-        return act(arguments)
-    except KeyboardInterrupt:
+        with _terminable():
+            return act(arguments)
+    except KeyboardInterrupt as interruption:
         print(f"{name}: interrupted.", file=sys.stderr)
-        return 130
+        return code_of(interruption)
     except SystemExit as end:
         place = mistakes.place_of_end(end, _users_folder(arguments))
         if place is None:

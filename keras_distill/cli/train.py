@@ -47,10 +47,10 @@ def act(arguments):
             cache=arguments.cache,
             strategy=strategy,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         again = f"{command(arguments)} --resume"
         print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
-        return 130
+        return program.code_of(interruption)
     return 0
 
 

@@ -58,10 +58,10 @@ def act(arguments):
     try:
         tune(arguments.experiment, arguments.out, sweep, options=options, command=command,
              strategy=strategy, **{name: getattr(arguments, name) for name in names})  # fmt: skip
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         again = "the same command with --resume"
         print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
-        return 130
+        return program.code_of(interruption)
     return 0
 
 

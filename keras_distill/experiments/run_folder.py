@@ -124,7 +124,8 @@ class RunFolder:
 
     def record(self, key):
         """What `keep` was given beside the model."""
-        return _files.read_json(self._record(key), {OWNER: str})
+        found = _files.read_json(self._record(key), {OWNER: str})
+        return {name: value for name, value in found.items() if name != OWNER}
 
     def file(self, key):
         """The path of the model of this name, a `pathlib.Path`."""

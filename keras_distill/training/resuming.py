@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from keras import ops, tree
 
+from keras_distill import _backend
+
 
 class Place(NamedTuple):
     """A place in a training.
@@ -46,8 +48,11 @@ def place_of(callbacks, model):
 
 def arrays(variables):
     """The values of variables, a list of arrays; of several workers all must ask together."""
-    values = (ops.convert_to_tensor(variable.value) for variable in variables)
-    return [np.array(ops.convert_to_numpy(value)) for value in values]
+    if _backend.NAME == "tensorflow":  # whose replicas' sums are no arrays
+        read = _backend.tensorflow("A checkpoint").convert_to_tensor
+    else:
+        read = ops.convert_to_tensor
+    return [np.array(ops.convert_to_numpy(read(variable.value))) for variable in variables]
 
 
 def assign(variables, values, what):

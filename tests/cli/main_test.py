@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -146,6 +147,15 @@ def test_resume_takes_the_runs_own_options_and_file(run, file, tmp_path, capsys)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     same = ["train", f"--experiment={os.path.relpath(file)}", out, "--resume"]
     assert main([*same, "--set", "units=2"]) == 0  # what is the default anyway
+
+
+def test_a_signal_to_end_says_how_to_go_on(file, tmp_path, capsys, monkeypatch):
+    def told(*arguments, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(experiment.Experiment, "run", told)
+    assert main(["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"]) == 143
+    assert "--resume" in capsys.readouterr().err
 
 
 def test_interruption_says_how_to_go_on(file, tmp_path, capsys, monkeypatch):
