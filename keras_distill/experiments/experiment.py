@@ -134,9 +134,11 @@ class Experiment:
             self.devices.wait()  # until all have looked at what is there
             if self.devices.write:
                 runner.open(overwrite=overwrite, resume=resume)
+            self.devices.wait()
             teacher = runner.model("teacher")
             if cache is not None and self.devices.write:
                 cached.prepare(teacher, self.data("train"), cache, self.teacher_paths(teacher))
+            self.devices.wait()
             runner.train()
             if not self.devices.write:
                 return None

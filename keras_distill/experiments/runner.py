@@ -170,13 +170,12 @@ class Runner:
 
     def _ensure(self, name, seed):
         key = self.key(name, seed)
-        self.devices.wait()
         if not self.folder.is_trained(key):
             seed = self.seeds[0] if self.arms[name].once else seed
             trained = self.arms[name].train(seed, self._model_of(seed))
             if self.devices.write:
                 self.folder.keep(key, *trained)
-            self.devices.wait()
+            self.devices.wait()  # the others go on when it is there
 
     def _model_of(self, seed):
         return lambda name: self.model(name, seed)

@@ -23,6 +23,8 @@ def test_two_workers_train_as_one():
     alone = children.result(children.start("workers_child.py", "0", ports[0]), timeout=300)
     assert first == second
     assert "`steps_per_execution` must be 1 on several workers" in first["refused"]
+    said = "Keras trains on workers by itself: drop `per_worker` and the peek at a local batch."
+    assert "PerReplica" in first["stock"], said
     np.testing.assert_allclose(first["weights"], alone["weights"], rtol=1e-6)
     assert {*first["logs"]} == {*alone["logs"]}
     for logs in ("logs", "evaluated"):
