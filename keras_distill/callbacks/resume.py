@@ -34,8 +34,9 @@ class Resume(keras.callbacks.Callback):
     workers it ends the process alone, since the others may be in another step.
 
     Of data that are read again to find the place, a `tf.data.Dataset` of known length and arrays
-    are read for one epoch at most; others, and all on JAX and PyTorch, from the beginning. What
-    other callbacks remember themselves, such as the patience of `EarlyStopping`, begins anew.
+    are read for one epoch at most; others, and all on JAX and PyTorch, from the beginning. This is
+    so where the training is done, too: another `fit` may go on with the same data. What other
+    callbacks remember themselves, such as the patience of `EarlyStopping`, begins anew.
 
     Args:
         folder: where the checkpoints are written, local or any path that `tf.io.gfile` knows.

@@ -192,13 +192,9 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             rides = compiling.rides_along(given, self.teachers)
             self._weigh_classes(given.pop("class_weight", None) if rides else None)
             callbacks = compiling.listed(given.get("callbacks"))
-            with self._in("train"), resuming.place_of(callbacks, self) as place:
-                if place is not None:
-                    last = given.get("epochs", 1)
-                    ends = place.ends(last)
-                    given["initial_epoch"] = last if ends else place.epoch
-                    place = None if ends else place
-                self._place = place
+            with self._in("train"), resuming.place_of(callbacks, self) as self._place:
+                if self._place is not None:
+                    given["initial_epoch"] = self._place.initial_epoch(given.get("epochs", 1))
                 return super().fit(**given)
         finally:
             self.detach(*brought)

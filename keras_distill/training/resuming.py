@@ -23,9 +23,9 @@ class Place(NamedTuple):
     step: int
     stopped: bool = False
 
-    def ends(self, epochs):
-        """Whether a training of so many epochs is done."""
-        return self.stopped or self.epoch >= epochs
+    def initial_epoch(self, epochs):
+        """The epoch with which a `fit` of so many begins: none is left where all is done."""
+        return epochs if self.stopped else min(self.epoch, epochs)
 
 
 @runtime_checkable
