@@ -45,9 +45,11 @@ setup(
         "export": [*FORMATS, "openvino>=2026.4"],  # TensorFlow itself writes SavedModels
         "serving": ["tensorflow-serving-api>=2.19", "grpcio"],  # warm-up requests and clients
         "beam": BEAM,
+        # MkDocs 2 has another format of settings; ruff formats the signatures of the API pages
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff"],
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
-        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", *EXAMPLES, *NLP, *BEAM,
-                *FORMATS],
+        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", "pandas", *EXAMPLES, *NLP,
+                *BEAM, *FORMATS],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
     classifiers=[

@@ -41,20 +41,22 @@ RECIPES = ("fitnets", "pkd", "tinybert", "minilm", "distilbert")
 COLUMNS = ("cut", "fit", "fused head", "generate", *RECIPES)
 YES, NONE = "yes", "-"
 DEPTH = 3  # blocks of the teacher
+# Of families whose blocks differ: the first and the last of four are one of each kind.
+DEPTHS = {"Gemma 2": 4, "Qwen 3.5": 4, "Qwen 3.5 MoE": 4}
 
 
 def examined(family, columns=COLUMNS):
     """`{column: "yes", "-" where there is nothing to try, or what was said}` of a family."""
     keras.utils.set_random_seed(0)
-    teacher = hub_models.FAMILIES[family](DEPTH)
+    teacher = hub_models.FAMILIES[family](DEPTHS.get(family, DEPTH))
     student, said = _said(lambda: models.shrink(teacher, depth=2))
     found = {"cut": said if said != YES else _said(lambda: _same_where_whole(teacher))[1]}
     student = student or hub_models.FAMILIES[family](2)
     x, steps = hub_models.inputs(teacher), [name for name in columns if name in RECIPES]
     tries = {
-        "fit": lambda: _fit(student, teacher, x, _default(student)),
+        "fit": lambda: _fit(student, teacher, x, _default(student, teacher)),
         "fused head": lambda: _fit(student, teacher, x, None, fused_head=True),
-        "generate": lambda: _generated(student, x),
+        "generate": lambda: _generated(student, x, hub_models.PROMPTS.get(family, {})),
     }
     for name in tries.keys() & {*columns}:
         found[name] = _said(tries[name])[1] if _applies(name, student) else NONE
@@ -77,7 +79,7 @@ def _taught(names, student, teacher, x):
 def _terms(name, student, teacher):
     """A recipe's terms, whose names tell the recipe; without logits, which a backbone has not."""
     terms = getattr(recipes, name)(student, teacher)
-    if not hasattr(student, "backbone"):
+    if not _is_task(student):
         terms = [term for term in terms if term.student != "output"]
     for term in terms:
         term.name = f"{name}_{term.name}"
@@ -92,9 +94,15 @@ def _said(run):
             return run(), YES
     except Exception as error:
         text = re.sub(r"\x1b\[\d+m", "", " ".join(str(error).split()))
-        sentence = re.split(r"(?<=[.:])\s", text)
-        said = " ".join(sentence[:2] if sentence[0].endswith(":") else sentence[:1])
+        sentences = re.split(r"(?<=[.:])\s", text)
+        ends = [i for i, sentence in enumerate(sentences) if not sentence.endswith(":")]
+        said = " ".join(sentences[: ends[0] + 1 if ends else 1])
         return None, f"{type(error).__name__}: {said[:300]}"
+
+
+def _is_task(model):
+    """Whether a model has a head: D-FINE's backbone has a backbone, too, but no preprocessor."""
+    return hasattr(model, "backbone") and hasattr(model, "preprocessor")
 
 
 def _applies(name, student):
@@ -110,12 +118,21 @@ def _same_where_whole(teacher):
         np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg="Other outputs.")
 
 
-def _default(student):
-    """`None` for a model with a head, which learns by the default term."""
-    if hasattr(student, "backbone"):
+def _default(student, teacher):
+    """`None` for a model with a head, which learns by the default term.
+
+    Of a backbone without a head the outputs that both sides have in one shape are compared: a
+    deeper detector has more of some.
+    """
+    if _is_task(student):
         return None
     outputs = student.output
-    names = [f"output:{name}" for name in outputs] if isinstance(outputs, dict) else ["output"]
+    names = (
+        [f"output:{name}" for name, each in outputs.items() if not keras.tree.is_nested(each)
+         and each.shape == teacher.output[name].shape]
+        if isinstance(outputs, dict)
+        else ["output"]
+    )
     return [Term("mse", student=name, teacher=name, name=f"mse_{i}", mask=None)
             for i, name in enumerate(names)]  # fmt: skip
 
@@ -125,7 +142,7 @@ def _fit(student, teacher, x, terms, **options):
     given = {} if terms is None else {"terms": terms}
     distiller = Distiller(student, teacher=teacher, **given, **options)
     labels = None
-    if hasattr(student, "backbone"):
+    if _is_task(student):
         labels = np.zeros(_label_shape(student, x), "int32")
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(1e-3), loss, run_eagerly=True)
@@ -140,10 +157,10 @@ def _label_shape(student, x):
     return tuple(student(x, training=False).shape)[:-1]
 
 
-def _generated(student, x):
+def _generated(student, x, others):
     student.compile(run_eagerly=True)
     prompt = {name: value for name, value in x.items() if "position" not in name}
-    student.generate(prompt, stop_token_ids=None)
+    student.generate({**prompt, **others}, stop_token_ids=None)
 
 
 def table(found):

@@ -1,5 +1,6 @@
 """Small models of every family of KerasHub, a task where there is one, and inputs for them."""
 
+import hub_images
 import keras
 import keras_hub
 import numpy as np
@@ -15,8 +16,8 @@ GROUPED = {
     "hidden_dim": 16,
     "intermediate_dim": 32,
 }
+MIXED = {name: size for name, size in GROUPED.items() if name != "intermediate_dim"}
 SHORT = {"max_sequence_length": 16}
-IMAGE = {"image_shape": (32, 32, 3)}
 EXPERTS = {"moe_intermediate_dim": 16, "num_experts": 2, "top_k": 1}
 SIDES = {
     f"{side}_{name}": value
@@ -64,23 +65,6 @@ def _seq_2_seq(name, sizes=TEXT, **others):
         return getattr(M, f"{name}Seq2SeqLM")(backbone=backbone, preprocessor=None)
 
     return make
-
-
-def _images(name, **others):
-    """A classifier of images; `depth` blocks in each place that says so."""
-
-    def make(depth):
-        sizes = {key: value(depth) if callable(value) else value for key, value in others.items()}
-        backbone = getattr(M, f"{name}Backbone")(**IMAGE, **sizes)
-        return getattr(M, f"{name}ImageClassifier")(
-            backbone=backbone, num_classes=CLASSES, preprocessor=None
-        )
-
-    return make
-
-
-def _depth(depth):
-    return depth
 
 
 def _f_net(depth):
@@ -214,6 +198,24 @@ def _sig_lip(depth):
     return M.SigLIPBackbone(vision, text)
 
 
+def _blip2(depth):
+    vision = M.BLIP2VisionEncoder(
+        image_size=32, patch_size=16, num_layers=depth, num_heads=2, hidden_dim=16,
+        intermediate_dim=32, use_patch_bias=True, use_class_token=True, use_mha_bias=True,
+        use_mlp_bias=True, dropout_rate=0.0, layer_norm_epsilon=1e-6, initializer_range=0.02,
+    )  # fmt: skip
+    former = M.BLIP2QFormer(
+        num_query_tokens=4, num_layers=depth, num_heads=2, hidden_dim=16, intermediate_dim=32,
+        vision_dim=16, cross_attention_frequency=2, dropout=0.0, layer_norm_epsilon=1e-6,
+    )  # fmt: skip
+    language = M.BLIP2CustomOPT(
+        **TEXT, num_layers=depth, max_sequence_length=32, num_query_tokens=4,
+        qformer_hidden_dim=16, dropout=0.0,
+    )  # fmt: skip
+    backbone = M.BLIP2Backbone(vision, former, language)
+    return M.BLIP2CausalLM(backbone=backbone, preprocessor=None)
+
+
 FAMILIES = {
     "ALBERT": _text("Albert", **SHORT, embedding_dim=8),
     "BERT": _text("Bert", **SHORT),
@@ -255,6 +257,11 @@ FAMILIES = {
         "Qwen3_5", GROUPED, head_dim=8, linear_num_key_heads=2, linear_num_value_heads=2,
         linear_key_head_dim=4, linear_value_head_dim=4,
     ),
+    "Qwen 3.5 MoE": _causal(
+        "Qwen3_5Moe", MIXED, **EXPERTS, head_dim=8, linear_num_key_heads=2,
+        shared_expert_intermediate_size=16, linear_num_value_heads=2, linear_key_head_dim=4,
+        linear_value_head_dim=4,
+    ),
     "RWKV-7": _rwkv7,
     "SmolLM 3": _smol,
     "BART": _seq_2_seq("Bart", **SHORT),
@@ -264,34 +271,23 @@ FAMILIES = {
     "T5Gemma": _t5_gemma("T5Gemma"),
     "T5Gemma 2": _t5_gemma("T5Gemma2"),
     "Whisper": _whisper,
+    "BLIP-2": _blip2,
     "CLIP": _clip("CLIP"),
     "MetaCLIP 2": _clip("MetaCLIP2"),
     "SigLIP": _sig_lip,
-    "DeiT": _images(
-        "DeiT", patch_size=16, num_layers=_depth, num_heads=2, hidden_dim=16, intermediate_dim=32
-    ),
-    "DINOv2": lambda depth: M.DINOV2Backbone(
-        16, depth, 16, 2, 32, image_shape=(32, 32, 3), position_embedding_shape=(32, 32, 3)
-    ),
-    "DINOv3": lambda depth: M.DINOV3Backbone(16, depth, 16, 2, 32, image_shape=(32, 32, 3)),
-    "MiT": _images(
-        "MiT", layerwise_depths=lambda depth: [depth, depth], num_layers=2,
-        layerwise_num_heads=[1, 2], layerwise_sr_ratios=[2, 1], max_drop_path_rate=0.0,
-        layerwise_patch_sizes=[7, 3], layerwise_strides=[4, 2], hidden_dims=[8, 16],
-    ),
-    "Swin": _images(
-        "SwinTransformer", embed_dim=8, depths=lambda depth: [depth, depth], num_heads=[1, 2],
-        window_size=4,
-    ),
-    "ViT": _images(
-        "ViT", patch_size=16, num_layers=_depth, num_heads=2, hidden_dim=16, mlp_dim=32
-    ),
-    "ViTDet": lambda depth: M.ViTDetBackbone(
-        hidden_size=16, num_layers=depth, intermediate_dim=32, num_heads=2,
-        global_attention_layer_indices=[depth - 1], image_shape=(32, 32, 3), patch_size=8,
-        num_output_channels=8, window_size=2,
-    ),
+    **hub_images.IMAGES,
 }  # fmt: skip
+
+
+# What `generate` takes beside what the model does.
+PROMPTS = {
+    "Gemma 3": {"images": np.zeros((2, 0, 16, 16, 3), "float32")},
+    "RWKV-7": {
+        "input_padding_mask": np.ones((2, TOKENS), "bool"),
+        "padding_mask": np.array([[True, False, False]] * 2),
+        "predict_token_ids": np.zeros((2, 3), "int32"),
+    },
+}
 
 
 def inputs(model, count=2, seed=0):
@@ -308,7 +304,8 @@ def inputs(model, count=2, seed=0):
 
 
 def _input(name, tensor, count, generator, tokens=TOKENS):
-    shape = (count, *(size or tokens for size in tensor.shape[1:]))
+    unknown = 1 if name.startswith("box") else tokens  # one box on each image
+    shape = (count, *(size or unknown for size in tensor.shape[1:]))
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     if "token_ids" in name:
         return generator.integers(3, WORDS, shape).astype("int32")
@@ -316,6 +313,10 @@ def _input(name, tensor, count, generator, tokens=TOKENS):
         mask = np.ones(shape, "bool")
         mask[1, -2:] = False
         return mask
+    if "boxes" in name:
+        return generator.uniform(0.3, 0.6, shape).astype(dtype)
+    if name == "num_steps":
+        return np.ones(shape, dtype)
     if dtype.startswith("float"):
         return generator.normal(size=shape).astype(dtype)
     return np.zeros(shape, dtype)

@@ -1,6 +1,7 @@
 """What the benchmarks share: clocks, the description of the machine, results as JSON."""
 
 import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -11,7 +12,6 @@ import warnings
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 
 def now():
@@ -40,7 +40,8 @@ def timed(method, data):
     clock = Clock()
 
     def epoch():
-        with warnings.catch_warnings(action="ignore"):  # a dataset is not shuffled by `fit`
+        with warnings.catch_warnings():  # a dataset is not shuffled by `fit`
+            warnings.simplefilter("ignore")
             method(data, verbose=0, callbacks=[clock])
         return clock.taken
 
@@ -69,8 +70,9 @@ def machine():
         "cpus": len(affinity(0)) if affinity else os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "tensorflow": tf.__version__,
         "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        keras.backend.backend(): importlib.metadata.version(keras.backend.backend()),
     }
 
 

@@ -31,6 +31,7 @@ _NAMES = {
     "TopK": "batch",
     "Distiller": "training.distiller",
     "Experiment": "experiments",
+    "compress": "experiments.compressing",
     "CachedTeacher": "teachers",
     "EMATeacher": "teachers",
     "EnsembleTeacher": "teachers",

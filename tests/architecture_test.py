@@ -22,7 +22,7 @@ FLOORS = {
     1: ["_keras", "_files", "_messages", "schedules"],
     2: ["batch", "taps"],
     3: ["text"],
-    4: ["losses"],
+    4: ["losses", "quantized_layers"],
     5: ["projectors", "teachers", "models", "fused", "metrics", "export"],
     6: ["training", "report"],
     7: ["callbacks", "data", "recipes"],

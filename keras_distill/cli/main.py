@@ -6,6 +6,7 @@ import sys
 VERBS = {
     "train": "train a teacher and a student, alone and distilled, and compare them",
     "tune": "find the best recipe, temperature and alpha of an experiment, over cached targets",
+    "compress": "find, distill and export the smallest student that is good enough",
     "cache": "write a teacher's targets to disk, verify or describe them",
     "evaluate": "measure a saved student on an experiment's data",
     "export": "take a saved student to TF Serving, phones, browsers and other runtimes",

@@ -18,6 +18,7 @@ EXAMPLES = "examples.npz"  # of the validation split, which exported students ar
 WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
     "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py", EXAMPLES,
+    "default.json", "costs.json", "final", "compress.json", "pareto.png", "summary.md", "exported",
 )  # fmt: skip
 UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from keras_distill import _backend
 from keras_distill.export.saved_model import archive_of
+from keras_distill.quantized_layers import simulation_of, with_rounded_weights
 
 PACKAGES = ("tensorflow", "ai_edge_litert", "ai_edge_quantizer")
 QUANTIZATIONS = ("none", "float16", "dynamic_int8", "int8", "int4")
 
 
-def write(model, path, signature, *, quantize="none", calibration=None, simulated=False):
+def write(model, path, signature, *, quantize="none", calibration=None):
     """Writes a `.tflite` file whose signature `serving_default` answers as the model does.
 
     Args:
@@ -24,22 +25,39 @@ def write(model, path, signature, *, quantize="none", calibration=None, simulate
         quantize: One of `QUANTIZATIONS`. `"int8"` computes in integers between float inputs and
             outputs, `"dynamic_int8"` holds the weights in int8 and quantizes what they multiply
             while it runs, `"int4"` holds the weights in 4 bits and computes in floats, as
-            `"float16"` does with 16.
+            `"float16"` does with 16. A model of `models.quantization_aware` takes the one that it
+            simulates.
         calibration: A dict of arrays by input name, from which `"int8"` takes the ranges of the
             numbers between the operations. Defaults to `None`.
-        simulated: Whether the model has fake quantization in it, whose integers are written.
 
     Raises:
         ValueError: The model has an operation that LiteRT lacks.
     """
-    content = _converted(model, signature, simulated)
-    if quantize != "none" and not simulated:
-        content = _quantized(content, quantize, calibration)
+    simulation = simulation_of(model)
+    if simulation is not None and simulation.activations:
+        content = _converted(model, signature, simulated=True)
+    elif simulation is not None:
+        with with_rounded_weights(model):  # the quantizer finds the same integers again
+            content = _quantized(_converted(model, signature), quantize, calibration)
+    else:
+        content = _converted(model, signature)
+        if quantize != "none":
+            content = _quantized(content, quantize, calibration)
     with open(path, "wb") as file:
         file.write(content)
 
 
-def _converted(model, signature, simulated):
+def quantization_of(model):
+    """What `quantize` must be for a model with fake quantization; `None` for another model."""
+    simulation = simulation_of(model)
+    if simulation is None:
+        return None
+    if simulation.activations:
+        return "int8"
+    return "int4" if simulation.weights == 4 else "dynamic_int8"
+
+
+def _converted(model, signature, simulated=False):
     tf = _backend.tensorflow("LiteRT's converter")
     with tempfile.TemporaryDirectory() as folder:
         archive_of(model, None, 1, None, signature, ()).write_out(folder, verbose=False)

@@ -5,7 +5,7 @@ import os
 import keras
 
 from keras_distill._keras import graph
-from keras_distill.export import places, reload
+from keras_distill.export import litert_file, places, reload
 from keras_distill.export.exported import Job
 from keras_distill.export.formats import FORMATS, checked_formats
 from keras_distill.export.given import arguments_of, check_targets, checked_inputs
@@ -103,7 +103,13 @@ def write(
     paths = {kind: _path(directory, name, kind, quantize, version) for kind in formats}
     if not 0 <= agreement <= 1:
         raise ValueError(f"`agreement` must be from 0 to 1. Received: agreement={agreement}")
-    if quantize == "int8" and calibration is None and inputs is None:
+    simulated = litert_file.quantization_of(student)
+    if "litert" in formats and simulated not in (None, quantize):
+        raise ValueError(
+            f"The student was trained to be exported with `quantize={simulated!r}`, whose rounding "
+            f"it simulates. Received: quantize={quantize!r}"
+        )
+    if quantize == "int8" and simulated is None and calibration is None and inputs is None:
         raise ValueError(
             "`quantize='int8'` needs real inputs to calibrate on. Give `calibration` or `inputs`."
         )

@@ -57,6 +57,9 @@ def _last_step(model):
     """The layer that makes the logits, and the symbolic hidden states that it is given."""
     output = graph.outputs(model) if isinstance(model, keras.Model) else None
     last = graph.producer(output) if isinstance(output, keras.KerasTensor) else None
+    tokens = _chosen_tokens(last) if last is not None else None
+    if tokens is not None:
+        last = graph.producer(last.input_tensors[0])
     if last is None or not _makes_logits(last):
         made = type(output).__name__ if last is None else type(last.operation).__name__
         raise ValueError(
@@ -71,7 +74,15 @@ def _last_step(model):
             f"A fused head reads embeddings as floats. Received: {model.name}, whose output layer "
             f"is quantized to {layer.quantization_mode}."
         )
-    return layer, last.input_tensors[0]
+    hidden = last.input_tensors[0]
+    return layer, hidden if tokens is None else hidden[tokens]
+
+
+def _chosen_tokens(node):
+    """The key `[:, tokens, :]` of a call that leaves some tokens out, as PaliGemma an image's."""
+    key = node.arguments.args[1] if type(node.operation).__name__ == "GetItem" else None
+    whole = isinstance(key, tuple) and len(key) == 3 and all(isinstance(k, slice) for k in key)
+    return key if whole and key[0] == key[2] == slice(None) else None
 
 
 def _makes_logits(node):

@@ -86,8 +86,10 @@ class MiniLMRelations(DistillationLoss):
             heads = [relation.shape[1] for relation in relations]
             if heads[0] != heads[1]:
                 raise ValueError(_refusal(f"{heads[0]} (teacher) and {heads[1]} (student) heads"))
-            values += (weight or [1.0])[0] * attention_divergence(*relations, mask)
-        return mean_over_tokens(values, mask)
+            values += (weight or [1.0])[0] * mean_over_tokens(
+                attention_divergence(*relations, mask), mask
+            )  # one by one: an attention may have fewer keys than queries, as MiT's have
+        return values
 
     def _relation(self, one, other):
         one, other = self._split(one), self._split(other)

@@ -7,6 +7,8 @@ from keras_distill.models.exits.operations import operations
 from keras_distill.models.peers.branches import gated_ensemble
 from keras_distill.models.peers.cohort import Cohort, cohort
 from keras_distill.models.peers.learning_rates import scale_learning_rates
+from keras_distill.models.quantization import quantization_aware
+from keras_distill.models.shrinking.depth import depth_of
 from keras_distill.models.shrinking.shrink import shrink
 from keras_distill.models.shrinking.vocabulary import common_tokens, kept_tokens
 
@@ -17,6 +19,7 @@ __all__ = [
     "cheapest",
     "cohort",
     "common_tokens",
+    "depth_of",
     "early_exit",
     "exit_report",
     "feature_path",
@@ -25,6 +28,7 @@ __all__ = [
     "kept_tokens",
     "operations",
     "plot_exits",
+    "quantization_aware",
     "scale_learning_rates",
     "shrink",
 ]

@@ -10,6 +10,11 @@ PADDING = {
     "decoder": ("decoder_padding_mask", "padding_mask"),
     None: ("padding_mask",),
 }
+SIDES = ("", "encoder_", "decoder_")
+TEXT = {f"{side}{name}" for side in SIDES for name in (
+    "token_ids", "padding_mask", "segment_ids", "positions")}  # fmt: skip
+EXAMPLES = "example:sample_weight"
+TOKENS = 16  # of a text with which models are tried out
 
 
 def blocks(student, teacher, pairs=None, *, attending=False):
@@ -29,9 +34,21 @@ def blocks(student, teacher, pairs=None, *, attending=False):
         stacks = matched(student, teacher, keep=_attends if attending else None)
     else:
         stacks = [[(_named(student, ours), _named(teacher, theirs)) for ours, theirs in pairs]]
+    for model, found in zip((student, teacher), zip(*stacks[-1])):
+        if pairs is None and len(found[-1].shape) == 4 and not found[-1].attentions:
+            raise ValueError(_of_maps(model, found[-1]))
     if attending:
         check_attention(student, teacher, stacks)
     return stacks
+
+
+def _of_maps(model, end):
+    kind = type(taps.find_layer(model, end.path.partition(":")[0])).__name__
+    return (
+        f"`{end.path}` of `{model.name}`, a `{kind}`, ends a stage of feature maps {end.shape}, "
+        "and no block of a transformer was found. Give pairs of paths, or compare feature maps, "
+        "as `recipes.fitnets` does."
+    )
 
 
 def check_attention(student, teacher, stacks):
@@ -92,9 +109,34 @@ def mask_of(model, block, mask):
     """What a term of a block has as `mask`: for `"auto"` the weights and padding of its tokens."""
     if mask != "auto":
         return mask
-    weights = () if block.side == "encoder" else ("sample_weight",)
-    there = [name for name in PADDING[block.side] if name in _input_names(model)]
-    return (*weights, *(f"input:{name}" for name in there[:1]))
+    given = _input_names(model)
+    padding = [f"input:{name}" for name in PADDING[block.side] if name in given][:1]
+    weights = EXAMPLES if block.side == "encoder" else "sample_weight"
+    if not padding or {*given} <= TEXT:
+        return (weights, *padding)
+    before = _tokens_before(model, block)
+    if before is None:  # those of an image, or of sound at another rate
+        return (EXAMPLES,)
+    return tuple(f"last:{name}" if before and name != EXAMPLES else name
+                 for name in (weights, *padding))  # fmt: skip
+
+
+def mask_of_first(model, block, mask):
+    """The same for a term of the first token, by example where that stands before the text."""
+    masks = mask_of(model, block, mask)
+    before = mask == "auto" and any(name.startswith("last:") for name in masks)
+    return (EXAMPLES,) if before else masks
+
+
+def _tokens_before(model, block):
+    """How many tokens of a block stand before those of the text; `None` where it has others."""
+    try:
+        shape = taps.shapes(model, unknown=TOKENS)[block.path.partition(":")[0].partition("#")[0]]
+    except ValueError:  # too short for another input, such as sound
+        return None
+    shape = shape[0] if isinstance(shape[0], (list, tuple)) else shape
+    tokens = shape[1] - TOKENS
+    return None if tokens < 0 or block.shape[1] is not None else tokens
 
 
 def _input_names(model):

@@ -110,7 +110,7 @@ def _levels(model):
     if stacks := stacks_of(model):
         return stacks
     shapes = {p: s for p, s in taps.shapes(model).items() if isinstance(s, tuple)}
-    ends = _sums(model, shapes) or _last_of_each_size(shapes)
+    ends = _sums(model, shapes) or _last_of_each_size(model, shapes)
     return [ends] if ends else []
 
 
@@ -139,15 +139,20 @@ def _sums(model, shapes):
     return ends[1:] if len(normalized) % 2 else ends
 
 
-def _last_of_each_size(shapes):
+def _last_of_each_size(model, shapes):
     """The last feature map of each height and width; a block rather than a layer inside it."""
     ends = {}
     for path, shape in shapes.items():
-        if len(shape) == 4 and path != "output":
+        if len(shape) == 4 and path != "output" and not _pads(model, path):
             before = ends.get(shape[1:3])
             if before is None or not path.startswith(before.path + "/"):
                 ends[shape[1:3]] = Block(path, shape)
     return list(ends.values())
+
+
+def _pads(model, path):
+    """Whether a layer changes the size of feature maps by their edge, which is no stage's."""
+    return type(taps.find_layer(model, path)).__name__.startswith(("ZeroPadding", "Cropping"))
 
 
 def _paired(students, teachers):

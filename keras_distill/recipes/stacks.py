@@ -9,6 +9,7 @@ import collections
 from typing import NamedTuple
 
 from keras_distill import taps
+from keras_distill._keras import graph
 from keras_distill.recipes.attention_layers import attentions
 
 
@@ -32,6 +33,7 @@ def stacks_of(model):
     """The stacks of a transformer's blocks, `[[Block]]`, a decoder last; none of other models."""
     calls = _calls(model)
     found = _by_attention(model, calls) or _written_out(model, calls) or _repeated(model, calls)
+    found = {place: _in_turns(model, blocks) for place, blocks in found.items()}
     groups = sorted(found.values(), key=_decodes)
     if len({_decodes(blocks) for blocks in groups}) < 2:
         return groups
@@ -41,9 +43,8 @@ def stacks_of(model):
 
 def _calls(model):
     """`{path: [shape of each call]}` of every layer, under one path each."""
-    once = {path: [shape] for path, shape in taps.shapes(model).items() if path != "output"}
     found, seen = {}, set()
-    for path, shapes in {**once, **taps.calls(model)}.items():
+    for path, shapes in taps.calls(model, least=0).items():
         layer = taps.find_layer(model, path)
         if id(layer) not in seen:
             seen.add(id(layer))
@@ -62,12 +63,23 @@ def _by_attention(model, calls):
     inside = {path: each for path, each in _attentions_of_blocks(model).items() if path in calls}
     crossing = {path for path, each in inside.items() if len(each) > 1}
     kinds = {_place(model, path, calls) for path in inside if _is_sequence(calls[path])}
+    if not kinds and (odd := [path for path in inside if calls[path]]):
+        raise ValueError(_odd(model, odd[-1], calls))
     groups = collections.defaultdict(list)
     for path in calls:  # a layer without attention among others of its class is a block, too
         if _is_sequence(calls[path]) and (place := _place(model, path, calls)) in kinds:
             attending = inside.get(path, ())
             groups[(*place, path in crossing)] += _calls_of(path, calls, attending)
     return dict(groups)
+
+
+def _odd(model, path, calls):
+    inside = [below for below in taps.paths(taps.find_layer(model, path)) if "/" not in below]
+    return (
+        f"`{path}` of `{model.name}`, a `{type(taps.find_layer(model, path)).__name__}`, holds an "
+        "attention but returns no (batch, tokens, width), so that its blocks cannot be compared. "
+        f"Received: {calls[path][0]}. It has: {', '.join(inside)}. Give paths of layers inside."
+    )
 
 
 def _attentions_of_blocks(model):
@@ -161,6 +173,22 @@ def _in_turn(attention, turn, turns, calls):
         projections=projections,
         split=all(len(calls[path][0]) == 4 for path in attention.projections.values()),
     )
+
+
+def _in_turns(model, blocks):
+    """Blocks in the order of their calls, where layers of a graph take turns as ALBERT's may."""
+    place = blocks[0].path.rpartition("/")[0]
+    around = taps.find_layer(model, place) if place else model
+    if not (any("#" in block.path for block in blocks) and graph.is_graph(around)):
+        return blocks
+    called = [node.operation for node in graph.nodes(around)]
+
+    def when(block):
+        path, _, turn = block.path.partition(":")[0].partition("#")
+        layer = taps.find_layer(model, path)
+        return [spot for spot, each in enumerate(called) if each is layer][int(turn or 0)]
+
+    return sorted(blocks, key=when)
 
 
 def _call_in_turn(path, turn, turns, calls):

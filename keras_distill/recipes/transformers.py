@@ -4,9 +4,11 @@ They take models of blocks that hold attention layers: keras_hub's tasks and bac
 model with `MultiHeadAttention`. Of a model with an encoder and a decoder, both are compared.
 
 `mask="auto"` leaves padding out: it is the sample weights times the model's `padding_mask`, where
-it has this input (`decoder_padding_mask` in a decoder). An encoder beside a decoder has its
-`encoder_padding_mask` alone, since sample weights count the decoder's tokens. Where sample weights
-mask prompts, `mask="input:padding_mask"` compares attention to prompts too.
+it has this input (`decoder_padding_mask` in a decoder). Sample weights by token count the decoder's
+tokens: of an encoder they weigh whole examples, each by its largest (`"example:sample_weight"`). So
+they do where a block's tokens are no text's, as an image's in a tower of its own. Where an image's
+tokens stand before those of the text, as in PaliGemma, the text's alone count (`"last:..."`). Where
+sample weights mask prompts, `mask="input:padding_mask"` compares attention to prompts too.
 """
 
 from keras_distill import losses
@@ -16,6 +18,7 @@ from keras_distill.recipes.compared import (
     check_attention,
     heads_of,
     mask_of,
+    mask_of_first,
     projections_of,
     scores_of,
 )
@@ -60,7 +63,8 @@ def pkd(student, teacher, pairs=None, weight=100.0, mask="auto"):
     pairs = [pair for each in stacks for pair in (each if pairs else each[:-1] or each)]
     return [
         Term(losses.PatientKD(), student=ours.path, teacher=theirs.path, name=f"patient_{i}",
-             weight=weight / (len(pairs) * theirs.shape[-1]), mask=mask_of(student, ours, mask))
+             weight=weight / (len(pairs) * theirs.shape[-1]),
+             mask=mask_of_first(student, ours, mask))
         for i, (ours, theirs) in enumerate(pairs)
     ]  # fmt: skip
 

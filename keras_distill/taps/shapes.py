@@ -1,8 +1,9 @@
 """The shapes of all that can be tapped, without data."""
 
+import contextlib
+
 import keras
 
-from keras_distill import _backend
 from keras_distill._keras import graph
 from keras_distill.taps.paths import is_edge, walk
 from keras_distill.taps.recording import (
@@ -15,11 +16,13 @@ from keras_distill.taps.recording import (
 )
 
 
-def shapes(model):
+def shapes(model, unknown=None):
     """Every path of a built model with the shape of what is there.
 
     Args:
         model: a Keras model that is built.
+        unknown: a positive size in place of each that the inputs' shapes leave open. Defaults to
+            `None`, which leaves them open.
 
     Returns:
         A dict `{path: shape}`, a layer's path from the outside in and `"output"` last. A shape is
@@ -38,16 +41,17 @@ def shapes(model):
         print(path, shape)
     ```
     """
-    found, output = _traced(model)
+    found, output = _traced(model, unknown)
     last = {path: each[-1] if each else None for path, each in found.items()}
     return {**last, "output": output}
 
 
-def calls(model):
+def calls(model, least=2):
     """The layers that one forward pass calls several times, with the shape of each call.
 
     Args:
         model: a Keras model that is built.
+        least: how many calls a layer must have to be listed, non-negative. Defaults to `2`.
 
     Returns:
         A dict `{path: [shape of the first call, of the second, ...]}`. The path of one call is
@@ -64,13 +68,14 @@ def calls(model):
     ```
     """
     found, _ = _traced(model)
-    return {path: each for path, each in found.items() if len(each) > 1}
+    return {path: each for path, each in found.items() if len(each) >= least}
 
 
-def _traced(model):
+def _traced(model, unknown=None):
     """`{path: [shape of each call]}`, and the shape of the output."""
     layers = {path: layer for path, layer in walk(model) if not is_edge(path)}
     spec = _input_spec(model)
+    spec = _filled(spec, unknown) if unknown else spec
     look = _Look(model, {path: layer for path, layer in layers.items() if _shows(model, path)})
     try:
         known = _inferred(look, spec)
@@ -89,20 +94,28 @@ def _traced(model):
 
 
 SMALL = (2, 3)  # sizes in place of unknown ones, which a short table of positions has
+WHOLE = (16, 32)  # sizes for a model that takes its tokens in groups, as RWKV-7 does
 
 
 def _inferred(look, spec):
     """The shape of each tensor that a look at a model returns.
 
     On JAX and PyTorch Keras tries sizes near a hundred in place of those that are not known. A
-    model of fewer positions does not run on these, and is tried with small ones.
+    model of fewer positions does not run on these, and on TensorFlow one that computes with the
+    number of its tokens (Qwen 3.5) takes no unknown ones. They are tried with others.
     """
     try:
         return _shapes_of(look, spec)
-    except Exception:
-        if _backend.NAME == "tensorflow":
-            raise
-    one, other = (_shapes_of(look, _filled(spec, size)) for size in SMALL)
+    except Exception as error:
+        said = error
+    for sizes in (SMALL, WHOLE):
+        with contextlib.suppress(Exception):
+            return _of_both(*(_shapes_of(look, _filled(spec, size)) for size in sizes))
+    raise said
+
+
+def _of_both(one, other):
+    """The shapes that two looks agree in, `None` where their sizes differ."""
     return [tuple(a if a == b else None for a, b in zip(*pair)) for pair in zip(one, other)]
 
 

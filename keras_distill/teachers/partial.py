@@ -77,7 +77,7 @@ class Part(keras.layers.Layer):
         self.supports_masking = True
         self.built = True
 
-    def call(self, x, training=None, mask=None):
-        graph.run(self.calls, graph.given(self.model, x, mask), training,
+    def call(self, inputs, training=None, mask=None):  # named as in the model, whose calls it gets
+        graph.run(self.calls, graph.given(self.model, inputs, mask), training,
                   lambda node: self.inner.get(id(node), node.operation))  # fmt: skip
         return []

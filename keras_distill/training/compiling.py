@@ -16,13 +16,17 @@ from keras_distill.text.pipeline import is_dataset
 from keras_distill.training.outputs import metrics_for
 from keras_distill.training.term import Term
 
-USUAL = {"optimizer": "rmsprop", "loss": None, "metrics": None, "weighted_metrics": None}
+JUDGED = ("loss", "metrics", "weighted_metrics")  # what a task's own `compile` would choose
 
 
 def check_student(student):
-    """Refuses what is no student, or trains in a way that cannot be kept."""
+    """Refuses what is no student."""
     if not isinstance(student, keras.Model):
         raise TypeError(f"`student` must be a `keras.Model`. Received: student={student!r}")
+
+
+def check_own_step(student):
+    """Refuses a student that trains in a way that cannot be kept where terms are added."""
     if trainer.overrides(student, "train_step"):
         raise ValueError(
             f"`{type(student).__name__}` has a `train_step` of its own, which a distiller cannot "
@@ -80,13 +84,14 @@ def arguments(function, args, kwargs):
     return given | given.pop("kwargs", {})  # Keras's own, without names in the signature
 
 
-def compile_model(model, names, jits, args, kwargs):
+def compile_model(model, names, jits, taught, args, kwargs):
     """Calls a model's own `compile`, completed as a distiller needs it.
 
     Args:
         model: the model.
         names: the names of its outputs where they are a dict, else an empty list.
         jits: whether XLA can compile what runs beside it.
+        taught: whether there are terms: without a `loss` they are then all that is learned.
         args, kwargs: what the distiller's `compile` was given.
     """
     signature = inspect.signature(model.compile)
@@ -95,9 +100,10 @@ def compile_model(model, names, jits, args, kwargs):
         signature = inspect.signature(functools.partial(keras.Model.compile, model))
     given = signature.bind(*args, **kwargs).arguments
     given |= given.pop("kwargs", {})
-    takes_all = inspect.Parameter.VAR_KEYWORD in kinds
-    usual = {n: v for n, v in USUAL.items() if takes_all or n in signature.parameters}
-    given = {**usual, **given}  # a task's own `compile` would choose a loss where none is given
+    if taught and given.get("loss") is None:
+        takes_all = inspect.Parameter.VAR_KEYWORD in kinds
+        left_out = [n for n in JUDGED if takes_all or n in signature.parameters]
+        given = {**dict.fromkeys(left_out), **given}
     if "metrics" in given:
         given["metrics"] = metrics_for(names, given["metrics"])
     if given.get("jit_compile", "auto") == "auto" and not jits:

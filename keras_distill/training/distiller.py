@@ -56,8 +56,8 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     Raises:
         TypeError: for a student that is no Keras model.
         ValueError: for a wrong `alpha`, two terms of one name, a term whose source or layer does
-            not exist, a student with a `train_step` of its own, models of different distribution
-            strategies.
+            not exist, a term for a student with a `train_step` of its own, models of different
+            distribution strategies.
 
     Example:
 
@@ -189,6 +189,10 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             given = read_raw_fit(given, self.student, [*self.teachers.values()])
             if given.get("sample_weight") is not None and given.get("y") is None:
                 given["y"] = Supervision(None)  # Keras drops weights that come without a `y`
+            each = given.get("sample_weight")
+            if isinstance(given.get("y"), Supervision) and not tree.is_nested(each):
+                if np.ndim(each) > 1:  # Keras copies to all parts of `y` what weighs examples alone
+                    given["sample_weight"] = tree.map_structure(lambda _: each, given["y"])
             rides = compiling.rides_along(given, self.teachers)
             self._weigh_classes(given.pop("class_weight", None) if rides else None)
             callbacks = compiling.listed(given.get("callbacks"))
@@ -404,9 +408,19 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
                  for index, layer in enumerate(each.state)}  # fmt: skip
         return kept | {f"number {name}": layer for name, layer in self.kept.numbers.items()}
 
+    def save_own_variables(self, store):
+        """Refused: `keras.saving.save_weights` would write a file that the student cannot load."""
+        raise NotImplementedError(
+            "`keras.saving.save_weights` and `load_weights` take a distiller for a layer around "
+            "its student. Call `distiller.save_weights(path)` and `distiller.load_weights(path)`."
+        )
+
+    load_own_variables = save_own_variables
+
     def get_config(self):
         raise NotImplementedError(
-            "A distiller is not saved: `distiller.save(path)` saves the student."
+            "A distiller is not saved: `distiller.save(path)` saves the student. Give "
+            "`OrbaxCheckpoint` the argument `save_weights_only=True`."
         )
 
     def get_compile_config(self):

@@ -13,7 +13,7 @@ from keras_distill.batch import Batch, TopK
 from keras_distill.fused.compiled import given_loss, given_metrics
 from keras_distill.fused.split import SplitModel
 from keras_distill.teachers import CachedTeacher, ModelTeacher
-from keras_distill.training import weights
+from keras_distill.training import compiling, weights
 from keras_distill.training.objective import Objective
 from keras_distill.training.outputs import run
 from keras_distill.training.term import student_paths
@@ -92,6 +92,7 @@ class FusedObjective(Objective):
     gives_logits = False
 
     def __init__(self, student, teacher=None, terms=None, alpha=None):
+        compiling.check_own_step(student)
         self._split, self._splits = SplitModel(student), {}
         self._judge = Judge(student, self._split)
         super().__init__(student, teacher, terms, alpha)

@@ -108,6 +108,7 @@ class Objective:
 
     def check(self, term):
         """Refuses a term whose source or layers do not exist, as far as models are built."""
+        compiling.check_own_step(self.student)
         if term.source not in self.teachers:
             raise ValueError(
                 f"`{term.name}`: no source `{term.source}`. There are: {', '.join(self.teachers)}."
@@ -178,7 +179,8 @@ class Objective:
         """Compiles the judged model, with the arguments of its own `compile`."""
         judged = self.judged
         trainer.forget_compiled(judged)
-        compiling.compile_model(judged, output_keys(self.student), self.jits(), args, kwargs)
+        names, taught = output_keys(self.student), bool(self.terms)
+        compiling.compile_model(judged, names, self.jits(), taught, args, kwargs)
         self.labels, self.loss = trainer.has_label_loss(judged), judged.loss
         self.compiled_metrics = trainer.compiled_metrics(judged)
         compiling.check_share(self.alpha, self.labels, self.terms)

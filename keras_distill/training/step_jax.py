@@ -8,6 +8,7 @@ from keras import tree
 
 from keras_distill import schedules
 from keras_distill._keras import epochs, trainer
+from keras_distill.batch import Batch
 from keras_distill.training.guard import Guard, knobs_of
 
 RECORD = "_guard_record"  # among the logs, between the compiled step and the train function
@@ -58,6 +59,11 @@ class Step:
         """`(logs, new state)` of one batch."""
         batch, objective, optimizer = self.unpacked(data), self.objective, self.optimizer
         groups = self.groups()
+        if trainer.overrides(self.judged, "train_step"):  # and there are no terms
+            place = _place(self.non_trainable_variables, self.guard.record)
+            own = (*_state(self.judged), groups[2], self.judged.metrics_variables)
+            logs, new = self._own_step(self.judged.train_step, own, groups, state, batch)
+            return {**logs, RECORD: new[1][place]}, new
         trained, others = groups[:2]
         mapping = [pair for group, values in zip(groups, state) for pair in zip(group, values)]
         with keras.StatelessScope(mapping), schedules.at(optimizer.iterations):
@@ -118,22 +124,35 @@ class Step:
         """The student's own: `(logs, new state)`."""
         batch = self.unpacked(data)
         groups = (self.trainable_variables, self.non_trainable_variables, self.metrics_variables)
-        mapping = [pair for group, values in zip(groups, state) for pair in zip(group, values)]
         if trainer.overrides(self.judged, "test_step"):
-            return self._own_test_step(mapping, groups, batch)
+            own = (*_state(self.judged), self.judged.metrics_variables)
+            return self._own_step(self.judged.test_step, own, groups, state, batch)
+        mapping = [pair for group, values in zip(groups, state) for pair in zip(group, values)]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             logs = self.scores.judge(batch)
         return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
 
-    def _own_test_step(self, mapping, groups, batch):
-        """A student's own `test_step`, which takes the state of the student alone."""
-        judged, x = self.judged, self.objective.judged_inputs(batch)
-        own = (judged.trainable_variables, judged.non_trainable_variables, judged.metrics_variables)
-        values = {id(variable): value for variable, value in mapping}
+    def predict_step(self, state, data):
+        """The student's own: `(outputs, new values of what does not train)`."""
+        if not trainer.overrides(self.student, "predict_step"):
+            return super().predict_step(state, data)
+        groups = (self.trainable_variables, self.non_trainable_variables)
+
+        def step(state, data):
+            outputs, moved = self.student.predict_step(state, data)
+            return outputs, (state[0], moved)
+
+        batch = Batch.unpack(data)
+        outputs, new = self._own_step(step, _state(self.student), groups, state, batch)
+        return outputs, new[1]
+
+    def _own_step(self, step, own, groups, state, batch):
+        """A step of the student's own, which takes the variables `own` of those in `groups`."""
+        values = {id(v): n for group, held in zip(groups, state) for v, n in zip(group, held)}
         given = tuple([values[id(v)] for v in group] for group in own)
-        logs, new = judged.test_step(given, (x, batch.labels, batch.sample_weight))
-        values.update((id(v), n) for group, ns in zip(own, new) for v, n in zip(group, ns))
-        return logs, tuple([values[id(v)] for v in group] for group in groups)
+        found, new = step(given, batch.packed(self.objective.inputs(batch.x)))
+        values.update((id(v), n) for group, held in zip(own, new) for v, n in zip(group, held))
+        return found, tuple([values[id(v)] for v in group] for group in groups)
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
@@ -188,6 +207,10 @@ class Step:
             return {name: float(_norm(each)) for name, each in found.items()}
 
         return measured
+
+
+def _state(model):
+    return model.trainable_variables, model.non_trainable_variables
 
 
 def _norm(gradients):

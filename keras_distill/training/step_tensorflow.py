@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_distill import schedules
 from keras_distill._keras import epochs, trainer
+from keras_distill.batch import Batch
 from keras_distill.training import replicas
 from keras_distill.training.guard_tensorflow import Guard
 from keras_distill.training.scores import per_worker
@@ -49,6 +50,8 @@ class Step:
     def train_step(self, data):
         """One update on one batch, or on a replica's part of it."""
         batch, objective, optimizer = self.unpacked(data), self.objective, self.optimizer
+        if trainer.overrides(self.judged, "train_step"):  # and there are no terms
+            return per_worker(self.judged.train_step(batch.packed(objective.judged_inputs(batch))))
         before = [tf.identity(v.value) for v in objective.state()] if objective.teaches else []
         step = 0 if optimizer is None else optimizer.iterations
         with schedules.at(step):
@@ -82,8 +85,15 @@ class Step:
         batch = self.unpacked(data)
         if trainer.overrides(self.judged, "test_step"):
             x = self.objective.judged_inputs(batch)
-            return self.judged.test_step((x, batch.labels, batch.sample_weight))
+            return per_worker(self.judged.test_step(batch.packed(x)))
         return per_worker(self.scores.judge(batch))
+
+    def predict_step(self, data):
+        """The student's own."""
+        if not trainer.overrides(self.student, "predict_step"):
+            return super().predict_step(data)
+        batch = Batch.unpack(data)
+        return self.student.predict_step(batch.packed(self.objective.inputs(batch.x)))
 
     def make_train_function(self, force=False):
         if self.train_function is None or force:

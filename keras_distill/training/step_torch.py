@@ -7,6 +7,7 @@ import torch
 
 from keras_distill import schedules
 from keras_distill._keras import epochs, trainer
+from keras_distill.batch import Batch
 from keras_distill.training.guard import Guard, knobs_of
 
 
@@ -32,6 +33,8 @@ class Step:
     def train_step(self, data):
         """One update on one batch."""
         batch, objective, optimizer = self.unpacked(data), self.objective, self.optimizer
+        if trainer.overrides(self.judged, "train_step"):  # and there are no terms
+            return self.judged.train_step(batch.packed(objective.judged_inputs(batch)))
         step = 0 if optimizer is None else optimizer.iterations
         with torch.no_grad(), schedules.at(step):
             targets = objective.targets(batch)
@@ -79,8 +82,15 @@ class Step:
         batch = self.unpacked(data)
         if trainer.overrides(self.judged, "test_step"):
             x = self.objective.judged_inputs(batch)
-            return self.judged.test_step((x, batch.labels, batch.sample_weight))
+            return self.judged.test_step(batch.packed(x))
         return self.scores.judge(batch)
+
+    def predict_step(self, data):
+        """The student's own."""
+        if not trainer.overrides(self.student, "predict_step"):
+            return super().predict_step(data)
+        batch = Batch.unpack(data)
+        return self.student.predict_step(batch.packed(self.objective.inputs(batch.x)))
 
     def sizes(self, by):
         """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.

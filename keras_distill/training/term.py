@@ -49,8 +49,11 @@ class Term:
             `projectors.fitting`), or `None`. It trains with the student and is in no export.
         mask: the weights of examples or tokens: `"sample_weight"` of the output that the term
             reads, `"sample_weight:KEY"` of another output, `"input:KEY"` for a mask among the
-            inputs, a tuple of these (multiplied), or `None`. The student's own Keras mask always
-            joins. Defaults to `"sample_weight"`.
+            inputs, a tuple of these (multiplied), or `None`. `"example:NAME"` is the largest
+            weight among an example's tokens, where the term reads other tokens than these, as an
+            encoder's. `"last:NAME"` weighs the last tokens alone, where an image's stand before
+            those of the text. The student's own Keras mask always joins. Defaults to
+            `"sample_weight"`.
         name: the term's name in the logs. Defaults to the loss's name.
 
     Raises:
@@ -145,7 +148,9 @@ class Term:
         """
         layers = layers or {}
         y_pred, y_true = self.sides(features, targets)
-        counts = weights.product(self.masks, self.student, y_pred, batch, self.name)
+        counts = weights.product(
+            self.masks, self.student, y_pred, batch, self.name, *self.loss.token_axes[:1]
+        )
         if self.loss.expects_logits:
             y_pred, y_true = each(as_logits, (y_pred, y_true))
         if counts is not None:  # what is masked may hold anything, NaN included

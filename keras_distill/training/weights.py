@@ -8,22 +8,29 @@ from keras_distill._backend import is_symbolic
 from keras_distill._keras.layers import mask_of
 
 KNOWN = ("sample_weight", "input")
+EXAMPLE, LAST = "example:", "last:"  # how a mask of tokens counts that are not the term's
 
 
 def checked(mask):
     """The names of a term's masks, a tuple."""
     masks = (mask,) if isinstance(mask, str) else mask or ()
     if not isinstance(masks, (list, tuple)) or not all(
-        isinstance(name, str) and name.partition(":")[0] in KNOWN for name in masks
+        isinstance(name, str) and _parts(name)[1].partition(":")[0] in KNOWN for name in masks
     ):
         raise ValueError(
-            '`mask` must be "sample_weight", "sample_weight:KEY", "input:KEY", a tuple of these '
-            f"or `None`. Received: mask={mask!r}"
+            '`mask` must be "sample_weight", "sample_weight:KEY", "input:KEY", one of these after '
+            f'"{EXAMPLE}" or "{LAST}", a tuple of these or `None`. Received: mask={mask!r}'
         )
     return tuple(masks)
 
 
-def product(masks, student, y_pred, batch, name):
+def _parts(mask):
+    """How a mask counts, `EXAMPLE`, `LAST` or `""`, and its name."""
+    how = next((how for how in (EXAMPLE, LAST) if mask.startswith(how)), "")
+    return how, mask.removeprefix(how)
+
+
+def product(masks, student, y_pred, batch, name, token_axis=1):
     """The product of all masks of a term, (batch,) or (batch, tokens), or `None`.
 
     Args:
@@ -32,9 +39,14 @@ def product(masks, student, y_pred, batch, name):
         y_pred: what is there; its own Keras mask joins.
         batch: the `Batch`.
         name: what an error calls the term.
+        token_axis: the axis of `y_pred` along which its tokens run.
     """
-    own = mask_of(tree.flatten(y_pred)[0])
-    found = [_named(mask, student, batch, name) for mask in masks]
+    shown = tree.flatten(y_pred)[0]
+    own = mask_of(shown)
+    found = []
+    for mask in masks:
+        how, mask = _parts(mask)
+        found.append(_counted(_named(mask, student, batch, name), how, shown, token_axis))
     found = [ops.cast(mask, "float32") for mask in (*found, own) if mask is not None]
     rank = max((len(mask.shape) for mask in found), default=0)
     together = None
@@ -81,6 +93,16 @@ def by_class(labels, class_weight):
         labels = ops.argmax(labels, axis=-1)
     ids = ops.reshape(ops.cast(labels, "int32"), (-1,))
     return ops.take(ops.convert_to_tensor(table), ops.clip(ids, 0, len(table) - 1), axis=0)
+
+
+def _counted(weights, how, shown, token_axis):
+    """The weights of tokens that are not the term's: by example, or zero before the last ones."""
+    if weights is None or len(weights.shape) < 2 or not how:
+        return weights
+    if how == EXAMPLE:
+        return ops.max(weights, axis=list(range(1, len(weights.shape))))
+    before = ops.shape(shown)[token_axis] - ops.shape(weights)[1]
+    return ops.pad(weights, [[0, 0], [before, 0]])
 
 
 def _named(mask, student, batch, name):

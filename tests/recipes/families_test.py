@@ -5,14 +5,15 @@ import sys
 import warnings
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
-from keras_distill import models, recipes
+from keras_distill import Distiller, models, recipes
 from keras_distill.recipes.attention_layers import attentions
 from keras_distill.recipes.stacks import stacks_of
 
-pytest.importorskip("keras_hub")
+keras_hub = pytest.importorskip("keras_hub")
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 import hub_models  # noqa: E402
 
@@ -122,11 +123,63 @@ def test_both_sides_are_compared_each_with_its_own_mask(made, family):
     for term in terms:
         side = "encoder" if term.name[-1] in "01" else "decoder"
         assert side in term.student and side in term.teacher
-        weights = ("sample_weight",) if side == "decoder" else ()
-        assert term.masks == (*weights, f"input:{side}_padding_mask")
+        weights = "sample_weight" if side == "decoder" else "example:sample_weight"
+        assert term.masks == (weights, f"input:{side}_padding_mask")
         crosses = term.name.startswith("cross")
         assert ("cross_attention" in str(term.student)) == crosses
         assert getattr(term.loss, "cross", False) == crosses
+
+
+def test_an_examples_weight_counts_on_both_sides():
+    """An example that weighs nothing leaves every term as it is without the example."""
+    sizes = {**hub_models.TEXT, **hub_models.SHORT, "num_layers": 1, "dropout": 0.0}
+    hub = keras_hub.models
+    student, teacher = (
+        hub.BartSeq2SeqLM(backbone=hub.BartBackbone(**sizes), preprocessor=None) for _ in range(2)
+    )
+    terms = recipes.distilbert(student, teacher)[1:]
+    x = hub_models.inputs(teacher)
+    zero, first = [1.0, 0.0], {name: value[:1] for name, value in x.items()}
+    tokens = x["decoder_padding_mask"] * np.array(zero)[:, None]
+
+    def logs(x, weights):
+        distiller = Distiller(student, teacher=teacher, terms=terms, alpha=1.0)
+        distiller.compile(keras.optimizers.SGD(0.0), loss=None, run_eagerly=True)
+        found = distiller.fit(x, sample_weight=weights, verbose=0).history
+        return {name: value[0] for name, value in found.items() if name.startswith("cosine_")}
+
+    wanted = logs(first, None)
+    assert len(wanted) == 2
+    for weights in (np.array(zero), tokens):
+        assert logs(x, weights) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_an_images_tokens_before_the_texts_do_not_count(made):
+    student, teacher = made("PaliGemma", 1), made("PaliGemma", 2)
+    of_image, of_text = recipes.minilm(student, teacher)
+    assert "image_encoder" in of_image.student["key"] and "decoder_block_0" in (
+        of_text.student["key"]
+    )
+    assert of_image.masks == ("example:sample_weight",)
+    assert of_text.masks == ("last:sample_weight", "last:input:padding_mask")
+    assert [term.masks for term in recipes.pkd(student, teacher)] == [
+        ("example:sample_weight",), ("example:sample_weight",),
+    ]  # fmt: skip
+
+
+def test_inner_layers_of_a_shared_block_take_turns():
+    sizes = {**hub_models.TEXT, **hub_models.SHORT, "embedding_dim": 8}
+    student, teacher = (
+        keras_hub.models.AlbertBackbone(num_layers=depth, num_inner_repetitions=2, **sizes)
+        for depth in (1, 2)
+    )
+    assert recipes.matching.match_layers(student, teacher, verbose=False) == [
+        ("group_0_inner_layer_0", "group_0_inner_layer_1#0"),
+        ("group_0_inner_layer_1", "group_0_inner_layer_1#1"),
+    ]
+    assert [path for path, _ in recipes.matching.stages(teacher)] == [
+        f"group_0_inner_layer_{layer}#{turn}" for turn in (0, 1) for layer in (0, 1)
+    ]
 
 
 def test_t5_compares_its_own_attention_with_its_own(made):
@@ -171,6 +224,8 @@ REFUSED = {
     ("GPT-NeoX", "minilm"): "in one layer, `.*self_attention/query_key_value`, which cannot be",
     ("Bloom", "tinybert"): "`BloomAttention`. Compare its projections, `.*/query_dense`",
     ("XLNet", "tinybert"): "`TwoStreamRelativeAttention`. Compare its projections",
+    ("Gemma 3n", "distilbert"): "returns no .batch, tokens, width.*It has: attention, .*laurel",
+    ("CSPNet", "pkd"): "a `Add`, ends a stage of feature maps .*as `recipes.fitnets` does",
 }
 
 

@@ -54,6 +54,15 @@ def test_sizes_that_differ_are_matched_by_depth():
     assert pairs == [("stage_0", "stage_1"), ("stage_1", "stage_3")]
 
 
+def test_padding_ends_no_stage():
+    inputs = x = keras.Input((8, 8, 1))
+    for stage in range(2):
+        x = layers.ZeroPadding2D(1, name=f"pad_{stage}")(x)
+        x = layers.Conv2D(2, 3, strides=2, name=f"stage_{stage}")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    assert [path for path, _ in recipes.matching.stages(model)] == ["stage_0", "stage_1"]
+
+
 def test_the_embedding_is_the_last_vector(pair):
     for kind, name in (("cnn", "embedding"), ("vit", "embedding"), ("bert", "pooled_dense")):
         assert recipes.matching.embedding(pair(kind)[0]).split("/")[-1] == name

@@ -97,6 +97,50 @@ def test_calls_lists_the_shape_of_each():
     assert taps.shapes(model)["wide"] == (1, 6)
 
 
+def test_layers_may_be_listed_that_are_called_once_or_never():
+    found = taps.calls(towers(), least=0)
+    assert found["encoder"] == [(None, 4)] * 2
+    assert [path for path, each in found.items() if len(each) == 1] == [
+        path for path in found if not path.startswith("encoder")
+    ]
+
+
+class InGroups(keras.Model):
+    """Computes with the number of its tokens, of which it takes a multiple of four."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = dense(3, "hidden")
+
+    def call(self, x):
+        if x.shape[1] % 4:
+            raise ValueError("A multiple of four.")
+        return self.hidden(x)
+
+
+def test_a_model_that_takes_no_unknown_sizes_is_tried_with_others():
+    inputs = keras.Input((None, 2))
+    layer = InGroups()
+    layer(np.ones((1, 4, 2), "float32"))
+    model = keras.Model(inputs, Grouped(layer)(inputs))
+    assert taps.shapes(model)["grouped"] == (None, None, 3)
+    assert taps.shapes(model, unknown=8)["grouped"] == (8, 8, 3)
+
+
+class Grouped(keras.layers.Layer):
+    """Says its output's shape without a call, as a layer of KerasHub may."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((*x.shape[:-1], 3), x.dtype)
+
+    def call(self, x):
+        return self.inner(x)
+
+
 class Late(keras.Model):
     """Makes its layers when it is built."""
 

@@ -45,6 +45,19 @@ def test_a_shared_layer_is_heard_alike_in_the_part_and_in_the_whole(path, twice)
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_model_inside_may_be_called_by_the_name_of_its_input():
+    x = keras.Input((6,))
+    inner = keras.Model(x, dense(6, "after")(dense(6, "hidden")(x)), name="inner")
+    outer = keras.Input((6,))
+    model = keras.Model(outer, dense(3, "head")(inner(inputs=outer)))
+    path = "inner/hidden"
+    part = part_of(model, [path])
+    assert isinstance(part, Part)
+    found, wanted = (arrays(taps.run(each, tensors(X), [path], owner=model))[path]
+                     for each in (part, model))  # fmt: skip
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_the_last_call_of_a_siamese_encoder_is_the_right_one():
     model = towers()
     part = part_of(model, ["encoder"])

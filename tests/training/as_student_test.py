@@ -489,6 +489,65 @@ def taught(student):
     return Distiller(student, teacher=teacher, terms=[term], alpha=0)
 
 
+class OwnSteps(Subclassed):
+    """Every step is its own, and takes data in the form in which Keras hands them on."""
+
+    if keras.backend.backend() == "jax":
+
+        def train_step(self, state, data):
+            x, y = data
+            logs, state = super().train_step(state, (2 * x, y))
+            return {**logs, "trained": 7.0}, state
+
+        def test_step(self, state, data):
+            x, y = data
+            logs, state = super().test_step(state, (2 * x, y))
+            return {**logs, "tested": 5.0}, state
+
+        def predict_step(self, state, data):
+            outputs, state = super().predict_step(state, data)
+            return outputs + 1, state
+
+    else:
+
+        def train_step(self, data):
+            x, y = data
+            return {**super().train_step((2 * x, y)), "trained": 7.0}
+
+        def test_step(self, data):
+            x, y = data
+            return {**super().test_step((2 * x, y)), "tested": 5.0}
+
+        def predict_step(self, data):
+            return super().predict_step(data) + 1
+
+
+def own_steps(case, eagerly):
+    model = case.model(optimizer=keras.optimizers.Adam(0.01), run_eagerly=eagerly)
+    history = case.fit(model, validation_data=(X, Y)).history
+    return (history, weights(model), model.evaluate(X, Y, verbose=0, return_dict=True),
+            model.predict(X, verbose=0))  # fmt: skip
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_a_students_own_steps_are_run(eagerly, tmp_path):
+    student, distiller = (own_steps(Case(OwnSteps, wrap, False, tmp_path), eagerly)
+                          for wrap in (lambda student: student, alone))  # fmt: skip
+    assert set(student[0]) >= {"trained", "val_tested"} and "tested" in student[2]
+    assert str(rounded(distiller)) == str(rounded(student))
+    with pytest.raises(ValueError, match="`train_step` of its own.*cannot combine with a teacher"):
+        taught(OwnSteps())
+
+
+def test_functions_that_would_nest_the_student_in_a_file_are_refused(tmp_path):
+    path, distiller = tmp_path / "all.weights.h5", alone(sequential())
+    with pytest.raises(NotImplementedError, match=r"Call `distiller.save_weights\(path\)`"):
+        keras.saving.save_weights(distiller, path)
+    sequential().save_weights(path, overwrite=True)
+    with pytest.raises(ValueError, match=r"`distiller.load_weights\(path\)`"):
+        keras.saving.load_weights(distiller, path)
+
+
 @pytest.mark.parametrize("make, several, behaviour, with_teacher", ROWS)
 def test_a_distiller_does_what_its_student_does(make, several, behaviour, with_teacher, tmp_path):
     wraps = [lambda student: student, alone, *([taught] if with_teacher else [])]

@@ -258,7 +258,21 @@ def bart(seed, width):
     return keras_hub.models.BartSeq2SeqLM(backbone=backbone, preprocessor=None)
 
 
-@pytest.mark.parametrize("model", [llama, bart], ids=["untied head", "Seq2SeqLM"])
+def prefixed(seed, width):
+    """Its tokens come after others, of which there are no logits, as PaliGemma's image."""
+    keras.utils.set_random_seed(seed)
+    inputs = {name: keras.Input((TOKENS,), dtype="int32", name=name)
+              for name in ("token_ids", "padding_mask")}  # fmt: skip
+    embedding = keras.layers.ReversibleEmbedding(WORDS, width)
+    hidden = embedding(inputs["token_ids"])
+    hidden = keras.ops.concatenate([hidden[:, :2], hidden], axis=1)
+    hidden = keras.layers.Dense(width, activation="tanh")(hidden)
+    return keras.Model(inputs, embedding(hidden, reverse=True)[:, 2:, :])
+
+
+@pytest.mark.parametrize(
+    "model", [llama, bart, prefixed], ids=["untied head", "Seq2SeqLM", "tokens after others"]
+)
 def test_language_models_of_other_kinds(data, model):
     x, y, weights = data
     if model is bart:

@@ -163,7 +163,7 @@ class Search:
         """The arms of a group that reach its last epoch, with their scores."""
         begin, epochs = 0, group[0].epochs
         for end in sorted({math.ceil(epochs / 2**left) for left in range(halvings + 1)}):
-            scored = [(self._train(arm, self.seed, begin, end), arm) for arm in group]
+            scored = [(self.train(arm, self.seed, begin, end), arm) for arm in group]
             self.stages += [{"setting": shown(arm.setting, arm.taught), **r} for r, arm in scored]
             keep = len(group) if end == epochs else math.ceil(len(group) / 2)
             group = [arm for _, arm in sorted(scored, key=_order)[:keep]]
@@ -176,13 +176,14 @@ class Search:
         for arm in leaders:
             base = next(a for a in self.arms if not a.taught and a.setting == alone(arm.setting))
             found = {
-                each.taught: [self._train(each, s, 0, each.epochs) for s in seeds]
+                each.taught: [self.train(each, s, 0, each.epochs) for s in seeds]
                 for each in (base, arm)
             }
             rows.append(ranking.row(arm.setting, found[True], found[False], alone(arm.setting)))
         return sorted(rows, key=lambda row: -row["mean"])
 
-    def _train(self, arm, seed, begin, end):
+    def train(self, arm, seed, begin, end):
+        """The record of an arm under a seed after `end` epochs; what is on disk is not trained."""
         name = f"{arm.number:03d}"
         kind = "distilled" if arm.taught else "alone"
         trial = Trial(self.folder, name, kind, seed, self.run.owner)

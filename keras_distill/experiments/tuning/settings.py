@@ -111,8 +111,7 @@ def chosen(file, setting, *, trained_teacher=None, trained_with=None, **options)
             f"Beside them can be swept: {', '.join((*TEACHING, 'epochs'))}."
         )
     theirs = {name: value for name, value in setting.items() if name not in ours}
-    experiment = load_experiment(file, {**theirs, **before, **options})
-    _apply(experiment, ours)
+    experiment = under(load_experiment(file, {**theirs, **before, **options}), ours)
     if trained_teacher is not None and _same_teacher(before, options):
         _take_teacher(experiment, pathlib.Path(trained_teacher))
     return experiment
@@ -136,13 +135,15 @@ def _take_teacher(experiment, path):
     experiment.teacher_epochs = 0
 
 
-def _apply(experiment, ours):
+def under(experiment, ours):
+    """The experiment itself, with `recipe`, `temperature`, `weight`, `alpha` and `epochs`."""
     if set(ours) & {*TERMS}:
         experiment.terms = _terms(experiment.terms, ours)
     if "alpha" in ours:
         experiment.alpha = check("alpha", ours["alpha"], low=0, high=1)
     if "epochs" in ours:
         experiment.epochs = _epochs(ours["epochs"])
+    return experiment
 
 
 def _epochs(value):

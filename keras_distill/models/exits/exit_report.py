@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_distill import _backend
 from keras_distill._keras import graph
+from keras_distill.losses.answers import class_ids
 from keras_distill.models.exits.cascade import Cascade, check_fraction
 from keras_distill.models.exits.early_exits import outputs_of
 from keras_distill.models.exits.operations import operations
@@ -119,8 +120,7 @@ def _measure(cascade, data, timed):
     for x, y, *_ in data:
         outputs = cascade.net.predict_on_batch(x)
         outputs = [outputs[name] for name in cascade.exits]
-        labels = np.asarray(y)
-        labels = labels.argmax(-1) if labels.ndim > 1 and labels.shape[-1] > 1 else labels.ravel()
+        labels = keras.ops.convert_to_numpy(class_ids(np.asarray(y), outputs[0]))
         right.append(np.stack([np.argmax(z, -1) == labels for z in outputs], -1))
         sure.append(np.stack([_confidence(cascade, z) for z in outputs], -1))
         for row in range(min(timed - len(first), len(labels))):

@@ -1,5 +1,6 @@
 """Repeated blocks, found by the names of their layers, and which of them are kept."""
 
+import collections
 import re
 from typing import NamedTuple
 
@@ -109,6 +110,23 @@ def _worded(name):
             if part.stack.lower().rstrip("_").endswith(word):
                 return part
     return None
+
+
+def numbered_by_keras(layers):
+    """The blocks whose names Keras made, as ViTDet's: `{class: layers}` of those with weights.
+
+    In another model of this kind the same names are other blocks': their order alone tells them.
+    """
+    found = collections.defaultdict(list)
+    for layer in layers:
+        if layer.weights and not type(layer).__module__.startswith("keras."):
+            found[type(layer)].append(layer)
+    return {
+        kind: each
+        for kind, each in found.items()
+        if len(each) > 1 and all(map(named_by_keras, each))
+        if not any(layer.name.endswith("_0") for layer in each)  # Keras begins without a number
+    }
 
 
 def named_by_keras(layer):

@@ -70,6 +70,8 @@ def _in_order(ours, theirs, selection):
     unnamed = [_unnamed(side, selection) for side in (ours, theirs)]
     for kind, layers in unnamed[0].items():
         others = unnamed[1].get(kind, [])
+        if kept := selection.kept.get(kind.__name__):
+            others = [others[position] for position in kept.values()]
         if len(layers) == len(others):
             pairs.update((id(layer), other) for layer, other in zip(layers, others))
     return pairs
@@ -117,11 +119,7 @@ def _copy_layer(layer, source, in_place, rows):
     instead = _weights(in_place) if in_place is not None and in_place is not source else {}
     extra, missing = set(theirs) - set(ours), set(ours) - set(theirs) - set(instead)
     if extra or missing:
-        named = ", ".join(sorted({"/".join(map(str, key)) for key in extra | missing}))
-        raise ValueError(
-            f"`{source.name}` of the teacher cannot be cut: its weights differ from those of a "
-            f"new `{layer.name}` (quantized, or changed after it was made?): {named}"
-        )
+        raise ValueError(_other_weights(layer, source, in_place, extra | missing))
     if set(ours) == set(theirs):
         _check_settings(layer, source)
     for key, variable in ours.items():
@@ -137,6 +135,19 @@ def _copy_layer(layer, source, in_place, rows):
     for each in (layer, *sublayers(layer, recursive=True)):
         if isinstance(each, keras.layers.Normalization):
             each.finalize_state()  # it reads constants that are made from its weights
+
+
+def _other_weights(layer, source, in_place, keys):
+    named = ", ".join(sorted({"/".join(map(str, key)) for key in keys}))
+    if in_place is not None and in_place is not source:
+        return (
+            f"`{source.name}` of the teacher cannot stand in the place of `{in_place.name}`: only "
+            f"one of them has the weights {named}. Choose `layers` that keep `{in_place.name}`."
+        )
+    return (
+        f"`{source.name}` of the teacher cannot be cut: its weights differ from those of a new "
+        f"`{layer.name}` (changed after it was made?): {named}"
+    )
 
 
 def _weights(layer, place=()):

@@ -53,7 +53,13 @@ def _clone(operation, choice, selection):
     if isinstance(operation, keras.Model) and not selection.kept and _has_blocks(operation):
         inner, selection.nested[operation.name] = cut(operation, choice)
         return inner
-    config = _without_adapters(operation.get_config())
+    try:
+        config = _without_adapters(operation.get_config())
+    except NotImplementedError:
+        raise ValueError(
+            f"`{operation.name}`, a `{type(operation).__name__}`, cannot be made anew for a cut "
+            "model: it takes arguments and has no `get_config`. Build the student yourself."
+        ) from None
     if "name" in config:
         config["name"] = selection.renamed(operation.name)
     return type(operation).from_config(config)

@@ -69,7 +69,7 @@ def shrink(teacher, *, layers=None, every=None, depth=None, width=None, vocabula
         )
     name = name or f"{teacher.name}_student"
     backbone = getattr(teacher, "backbone", None)
-    if isinstance(backbone, keras.Model):
+    if isinstance(backbone, keras.Model) and hasattr(teacher, "preprocessor"):
         return _task(teacher, choice, width, vocabulary, name)
     if sizes.config_of(teacher) is not None:
         return _sized(teacher, choice, width, vocabulary, name)
@@ -152,8 +152,17 @@ def _rows(teacher, tokens):
 
 
 def _stacks(model):
-    """The stacks of blocks in a model, or in the layers right under it."""
-    found = blocks.stacks_of(model.layers)
-    for layer in model.layers:
-        found = found or blocks.stacks_of(copied_weights.children(layer))
-    return found
+    """The stacks of blocks in a model, or in the layers right under it.
+
+    A stack is called by the beginning of its layers' names, or by their class where Keras has
+    named them.
+    """
+    for layers in (model.layers, *map(copied_weights.children, model.layers)):
+        numbered = blocks.numbered_by_keras(layers)
+        named = [layer for layer in layers if type(layer) not in numbered]
+        inside = [layer for layer in named if sublayers(layer)]  # not Whisper's two convolutions
+        found = blocks.stacks_of(inside) or blocks.stacks_of(named)
+        found |= {kind.__name__: [*range(len(each))] for kind, each in numbered.items()}
+        if found:
+            return found
+    return {}

@@ -15,6 +15,9 @@ OF_SIDES = {
 DEPTHS = ("num_layers", *OF_SIDES, "stackwise_num_blocks")
 # What is listed by block, beside names that begin with "layer".
 LISTED = ("rope_layer_enabled_list",)
+INDICES = ("global_attention_layer_indices",)  # which blocks differ from the others
+# Widths of what stands before the blocks, which may be theirs: ELECTRA's and Moonshine's.
+BESIDE = ("embedding_dim", "filter_dim")
 WORDS = ("vocabulary_size", "vocab_size")
 SCALED = (
     "intermediate_dim",
@@ -56,7 +59,7 @@ def cut_depth(config, stacks, choice, name):
         return config, blocks.Selection({})
     _refuse_depth(config, name)
     if "stackwise_num_blocks" in config:
-        return _stackwise(config, stacks, choice)
+        return _stackwise(config, stacks, choice, name)
     if "num_groups" in config:
         return _grouped(config, choice)
     if OF_SIDES.keys() & config.keys():
@@ -100,12 +103,16 @@ def _counted(stacks):
 
 def _listed(config, prefix, count, positions):
     """What differs from block to block and is listed in a config, at the positions kept."""
-    return {
+    listed = {
         key: [value[position] for position in positions]
         for key, value in config.items()
         if key.startswith(prefix) or key in LISTED
         if isinstance(value, (list, tuple)) and len(value) == count
     }
+    for key in INDICES:
+        if key in config:
+            listed[key] = [new for new, old in enumerate(positions) if old in config[key]]
+    return listed
 
 
 def _two_sided(config, stacks, choice, name):
@@ -135,13 +142,16 @@ def _two_sided(config, stacks, choice, name):
     return {**config, **cut}, blocks.Selection(kept)
 
 
-def _stackwise(config, stacks, choice):
+def _stackwise(config, stacks, choice, name):
     """A network of stages, such as a ResNet; every stage keeps its first block, which narrows."""
     counts = config["stackwise_num_blocks"]
     stacks = {stack: indices for stack, indices in stacks.items() if len(indices) in counts}
     single = [index for index, count in enumerate(counts) if count == 1]
     if not stacks or len(stacks) + len(single) != len(counts):
-        raise ValueError(f"The {len(counts)} stages were not found. Found: {', '.join(stacks)}")
+        raise ValueError(
+            f"`{name}` cannot be cut in depth: its {len(counts)} stages of {counts} blocks were "
+            f"not found. Found: {_counted(stacks)}. Build the shallower student yourself."
+        )
     kept = selected(stacks, choice)
     depths = iter([len(each) for each in kept.values()])
     shrunk = [1 if index in single else next(depths) for index in range(len(counts))]
@@ -191,10 +201,12 @@ def cut_width(config, width, name):
         )
     new = _hidden(old, width)
     config = {**config, "hidden_dim": new}
-    if config.get("embedding_dim") == old:  # ELECTRA projects embeddings of another width
-        config["embedding_dim"] = new
+    for key in BESIDE:
+        if config.get(key) == old:
+            config[key] = new
     for key in SCALED:
-        if key in config:
+        shared = key == "num_key_value_heads" and config.get(key) == 1  # by all of the query's
+        if key in config and not shared:
             config[key], rest = divmod(config[key] * new, old)
             if rest or not config[key]:
                 raise ValueError(

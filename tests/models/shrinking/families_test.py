@@ -31,8 +31,9 @@ def outputs(model, x):
 
 
 @pytest.mark.parametrize(
-    "family", ["T5Gemma", "PaliGemma", "SigLIP", "DINOv2", "DINOv3", "ELECTRA", "EdRec", "SmolLM 3"]
-)
+    "family", ["T5Gemma", "PaliGemma", "SigLIP", "DINOv2", "DINOv3", "ELECTRA", "EdRec", "SmolLM 3",
+               "ViTDet"],
+)  # fmt: skip
 def test_with_nothing_cut_the_outputs_are_the_teachers(family):
     teacher = random_weights(hub_models.FAMILIES[family](2))
     layers.RMSNormalization()  # a name that Keras numbers is another in every model
@@ -41,6 +42,22 @@ def test_with_nothing_cut_the_outputs_are_the_teachers(family):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     student = models.shrink(teacher, depth=1)
     assert student.count_params() < teacher.count_params()
+
+
+def test_layers_that_are_as_many_as_blocks_are_none():
+    """Whisper's two convolutions before its encoder are called `..._layer_1` and `..._layer_2`."""
+    teacher = hub_models.FAMILIES["Whisper"](2)
+    student = models.shrink(teacher, layers=[1])
+    for name in ("transformer_encoder_layer_", "transformer_decoder_layer_"):
+        for weight, wanted in zip(student.get_layer(f"{name}0").weights,
+                                  teacher.get_layer(f"{name}1").weights, strict=True):  # fmt: skip
+            np.testing.assert_array_equal(weight, wanted)
+
+
+def test_what_stands_before_the_blocks_is_narrowed_with_them():
+    student = models.shrink(hub_models.FAMILIES["Moonshine"](1), width=0.5)
+    assert (student.hidden_dim, student.filter_dim) == (8, 8)
+    student(hub_models.inputs(student))
 
 
 @pytest.mark.parametrize("family", ["ELECTRA", "EdRec"])
@@ -57,6 +74,11 @@ def test_a_vocabulary_of_another_name_is_cut(family):
 def test_electra_is_narrowed_with_its_embeddings():
     student = models.shrink(hub_models.FAMILIES["ELECTRA"](1), width=0.5)
     assert (student.hidden_dim, student.embedding_dim) == (8, 8)
+
+
+def test_a_key_and_value_head_that_all_queries_share_stays():
+    student = models.shrink(hub_models.FAMILIES["Llama"](1), width=0.5).backbone
+    assert (student.num_query_heads, student.num_key_value_heads) == (1, 1)
 
 
 def adapted(model):
@@ -97,6 +119,17 @@ def test_adapters_of_a_graph_are_merged_by_their_formula():
     assert not any("lora" in weight.name for weight in student.weights)
 
 
+def test_blocks_that_keras_has_numbered_are_kept_by_their_order():
+    teacher = random_weights(hub_models.FAMILIES["ViTDet"](4))
+    student = models.shrink(teacher, layers=[1, 3])
+    theirs, ours = ([layer for layer in model.layers if "Windowed" in type(layer).__name__]
+                    for model in (teacher, student))  # fmt: skip
+    assert (len(ours), student.global_attention_layer_indices) == (2, [1])
+    for one, other in zip(ours, theirs[1::2]):
+        for weight, wanted in zip(one.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(weight, wanted)
+
+
 def test_what_is_listed_by_block_goes_with_its_block():
     config = {"num_layers": 4, "rope_layer_enabled_list": [True, True, True, False],
               "layer_types": list("abcd")}  # fmt: skip
@@ -110,7 +143,8 @@ def test_what_is_listed_by_block_goes_with_its_block():
 REFUSED = {
     "MiT": "stages of `layerwise_depths` blocks. Build the shallower student yourself",
     "Swin": "has none of: num_layers.*Build the smaller student yourself",
-    "ViTDet": "2 blocks were not found, which must be named by number. Found: none",
+    "Flux": "a `MLPEmbedder`, cannot be made anew.*has no `get_config`. Build the student",
+    "MobileNet": "its 2 stages of .* blocks were not found. Found: .*Build the shallower student",
 }
 
 
@@ -118,6 +152,14 @@ REFUSED = {
 def test_what_cannot_be_cut_is_told_why(family):
     with pytest.raises(ValueError, match=REFUSED[family]):
         models.shrink(hub_models.FAMILIES[family](2), depth=1)
+
+
+def test_a_first_block_that_differs_from_the_others_must_stay():
+    teacher = hub_models.FAMILIES["RWKV-7"](3)
+    assert models.shrink(teacher, layers=[0, 2]).backbone.num_layers == 2
+    with pytest.raises(ValueError, match="`rwkv_layer_1`.*`rwkv_layer_0`: only one of them has.*"
+                                         "Choose `layers` that keep `rwkv_layer_0`"):  # fmt: skip
+        models.shrink(teacher, layers=[1, 2])
 
 
 def test_shared_keys_and_values_are_refused():

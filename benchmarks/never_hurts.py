@@ -1,0 +1,80 @@
+"""`recipes.default`, untuned, against the student alone, on pairs that its rules were not made on.
+
+For each pair the student is trained alone and distilled by what `recipes.default` chooses, over
+paired seeds with the same budget of updates, from the teacher's answers on the training split.
+*Test* scores: accuracy in %, or 100 R squared for a regression. "Returned" is what `compress` would
+give: the arm with the higher mean on the validation split. Every training is on disk when it is
+done, so the same command goes on after an interruption; it takes hours on two cores.
+
+    python benchmarks/never_hurts.py --data=DIR --out=runs/gains [--seeds=5] [--pairs NAME ...]
+
+`pairs.py` says what `DIR` holds. `docs/gains.py` draws the picture from `gains.json`.
+"""
+
+import argparse
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from measuring import machine
+from pairs import HELD_OUT
+from trained_pairs import Trained
+
+from keras_distill._files import write_json
+from keras_distill.experiments.tuning.settings import shown
+
+
+def row(name, data, out, seeds):
+    """The scores of one pair, and their paired difference."""
+    trained = Trained(name, HELD_OUT[name], data, out)
+    chosen = trained.default()
+    alone = [trained.trained("alone", None, seed) for seed in seeds]
+    kind = shown(chosen.setting).replace(", ", "-").replace(" ", "_")
+    taught = [trained.trained(f"default-{kind}", chosen.setting, seed) for seed in seeds]
+    gains = np.subtract([each["test"] for each in taught], [each["test"] for each in alone])
+    valid = np.mean([t["valid"] - a["valid"] for t, a in zip(taught, alone)])
+    return {
+        "pair": name, "setting": chosen.setting, "reasons": chosen.reasons,
+        "teacher": trained.score(trained.answers["test"], "test"),
+        "alone": [each["test"] for each in alone], "default": [each["test"] for each in taught],
+        "gain": float(gains.mean()), "error": float(gains.std(ddof=1) / len(gains) ** 0.5),
+        "valid_gain": float(valid), "returned": float(gains.mean()) if valid > 0 else 0.0,
+    }  # fmt: skip
+
+
+def table(rows):
+    lines = ["| pair | chosen | teacher | alone | default | gain ± error | returned |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for each in rows:
+        lines.append(
+            f"| {each['pair']} | {shown(each['setting'])} | {each['teacher']:.2f} "
+            f"| {np.mean(each['alone']):.2f} | {np.mean(each['default']):.2f} "
+            f"| {each['gain']:+.2f} ± {each['error']:.2f} | {each['returned']:+.2f} |"
+        )
+    won = sum(each["gain"] > each["error"] for each in rows)
+    worst = min(each["gain"] for each in rows)
+    lines += ["", f"Better by more than the standard error: {won} of {len(rows)}. "
+                  f"The worst: {worst:+.2f}."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, metavar="DIR")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--pairs", nargs="+", choices=HELD_OUT, default=list(HELD_OUT))
+    given = parser.parse_args()
+    rows = []
+    for name in given.pairs:
+        rows.append(row(name, given.data, given.out, range(100, 100 + given.seeds)))
+        print(table(rows[-1:]).splitlines()[2], flush=True)
+        found = {"machine": machine(), "seeds": given.seeds, "rows": rows}
+        write_json(pathlib.Path(given.out) / "gains.json", found)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Trains the arms of a `Pair`; what was trained once is on disk, so a command goes on."""
+
+import math
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_distill import CachedTeacher, Distiller, Supervision, Term, recipes
+from keras_distill._files import read_json, write_json
+from keras_distill.recipes.defaults import chosen_by, signs
+
+FALLS = "falls"  # the share of the teacher goes from 0.9 to 0 along a cosine
+
+
+def terms_of(setting):
+    """The terms of `{"recipe", "temperature"}`; the recipe "values" is the squared error."""
+    if setting.get("recipe", "values") == "values":
+        return [Term("mse")]
+    return getattr(recipes, setting["recipe"])(temperature=setting["temperature"])
+
+
+class Trained:
+    """A pair with its data and its teacher's answers.
+
+    Args:
+        name: of the pair.
+        pair: a `Pair`.
+        data: the folder of data that no dependency ships.
+        out: the folder where answers and scores are kept.
+    """
+
+    def __init__(self, name, pair, data, out):
+        self.name, self.pair, self.data_folder = name, pair, data
+        self.folder = pathlib.Path(out) / name.replace(", ", "-").replace(" ", "_")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.data = pair.data(data)
+        self.answers = self._answers()
+
+    def _answers(self):
+        """The teacher's outputs on each split, `{split: array}`."""
+        path = self.folder / "answers.npz"
+        if not path.exists():
+            teacher = self._teacher()
+            found = {split: teacher(x) for split, (x, _) in self.data.items()}
+            np.savez(path, **found)
+        return dict(np.load(path))
+
+    def _teacher(self):
+        pair = self.pair
+        data = self.data if pair.teacher_data is None else pair.teacher_data(self.data_folder)
+        if pair.black_box:
+            return pair.teacher(*data["train"])
+        path = self.folder.parent / ("fashion.keras" if pair.teacher_data else
+                                     f"{self.folder.name}.keras")  # fmt: skip
+        if not path.exists():
+            keras.utils.set_random_seed(0)
+            model = pair.teacher()
+            self._fit(model, *data["train"], pair.teacher_epochs, 2e-3, data["valid"])
+            model.save(path)
+        model = keras.saving.load_model(path, compile=False)
+        return lambda x: model.predict(x, batch_size=512, verbose=0)
+
+    def _alpha(self, alpha):
+        steps = math.ceil(len(self.data["train"][0]) / self.pair.batch) * self.pair.epochs
+        return keras.optimizers.schedules.CosineDecay(0.9, steps) if alpha == FALLS else alpha
+
+    def _fit(self, model, x, y, epochs, rate, valid=None):
+        pair, count = self.pair, len(x)
+        steps = math.ceil(count / pair.batch) * epochs
+        loss = (keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+                if pair.loss == "classes" else keras.losses.MeanSquaredError())  # fmt: skip
+        decay = keras.optimizers.schedules.CosineDecay(rate, steps)
+        model.compile(keras.optimizers.Adam(decay), loss, steps_per_execution=8)
+        model.fit(x, y, batch_size=pair.batch, epochs=epochs, verbose=0)
+
+    def score(self, outputs, split):
+        """Percent: accuracy, or R squared."""
+        y = self.data[split][1]
+        if self.pair.loss == "classes":
+            return 100 * float(np.mean(outputs.argmax(-1) == y))
+        return 100 * float(1 - np.mean((outputs - y) ** 2) / np.var(y))
+
+    def trained(self, arm, setting, seed):
+        """`{split: score}` of a student under a seed; `setting` is `None` for the student alone."""
+        path = self.folder / f"{arm}-{seed}.json"
+        known = read_json(path)
+        if known is None:
+            keras.backend.clear_session()
+            keras.utils.set_random_seed(seed)
+            student, (x, y) = self.pair.student(), self.data["train"]
+            model = student
+            if setting is not None:
+                teacher = CachedTeacher()
+                model = Distiller(student, teacher=teacher, terms=terms_of(setting),
+                                  alpha=self._alpha(setting["alpha"]))  # fmt: skip
+                y = Supervision(y, self.answers["train"])
+            self._fit(model, x, y, self.pair.epochs, self.pair.rate)
+            known = {}
+            for split, (inputs, _) in self.data.items():
+                outputs = student.predict(inputs, batch_size=512, verbose=0)
+                known[split] = self.score(outputs, split)
+            write_json(path, {"setting": setting, **known})
+        return known
+
+    def default(self):
+        """What `recipes.default` chooses by the teacher's answers on both splits."""
+        found = {split: signs(self.answers[split], self.data[split][1])
+                 for split in ("train", "valid")}  # fmt: skip
+        updates = math.ceil(len(self.data["train"][0]) / self.pair.batch) * self.pair.epochs
+        return chosen_by(found["train"]._replace(valid=found["valid"].train, updates=updates))

@@ -1,0 +1,187 @@
+"""What a compression came to: the better arm, how sure that is, a table and a plot."""
+
+import math
+
+import keras
+import numpy as np
+
+from keras_distill import _files, report
+from keras_distill._messages import say
+from keras_distill.experiments.comparison import first_examples
+from keras_distill.experiments.run_folder import RunFolder
+from keras_distill.export import write as write_exports
+
+SURE = 0.05
+EXPORTED = 256  # examples that an exported model is checked on
+
+
+def write(folder, found, results, experiment, seeds):
+    """Chooses between the arms of the last comparison and writes the answer.
+
+    Args:
+        folder: the run's, a `pathlib.Path`.
+        found: what is known before the choice, a dict.
+        results: of the last comparison, as `Experiment.run` returns them.
+        experiment: what was compared.
+        seeds: the seeds of it.
+
+    Returns:
+        `found` with the `answer`, as `compress.json` holds it.
+    """
+    judged = paired(RunFolder(folder / "final"), experiment.data("valid"), seeds)
+    arm = "distilled" if judged["gain"] > 0 else "alone"
+    best = int(np.argmax(judged[arm]))
+    model = RunFolder(folder / "final").model(f"{arm}-{seeds[best]}")
+    with _files.whole(folder / "student.keras") as part:
+        model.save(part)
+    test = {each: 100 * results["arms"][each]["seeds"][best if each != "teacher" else 0]["accuracy"]
+            for each in ("teacher", "alone", "distilled")}  # fmt: skip
+    found["answer"] = {**judged, "arm": arm, "seed": seeds[best], "test": test,
+                       "verdict": verdict(judged, found)}  # fmt: skip
+    plot(folder / "pareto.png", found)
+    text = summary(found)
+    _files.write(folder / "summary.md", text)
+    _files.write_json(folder / "compress.json", _files.plain(found))
+    say(f"\n{text}\nThe student: {folder / 'student.keras'}. The plot: {folder / 'pareto.png'}. "
+        f"The report: {folder / 'final' / 'report.html'}")  # fmt: skip
+    return found
+
+
+def export(folder, found, experiment, formats, quantize):
+    """Takes the student that was chosen to other places, each checked on validation examples."""
+    inputs, targets = first_examples(experiment.data("valid"), EXPORTED)
+    provenance = {name: found[name] for name in ("student", "setting", "default", "keep")}
+    provenance["answer"] = found["answer"]
+    student = keras.saving.load_model(folder / "student.keras", compile=False)
+    with _files.whole(folder / "exported") as part:
+        written = write_exports(student, part, formats, name=experiment.name, quantize=quantize,
+                                inputs=inputs, targets=targets, provenance=provenance)  # fmt: skip
+    for each in written:
+        say(str(each).replace(part, str(folder / "exported")))
+
+
+def paired(run, valid, seeds):
+    """Both arms on the validation split, by pairs of seeds, and a test of their difference.
+
+    McNemar's exact test is over the examples that one arm has right and the other wrong, those of
+    all seeds together: under no difference each is a toss of a fair coin.
+    """
+    right = {arm: [] for arm in ("alone", "distilled")}
+    for arm, rows in right.items():
+        for seed in seeds:
+            log_probs, labels = report.predictions(run.model(f"{arm}-{seed}"), valid)
+            rows.append(log_probs.argmax(-1) == labels)
+    alone, distilled = (np.asarray(right[arm]) for arm in ("alone", "distilled"))
+    gains = 100 * (distilled.mean(-1) - alone.mean(-1))
+    won, lost = int((distilled & ~alone).sum()), int((alone & ~distilled).sum())
+    many = len(seeds) > 1
+    return {
+        "alone": (100 * alone.mean(-1)).tolist(),
+        "distilled": (100 * distilled.mean(-1)).tolist(),
+        "gain": float(gains.mean()),
+        "error": float(gains.std(ddof=1) / math.sqrt(len(seeds))) if many else None,
+        "won": won,
+        "lost": lost,
+        "p": mcnemar(won, lost),
+    }
+
+
+def mcnemar(won, lost):
+    """The two-sided exact p-value of `won` against `lost` under a fair coin.
+
+    `p = min(1, 2 * sum_{i <= min(won, lost)} C(n, i) / 2^n)` with `n = won + lost`.
+
+    Reference:
+        - McNemar, 1947, Psychometrika 12
+    """
+    count = won + lost
+    if not count:
+        return 1.0
+    logs = [math.lgamma(count + 1) - math.lgamma(i + 1) - math.lgamma(count - i + 1)
+            - count * math.log(2) for i in range(min(won, lost) + 1)]  # fmt: skip
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+
+
+def verdict(judged, found):
+    """Whether the teacher helps, in a sentence, and what to try next where it does not."""
+    error = "" if judged["error"] is None else f" ± {judged['error']:.2f}"
+    said = (f"{judged['gain']:+.2f}{error} points on the validation split over "
+            f"{len(judged['alone'])} seeds, p = {judged['p']:.2g}")  # fmt: skip
+    if judged["gain"] <= 0:
+        return (f"The teacher does not help here: {said}. The student alone is exported. "
+                f"{advice(judged, found)}")  # fmt: skip
+    if judged["p"] >= SURE:
+        return (f"The teacher may help: {said}. The distilled student is exported. Give more "
+                "--repeats to be sure.")  # fmt: skip
+    return f"The teacher helps: {said}. The distilled student is exported."
+
+
+def advice(judged, found):
+    """What to try next, by what the teacher says of the data."""
+    signs = found["default"]["signs"]
+    if found["teacher"]["accuracy"] * 100 <= np.mean(judged["alone"]):
+        return "Train a better teacher: it is no better than the student."
+    if signs.get("confidence") and signs["confidence"] > 0.99:
+        return (
+            "Train for more epochs, and give the teacher inputs that it was not trained on, such "
+            "as augmented or unlabeled ones: it is sure of all its training examples."
+        )
+    return "Train for more epochs: soft targets need more than labels."
+
+
+def summary(found):
+    """The answer in Markdown."""
+    answer, cost = found["answer"], found["students"][found["student"]]
+    theirs = found["teacher"]
+    rows = [("teacher", theirs, 100 * theirs["accuracy"], answer["test"]["teacher"])]
+    rows += [(f"{found['student']}, {arm}", cost, float(np.mean(answer[arm])), answer["test"][arm])
+             for arm in ("alone", "distilled")]  # fmt: skip
+    lines = [
+        "| model | validation % | test % | ms | MB | parameters |", "|---|---|---|---|---|---|",
+        *(f"| {name} | {valid:.2f} | {test:.2f} | {each['ms']:.3f} | {each['mb']:.3f} "
+          f"| {each['parameters']:,} |" for name, each, valid, test in rows),
+    ]  # fmt: skip
+    share = np.mean(answer[answer["arm"]]) / (100 * theirs["accuracy"])
+    kept = f"It keeps {share:.1%} of the teacher's validation accuracy"
+    if found["keep"]:
+        kept += f"; asked were {found['keep']:.1%}"
+    cost = (f"The search cost {found['trainings']:.1f} trainings of a student, the comparison "
+            f"{2 * len(answer['alone'])}.")  # fmt: skip
+    return "\n".join([*lines, "", answer["verdict"], f"{kept}. {cost}", ""])
+
+
+def plot(path, found):
+    """Validation accuracy against milliseconds: every student trained to its end, and the front."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    last = max(each["epochs"] for each in found["search"])
+    points = [(found["students"][each["student"]]["ms"], 100 * each["accuracy"],
+               each["setting"] is not None) for each in found["search"]
+              if each["epochs"] == last]  # fmt: skip
+    for taught, label, color in ((False, "alone", "#d97706"), (True, "distilled", "#2563eb")):
+        of = [(ms, accuracy) for ms, accuracy, each in points if each == taught]
+        if of:
+            axes.plot(*zip(*of), "o", color=color, label=label)
+    front = pareto([(ms, accuracy) for ms, accuracy, _ in points])
+    axes.step(*zip(*front), where="post", color="#9ca3af", lw=1, label="Pareto front")
+    theirs = found["teacher"]
+    axes.plot(theirs["ms"], 100 * theirs["accuracy"], "s", color="#6b7280", label="teacher")
+    answer = found["answer"]
+    axes.plot(found["students"][found["student"]]["ms"], np.mean(answer[answer["arm"]]), "*",
+              ms=15, color="#16a34a", label="exported")  # fmt: skip
+    axes.set_xlabel("milliseconds a prediction, batch 1")
+    axes.set_ylabel("validation accuracy, %")
+    axes.legend()
+    with _files.whole(path) as part:
+        figure.savefig(part, format="png", dpi=120)
+
+
+def pareto(points):
+    """Those of `(cost, score)` that no cheaper or equal one beats, the cheapest first."""
+    front = []
+    for cost, score in sorted(points, key=lambda each: (each[0], -each[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    return front

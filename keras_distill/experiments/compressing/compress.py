@@ -1,0 +1,267 @@
+"""One command from a teacher to a student: propose, measure, search, train, choose, export."""
+
+import copy
+import math
+import time
+
+import keras
+
+from keras_distill import recipes
+from keras_distill._files import plain, read_json, write_json
+from keras_distill._messages import say
+from keras_distill.experiments.comparison import first_examples
+from keras_distill.experiments.compressing import answer
+from keras_distill.experiments.compressing.students import measured, proposals, within
+from keras_distill.experiments.file import load_experiment
+from keras_distill.experiments.run_folder import RunFolder, described
+from keras_distill.experiments.tuning.search import Candidate, Search
+from keras_distill.experiments.tuning.settings import under
+from keras_distill.export.formats import checked_formats
+from keras_distill.report import measure
+from keras_distill.report import page as report_page
+
+BUDGET = ("ms", "mb", "flops")
+
+
+def compress(file, folder, *, teacher=None, max_ms=None, max_mb=None, max_flops=None, keep=None,
+             options=None, repeats=3, seed=0, sizes=None, formats=(), quantize="none",
+             overwrite=False, resume=False, command=""):  # fmt: skip
+    """Finds a small student of a teacher, distils it, and exports what is better on the validation.
+
+    1. Students are proposed: cut from the teacher where `models.shrink` can cut it, otherwise the
+       sizes of the experiment's `student(size=...)`. Those over the budget are dropped by what they
+       are measured to cost, before any training.
+    2. The teacher's targets are written once. `recipes.default` chooses how to distil.
+    3. Without `keep` the students are halved by validation accuracy after 1/4 and 1/2 of the
+       epochs. With `keep`, the smallest that keeps this share of the teacher's accuracy is sought
+       by bisection over their operations, each trained to its end.
+    4. For the student that is found, the student alone and settings around the default are trained
+       beside it, the worse half of the settings stopped after a quarter.
+    5. The best setting and the student alone are trained anew over `repeats` seeds. The better of
+       the two by the validation split is exported, and a sentence says which and how sure it is.
+
+    Args:
+        file: the experiment's Python file.
+        folder: where everything is written: `compress.json`, `pareto.png`, `summary.md`,
+            `student.keras`, and in `final/` the report of the comparison and the exported models.
+        teacher: a saved teacher, a `.keras` file. Defaults to `None`: the experiment trains its
+            own.
+        max_ms: the most milliseconds of a prediction at batch 1, on this machine. Defaults to
+            `None`: no limit.
+        max_mb: the most megabytes of the `.keras` file. Defaults to `None`: no limit.
+        max_flops: the most operations of a prediction. Defaults to `None`: no limit.
+        keep: the share of the teacher's validation accuracy to keep, in (0, 1]. Defaults to
+            `None`: the best student within the budget is sought.
+        options: options of the experiment.
+        repeats: over how many seeds the last comparison is made, at least 1. Defaults to `3`.
+        seed: of the search. The last comparison has the seeds after it.
+        sizes: what `student(size=...)` is tried with. Defaults to `1, 0.7, 0.5, 0.35, 0.25`.
+        formats: where else the student is taken, out of `"serving"`, `"litert"`, `"onnx"` and
+            `"openvino"`, into `exported/`. Defaults to none.
+        quantize: how, as `export.write` takes it. Defaults to `"none"`.
+        overwrite: whether to delete the run in `folder` first.
+        resume: whether to go on with it.
+        command: the command line, for the report.
+
+    Returns:
+        What `compress.json` holds: the `students` and their costs, the `search`, the `answer`.
+
+    Raises:
+        FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
+        ValueError: for a number out of its range, no student within the budget, or a run with
+            other settings.
+        ImportError: where matplotlib is not installed.
+
+    Example:
+
+    ```python
+    compress("examples/quickstart.py", "runs/small", keep=0.99)
+    ```
+    """
+    report_page.check_plots()
+    budget = _checked(dict(zip(BUDGET, (max_ms, max_mb, max_flops))), keep, repeats)
+    formats = checked_formats(formats, quantize) if formats else ()
+    options = dict(options or {})
+    experiment = load_experiment(file, options)
+    read = [*experiment.given, *([] if teacher is None else [teacher])]
+    run, seeds = RunFolder(folder, read), [seed + 1 + index for index in range(repeats)]
+    settings = described({
+        **experiment.origin, "budget": budget, "keep": keep, "seed": seed, "seeds": seeds,
+        "teacher": teacher, "sizes": sizes, "kind": "compress",
+    })  # fmt: skip
+    run.check(settings, overwrite=overwrite, resume=resume)
+    given = None
+    if not (resume and run.is_trained("teacher")):  # before a run that is there is deleted
+        experiment.rehearse(["valid"])
+        given = teacher and keras.saving.load_model(teacher, compile=False)
+    with run.alone():
+        run.open(settings, overwrite=overwrite, resume=resume)
+        work = Compressing(run, experiment, seed)
+        work.prepare(given)
+        names = work.propose(budget, sizes)
+        name = work.smallest(names, keep) if keep else work.best(names)
+        setting = work.settle(name)
+        found = work.finish(name, setting, seeds, keep, command)
+        if formats and not (run.path / "exported").exists():
+            answer.export(run.path, found, experiment, formats, quantize)
+        return found
+
+
+def _checked(budget, keep, repeats):
+    for name, most in budget.items():
+        if most is not None and not most > 0:
+            raise ValueError(f"`max_{name}` must be positive. Received: max_{name}={most}")
+    if keep is not None and not 0 < keep <= 1:
+        raise ValueError(f"`keep` must be a share in (0, 1]. Received: keep={keep}")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise ValueError(f"`repeats` must be at least 1. Received: repeats={repeats}")
+    return budget
+
+
+class Compressing:
+    """The work of one `compress`; everything that is whole is on disk.
+
+    Args:
+        run: the `RunFolder`.
+        experiment: the `Experiment`; it is not changed.
+        seed: of the search.
+    """
+
+    def __init__(self, run, experiment, seed):
+        self.run, self.experiment, self.seed = run, experiment, seed
+        self.students, self.costs, self.numbers, self.trainings = {}, {}, {}, 0.0
+
+    def prepare(self, given):
+        """Has a teacher, its targets on disk, and the setting to begin with."""
+        default = [Candidate(0, {}, True, self.experiment.epochs)]
+        self.search = Search(self.run, self.make, default, self.seed)
+        self.search.prepare(given, None)
+        self.teacher = self.search.teacher
+        path = self.run.path / "default.json"
+        if read_json(path) is None:
+            experiment = self.experiment
+            chosen = recipes.default(self.teacher, experiment.data("train"),
+                                     experiment.data("valid"))  # fmt: skip
+            found = {"setting": chosen.setting, "reasons": chosen.reasons,
+                     "signs": chosen.signs._asdict()}  # fmt: skip
+            write_json(path, plain(found))
+        self.default = read_json(path)
+        for reason in self.default["reasons"]:
+            say(reason)
+        valid = self.experiment.data("valid")
+        self.goal = measure(self.teacher, valid)["accuracy"]
+        say(f"The teacher has {100 * self.goal:.2f}% of the validation split.")
+
+    def propose(self, budget, sizes):
+        """The names of the students within the budget, those of most operations first."""
+        experiment = self.experiment
+        asked = {} if sizes is None else {"sizes": sizes}
+        found = proposals(experiment, self.teacher, **asked)
+        self.students = {each.name: each for each in found}
+        path = self.run.path / "costs.json"
+        if read_json(path) is None:
+            example = first_examples(experiment.data("valid"), 1)[0]
+            costs = measured(found, example)
+            write_json(path, {"teacher": _alone(self.teacher, example), **costs})
+        self.costs = read_json(path)
+        self.theirs = self.costs.pop("teacher")
+        kept = within(self.costs, budget)
+        say(f"{len(kept)} of {len(found)} students are within the budget: {', '.join(kept)}.")
+        return sorted(kept, key=self._size, reverse=True)
+
+    def _size(self, name):
+        """What makes a student larger than another; it does not change between two runs."""
+        return self.costs[name]["flops"], self.costs[name]["parameters"], name
+
+    def best(self, names):
+        """The best student, by halving."""
+        begin, epochs = 0, self.experiment.epochs
+        for end in sorted({math.ceil(epochs / 4), math.ceil(epochs / 2), epochs}):
+            scored = [(-self.train(name, self.default["setting"], begin, end), name)
+                      for name in names]  # fmt: skip
+            kept = len(names) if end == epochs else math.ceil(len(names) / 2)
+            names = [name for _, name in sorted(scored)[:kept]]
+            begin = end
+        return names[0]
+
+    def smallest(self, names, keep):
+        """The smallest student that keeps the share, by bisection; the best where none does."""
+        epochs, low, high, found = self.experiment.epochs, 0, len(names), {}
+        while low < high:
+            middle = (low + high) // 2
+            found[names[middle]] = self.train(names[middle], self.default["setting"], 0, epochs)
+            enough = found[names[middle]] >= keep * self.goal
+            low, high = (middle + 1, high) if enough else (low, middle)
+        fine = [name for name, score in found.items() if score >= keep * self.goal]
+        if fine:
+            return min(fine, key=self._size)
+        say(f"No student that was tried keeps {keep:.1%} of the teacher: the best goes on.")
+        return max(found, key=found.get)
+
+    def settle(self, name):
+        """The best setting for a student, beside the student alone."""
+        epochs, settings = self.experiment.epochs, around(self.default["setting"])
+        self.train(name, None, 0, epochs)
+        quarter = math.ceil(epochs / 4)
+        scored = [(-self.train(name, each, 0, quarter), place)
+                  for place, each in enumerate(settings)]  # fmt: skip
+        kept = [settings[place] for _, place in sorted(scored)[: math.ceil(len(settings) / 2)]]
+        if epochs > quarter:
+            ends = [(-self.train(name, each, quarter, epochs), place)
+                    for place, each in enumerate(kept)]  # fmt: skip
+            kept = [kept[place] for _, place in sorted(ends)]
+        return kept[0]
+
+    def train(self, name, setting, begin, end):
+        """The validation accuracy of a student after `end` epochs."""
+        made = {"student": name, **({} if setting is None else setting)}
+        number = self.numbers.setdefault(str(made), len(self.numbers) + 1)
+        epochs = self.experiment.epochs
+        arm = Candidate(number, made, setting is not None, epochs)
+        record = self.search.train(arm, self.seed, begin, end)
+        self.trainings += (end - begin) / epochs
+        self.search.stages.append({"student": name, "setting": setting, **record})
+        return record["accuracy"]
+
+    def make(self, setting):
+        """The experiment under a setting, with its student and the trained teacher."""
+        setting = dict(setting)
+        name = setting.pop("student", None)
+        experiment = copy.copy(self.experiment)
+        if name is not None:
+            experiment.student = self.students[name].make
+        return under(experiment, setting)
+
+    def finish(self, name, setting, seeds, keep, command):
+        """The last comparison, over seeds; then the answer."""
+        experiment = self.make({"student": name, **setting})
+        experiment.seeds, experiment.teacher_epochs = seeds, 0
+        experiment.teacher = lambda: self.run.model("teacher")
+        began = time.time()
+        results = experiment.run(self.run.path / "final", resume=True, command=command,
+                                 cache=self.search.cache)  # fmt: skip
+        found = {
+            "teacher": {"accuracy": self.goal, **self.theirs}, "default": self.default,
+            "students": self.costs, "search": self.search.stages, "trainings": self.trainings,
+            "student": name, "setting": setting, "keep": keep,
+            "cut": self.students[name].cut, "seconds": time.time() - began,
+        }  # fmt: skip
+        return answer.write(self.run.path, found, results, experiment, seeds)
+
+
+def _alone(model, example):
+    """The teacher's cost."""
+    from keras_distill.experiments.compressing.students import Proposal
+
+    return measured([Proposal("teacher", lambda: model)], example)["teacher"]
+
+
+def around(setting):
+    """The default and what lies beside it: another alpha, another temperature, the other recipe."""
+    other = {"alpha": 0.9 if setting["alpha"] < 0.7 else 0.5}
+    beside = [setting, {**setting, **other}]
+    if "temperature" in setting:
+        hotter = 4.0 if setting["temperature"] < 3 else 2.0
+        recipe = "hinton" if setting["recipe"] == "dist" else "dist"
+        beside += [{**setting, "temperature": hotter}, {**setting, "recipe": recipe}]
+    return beside

@@ -1,0 +1,122 @@
+"""Which students are tried: cut from the teacher, or the sizes that the experiment offers."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+
+from keras_distill import models
+from keras_distill.report import latency, size_on_disk
+
+DEPTHS = (3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
+WIDTHS = (1, 1 / 2)
+SIZES = (1.0, 0.7, 0.5, 0.35, 0.25)
+OWN = "the experiment's student"
+
+
+class Proposal(NamedTuple):
+    """A student that may be trained.
+
+    Args:
+        name: what it is called in tables, such as `"3 of 12 blocks"`.
+        make: a function without arguments that makes it.
+        cut: whether it begins with weights of the teacher.
+    """
+
+    name: str
+    make: Callable
+    cut: bool = False
+
+
+def proposals(experiment, teacher, sizes=SIZES):
+    """The students of a teacher, largest first.
+
+    Where `models.shrink` can cut the teacher: its blocks at several depths, whole and at half the
+    width, beside the experiment's own student. Otherwise one student for each of `sizes` where the
+    experiment's `student` takes a `size`, and its student alone where it takes none.
+
+    Args:
+        experiment: an `Experiment`.
+        teacher: the trained teacher, a `keras.Model`.
+        sizes: positive numbers for `student(size=...)`. Defaults to `1, 0.7, 0.5, 0.35, 0.25`.
+
+    Returns:
+        A list of `Proposal`s of different sizes, the largest first.
+    """
+    own = [Proposal(OWN, experiment.student)]
+    if "size" in inspect.signature(experiment.student).parameters:
+        own = [Proposal(f"size {size:g}", functools.partial(experiment.student, size=size))
+               for size in sizes]  # fmt: skip
+    found = [*_cut(teacher), *own]
+    counted = {each.name: each.make().count_params() for each in found}
+    return sorted(found, key=lambda each: (-counted[each.name], each.name))
+
+
+def _cut(teacher):
+    """What `shrink` makes of a teacher; a cut that it refuses is none."""
+    count, found = models.depth_of(teacher), []
+    depths = sorted({1, *(round(count * share) for share in DEPTHS)} - {0, count}, reverse=True)
+    for depth in [count, *depths] if count > 1 else []:
+        for width in WIDTHS:
+            if (depth, width) == (count, 1):
+                continue
+            asked = {"depth": depth, **({} if width == 1 else {"width": float(width)})}
+            name = f"{depth} of {count} blocks" + ("" if width == 1 else ", half as wide")
+            make = functools.partial(models.shrink, teacher, **asked)
+            try:
+                make()
+            except ValueError:
+                continue
+            found.append(Proposal(name, make, cut=True))
+    return found
+
+
+def measured(students, example):
+    """What each student costs before any training.
+
+    Args:
+        students: a list of `Proposal`s.
+        example: an input with a batch axis.
+
+    Returns:
+        `{name: {"ms", "mb", "flops", "parameters"}}`: the median milliseconds of a prediction at
+        batch 1, the megabytes of the `.keras` file, operations of matrix products, and weights.
+    """
+    made = {each.name: each.make() for each in students}
+    times = latency(made, example)
+    return {name: {"ms": times[name]["median_ms"], "mb": size_on_disk(model) / 1e6,
+                   "flops": _operations(model, example), "parameters": model.count_params()}
+            for name, model in made.items()}  # fmt: skip
+
+
+def _operations(model, example):
+    def spec(value):
+        value = keras.ops.convert_to_tensor(value)
+        return keras.KerasTensor((1, *value.shape[1:]), value.dtype)
+
+    inputs = keras.tree.map_structure(spec, example)
+    return models.operations(lambda x: model(x, training=False), inputs)
+
+
+def within(costs, budget):
+    """The names of the students that cost no more than a budget.
+
+    Args:
+        costs: as `measured` returns.
+        budget: `{"ms" | "mb" | "flops": the most}`; `None` is no limit.
+
+    Raises:
+        ValueError: where no student is left.
+    """
+    limits = {name: most for name, most in budget.items() if most is not None}
+    kept = [name for name, cost in costs.items()
+            if all(cost[limit] <= most for limit, most in limits.items())]  # fmt: skip
+    if not kept:
+        least = {limit: min(cost[limit] for cost in costs.values()) for limit in limits}
+        raise ValueError(
+            "No student is within the budget. Allow more, or give `student(size=...)` in the "
+            f"experiment, which makes smaller ones. The least of each: {least}. Received: {limits}"
+        )
+    return kept

@@ -1,0 +1,138 @@
+"""From a teacher to a student by one call: what it tries, chooses, writes and resumes."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill.cli.main import main
+from keras_distill.experiments.compressing import compress
+from keras_distill.experiments.compressing.compress import around
+from keras_distill.experiments.tuning import trial
+
+FILE = """
+import keras, numpy as np, tensorflow as tf
+from keras_distill import Experiment
+
+def student(size=1.0):
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(round(8 * size), "relu"),
+                             keras.layers.Dense(3)])
+
+def teacher():
+    blocks = [keras.layers.Dense(8, "relu", name=f"block_{i}") for i in range(2)]
+    return keras.Sequential([keras.Input((4,)), *blocks, keras.layers.Dense(3)])
+
+def data(split):
+    x = np.random.default_rng(len(split)).normal(size=(48, 4)).astype("float32")
+    batches = tf.data.Dataset.from_tensor_slices((x, x[:, :3].argmax(-1)))
+    return (batches.shuffle(48) if split == "train" else batches).batch(16)
+
+def experiment(epochs=4, taught=0):
+    return Experiment("tiny", student=student, teacher=teacher, data=data, epochs=epochs,
+        optimizer=lambda: keras.optimizers.Adam(0.02), teacher_epochs=10,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+"""
+CALL = {"repeats": 2, "sizes": [1.0, 0.5], "keep": 0.5}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiment") / "tiny.py"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compress")
+    return folder, compress(file, folder, **CALL)
+
+
+def test_the_better_of_two_is_exported_and_a_sentence_says_which(found):
+    folder, result = found
+    answer = result["answer"]
+    gains = np.subtract(answer["distilled"], answer["alone"])
+    assert answer["gain"] == pytest.approx(gains.mean())
+    assert answer["arm"] == ("distilled" if gains.mean() > 0 else "alone")
+    student = keras.saving.load_model(folder / "student.keras")
+    again = keras.saving.load_model(
+        folder / "final" / "arms" / f"{answer['arm']}-{answer['seed']}.keras"
+    )
+    for one, other in zip(student.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert answer["verdict"] in (folder / "summary.md").read_text()
+    assert (folder / "pareto.png").stat().st_size > 1000
+    assert (folder / "final" / "report.html").exists()
+    assert json.loads((folder / "compress.json").read_text()) == result
+
+
+def test_every_student_is_measured_and_the_smallest_that_keeps_the_share_is_taken(found):
+    _, result = found
+    costs = result["students"]
+    assert {*costs} == {"size 1", "size 0.5", "1 of 2 blocks"}
+    assert costs["size 1"]["flops"] == 2 * (4 * 8 + 8 * 3) > costs["size 0.5"]["flops"]
+    enough = {each["student"] for each in result["search"] if each["setting"] is not None
+              and each["epochs"] == 4 and each["accuracy"] >= 0.5 * result["teacher"]["accuracy"]}
+    if enough:
+        assert costs[result["student"]]["flops"] == min(costs[name]["flops"] for name in enough)
+    trained = {(each["student"], str(each["setting"]), each["epochs"]) for each in result["search"]}
+    assert (result["student"], "None", 4) in trained  # the student alone is an arm
+
+
+def test_what_was_killed_ends_as_what_was_not(found, file, tmp_path, monkeypatch):
+    folder, result = found
+    count, calls = trial.Trial._train, []
+
+    def killed(self, *arguments):
+        calls.append(self)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return count(self, *arguments)
+
+    monkeypatch.setattr(trial.Trial, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compress(file, tmp_path, **CALL)
+    again = compress(file, tmp_path, **CALL, resume=True)
+    assert again["setting"] == result["setting"] and again["student"] == result["student"]
+    assert again["answer"]["distilled"] == result["answer"]["distilled"]
+    with pytest.raises(ValueError, match="other settings"):
+        compress(file, tmp_path, **{**CALL, "keep": 0.6}, resume=True)
+    with pytest.raises(FileExistsError):
+        compress(file, tmp_path, **CALL)
+
+
+def test_within_a_budget_the_best_goes_on(found, file, tmp_path):
+    shutil.copy(found[0] / "arms" / "teacher.keras", tmp_path / "teacher.keras")
+    most = found[1]["students"]["size 0.5"]["flops"]
+    result = compress(file, tmp_path / "run", teacher=tmp_path / "teacher.keras",
+                      max_flops=most, repeats=1, sizes=[1.0, 0.5],
+                      formats=["serving"])  # fmt: skip
+    assert (tmp_path / "run" / "exported" / "tiny" / "1" / "saved_model.pb").exists()
+    assert result["students"][result["student"]]["flops"] <= most
+    assert "error" in result["answer"] and result["answer"]["error"] is None
+    with pytest.raises(ValueError, match="No student is within the budget"):
+        compress(file, tmp_path / "none", teacher=tmp_path / "teacher.keras", max_mb=1e-6)
+
+
+def test_mistakes_are_one_line(file, tmp_path, capsys):
+    command = ["compress", f"--experiment={file}", f"--out={tmp_path / 'run'}"]
+    for words, said in (
+        (["--keep=1.5"], "`keep` must be a share in (0, 1]"),
+        (["--max-ms=0"], "`max_ms` must be positive"),
+        (["--sizes=big"], "--sizes takes positive numbers"),
+        (["--teacher=nowhere.keras"], "No such model file: nowhere.keras"),
+        (["--repeats=0"], "`repeats` must be at least 1"),
+    ):
+        assert main([*command, *words]) == 2
+        printed = capsys.readouterr().err
+        assert said in printed and printed.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_around_the_default_differ_from_it_and_from_each_other():
+    default = {"recipe": "dist", "temperature": 4.0, "alpha": 0.5}
+    settings = around(default)
+    assert settings[0] == default
+    assert len({str(each) for each in settings}) == len(settings) == 4
