@@ -192,8 +192,8 @@ class Resume(keras.callbacks.Callback):
 
     def _restore(self):
         (path, about, groups), model = self._loaded, self.model
-        first = resuming.digest(model.objective.first_batch)
-        if None not in (first, about["first_batch"]) and first != about["first_batch"]:
+        before, now = about["first_batch"], resuming.digest(model.objective.first_batch)
+        if self._writes and None not in (before, now) and before != now:  # others have other parts
             raise ValueError(
                 "The data begin with another batch than in the training that is to go on. Call "
                 "`keras.utils.set_random_seed` before the model and the data are made, or give "
