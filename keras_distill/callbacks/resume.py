@@ -4,16 +4,21 @@ import contextlib
 import os
 import signal
 import threading
+import warnings
 
 import keras
 
-from keras_distill import _files
+from keras_distill import _backend, _files
 from keras_distill._keras import trainer
 from keras_distill._messages import say
 from keras_distill.training import checkpoints, resuming
 
 KEPT = 2  # checkpoints: where the latest is damaged the one before is taken
 IN_USE = ".in-use"
+INEXACT = (
+    "On PyTorch dropout and shuffles draw from one generator of the process, so the training goes "
+    "on with other masks and another order than it would have had."
+)
 
 
 class Resume(keras.callbacks.Callback):
@@ -24,6 +29,9 @@ class Resume(keras.callbacks.Callback):
     moving teachers, seeds of dropout, balanced weights, the metrics of the epoch and the place in
     the shuffled data come back. For the data to come in the same order, call
     `keras.utils.set_random_seed` before the model and the data are made; another order is refused.
+
+    That holds on TensorFlow and JAX. On PyTorch dropout without a seed and the order of the data
+    draw from one generator of the process, and go on otherwise, with a warning.
 
     A checkpoint is there whole or not at all. Where the latest is damaged, the one before it is
     taken, with a warning. The last one stays when the training is done: the same call again
@@ -88,6 +96,8 @@ class Resume(keras.callbacks.Callback):
                 about = self._loaded[1]
                 place = resuming.Place(about["epoch"], about["step"], about["stopped"])
                 say(f"Going on with {self._loaded[0]}.")
+                if _backend.NAME == "torch":
+                    warnings.warn(INEXACT, stacklevel=2)
             self._forget(place or resuming.Place(0, 0))
             held.enter_context(self._listening())
             try:
