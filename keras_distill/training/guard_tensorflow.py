@@ -131,7 +131,7 @@ class Guard:
 
 def _choose(context, fine, update, updated, skip, skipped):
     """`update(*updated)` or `skip(*skipped)`; a merging optimizer's `cond` goes around replicas."""
-    if context.num_replicas_in_sync == 1:
+    if not tf.distribute.has_strategy():  # a strategy of one replica merges, too
         tf.cond(fine, lambda: _done(update(*updated)), lambda: _done(skip(*skipped)))
         return
 
