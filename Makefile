@@ -1,6 +1,6 @@
 PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-.PHONY: quickstart test test-backends matrix lint docs bench abuse clean
+.PHONY: quickstart test test-backends matrix oldest lint docs bench abuse clean
 
 quickstart: .venv/examples
 	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --resume
@@ -25,6 +25,10 @@ test-backends: .backends/ready
 # Every Python, Keras and TensorFlow that is supported, as far as this machine has the Pythons.
 matrix:
 	$(PYTHON) tests/matrix.py
+
+oldest:
+	$(PYTHON) tests/matrix.py --legs=oldest tests/keras_border_test.py tests/losses/response_test.py \
+		tests/training/accumulation_test.py
 
 # Kills commands at moments drawn by a seed, and sees that what goes on is the same. About an hour.
 abuse: .venv/dev

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_distill/__init__.py").read_text())[1]
 README = ROOT / "README.md"
 
-NLP = ["keras-nlp>=0.32"]
+NLP = ["keras-hub>=0.25.1"]
 BEAM = ["apache-beam>=2.77"]
 TFDS = ["tensorflow-datasets>=4.9.10", "importlib_resources"]
 # For phones, browsers and CPUs without TensorFlow: small, and quick to install.
@@ -37,7 +37,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["keras_distill", "keras_distill.*"]),
-    install_requires=["tensorflow>=2.21", "keras>=3.15", "numpy>=2.0", "absl-py>=2.0"],
+    install_requires=["tensorflow>=2.19", "keras>=3.12", "numpy>=2.0", "absl-py>=2.0"],
     extras_require={
         "nlp": NLP,
         "tfds": TFDS,

@@ -15,7 +15,7 @@ import hub_models  # noqa: E402
 TEXT = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("family", ["BERT", "T5", "ViT"])
+@pytest.mark.parametrize("family", ["BERT", "EdRec", "ViT"])
 def test_a_row_is_what_a_run_says(family):
     columns = [name for name in families.COLUMNS if name not in ("fit", "generate")]
     found = families.examined(family, columns)

@@ -47,9 +47,11 @@ class FeatureHook(keras.callbacks.Callback):
     Example:
 
     ```python
-    hint = FeatureHook("block_2", "block_4", loss="mse", name="hint")
-    look = FeatureHook("block_3", "block_6", probe=x_valid[:512])
-    distiller.fit(x, y, callbacks=[hint, look, keras.callbacks.TensorBoard()])
+    hint = callbacks.FeatureHook("block_1", "block_2", loss="mse", name="hint")
+    look = callbacks.FeatureHook("block_2", "block_2", probe=x[:8], name="look")
+    distiller = Distiller(student, teacher=teacher)
+    distiller.compile("adam", loss)
+    distiller.fit(x, y, callbacks=[hint, look, keras.callbacks.CSVLogger("log.csv")])
     ```
 
     Reference:

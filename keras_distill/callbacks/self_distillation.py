@@ -46,10 +46,11 @@ class SelfDistillation(keras.callbacks.Callback):
     Example:
 
     ```python
-    callback = callbacks.SelfDistillation("final", ["exit_1", "exit_2"], start_epoch=5)
+    net = models.add_exits(student, {"exit_1": "block_1"})
+    callback = callbacks.SelfDistillation("final", ["exit_1"], start_epoch=1)
     distiller = Distiller(net)
     distiller.compile("adam", loss)
-    distiller.fit(x, y, epochs=20, callbacks=[callback])
+    distiller.fit(x, y, epochs=2, callbacks=[callback])
     ```
 
     Reference:

@@ -39,9 +39,12 @@ class StudentCheckpoint(keras.callbacks.Callback):
     Example:
 
     ```python
-    agreement = TeacherAgreement(validation)
-    best = StudentCheckpoint("best.keras", monitor="teacher_agreement")
-    distiller.fit(data, callbacks=[agreement, best])
+    held_out = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    agreement = callbacks.TeacherAgreement(held_out)
+    best = callbacks.StudentCheckpoint("best.keras", monitor="teacher_agreement")
+    distiller = Distiller(student, teacher=teacher)
+    distiller.compile("adam", loss)
+    distiller.fit(x, y, callbacks=[agreement, best])
     ```
     """
 

@@ -31,6 +31,13 @@ class Measured(NamedTuple):
         cross_entropy: of the labels.
         divergence: from the teacher.
         correct: 1 where the likeliest word is the label; it has no gradient.
+
+    Example:
+
+    ```python
+    head = fused.Head(np.random.rand(6, 4), np.random.rand(50, 4))
+    fused.measure(head, labels=np.arange(6)).cross_entropy.shape  # (6,)
+    ```
     """
 
     cross_entropy: Any
@@ -73,9 +80,12 @@ def measure(student, *, labels=None, teacher=None, loss=None, accuracy=False, le
     Example:
 
     ```python
-    student = Head(hidden, layer.embeddings)
-    measured = measure(student, labels=labels, teacher=Head(other, its_embeddings),
-                       loss=KLDivergence(2.0))
+    # 6 tokens, 50 words; the student is 4 wide, the teacher 8
+    small = fused.Head(np.random.rand(6, 4), np.random.rand(50, 4))
+    large = fused.Head(np.random.rand(6, 8), np.random.rand(50, 8))
+    measured = fused.measure(
+        small, labels=np.arange(6), teacher=large, loss=losses.KLDivergence(2.0))
+    measured.cross_entropy.shape, measured.divergence.shape  # (6,) and (6,)
     ```
 
     Reference:
@@ -121,6 +131,18 @@ def takes(loss):
     """Whether a loss is a sum over the classes of what depends on log-probabilities alone.
 
     Its temperature must be one for all examples.
+
+    Args:
+        loss: a loss.
+
+    Returns:
+        A boolean: whether `measure` takes the loss.
+
+    Example:
+
+    ```python
+    fused.takes(losses.KLDivergence(2.0)), fused.takes(losses.DIST())  # (True, False)
+    ```
     """
     return _sums_over_classes(loss) and _is_one_number(loss.temperature)
 

@@ -35,6 +35,14 @@ class ActivationBoundary(DistillationLoss):
     Raises:
         ValueError: if `margin` is negative.
 
+    Example:
+
+    ```python
+    # both layers stand before a ReLU
+    Term(losses.ActivationBoundary(), student="block_2_bn", teacher="block_2_bn",
+         projector="auto")
+    ```
+
     Reference:
         - [Heo et al., 2018](https://arxiv.org/abs/1811.03233)
     """
@@ -82,8 +90,8 @@ class OverhaulMargin(DistillationLoss):
     Example:
 
     ```python
-    loss = OverhaulMargin.from_normalization(teacher.get_layer("block_4_bn"))
-    Term(loss, student="block_2_bn", teacher="block_4_bn", projector="auto")
+    loss = losses.OverhaulMargin.from_normalization(teacher.get_layer("block_2_bn"))
+    Term(loss, student="block_2_bn", teacher="block_2_bn", projector="auto")
     ```
 
     Reference:

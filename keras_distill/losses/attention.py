@@ -83,6 +83,14 @@ class AttentionDivergence(_AttentionLoss):
     Raises:
         ValueError: if `heads` is none of these.
 
+    Example:
+
+    ```python
+    scores = "transformer_layer_0/self_attention_layer:scores"
+    Term(losses.AttentionDivergence(), student=scores, teacher=scores,
+         mask="input:padding_mask")
+    ```
+
     Reference:
         - [Wang et al., 2020](https://arxiv.org/abs/2002.10957)
     """
@@ -126,6 +134,14 @@ class AttentionCrossEntropy(_AttentionLoss):
 
     Raises:
         ValueError: if `heads` is none of these.
+
+    Example:
+
+    ```python
+    scores = "transformer_layer_0/self_attention_layer:scores"
+    Term(losses.AttentionCrossEntropy(), student=scores, teacher=scores,
+         mask="input:padding_mask")
+    ```
 
     Reference:
         - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
@@ -179,6 +195,13 @@ class AttentionMSE(_AttentionLoss):
 
     Raises:
         ValueError: if `heads` is none of these.
+
+    Example:
+
+    ```python
+    scores = "transformer_layer_0/self_attention_layer:scores"
+    Term(losses.AttentionMSE(), student=scores, teacher=scores, mask="input:padding_mask")
+    ```
 
     Reference:
         - [Jiao et al., 2020](https://arxiv.org/abs/1909.10351)

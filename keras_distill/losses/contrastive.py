@@ -60,9 +60,9 @@ class ContrastiveRepresentation(DistillationLoss):
     Example:
 
     ```python
-    loss = ContrastiveRepresentation(examples=50_000)
-    index = {"feature": "avg_pool", "index": "input:index"}
-    term = Term(loss, student="avg_pool", teacher=index, weight=0.8)
+    loss = losses.ContrastiveRepresentation(examples=50_000)
+    index = {"feature": "hidden", "index": "input:index"}
+    term = Term(loss, student="hidden", teacher=index, weight=0.8)
     ```
 
     Reference:

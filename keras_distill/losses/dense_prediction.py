@@ -61,6 +61,13 @@ class ChannelWise(_Softened):
     Raises:
         ValueError: if `temperature` is not positive, or for an unknown `divergence`.
 
+    Example:
+
+    ```python
+    # a segmentation model whose output is (batch, height, width, classes)
+    Term(losses.ChannelWise(temperature=4.0), weight=3.0)
+    ```
+
     Reference:
         - [Shu et al., 2021](https://arxiv.org/abs/2011.13256)
     """
@@ -103,6 +110,13 @@ class PixelWise(_Softened):
 
     Raises:
         ValueError: if `temperature` is not positive, or for an unknown `divergence`.
+
+    Example:
+
+    ```python
+    # a segmentation model whose output is (batch, height, width, classes)
+    Term(losses.PixelWise(), weight=10.0)
+    ```
 
     Reference:
         - [Liu et al., 2019](https://arxiv.org/abs/1903.04197)
@@ -149,6 +163,13 @@ class IntraClassVariation(DistillationLoss):
 
     Raises:
         ValueError: if `classes` is not positive, or the sides differ in height or width.
+
+    Example:
+
+    ```python
+    # `fit` must be given a class for each pixel
+    Term(losses.IntraClassVariation(classes=21), student="block_2", teacher="block_2")
+    ```
 
     Reference:
         - [Wang et al., 2020](https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/230_ECCV_2020_paper.php)

@@ -30,6 +30,12 @@ class ReverseKL(Divergence):
     Raises:
         ValueError: if `temperature` is not positive, or not that of a `TopK`.
 
+    Example:
+
+    ```python
+    Term(losses.ReverseKL(), weight=0.5, name="seeks_one_mode")
+    ```
+
     Reference:
         - [Gu et al., 2024](https://arxiv.org/abs/2306.08543) (MiniLLM)
     """
@@ -62,6 +68,12 @@ class SymmetricKL(Divergence):
     Raises:
         ValueError: if `mix` is not in [0, 1], `temperature` is not positive, or not that of a
             `TopK`.
+
+    Example:
+
+    ```python
+    Term(losses.SymmetricKL(mix=0.9))
+    ```
 
     Reference:
         - [Ko et al., 2024](https://arxiv.org/abs/2402.03898) (DistiLLM)
@@ -107,6 +119,12 @@ class JensenShannon(Divergence):
         ValueError: if `mix` is not in [0, 1], `temperature` is not positive, or not that of a
             `TopK`.
 
+    Example:
+
+    ```python
+    Term(losses.JensenShannon(mix=0.5))
+    ```
+
     Reference:
         - [Agarwal et al., 2024](https://arxiv.org/abs/2306.13649) (GKD)
     """
@@ -149,6 +167,12 @@ class TotalVariation(Divergence):
 
     Raises:
         ValueError: if `temperature` is not positive, or not that of a `TopK`.
+
+    Example:
+
+    ```python
+    Term(losses.TotalVariation())
+    ```
 
     Reference:
         - [Wen et al., 2023](https://arxiv.org/abs/2307.15190)

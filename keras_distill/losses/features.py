@@ -34,6 +34,12 @@ class Hint(DistillationLoss):
     Raises:
         ValueError: when called, if the channels differ.
 
+    Example:
+
+    ```python
+    Term(losses.Hint(), student="block_1", teacher="block_2", projector="auto", weight=100.0)
+    ```
+
     Reference:
         - [Romero et al., 2014](https://arxiv.org/abs/1412.6550)
         - [Chen et al., 2022](https://arxiv.org/abs/2203.14001) (SimKD)
@@ -71,6 +77,12 @@ class Cosine(DistillationLoss):
     Returns:
         One value per example, token or position: (batch, ...).
 
+    Example:
+
+    ```python
+    Term(losses.Cosine(), student="hidden", teacher="hidden", projector="auto")
+    ```
+
     Reference:
         - [Sanh et al., 2019](https://arxiv.org/abs/1910.01108)
     """
@@ -103,7 +115,7 @@ class MaskedGeneration(DistillationLoss):
 
     ```python
     generator = projectors.MaskedGenerator(channels=256, ratio=0.5)
-    Term(MaskedGeneration(), student="block_4", teacher="block_4", projector=generator,
+    Term(losses.MaskedGeneration(), student="block_4", teacher="block_4", projector=generator,
          weight=7e-5)
     ```
 
@@ -142,6 +154,12 @@ class PearsonCorrelation(DistillationLoss):
 
     Raises:
         ValueError: if `resize` is neither side; when called, if the channels differ.
+
+    Example:
+
+    ```python
+    Term(losses.PearsonCorrelation(), student="block_2", teacher="block_2", projector="auto")
+    ```
 
     Reference:
         - [Cao et al., 2022](https://arxiv.org/abs/2207.02039)

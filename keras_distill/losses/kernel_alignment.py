@@ -29,6 +29,13 @@ def cka(x, y, kernel="linear", mask=None):
     Raises:
         ValueError: for an unknown `kernel`.
 
+    Example:
+
+    ```python
+    features = np.random.rand(16, 8)
+    metrics.cka(features, 2.0 * features)  # 1.0: neither scale nor rotation counts
+    ```
+
     Reference:
         - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)
     """
@@ -88,6 +95,12 @@ class CenteredKernelAlignment(DistillationLoss):
 
     Raises:
         ValueError: for an unknown `kernel`.
+
+    Example:
+
+    ```python
+    Term(losses.CenteredKernelAlignment(), student="block_2", teacher="block_2")
+    ```
 
     Reference:
         - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)

@@ -41,6 +41,13 @@ class DecoupledKD(SoftenedLoss):
     Raises:
         ValueError: for a negative `alpha` or `beta`, or a `temperature` that is not positive.
 
+    Example:
+
+    ```python
+    # `fit` must be given labels: the loss reads them
+    Term(losses.DecoupledKD(alpha=1.0, beta=8.0, temperature=4.0))
+    ```
+
     Reference:
         - [Zhao et al., 2022](https://arxiv.org/abs/2203.08679)
     """
@@ -88,6 +95,13 @@ class NormalizedKD(SoftenedLoss):
     Raises:
         ValueError: for a negative `gamma`, or a `temperature` that is not positive.
 
+    Example:
+
+    ```python
+    # `fit` must be given labels: the loss reads them
+    Term(losses.NormalizedKD(gamma=1.5))
+    ```
+
     Reference:
         - [Yang et al., 2023](https://arxiv.org/abs/2303.13005)
     """
@@ -133,6 +147,13 @@ class WeightedSoftLabels(SoftenedLoss):
 
     Raises:
         ValueError: if `temperature` is not positive.
+
+    Example:
+
+    ```python
+    # `fit` must be given labels: the loss reads them
+    Term(losses.WeightedSoftLabels(temperature=2.0))
+    ```
 
     Reference:
         - [Zhou et al., 2021](https://arxiv.org/abs/2102.00650)

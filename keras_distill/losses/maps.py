@@ -34,6 +34,12 @@ class AttentionTransfer(DistillationLoss):
     Raises:
         ValueError: if `p` is less than 1, or not whole with `variant="code"`.
 
+    Example:
+
+    ```python
+    Term(losses.AttentionTransfer(), student="block_2", teacher="block_2", weight=1000.0)
+    ```
+
     Reference:
         - [Zagoruyko and Komodakis, 2016](https://arxiv.org/abs/1612.03928)
     """
@@ -83,6 +89,12 @@ class NeuronSelectivity(DistillationLoss):
 
     Raises:
         ValueError: if `degree` is not a whole number of at least 1.
+
+    Example:
+
+    ```python
+    Term(losses.NeuronSelectivity(), student="block_2", teacher="block_2", weight=50.0)
+    ```
 
     Reference:
         - [Huang and Wang, 2017](https://arxiv.org/abs/1707.01219)
@@ -143,6 +155,13 @@ class FlowOfSolutionProcedure(DistillationLoss):
     Raises:
         ValueError: when called, if there are not as many maps, two at least, on both sides.
 
+    Example:
+
+    ```python
+    pair = ["block_1", "block_2"]
+    Term(losses.FlowOfSolutionProcedure(), student=pair, teacher=pair)
+    ```
+
     Reference:
         - [Yim et al., 2017](https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html)
     """
@@ -193,6 +212,13 @@ class ClassAttentionTransfer(DistillationLoss):
 
     Raises:
         ValueError: if `resolution` is not positive; when called, if the classes differ.
+
+    Example:
+
+    ```python
+    # the layer before the pooling has a channel for each class
+    Term(losses.ClassAttentionTransfer(), student="block_2", teacher="block_2")
+    ```
 
     Reference:
         - [Guo et al., 2023](https://arxiv.org/abs/2304.12777)

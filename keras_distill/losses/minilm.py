@@ -45,7 +45,7 @@ class MiniLMRelations(DistillationLoss):
 
     ```python
     Term(
-        MiniLMRelations(relation_heads=12),
+        losses.MiniLMRelations(relation_heads=12),
         student=taps.attention("transformer_layer_5/self_attention_layer"),
         teacher=taps.attention("transformer_layer_11/self_attention_layer"),
         mask="input:padding_mask",

@@ -48,7 +48,7 @@ class CollaborativeKL(SoftenedLoss):
 
     ```python
     peers = ["output:a", "output:b"]
-    Term(CollaborativeKL(), student="output:a", teacher=peers, source="self", name="a")
+    Term(losses.CollaborativeKL(), student="output:a", teacher=peers, source="self", name="a")
     ```
 
     Reference:

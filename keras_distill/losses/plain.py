@@ -55,7 +55,7 @@ def as_distillation_loss(loss):
     Example:
 
     ```python
-    as_distillation_loss("mse").name  # "mean_squared_error"
+    losses.as_distillation_loss("mse").name  # "mean_squared_error"
     ```
     """
     found = keras.losses.get(loss)

@@ -44,6 +44,12 @@ class DIST(SoftenedLoss):
     Raises:
         ValueError: for a negative `beta` or `gamma`, or a `temperature` that is not positive.
 
+    Example:
+
+    ```python
+    Term(losses.DIST(beta=2.0, gamma=2.0, temperature=4.0))
+    ```
+
     Reference:
         - [Huang et al., 2022](https://arxiv.org/abs/2205.10536)
     """
@@ -108,6 +114,12 @@ class MultiLevelLogits(DistillationLoss):
 
     Raises:
         ValueError: for a negative weight, or a temperature that is not positive.
+
+    Example:
+
+    ```python
+    Term(losses.MultiLevelLogits(temperatures=(2.0, 4.0)), weight=0.1)
+    ```
 
     Reference:
         - [Jin et al., 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html)

@@ -35,6 +35,14 @@ class VariationalInformation(DistillationLoss):
     Raises:
         ValueError: if `epsilon` is not positive.
 
+    Example:
+
+    ```python
+    projector = projectors.VariationalProjector(channels=32)
+    Term(losses.VariationalInformation(), student="block_2", teacher="block_2",
+         projector=projector)
+    ```
+
     Reference:
         - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
     """
@@ -89,9 +97,11 @@ class FactorTransfer(DistillationLoss):
     Example:
 
     ```python
-    factor = paraphraser.encoder(teacher.get_layer("block_4").output)
-    teacher = keras.Model(teacher.input, {"logits": teacher.output, "factor": factor})
-    Term(FactorTransfer(), student="block_2", teacher="output:factor",
+    paraphraser = projectors.Paraphraser(channels=32)  # train it first, see `Paraphraser`
+    factor = paraphraser.encoder(teacher.get_layer("block_2").output)
+    outputs = {"logits": teacher.output, "factor": factor}
+    teacher = keras.Model(teacher.input, outputs)
+    Term(losses.FactorTransfer(), student="block_2", teacher="output:factor",
          projector=projectors.Translator(channels=factor.shape[-1]))
     ```
 
@@ -154,6 +164,14 @@ class HierarchicalContext(DistillationLoss):
     Raises:
         ValueError: when called, if there are not as many maps on both sides.
 
+    Example:
+
+    ```python
+    review = projectors.ReviewMechanism(channels=[16, 32], sizes=[8, 4], hidden=16)
+    blocks = ["block_1", "block_2"]
+    Term(losses.HierarchicalContext(), student=blocks, teacher=blocks, projector=review)
+    ```
+
     Reference:
         - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
     """
@@ -200,6 +218,14 @@ class SemanticCalibration(DistillationLoss):
 
     Raises:
         ValueError: when called, if the number of maps does not fit the attention.
+
+    Example:
+
+    ```python
+    # attention (batch, 1, 2) over the pairs of one student layer and two teacher layers
+    attention, maps = np.full((4, 1, 2), 0.5), np.random.rand(4, 2, 2, 8)
+    losses.SemanticCalibration()([maps, maps], [attention, maps, maps])
+    ```
 
     Reference:
         - [Chen et al., 2020](https://arxiv.org/abs/2012.03236)

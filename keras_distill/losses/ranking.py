@@ -75,6 +75,12 @@ class LogisticRanking(PairwiseLoss):
     Returns:
         One value per example or token: (batch, ...).
 
+    Example:
+
+    ```python
+    Term(losses.LogisticRanking())
+    ```
+
     Reference:
         - [Burges et al., 2005](https://www.microsoft.com/en-us/research/publication/learning-to-rank-using-gradient-descent/)
         - [DistillKit](https://github.com/arcee-ai/DistillKit)
@@ -112,6 +118,12 @@ class HingeRanking(PairwiseLoss):
 
     Raises:
         ValueError: if `margin` is not in [0, 1].
+
+    Example:
+
+    ```python
+    Term(losses.HingeRanking(margin=0.1))
+    ```
 
     Reference:
         - [DistillKit](https://github.com/arcee-ai/DistillKit)

@@ -31,6 +31,13 @@ class TeacherBoundedRegression(DistillationLoss):
     Raises:
         ValueError: for a negative `margin`, or labels of another shape.
 
+    Example:
+
+    ```python
+    # a regression model and its teacher; `fit` must be given labels
+    Term(losses.TeacherBoundedRegression(margin=0.1))
+    ```
+
     Reference:
         - [Chen et al., 2017](https://papers.nips.cc/paper/6676-learning-efficient-object-detection-models-with-knowledge-distillation)
     """

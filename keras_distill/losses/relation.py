@@ -31,6 +31,12 @@ class RelationalDistance(DistillationLoss):
     Returns:
         One value per example, the mean over its pairs: (batch,).
 
+    Example:
+
+    ```python
+    Term(losses.RelationalDistance(), student="hidden", teacher="hidden", weight=25.0)
+    ```
+
     Reference:
         - [Park et al., 2019](https://arxiv.org/abs/1904.05068)
     """
@@ -89,6 +95,12 @@ class RelationalAngle(DistillationLoss):
 
     Raises:
         ValueError: if `chunk` is not positive.
+
+    Example:
+
+    ```python
+    Term(losses.RelationalAngle(), student="hidden", teacher="hidden", weight=50.0)
+    ```
 
     Reference:
         - [Park et al., 2019](https://arxiv.org/abs/1904.05068)

@@ -30,6 +30,12 @@ class SimilarityPreserving(DistillationLoss):
     Returns:
         One value per example: (batch,).
 
+    Example:
+
+    ```python
+    Term(losses.SimilarityPreserving(), student="block_2", teacher="block_2")
+    ```
+
     Reference:
         - [Tung & Mori, 2019](https://arxiv.org/abs/1907.09682)
     """
@@ -74,6 +80,12 @@ class CorrelationCongruence(DistillationLoss):
 
     Raises:
         ValueError: if `gamma` is not positive or `order` is less than 1.
+
+    Example:
+
+    ```python
+    Term(losses.CorrelationCongruence(), student="hidden", teacher="hidden")
+    ```
 
     Reference:
         - [Peng et al., 2019](https://arxiv.org/abs/1904.01802)
@@ -145,6 +157,12 @@ class ProbabilisticTransfer(DistillationLoss):
 
     Raises:
         ValueError: if `epsilon` is not positive.
+
+    Example:
+
+    ```python
+    Term(losses.ProbabilisticTransfer(), student="hidden", teacher="hidden")
+    ```
 
     Reference:
         - [Passalis & Tefas, 2018](https://arxiv.org/abs/1803.10837)

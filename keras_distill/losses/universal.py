@@ -37,6 +37,13 @@ class UniversalLogits(SoftenedLoss):
         ValueError: for a `temperature` that is not positive, or sides that differ in more than
             the number of classes.
 
+    Example:
+
+    ```python
+    # the student has 1,000 classes and the teacher 50
+    Term(losses.UniversalLogits(temperature=2.0))
+    ```
+
     Reference:
         - [Boizard et al., 2024](https://arxiv.org/abs/2402.12030)
     """
@@ -98,9 +105,11 @@ class AlignedSpans(WrappedLoss):
     Example:
 
     ```python
-    teacher = ModelTeacher(big, aligned=True)
+    aligned = ModelTeacher(teacher, aligned=True)
     terms = recipes.uld()  # AlignedSpans(UniversalLogits()), with the spans' paths
-    Distiller(student, teacher=teacher, terms=terms).fit(texts)
+    distiller = Distiller(student, teacher=aligned, terms=terms)
+    distiller.compile("adam", loss)
+    distiller.fit(texts)
     ```
 
     Reference:

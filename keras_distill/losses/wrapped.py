@@ -56,6 +56,12 @@ class Standardized(WrappedLoss):
     Raises:
         ValueError: if `loss` is not a loss on logits.
 
+    Example:
+
+    ```python
+    Term(losses.Standardized(losses.KLDivergence(temperature=2.0)), weight=9.0)
+    ```
+
     Reference:
         - [Sun et al., 2024](https://arxiv.org/abs/2403.01427)
     """
@@ -113,7 +119,7 @@ class ClassSubset(WrappedLoss):
 
     ```python
     # a student of 3 classes that the teacher knows as 281, 207 and 340
-    ClassSubset(KLDivergence(2.0), teacher_classes=[281, 207, 340])
+    losses.ClassSubset(losses.KLDivergence(2.0), teacher_classes=[281, 207, 340])
     ```
     """
 

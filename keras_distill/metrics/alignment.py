@@ -33,9 +33,10 @@ class CKA(keras.metrics.Metric):
     Example:
 
     ```python
-    metric = CKA()
-    for x, _ in data:
-        metric.update_state(teacher_features(x), student_features(x))
+    metric = metrics.CKA()
+    for features in np.random.rand(3, 16, 8):  # three batches of 16 examples
+        metric.update_state(features, 2.0 * features)
+    metric.result()  # 1.0
     ```
 
     Reference:

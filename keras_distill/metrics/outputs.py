@@ -60,9 +60,9 @@ class Agreement(_MeanOverRows):
     Example:
 
     ```python
-    metric = Agreement()
-    for x, _ in data:
-        metric.update_state(teacher(x), student(x))
+    metric = metrics.Agreement()
+    for images, _ in dataset:
+        metric.update_state(teacher(images), student(images))
     print(float(metric.result()))
     ```
 
@@ -97,7 +97,7 @@ class KLToTeacher(_MeanOverRows):
     Example:
 
     ```python
-    metric = KLToTeacher()
+    metric = metrics.KLToTeacher()
     metric.update_state(teacher(x), student(x))
     ```
 

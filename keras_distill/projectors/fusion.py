@@ -34,6 +34,13 @@ class AttentionFusion(layers.Layer):
         The feature maps to compare, (batch, *size, channels), and what is handed on, (batch,
         *size, hidden).
 
+    Example:
+
+    ```python
+    fusion = projectors.AttentionFusion(channels=32, hidden=16, fuse=False)
+    maps, handed_on = fusion(np.zeros((1, 4, 4, 8)))
+    ```
+
     Reference:
         - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
     """
@@ -99,7 +106,7 @@ class ReviewMechanism(layers.Layer):
 
     ```python
     review = projectors.ReviewMechanism(channels=[64, 128, 256], sizes=[32, 16, 8], hidden=64)
-    Term(HierarchicalContext(), student=["block_1", "block_2", "block_3"],
+    Term(losses.HierarchicalContext(), student=["block_1", "block_2", "block_3"],
          teacher=["stage_1", "stage_2", "stage_3"], projector=review)
     ```
 

@@ -49,6 +49,14 @@ class VariationalProjector(layers.Layer):
     Raises:
         ValueError: if `variance` is not positive.
 
+    Example:
+
+    ```python
+    projector = projectors.VariationalProjector(channels=32)
+    Term(losses.VariationalInformation(), student="block_2", teacher="block_2",
+         projector=projector)
+    ```
+
     Reference:
         - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
     """
@@ -110,11 +118,17 @@ class ReusedClassifierProjector(layers.Layer):
     Example:
 
     ```python
-    features = student.get_layer("last_block").output
-    projected = distiller.projectors["hint"](features)
-    pooled = keras.layers.GlobalAveragePooling2D()(projected)
-    answer = teacher.get_layer("classifier")(pooled)
-    student = keras.Model(student.input, answer)
+    projector = projectors.ReusedClassifierProjector(channels=32)
+    hint = Term(losses.Hint(pool=True), student="block_1", teacher="block_2",
+                projector=projector, name="hint")
+    distiller = Distiller(student, teacher=teacher, terms=[hint], alpha=1)
+    distiller.compile("adam")
+    distiller.fit(x)
+
+    projected = distiller.projectors["hint"](student.get_layer("block_1").output)
+    pooled = layers.GlobalAveragePooling2D()(projected)
+    answer = teacher.get_layer("logits")(teacher.get_layer("hidden")(pooled))
+    deployed = keras.Model(student.input, answer)
     ```
 
     Reference:
@@ -177,6 +191,13 @@ class MaskedGenerator(layers.Layer):
 
     Raises:
         ValueError: if `ratio` is not in [0, 1], or for an unknown `masked`.
+
+    Example:
+
+    ```python
+    generator = projectors.MaskedGenerator(channels=32, ratio=0.5)
+    Term(losses.MaskedGeneration(), student="block_2", teacher="block_2", projector=generator)
+    ```
 
     Reference:
         - [Yang et al., 2022](https://arxiv.org/abs/2205.01529)

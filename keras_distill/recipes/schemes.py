@@ -36,7 +36,7 @@ def byot(net, *, temperature=3.0, hint=0.1, deep="final"):
     Example:
 
     ```python
-    net = models.add_exits(model, {"exit_1": "block_1", "exit_2": "block_2"})
+    net = models.add_exits(student, {"exit_1": "block_1", "exit_2": "block_2"})
     distiller = Distiller(net, terms=recipes.byot(net), alpha=0.3)
     distiller.compile("adam", loss, metrics=["accuracy"])
     ```
@@ -76,7 +76,7 @@ def mutual(*members, temperature=1.0):
     Example:
 
     ```python
-    net = models.cohort(one=a, other=b)
+    net = models.cohort(one=student, other=teacher)
     distiller = Distiller(net, terms=recipes.mutual("one", "other"))
     distiller.compile("adam", loss, metrics=["accuracy"])
     ```
@@ -121,7 +121,7 @@ def online(teacher="teacher", student="student", *, temperature=1.0, back=0.0):
     Example:
 
     ```python
-    net = models.cohort(teacher=big, student=small)
+    net = models.cohort(teacher=teacher, student=student)
     distiller = Distiller(net, terms=recipes.online(), alpha=0.5)
     distiller.compile("adam", loss, metrics=["accuracy"])
     net.student.save("student.keras")
@@ -162,7 +162,9 @@ def one(net, *, temperature=3.0, ensemble="ensemble"):
     Example:
 
     ```python
-    net = models.gated_ensemble(branches, gate="trunk")
+    trunk = student.get_layer("hidden").output
+    branches = {name: layers.Dense(10, name=name)(trunk) for name in ("branch_1", "branch_2")}
+    net = models.gated_ensemble(keras.Model(student.input, branches), gate="hidden")
     distiller = Distiller(net, terms=recipes.one(net))
     distiller.compile("adam", loss)
     models.keep_exit(net, "branch_1").save("branch.keras")
@@ -199,8 +201,8 @@ def kdcl(*members, ensemble="min_logit", temperature=2.0):
     Example:
 
     ```python
-    net = models.cohort(small=a, middle=b, big=c)
-    distiller = Distiller(net, terms=recipes.kdcl("small", "middle", "big"))
+    net = models.cohort(small=student, big=teacher)
+    distiller = Distiller(net, terms=recipes.kdcl("small", "big"))
     distiller.compile("adam", loss)
     ```
 

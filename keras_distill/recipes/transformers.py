@@ -231,8 +231,8 @@ def uld(temperature=1.0, weight=1.0, merge="mean"):
     Example:
 
     ```python
-    teacher = ModelTeacher(big, aligned=True)
-    Distiller(student, teacher=teacher, terms=recipes.uld())
+    aligned = ModelTeacher(teacher, aligned=True)
+    Distiller(student, teacher=aligned, terms=recipes.uld())
     ```
     """  # noqa: E501
     loss = losses.AlignedSpans(losses.UniversalLogits(temperature), merge)

@@ -33,7 +33,7 @@ def cka_heat_map(student, teacher, x, filepath=None, *, student_paths=None, teac
     Example:
 
     ```python
-    cka, _, _ = cka_heat_map(student, teacher, x_valid[:512], "cka.png")
+    cka, _, _ = report.cka_heat_map(student, teacher, x, "cka.png")
     ```
 
     Reference:

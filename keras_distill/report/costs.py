@@ -31,7 +31,7 @@ def latency(models, example, runs=200, warmup=20):
     Example:
 
     ```python
-    report.latency({"teacher": teacher, "student": student}, x_test[:1])
+    report.latency({"teacher": teacher, "student": student}, x[:1], runs=20)
     ```
     """
     if runs < 1:
@@ -75,6 +75,12 @@ def size_on_disk(model):
 
     Raises:
         ValueError: for a model that is not built.
+
+    Example:
+
+    ```python
+    report.size_on_disk(student) / 1e6  # megabytes
+    ```
     """
     with tempfile.TemporaryDirectory() as folder:
         return os.path.getsize(export.write_student(model, os.path.join(folder, "model.keras")))

@@ -25,6 +25,14 @@ def doubts(images, labels, log_probs, count=6):
 
     Raises:
         ValueError: for log-probabilities without one of the three arms.
+
+    Example:
+
+    ```python
+    arms = {"teacher": teacher, "alone": student, "distilled": student}
+    log_probs = {arm: report.predictions(model, dataset)[0] for arm, model in arms.items()}
+    report.doubts(x, y, log_probs)  # none here: both students are the same
+    ```
     """
     shape = getattr(images, "shape", ())
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[-1] not in (1, 3, 4)):

@@ -38,7 +38,7 @@ def measure(model, data, teacher=None):
     Example:
 
     ```python
-    report.measure(student, test, teacher)["agreement"]
+    report.measure(student, dataset, teacher)["agreement"]
     ```
     """
     models = [model] if teacher is None else [model, teacher]
@@ -58,6 +58,12 @@ def predictions(model, data):
 
     Raises:
         ValueError: as `measure` does.
+
+    Example:
+
+    ```python
+    log_probs, labels = report.predictions(student, dataset)
+    ```
     """
     (log_probs,), labels = _predict([model], data)
     return log_probs, labels
@@ -76,6 +82,13 @@ def scores(log_probs, labels, teacher_log_probs=None):
 
     Raises:
         ValueError: for a teacher with other classes.
+
+    Example:
+
+    ```python
+    log_probs, labels = report.predictions(student, dataset)
+    report.scores(log_probs, labels)["accuracy"]
+    ```
     """
     if teacher_log_probs is not None and teacher_log_probs.shape != log_probs.shape:
         raise ValueError(
@@ -111,7 +124,20 @@ def answered(log_probs):
 
 
 def is_finite(model):
-    """Whether all weights of a model are finite."""
+    """Whether all weights of a model are finite.
+
+    Args:
+        model: a `keras.Model`.
+
+    Returns:
+        `False` where one weight is NaN or infinite.
+
+    Example:
+
+    ```python
+    report.is_finite(student)
+    ```
+    """
     values = (keras.ops.convert_to_numpy(v) for v in model.weights if "float" in str(v.dtype))
     return all(np.isfinite(np.asarray(value, "float64")).all() for value in values)
 
@@ -142,6 +168,13 @@ def reliability(log_probs, labels, bins=BINS):
     Returns:
         A dict of `confidence`, `accuracy` (means within each bin, `None` if empty) and `count`, of
         the rows without NaN.
+
+    Example:
+
+    ```python
+    bins = report.reliability(*report.predictions(student, dataset), bins=10)
+    bins["accuracy"], bins["confidence"]
+    ```
     """
     known = answered(log_probs)
     log_probs, labels = log_probs[known], labels[known]

@@ -31,6 +31,12 @@ def summarize(rows):
     Returns:
         `{measure: {"mean": ..., "std": ..., "n": ...}}`; `std` is `None` for one seed. Where
         trainings failed, `failed` has their number as its mean.
+
+    Example:
+
+    ```python
+    report.summarize([{"accuracy": 0.90}, {"accuracy": 0.92}])["accuracy"]["mean"]  # 0.91
+    ```
     """
     failed = sum("failed" in row for row in rows)
     rows = [{key: v for key, v in row.items() if key != "failed"} for row in rows]
@@ -55,6 +61,13 @@ def summaries(results):
 
     Returns:
         `{arm: as summarize returns}`.
+
+    Example:
+
+    ```python
+    seeds = [{"accuracy": 0.90}, {"accuracy": 0.92}]
+    report.summaries({"arms": {"alone": {"seeds": seeds}}})["alone"]["accuracy"]["mean"]  # 0.91
+    ```
     """
     timed = results.get("latency") or {}
     return {
@@ -71,6 +84,13 @@ def table(arms):
 
     Returns:
         A string. What is missing is "-".
+
+    Example:
+
+    ```python
+    seeds = [{"accuracy": 0.90}, {"accuracy": 0.92}]
+    print(report.table(report.summaries({"arms": {"alone": {"seeds": seeds}}})))
+    ```
     """
     rows = [("", *(column[0] for column in _COLUMNS)), *_cells(arms)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -102,6 +122,16 @@ def write(folder, results):
     Raises:
         ValueError: for `results` without arms.
         ImportError: where matplotlib is not installed; `report.json` is written before.
+
+    Example:
+
+    ```python
+    arms = {
+        "teacher": {"seeds": [report.measure(teacher, dataset)], "history": [{}]},
+        "alone": {"seeds": [report.measure(student, dataset, teacher)], "history": [{}]},
+    }
+    report.write("report", {"name": "digits", "arms": arms})
+    ```
     """
     if not results.get("arms"):
         raise ValueError(f"`results` must have 'arms'. Received: {sorted(results)}")

@@ -24,7 +24,7 @@ def find_layer(model, path):
     Example:
 
     ```python
-    taps.find_layer(model, "backbone/transformer_layer_0/self_attention_layer")
+    taps.find_layer(student, "block_1").filters
     ```
     """
     layer = model
@@ -47,6 +47,12 @@ def paths(model):
 
     Returns:
         A list of paths.
+
+    Example:
+
+    ```python
+    taps.paths(student)  # ["block_1", "block_2_conv", ...]
+    ```
     """
     return [path for path, _ in walk(model)]
 
@@ -61,6 +67,13 @@ def attention(path, names=("query", "key", "value")):
 
     Returns:
         A dict `{name: path}`.
+
+    Example:
+
+    ```python
+    queries_keys_values = taps.attention("transformer_layer_0/self_attention_layer")
+    Term(losses.MiniLMRelations(), student=queries_keys_values, teacher=queries_keys_values)
+    ```
     """
     return {name: f"{path}/{name}" for name in names}
 
@@ -70,6 +83,15 @@ def is_edge(path):
 
     Args:
         path: a path, such as `"output:logits"`.
+
+    Returns:
+        A boolean.
+
+    Example:
+
+    ```python
+    taps.is_edge("output:logits"), taps.is_edge("block_1")  # (True, False)
+    ```
     """
     return path.split(":")[0] in ("output", "input")
 
@@ -81,8 +103,17 @@ def pick(path, ends):
         path: `"output"`, `"input"` or another key of `ends`, perhaps with ":" and a part's name.
         ends: a dict `{name: value or structure}`.
 
+    Returns:
+        The value or structure that the path names.
+
     Raises:
         ValueError: if there is no such part.
+
+    Example:
+
+    ```python
+    taps.pick("output:exit_1", {"output": {"exit_1": 1.0, "final": 2.0}})  # 1.0
+    ```
     """
     end = path.partition(":")[0]
     return part(path, ends[end], f"model's {end}")

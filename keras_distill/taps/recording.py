@@ -45,7 +45,8 @@ def run(model, x, paths, *, training=False, owner=None):
     Example:
 
     ```python
-    found = taps.run(model, x, ["output", "encoder/block_3", "encoder/block_3/attention:scores"])
+    found = taps.run(student, x, ["output", "block_1"])
+    found["block_1"].shape  # (16, 8, 8, 4)
     ```
     """
     owner = model if owner is None else owner

@@ -37,7 +37,7 @@ def shapes(model, unknown=None):
     Example:
 
     ```python
-    for path, shape in taps.shapes(model).items():
+    for path, shape in taps.shapes(student).items():
         print(path, shape)
     ```
     """
@@ -63,8 +63,9 @@ def calls(model, least=2):
     Example:
 
     ```python
-    taps.calls(deberta)["disentangled_attention_encoder_layer_0/self_attention/query"]
-    # [(None, None, 2, 8), (None, 16, 2, 8)]: the first call is on the tokens
+    image, shared = keras.Input((4,)), layers.Dense(3, name="shared")
+    twice = keras.Model(image, shared(image) + shared(2.0 * image))
+    taps.calls(twice)  # {"shared": [(None, 3), (None, 3)]}
     ```
     """
     found, _ = _traced(model)

@@ -48,8 +48,8 @@ class EnsembleTeacher(Teacher):
 
     ```python
     ensemble = EnsembleTeacher({"a": wide, "b": deep}, weights=[2, 1])
-    hint = Term("mse", student="block_2", teacher="a/block_4", projector="auto", name="hint")
-    Distiller(student, teacher=ensemble, terms=[Term(KLDivergence(2.0)), hint])
+    hint = Term("mse", student="block_2", teacher="a/block_2", projector="auto", name="hint")
+    Distiller(student, teacher=ensemble, terms=[Term(losses.KLDivergence(2.0)), hint])
     ```
 
     Reference:

@@ -64,7 +64,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     ```python
     distiller = Distiller(student, teacher=teacher)
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    distiller.fit(x, y, validation_data=(x_valid, y_valid))
+    distiller.fit(x, y, validation_data=validation_data)
     distiller.save("student.keras")
     ```
 

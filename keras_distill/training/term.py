@@ -63,8 +63,8 @@ class Term:
     Example:
 
     ```python
-    hint = Term("mse", student="block_2", teacher="backbone/block_4", projector="auto")
-    Distiller(student, teacher=teacher, terms=[Term(KLDivergence(2.0)), hint])
+    hint = Term("mse", student="block_1", teacher="block_2", projector="auto")
+    Distiller(student, teacher=teacher, terms=[Term(losses.KLDivergence(2.0)), hint])
     ```
     """
 

@@ -67,6 +67,12 @@ class Cascade(keras.layers.Layer):
 
     Raises:
         ValueError: if `threshold` is not in [0, 1], or `net` has no exits.
+
+    Example:
+
+    ```python
+    answer, exit = models.Cascade(net, threshold=0.9)(x)
+    ```
     """
 
     def __init__(self, net, threshold, from_logits=None, **kwargs):

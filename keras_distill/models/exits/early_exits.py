@@ -42,9 +42,9 @@ def add_exits(model, exits, *, classes=None, head=None):
     Example:
 
     ```python
-    net = models.add_exits(model, {"exit_1": "block_1", "exit_2": "block_2"})
+    net = models.add_exits(student, {"exit_1": "block_1", "exit_2": "block_2"})
     distiller = Distiller(net, terms=recipes.byot(net), alpha=0.3)
-    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    distiller.compile("adam", loss)
     models.keep_exit(net, "exit_1").save("shallow.keras")
     ```
 
@@ -82,6 +82,13 @@ def keep_exit(net, exit):
 
     Raises:
         ValueError: if there is no such exit.
+
+    Example:
+
+    ```python
+    shallow = models.keep_exit(net, "exit_1")
+    shallow.save("shallow.keras")
+    ```
     """
     outputs = outputs_of(net)
     if exit not in outputs:
@@ -96,8 +103,17 @@ def feature_path(net, exit=FINAL):
         net: a functional model with a dict of outputs, as `add_exits` makes.
         exit: the name of the exit. Defaults to `"final"`.
 
+    Returns:
+        A path, a string.
+
     Raises:
         ValueError: if there is no such exit, or no layer gives that feature.
+
+    Example:
+
+    ```python
+    models.feature_path(net, "exit_1")  # "exit_1_feature"
+    ```
     """
     outputs = outputs_of(net)
     if exit not in outputs:

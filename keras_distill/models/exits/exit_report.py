@@ -44,7 +44,7 @@ def exit_report(net, data, thresholds=THRESHOLDS, *, from_logits=None, timed=64,
     Example:
 
     ```python
-    report = models.exit_report(net, test_data)
+    report = models.exit_report(net, dataset, thresholds=(0.5, 0.9, 1.0), timed=2)
     models.plot_exits(report, "exits.png")
     models.cheapest(report, lost=0.005)
     ```
@@ -71,8 +71,18 @@ def cheapest(report, lost=0.005):
         report: as `exit_report` returns it. Choose on a validation split.
         lost: in [0, 1]. Defaults to half a point.
 
+    Returns:
+        One of the report's `thresholds`.
+
     Raises:
         ValueError: if `lost` is not in [0, 1], or every threshold loses more.
+
+    Example:
+
+    ```python
+    report = models.exit_report(net, dataset, timed=0)
+    best = models.cheapest(report, lost=0.01)
+    ```
     """
     check_fraction("lost", lost)
     least = report["exits"][-1]["accuracy"] - lost
@@ -91,6 +101,13 @@ def plot_exits(report, path):
 
     Raises:
         ImportError: if matplotlib is not installed.
+
+    Example:
+
+    ```python
+    report = models.exit_report(net, dataset, timed=0)
+    models.plot_exits(report, "exits.png")
+    ```
     """
     from matplotlib.figure import Figure
 

@@ -22,7 +22,7 @@ def operations(function, *specs):
     Example:
 
     ```python
-    models.operations(model, keras.KerasTensor((1, 28, 28, 1)))
+    models.operations(student, keras.KerasTensor((1, 8, 8, 3)))
     ```
     """
     for spec in keras.tree.flatten(specs):

@@ -31,8 +31,9 @@ def gated_ensemble(net, gate, *, name="ensemble"):
     Example:
 
     ```python
-    net = keras.Model(x, {"branch_1": head_1, "branch_2": head_2})
-    net = models.gated_ensemble(net, gate="trunk_pool")
+    trunk = student.get_layer("hidden").output
+    branches = {name: layers.Dense(10, name=name)(trunk) for name in ("branch_1", "branch_2")}
+    net = models.gated_ensemble(keras.Model(student.input, branches), gate="hidden")
     distiller = Distiller(net, terms=recipes.one(net))
     ```
 

@@ -27,7 +27,7 @@ def cohort(**members):
     Example:
 
     ```python
-    net = models.cohort(teacher=big, student=small)
+    net = models.cohort(teacher=teacher, student=student)
     distiller = Distiller(net, terms=recipes.online())
     adam = keras.optimizers.Adam(1e-3)
     distiller.compile(models.scale_learning_rates(adam, {net.teacher: 0.1}), loss)
@@ -49,6 +49,12 @@ class Cohort(keras.Model):
     Raises:
         ValueError: for fewer than two members, the same model twice, or a name that is taken.
         TypeError: for a member that is no Keras model.
+
+    Example:
+
+    ```python
+    net = models.Cohort({"teacher": teacher, "student": student})
+    ```
     """
 
     def __init__(self, members, name="cohort", **kwargs):

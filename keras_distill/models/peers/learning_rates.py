@@ -29,7 +29,9 @@ def scale_learning_rates(optimizer, multipliers):
     Example:
 
     ```python
+    net = models.cohort(teacher=teacher, student=student)
     adam = models.scale_learning_rates(keras.optimizers.Adam(1e-3), {net.teacher: 0.1})
+    distiller = Distiller(net, terms=recipes.online())
     distiller.compile(adam, loss)
     ```
     """
