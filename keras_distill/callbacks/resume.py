@@ -61,7 +61,9 @@ class Resume(keras.callbacks.Callback):
 
     ```python
     keras.utils.set_random_seed(0)
-    distiller.fit(data, epochs=100, callbacks=[Resume("runs/resumed", every=1000)])
+    distiller = Distiller(student, teacher=teacher)
+    distiller.compile("adam", loss)
+    distiller.fit(x, y, epochs=2, callbacks=[callbacks.Resume("runs/resumed", every=1000)])
     ```
     """
 
