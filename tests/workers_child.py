@@ -59,7 +59,7 @@ def of_keras(model, data, scope):
         model.fit(data, verbose=0)
         return "trained"
     except Exception as error:  # of whatever kind
-        return str(error)
+        return str(error)[:60]
 
 
 def refusal(distiller, data, scope):
