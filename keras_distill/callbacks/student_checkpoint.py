@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from os import PathLike
 
 import keras
 
@@ -48,8 +49,16 @@ class StudentCheckpoint(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, filepath, monitor="val_loss", mode="auto", *, save_best_only=True,
-                 initial_value_threshold=None, verbose=0):  # fmt: skip
+    def __init__(
+        self,
+        filepath: str | PathLike[str],
+        monitor: str = "val_loss",
+        mode: str = "auto",
+        *,
+        save_best_only: bool = True,
+        initial_value_threshold: float | None = None,
+        verbose: int = 0,
+    ):
         super().__init__()
         self.filepath = os.fspath(filepath)
         if not self.filepath.endswith((".keras", ".weights.h5")):
@@ -108,7 +117,7 @@ def _mode(mode, monitor):
     more, less = (any(part in monitor for part in parts) for parts in (MORE, LESS))
     if more == less:
         raise ValueError(
-            f"Whether `{monitor}` is better high or low cannot be told by its name: give "
+            f"Whether `{monitor}` is better high or low cannot be told by its name. Give "
             '`mode="min"` or `mode="max"`.'
         )
     return "max" if more else "min"

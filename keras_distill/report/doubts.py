@@ -1,13 +1,14 @@
 """Where a student has learned its teacher's doubt."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from keras_distill.report.measures import divergences
 
 
-def doubts(images, labels, log_probs, count=6):
+def doubts(images: Any, labels: Any, log_probs: Any, count: int = 6) -> list[dict]:
     """Images the teacher doubts most, where distilling brought the student nearer to it.
 
     Ordered by `H(p_T)`, among those with `KL(p_T || distilled) < KL(p_T || alone)`.

@@ -3,6 +3,9 @@
 Everything here works on any Keras model of one output `(batch, classes)`, logits or not.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -13,7 +16,7 @@ BINS = 15
 LIKENESS = ("agreement", "kl_to_teacher")
 
 
-def measure(model, data, teacher=None):
+def measure(model: keras.Model, data: Any, teacher: Callable[[Any], Any] | None = None) -> dict:
     """Measures a classifier on labelled data, and its likeness to a teacher.
 
     `agreement = mean(argmax p_T == argmax p_S)`,
@@ -46,7 +49,7 @@ def measure(model, data, teacher=None):
     return {**scores(log_probs[0], labels, *log_probs[1:]), "parameters": model.count_params()}
 
 
-def predictions(model, data):
+def predictions(model: keras.Model, data: Any) -> tuple:
     """The log-probabilities and integer labels of a model over its data, in the data's order.
 
     Args:
@@ -69,7 +72,7 @@ def predictions(model, data):
     return log_probs, labels
 
 
-def scores(log_probs, labels, teacher_log_probs=None):
+def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
     """The measures of `measure`, except `parameters`, from `predictions`.
 
     Args:
@@ -157,7 +160,7 @@ def _likeness(log_probs, teacher):
     }
 
 
-def reliability(log_probs, labels, bins=BINS):
+def reliability(log_probs: Any, labels: Any, bins: int = BINS) -> dict:
     """How often a model is right where it is this sure, in bins of equal width.
 
     Args:

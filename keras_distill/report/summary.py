@@ -2,6 +2,7 @@
 
 import json
 import os
+from os import PathLike
 
 import numpy as np
 
@@ -21,7 +22,7 @@ _COLUMNS = (
 )
 
 
-def summarize(rows):
+def summarize(rows: list[dict]) -> dict:
     """Means and sample deviations over seeds.
 
     Args:
@@ -53,7 +54,7 @@ def summarize(rows):
     }
 
 
-def summaries(results):
+def summaries(results: dict) -> dict:
     """The summary of each arm of `write`'s results, its latency included.
 
     Args:
@@ -76,7 +77,7 @@ def summaries(results):
     }
 
 
-def table(arms):
+def table(arms: dict) -> str:
     """An aligned text table, one row for each arm.
 
     Args:
@@ -104,7 +105,7 @@ def table(arms):
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def write(folder, results):
+def write(folder: str | PathLike[str], results: dict) -> str:
     """Writes `report.json` and a self-contained `report.html` into a folder.
 
     Args:

@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import importlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +14,7 @@ from keras_distill import _backend
 from keras_distill._keras import epochs, trainer
 from keras_distill.batch import Batch, Supervision
 from keras_distill.export.signature import signature_of
+from keras_distill.schedules import Hyperparameter
 from keras_distill.text.pipeline import Readers, read_raw, read_raw_fit
 from keras_distill.text.view import preprocessor_of
 from keras_distill.training import compiling, resuming, weights
@@ -20,6 +23,7 @@ from keras_distill.training.kept import Kept
 from keras_distill.training.objective import Objective, checked_alpha
 from keras_distill.training.outputs import run
 from keras_distill.training.scores import Scores
+from keras_distill.training.term import Term
 from keras_distill.training.weight_files import OPTIMIZER, WeightsFile, assign
 
 _step = importlib.import_module(f"keras_distill.training.step_{_backend.NAME}")
@@ -72,8 +76,16 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
         - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531)
     """
 
-    def __init__(self, student, *, teacher=None, terms=None, alpha=None, fused_head=False,
-                 name="distiller"):  # fmt: skip
+    def __init__(
+        self,
+        student: keras.Model,
+        *,
+        teacher: Any = None,
+        terms: Sequence[Term] | None = None,
+        alpha: Hyperparameter | None = None,
+        fused_head: bool = False,
+        name: str = "distiller",
+    ):
         compiling.check_student(student)
         super().__init__(name=name, dtype=student.dtype_policy)  # so that `compile` scales float16
         trainer.takes_inputs_as_they_are(self)
@@ -141,7 +153,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             if getattr(term, "trains", False) and term.name not in self.objective.layers:
                 raise ValueError(
                     f"`{term.name}` has weights of its own, and the optimizer is built for other "
-                    "variables: attach the term before the first `fit`, or `compile` again."
+                    "variables. Attach the term before the first `fit`, or `compile` again."
                 )
         self.objective.attach(*terms)
         self._follow_terms(terms)
@@ -368,7 +380,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             self._loaded = found
         else:
             raise ValueError(
-                "Projectors are built by the first batch: call `fit(data, epochs=0)` before "
+                "Projectors are built by the first batch. Call `fit(data, epochs=0)` before "
                 "`load_weights`."
             )
 

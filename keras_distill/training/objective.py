@@ -97,7 +97,7 @@ class Objective:
                     f"`terms` must hold `Term`s. Received: {term!r}; give `Term(loss)`."
                 )
             if term.name in names:
-                raise ValueError(f"The name `{term.name}` is taken: give the term another `name`.")
+                raise ValueError(f"The name `{term.name}` is taken. Give the term another `name`.")
             names.append(term.name)
             self.check(term)
         self.terms.extend(terms)
@@ -124,8 +124,9 @@ class Objective:
                     if isinstance(model, keras.layers.Layer):
                         taps.find_layer(model, path)  # its error names the layers that there are
                 raise ValueError(
-                    f"`{term.name}`: the teacher `{term.source}` has no layers, and so no "
-                    f"`{path}`: only a Keras model has. Received: {teacher.describe()}"
+                    f"`{term.name}`: the teacher `{term.source}` has no layers, so there is no "
+                    f"`{path}`. Compare its output, or give a Keras model. Received: "
+                    f"{teacher.describe()}"
                 )
 
     def waiting(self):
@@ -448,9 +449,9 @@ def teachers_by_name(teacher):
     cached = [key for key, source in given.items() if isinstance(source, CachedTeacher)]
     if len(cached) > 1:
         raise ValueError(
-            "One `CachedTeacher` serves all targets of a batch: two would say the same. Those of "
-            'several teachers have paths of their own, such as "a/output" and "b/output", which a '
-            f"term names as its `teacher`. Received: CachedTeacher as {cached}"
+            "One `CachedTeacher` serves all targets of a batch, and a second one would serve the "
+            'same. Give the targets of each teacher a path of their own, such as "a/output", and '
+            f"name it as the `teacher` of a term. Received: CachedTeacher as {cached}"
         )
     return {"self": SelfTeacher()} | {
         key: source if isinstance(source, Teacher) else ModelTeacher(source)
