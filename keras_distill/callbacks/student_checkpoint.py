@@ -8,6 +8,7 @@ from os import PathLike
 import keras
 
 from keras_distill import _files
+from keras_distill._keras import trainer
 from keras_distill._messages import say
 
 MORE = ("acc", "auc", "agreement", "cka", "precision", "recall", "f1", "iou", "bleu")
@@ -18,7 +19,8 @@ class StudentCheckpoint(keras.callbacks.Callback):
     """Saves the student alone whenever a logged metric is better than before.
 
     The file loads with `keras.saving.load_model`, without this package. It is written beside its
-    place and renamed when it is whole: an interruption leaves the last good file.
+    place and renamed when it is whole: an interruption leaves the last good file. Of several
+    workers the first one writes.
 
     Args:
         filepath: ends in `.keras`, or in `.weights.h5` for weights alone; may hold `{epoch:02d}`
@@ -71,6 +73,8 @@ class StudentCheckpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
         if self.save_best_only and not self._is_better(logs):
+            return
+        if not trainer.is_first_worker(self.model):
             return
         path = self._path(epoch, logs)
         _write(getattr(self.model, "student", self.model), path)

@@ -11,7 +11,7 @@ from keras_distill._keras.graph import output_keys, own_inputs
 from keras_distill._keras.layers import sublayers
 from keras_distill.teachers import CachedTeacher, ModelTeacher, SelfTeacher, Teacher
 from keras_distill.teachers.teacher import described
-from keras_distill.training import compiling, first_look, heads, label_checks
+from keras_distill.training import compiling, first_look, heads, label_checks, replicas
 from keras_distill.training.outputs import one_each
 from keras_distill.training.term import Term, student_paths, teacher_paths
 
@@ -287,7 +287,8 @@ class Objective:
     def label_loss(self, batch, output):
         """The label loss or `None`, and what the student adds to it (its regularization).
 
-        A `compute_loss` of the student's own is the label loss whole.
+        A `compute_loss` of the student's own is the label loss whole. Where no term counts, the
+        label loss on replicas is Keras's.
         """
         judged, labels = self.judged, one_each(batch.labels, output)
         if trainer.overrides(judged, "compute_loss"):
@@ -295,7 +296,8 @@ class Objective:
             return trainer.compute_loss(judged, batch.x, labels, output, weight, True), []
         label = None
         if self.labels:
-            label = trainer.label_loss(judged, labels, output, batch.sample_weight)
+            measure = replicas.label_loss if self.teaches else trainer.label_loss
+            label = measure(judged, labels, output, batch.sample_weight)
         return label, trainer.added_losses(judged)
 
     def forward(self, batch, targets, step):
