@@ -38,6 +38,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["keras_distill", "keras_distill.*"]),
+    package_data={"keras_distill": ["py.typed"]},
     install_requires=["tensorflow>=2.19", "keras>=3.12", "numpy>=2.0", "absl-py>=2.0"],
     extras_require={
         "nlp": NLP,

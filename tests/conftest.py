@@ -43,7 +43,8 @@ def saved_models_run_here():
         yield
 
 
-FIRST = ("replicas_test.py", "workers_test.py")  # the longest
+FIRST = ("replicas_test.py", "schemes_on_replicas_test.py", "multi_worker_test.py",
+         "workers_test.py")  # the longest  # fmt: skip
 SPREAD = "contract_test.py"  # over the processes; of another file one runs all, fixtures made once
 
 

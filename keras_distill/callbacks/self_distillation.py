@@ -1,5 +1,7 @@
 """Terms from a model's deep exit to its shallow ones, for one `fit`."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -12,16 +14,17 @@ from keras_distill.training.term import Term
 class SelfDistillation(keras.callbacks.Callback):
     """Lets shallow exits learn from the deepest during one `fit`, from some epoch on.
 
-    For each shallow exit `loss(z_deep, z_shallow)`, `z_deep` without its gradient, with a weight
-    of zero until the terms open: at `start_epoch` or, with a `margin`, after the first epoch from
-    `start_epoch - 1` on at whose end the deep exit leads every shallow one by it. They then stay
-    open. Nothing is traced anew. After `fit` the terms are gone.
+    Each shallow exit gets the term `loss(z_deep, z_shallow)`, with no gradient for `z_deep`. The
+    terms have a weight of zero until they open. They open at `start_epoch`. With a `margin` they
+    open after the first epoch, from `start_epoch - 1` on, at whose end the deep exit leads every
+    shallow one by that much. They then stay open. Nothing is traced anew. After `fit` the terms
+    are removed.
 
     Each exit's accuracy on the training data is logged as `"<exit>_accuracy"`, and
     `"self_distillation"` is the weight of the terms.
 
-    Whether a `margin` has been reached is kept in the distiller's checkpoint: a `fit` that resumes
-    with `BackupAndRestore` goes on with open terms.
+    The distiller's checkpoint remembers whether the `margin` was reached, so a `fit` that resumes
+    with `BackupAndRestore` continues with open terms.
 
     Args:
         deep: the name of the output that teaches, such as `"final"`.
@@ -57,8 +60,19 @@ class SelfDistillation(keras.callbacks.Callback):
         - [Zhang et al., 2019](https://arxiv.org/abs/1905.08094)
     """
 
-    def __init__(self, deep, shallow, *, loss=None, hint=None, weight=1.0, start_epoch=0,
-                 margin=None, monitor=None, accuracy=True):  # fmt: skip
+    def __init__(
+        self,
+        deep: str,
+        shallow: str | Sequence[str],
+        *,
+        loss: keras.losses.Loss | None = None,
+        hint: dict[str, str] | None = None,
+        weight: float = 1.0,
+        start_epoch: int = 0,
+        margin: float | None = None,
+        monitor: str | None = None,
+        accuracy: bool = True,
+    ):
         super().__init__()
         self.deep, self.shallow = deep, [shallow] if isinstance(shallow, str) else list(shallow)
         self.weight, self.start_epoch = weight, start_epoch
@@ -173,7 +187,7 @@ class _Accuracy(DistillationLoss):
     def call(self, y_true, y_pred, labels):
         if labels is None:
             raise ValueError(
-                "`SelfDistillation` logs accuracies, for which `fit` needs labels: give "
+                "`SelfDistillation` logs accuracies, for which `fit` needs labels. Give "
                 "`accuracy=False` to go without."
             )
         right = ops.argmax(y_pred, axis=-1) == class_ids(labels, y_pred, self.name)

@@ -3,10 +3,12 @@
 import math
 import os
 import warnings
+from os import PathLike
 
 import keras
 
 from keras_distill import _files
+from keras_distill._keras import trainer
 from keras_distill._messages import say
 
 MORE = ("acc", "auc", "agreement", "cka", "precision", "recall", "f1", "iou", "bleu")
@@ -17,7 +19,8 @@ class StudentCheckpoint(keras.callbacks.Callback):
     """Saves the student alone whenever a logged metric is better than before.
 
     The file loads with `keras.saving.load_model`, without this package. It is written beside its
-    place and renamed when it is whole: an interruption leaves the last good file.
+    place and renamed when it is whole: an interruption leaves the last good file. Of several
+    workers the first one writes.
 
     Args:
         filepath: ends in `.keras`, or in `.weights.h5` for weights alone; may hold `{epoch:02d}`
@@ -46,8 +49,16 @@ class StudentCheckpoint(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, filepath, monitor="val_loss", mode="auto", *, save_best_only=True,
-                 initial_value_threshold=None, verbose=0):  # fmt: skip
+    def __init__(
+        self,
+        filepath: str | PathLike[str],
+        monitor: str = "val_loss",
+        mode: str = "auto",
+        *,
+        save_best_only: bool = True,
+        initial_value_threshold: float | None = None,
+        verbose: int = 0,
+    ):
         super().__init__()
         self.filepath = os.fspath(filepath)
         if not self.filepath.endswith((".keras", ".weights.h5")):
@@ -62,6 +73,8 @@ class StudentCheckpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
         if self.save_best_only and not self._is_better(logs):
+            return
+        if not trainer.is_first_worker(self.model):
             return
         path = self._path(epoch, logs)
         _write(getattr(self.model, "student", self.model), path)
@@ -104,7 +117,7 @@ def _mode(mode, monitor):
     more, less = (any(part in monitor for part in parts) for parts in (MORE, LESS))
     if more == less:
         raise ValueError(
-            f"Whether `{monitor}` is better high or low cannot be told by its name: give "
+            f"Whether `{monitor}` is better high or low cannot be told by its name. Give "
             '`mode="min"` or `mode="max"`.'
         )
     return "max" if more else "min"

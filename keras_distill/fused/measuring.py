@@ -11,6 +11,7 @@ from keras_distill.batch import TopK
 from keras_distill.fused import primitives
 from keras_distill.fused.flat import FLAT, FlatDivergence
 from keras_distill.fused.head import (
+    Head,
     add_gradients,
     block_size,
     gradients,
@@ -45,8 +46,16 @@ class Measured(NamedTuple):
     correct: Any
 
 
-def measure(student, *, labels=None, teacher=None, loss=None, accuracy=False, learns=False,
-            block=None):  # fmt: skip
+def measure(
+    student: Head,
+    *,
+    labels: Any = None,
+    teacher: Head | TopK | None = None,
+    loss: keras.losses.Loss | None = None,
+    accuracy: bool = False,
+    learns: bool = False,
+    block: int | None = None,
+) -> Measured:
     """Cross-entropy and a divergence, with their gradients, by blocks of the vocabulary.
 
     A block's logits are made, summed and dropped; the gradient makes them again. The values and
@@ -127,7 +136,7 @@ def check(student, teacher, loss):
         )
 
 
-def takes(loss):
+def takes(loss: keras.losses.Loss) -> bool:
     """Whether a loss is a sum over the classes of what depends on log-probabilities alone.
 
     Its temperature must be one for all examples.

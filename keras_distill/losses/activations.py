@@ -1,6 +1,7 @@
 """Losses on features before their ReLU: which neurons are active, and by how much."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -49,7 +50,7 @@ class ActivationBoundary(DistillationLoss):
 
     config = ("margin",)
 
-    def __init__(self, margin=1.0, **kwargs):
+    def __init__(self, margin: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         if not margin >= 0:
             raise ValueError(f"`margin` must be non-negative. Received: margin={margin}")
@@ -100,7 +101,7 @@ class OverhaulMargin(DistillationLoss):
 
     config = ("margin",)
 
-    def __init__(self, margin, **kwargs):
+    def __init__(self, margin: float | Sequence[float], **kwargs):
         super().__init__(**kwargs)
         margin = np.asarray(ops.convert_to_numpy(margin), "float32")
         if margin.ndim > 1 or not np.all(margin <= 0):

@@ -97,7 +97,7 @@ class AttentionDivergence(_AttentionLoss):
 
     needs = ("mask",)
 
-    def __init__(self, heads=None, cross=False, **kwargs):
+    def __init__(self, heads: str | None = None, cross: bool = False, **kwargs):
         super().__init__(heads, cross, **kwargs)
 
     def call(self, y_true, y_pred, mask=None):
@@ -150,7 +150,13 @@ class AttentionCrossEntropy(_AttentionLoss):
     needs = ("mask",)
     config = ("threshold",)
 
-    def __init__(self, heads=None, threshold=None, cross=False, **kwargs):
+    def __init__(
+        self,
+        heads: str | None = None,
+        threshold: float | None = None,
+        cross: bool = False,
+        **kwargs,
+    ):
         super().__init__(heads, cross, **kwargs)
         self.threshold = threshold
 
@@ -210,7 +216,9 @@ class AttentionMSE(_AttentionLoss):
     needs = ("mask",)
     config = ("threshold",)
 
-    def __init__(self, heads=None, threshold=LOW, cross=False, **kwargs):
+    def __init__(
+        self, heads: str | None = None, threshold: float | None = LOW, cross: bool = False, **kwargs
+    ):
         super().__init__(heads, cross, **kwargs)
         self.threshold = threshold
 

@@ -75,8 +75,17 @@ class ContrastiveRepresentation(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, examples, width=128, negatives=16384, temperature=0.07, momentum=0.5,
-                 variant="code", seed=None, **kwargs):  # fmt: skip
+    def __init__(
+        self,
+        examples: int,
+        width: int = 128,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        variant: str = "code",
+        seed: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         for key, count in (("examples", examples), ("width", width), ("negatives", negatives)):
             if count < 1:

@@ -11,6 +11,7 @@ from keras_distill.losses.softened import (
     log_probabilities,
     scaled,
 )
+from keras_distill.schedules import Hyperparameter
 
 DIVERGENCES = ("kl", "mse")
 
@@ -72,7 +73,7 @@ class ChannelWise(_Softened):
         - [Shu et al., 2021](https://arxiv.org/abs/2011.13256)
     """
 
-    def __init__(self, temperature=4.0, divergence="kl", **kwargs):
+    def __init__(self, temperature: Hyperparameter | str = 4.0, divergence: str = "kl", **kwargs):
         super().__init__(temperature, divergence, **kwargs)
 
     def call(self, y_true, y_pred, temperature=None):
@@ -124,7 +125,13 @@ class PixelWise(_Softened):
 
     config = ("variant",)
 
-    def __init__(self, temperature=1.0, divergence="kl", variant="paper", **kwargs):
+    def __init__(
+        self,
+        temperature: Hyperparameter | str = 1.0,
+        divergence: str = "kl",
+        variant: str = "paper",
+        **kwargs,
+    ):
         super().__init__(temperature, divergence, **kwargs)
         self.variant = check_variant(variant)
 
@@ -179,7 +186,7 @@ class IntraClassVariation(DistillationLoss):
     config = ("classes",)
     same_shape = False
 
-    def __init__(self, classes, **kwargs):
+    def __init__(self, classes: int, **kwargs):
         super().__init__(**kwargs)
         if classes < 1:
             raise ValueError(f"`classes` must be positive. Received: classes={classes}")

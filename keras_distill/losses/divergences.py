@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.softened import LOWEST, Divergence, log_mixture
-from keras_distill.schedules import check
+from keras_distill.schedules import Hyperparameter, check
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -81,7 +81,13 @@ class SymmetricKL(Divergence):
 
     config = ("mix",)
 
-    def __init__(self, mix=0.5, temperature=1.0, compensate=True, **kwargs):
+    def __init__(
+        self,
+        mix: float = 0.5,
+        temperature: Hyperparameter | str = 1.0,
+        compensate: bool = True,
+        **kwargs,
+    ):
         super().__init__(temperature, compensate, **kwargs)
         self.mix = float(check("mix", mix, low=0, high=1))
 
@@ -131,7 +137,13 @@ class JensenShannon(Divergence):
 
     config = ("mix",)
 
-    def __init__(self, mix=0.5, temperature=1.0, compensate=True, **kwargs):
+    def __init__(
+        self,
+        mix: float = 0.5,
+        temperature: Hyperparameter | str = 1.0,
+        compensate: bool = True,
+        **kwargs,
+    ):
         super().__init__(temperature, compensate, **kwargs)
         self.mix = float(check("mix", mix, low=0, high=1))
 

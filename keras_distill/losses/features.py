@@ -47,7 +47,7 @@ class Hint(DistillationLoss):
 
     config = ("pool",)
 
-    def __init__(self, pool=False, **kwargs):
+    def __init__(self, pool: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.pool = pool
         self.same_shape = not pool
@@ -170,7 +170,7 @@ class PearsonCorrelation(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, variant="paper", resize="student", **kwargs):
+    def __init__(self, variant: str = "paper", resize: str = "student", **kwargs):
         super().__init__(**kwargs)
         self.variant = check_variant(variant)
         self.resize = one_of("resize", resize, ("student", "teacher"))

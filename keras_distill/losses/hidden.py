@@ -44,7 +44,7 @@ class PatientKD(DistillationLoss):
     needs = ("mask",)
     config = ("tokens",)
 
-    def __init__(self, tokens="first", **kwargs):
+    def __init__(self, tokens: str = "first", **kwargs):
         super().__init__(**kwargs)
         self.tokens = one_of("tokens", tokens, ("first", "all"))
 

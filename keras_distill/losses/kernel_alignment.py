@@ -1,5 +1,7 @@
 """Centered kernel alignment: how alike two representations of the same examples are."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,7 +12,7 @@ from keras_distill.losses.distillation_loss import DistillationLoss, one_of
 KERNELS = ("linear", "rbf")
 
 
-def cka(x, y, kernel="linear", mask=None):
+def cka(x: Any, y: Any, kernel: str = "linear", mask: Any = None) -> Any:
     """Centered kernel alignment of two representations: 1 where they are alike, 0 if unrelated.
 
     `cka = <H K H, H L H> / (|H K H| |H L H|)` with the kernels `K` of `x` and `L` of `y` and
@@ -111,7 +113,7 @@ class CenteredKernelAlignment(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, kernel="linear", **kwargs):
+    def __init__(self, kernel: str = "linear", **kwargs):
         super().__init__(**kwargs)
         self.kernel = one_of("kernel", kernel, KERNELS)
 

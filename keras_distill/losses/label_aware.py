@@ -12,7 +12,7 @@ from keras_distill.losses.softened import (
     log_probabilities,
     scaled,
 )
-from keras_distill.schedules import check
+from keras_distill.schedules import Hyperparameter, check
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -55,7 +55,13 @@ class DecoupledKD(SoftenedLoss):
     needs = ("labels",)
     config = ("alpha", "beta")
 
-    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, **kwargs):
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        temperature: Hyperparameter | str = 4.0,
+        **kwargs,
+    ):
         super().__init__(temperature, **kwargs)
         self.alpha = float(check("alpha", alpha, low=0))
         self.beta = float(check("beta", beta, low=0))
@@ -109,7 +115,7 @@ class NormalizedKD(SoftenedLoss):
     needs = ("labels",)
     config = ("gamma",)
 
-    def __init__(self, gamma=1.5, temperature=1.0, **kwargs):
+    def __init__(self, gamma: float = 1.5, temperature: Hyperparameter | str = 1.0, **kwargs):
         super().__init__(temperature, **kwargs)
         self.gamma = float(check("gamma", gamma, low=0))
 
@@ -161,7 +167,7 @@ class WeightedSoftLabels(SoftenedLoss):
 
     needs = ("labels",)
 
-    def __init__(self, temperature=2.0, **kwargs):
+    def __init__(self, temperature: Hyperparameter | str = 2.0, **kwargs):
         super().__init__(temperature, **kwargs)
 
     def call(self, y_true, y_pred, labels=None, temperature=None):

@@ -47,7 +47,7 @@ class AttentionTransfer(DistillationLoss):
     config = ("p", "variant")
     same_shape = False
 
-    def __init__(self, p=2, variant="paper", **kwargs):
+    def __init__(self, p: int = 2, variant: str = "paper", **kwargs):
         super().__init__(**kwargs)
         self.p, self.variant = p, check_variant(variant)
         if p < 1 or (variant == "code" and p != int(p)):
@@ -103,7 +103,7 @@ class NeuronSelectivity(DistillationLoss):
     config = ("degree",)
     same_shape = False
 
-    def __init__(self, degree=2, **kwargs):
+    def __init__(self, degree: int = 2, **kwargs):
         super().__init__(**kwargs)
         if degree < 1 or degree != int(degree):
             raise ValueError(f"`degree` must be whole and positive. Received: degree={degree}")
@@ -169,7 +169,7 @@ class FlowOfSolutionProcedure(DistillationLoss):
     config = ("variant",)
     same_shape = False
 
-    def __init__(self, variant="paper", **kwargs):
+    def __init__(self, variant: str = "paper", **kwargs):
         super().__init__(**kwargs)
         self.variant = check_variant(variant)
 
@@ -227,7 +227,7 @@ class ClassAttentionTransfer(DistillationLoss):
     config = ("resolution", "normalize")
     same_shape = False
 
-    def __init__(self, resolution=2, normalize=True, **kwargs):
+    def __init__(self, resolution: int = 2, normalize: bool = True, **kwargs):
         super().__init__(**kwargs)
         if not resolution >= 1:
             raise ValueError(f"`resolution` must be positive. Received: resolution={resolution}")

@@ -1,5 +1,7 @@
 """Losses on how predictions relate, over classes and over the batch."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -14,7 +16,7 @@ from keras_distill.losses.softened import (
     log_probabilities,
     scaled,
 )
-from keras_distill.schedules import check
+from keras_distill.schedules import Hyperparameter, check
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -58,7 +60,13 @@ class DIST(SoftenedLoss):
     config = ("beta", "gamma")
     across_batch = True
 
-    def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, **kwargs):
+    def __init__(
+        self,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        temperature: Hyperparameter | str = 1.0,
+        **kwargs,
+    ):
         super().__init__(temperature, **kwargs)
         self.beta = float(check("beta", beta, low=0))
         self.gamma = float(check("gamma", gamma, low=0))
@@ -130,8 +138,14 @@ class MultiLevelLogits(DistillationLoss):
     expects_logits = True
     across_batch = True
 
-    def __init__(self, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), instance=1.0, batch=1.0, classes=1.0,
-                 **kwargs):  # fmt: skip
+    def __init__(
+        self,
+        temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
+        instance: float = 1.0,
+        batch: float = 1.0,
+        classes: int = 1.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.temperatures = [
             float(check("temperatures", one, low=0, strict=True)) for one in temperatures

@@ -1,5 +1,7 @@
 """Losses on what a projector makes of the student's feature maps: see `projectors`."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -50,7 +52,7 @@ class VariationalInformation(DistillationLoss):
     config = ("variant", "epsilon")
     same_shape = False
 
-    def __init__(self, variant="paper", epsilon=1e-5, **kwargs):
+    def __init__(self, variant: str = "paper", epsilon: float = 1e-5, **kwargs):
         super().__init__(**kwargs)
         if not epsilon > 0:
             raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
@@ -111,7 +113,9 @@ class FactorTransfer(DistillationLoss):
 
     config = ("p", "variant", "channel_power")
 
-    def __init__(self, p=1, variant="paper", channel_power=None, **kwargs):
+    def __init__(
+        self, p: int = 1, variant: str = "paper", channel_power: float | None = None, **kwargs
+    ):
         super().__init__(**kwargs)
         if p < 1:
             raise ValueError(f"`p` must be at least 1. Received: p={p}")
@@ -178,7 +182,7 @@ class HierarchicalContext(DistillationLoss):
 
     config = ("levels",)
 
-    def __init__(self, levels=(4, 2, 1), **kwargs):
+    def __init__(self, levels: Sequence[int] = (4, 2, 1), **kwargs):
         super().__init__(**kwargs)
         self.levels = tuple(levels)
 

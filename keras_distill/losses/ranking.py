@@ -131,7 +131,7 @@ class HingeRanking(PairwiseLoss):
 
     config = ("margin",)
 
-    def __init__(self, margin=None, **kwargs):
+    def __init__(self, margin: float | None = None, **kwargs):
         super().__init__(**kwargs)
         self.margin = None if margin is None else float(check("margin", margin, low=0, high=1))
 

@@ -45,7 +45,7 @@ class TeacherBoundedRegression(DistillationLoss):
     needs = ("labels",)
     config = ("margin",)
 
-    def __init__(self, margin=0.0, **kwargs):
+    def __init__(self, margin: float = 0.0, **kwargs):
         super().__init__(**kwargs)
         self.margin = float(check("margin", margin, low=0))
 
@@ -53,7 +53,7 @@ class TeacherBoundedRegression(DistillationLoss):
         labels = self._fitting(labels, y_pred)
         teacher = ops.sum(ops.square(y_true - labels), axis=-1)
         student = ops.sum(ops.square(y_pred - labels), axis=-1)
-        return ops.where(student + self.margin > teacher, student, 0.0)
+        return ops.where(student + self.margin > teacher, student, ops.zeros_like(student))
 
     def _fitting(self, labels, y_pred):
         if labels is not None and len(labels.shape) == len(y_pred.shape) - 1:

@@ -46,7 +46,7 @@ class RelationalDistance(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, variant="paper", **kwargs):
+    def __init__(self, variant: str = "paper", **kwargs):
         super().__init__(**kwargs)
         self.variant = check_variant(variant)
 
@@ -111,7 +111,7 @@ class RelationalAngle(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, variant="paper", chunk=64, **kwargs):
+    def __init__(self, variant: str = "paper", chunk: int = 64, **kwargs):
         super().__init__(**kwargs)
         if chunk < 1:
             raise ValueError(f"`chunk` must be positive. Received: chunk={chunk}")

@@ -96,7 +96,7 @@ class CorrelationCongruence(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, gamma=0.4, order=2, variant="paper", **kwargs):
+    def __init__(self, gamma: float = 0.4, order: int = 2, variant: str = "paper", **kwargs):
         super().__init__(**kwargs)
         if order < 1:
             raise ValueError(f"`order` must be at least 1. Received: order={order}")
@@ -173,7 +173,7 @@ class ProbabilisticTransfer(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, variant="paper", epsilon=1e-7, **kwargs):
+    def __init__(self, variant: str = "paper", epsilon: float = 1e-7, **kwargs):
         super().__init__(**kwargs)
         if not epsilon > 0:
             raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")

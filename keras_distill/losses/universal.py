@@ -121,7 +121,9 @@ class AlignedSpans(WrappedLoss):
     same_shape = False
     token_axes = ()  # the mask's tokens are the student's alone: `call` leaves them out
 
-    def __init__(self, loss, merge="mean", name=None, **kwargs):
+    def __init__(
+        self, loss: keras.losses.Loss, merge: str = "mean", name: str | None = None, **kwargs
+    ):
         super().__init__(loss, name=name or f"aligned_{loss.name}", **kwargs)
         if "labels" in loss.needs:
             raise ValueError(f"`{loss.name}` takes a label of each token, and a span has none.")

@@ -1,6 +1,7 @@
 """Losses on logits that are changed first: standardized, or cut to some classes."""
 
 import warnings
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -66,7 +67,7 @@ class Standardized(WrappedLoss):
         - [Sun et al., 2024](https://arxiv.org/abs/2403.01427)
     """
 
-    def __init__(self, loss, name=None, **kwargs):
+    def __init__(self, loss: keras.losses.Loss, name: str | None = None, **kwargs):
         super().__init__(loss, name=name or f"standardized_{loss.name}", **kwargs)
 
     def changed(self, y_true, y_pred):
@@ -126,7 +127,14 @@ class ClassSubset(WrappedLoss):
     config = ("student_classes", "teacher_classes")
     same_shape = False
 
-    def __init__(self, loss, student_classes=None, teacher_classes=None, name=None, **kwargs):
+    def __init__(
+        self,
+        loss: keras.losses.Loss,
+        student_classes: Sequence[int] | None = None,
+        teacher_classes: Sequence[int] | None = None,
+        name: str | None = None,
+        **kwargs,
+    ):
         super().__init__(loss, name=name or loss.name, **kwargs)
         self.student_classes = _classes("student_classes", student_classes)
         self.teacher_classes = _classes("teacher_classes", teacher_classes)

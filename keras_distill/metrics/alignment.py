@@ -44,7 +44,7 @@ class CKA(keras.metrics.Metric):
         - [Song et al., 2012](https://www.jmlr.org/papers/v13/song12a.html)
     """
 
-    def __init__(self, name="cka", dtype=None):
+    def __init__(self, name: str | None = "cka", dtype: str | None = None):
         super().__init__(name=name, dtype=dtype)
         self.both, self.of_teacher, self.of_student = (
             self.add_variable((), initializer="zeros", name=name)

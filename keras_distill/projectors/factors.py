@@ -43,7 +43,7 @@ class Paraphraser(keras.Model):
         - [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
     """
 
-    def __init__(self, channels, rate=0.5, **kwargs):
+    def __init__(self, channels: int, rate: float = 0.5, **kwargs):
         super().__init__(**kwargs)
         if not rate > 0:
             raise ValueError(f"`rate` must be positive. Received: rate={rate}")
@@ -88,7 +88,7 @@ class Translator(layers.Layer):
         - [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
     """
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs):
         super().__init__(**kwargs)
         self.channels = channels
 

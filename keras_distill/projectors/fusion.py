@@ -1,5 +1,7 @@
 """The review mechanism: every layer of the student learns from the teacher's earlier ones."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers, ops
 
@@ -45,7 +47,15 @@ class AttentionFusion(layers.Layer):
         - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
     """
 
-    def __init__(self, channels, hidden, size=None, fuse=True, epsilon=1e-5, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        size: int | tuple[int, int] | None = None,
+        fuse: bool = True,
+        epsilon: float = 1e-5,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.channels, self.hidden, self.size = channels, hidden, pair(size)
         self.fuse, self.epsilon = fuse, epsilon
@@ -114,7 +124,13 @@ class ReviewMechanism(layers.Layer):
         - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
     """
 
-    def __init__(self, channels, hidden=256, sizes=None, **kwargs):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        hidden: int = 256,
+        sizes: Sequence[int | tuple[int, int]] | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.channels, self.hidden = list(channels), hidden
         self.sizes = [None] * len(self.channels) if sizes is None else list(sizes)

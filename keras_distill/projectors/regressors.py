@@ -61,7 +61,14 @@ class VariationalProjector(layers.Layer):
         - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
     """
 
-    def __init__(self, channels, hidden=None, size=None, variance=5.0, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        hidden: int | None = None,
+        size: int | tuple[int, int] | None = None,
+        variance: float = 5.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if not variance > 0:
             raise ValueError(f"`variance` must be positive. Received: variance={variance}")
@@ -135,7 +142,14 @@ class ReusedClassifierProjector(layers.Layer):
         - [Chen et al., 2022](https://arxiv.org/abs/2203.14001)
     """
 
-    def __init__(self, channels, factor=2, size=None, epsilon=1e-5, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        factor: int = 2,
+        size: int | tuple[int, int] | None = None,
+        epsilon: float = 1e-5,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if not 1 <= factor <= channels:
             raise ValueError(f"`factor` must be in [1, {channels}]. Received: factor={factor}")
@@ -203,7 +217,14 @@ class MaskedGenerator(layers.Layer):
         - [Yang et al., 2022](https://arxiv.org/abs/2205.01529)
     """
 
-    def __init__(self, channels, ratio=0.65, masked="positions", seed=None, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        ratio: float = 0.65,
+        masked: str = "positions",
+        seed: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if not 0 <= ratio <= 1:
             raise ValueError(f"`ratio` must be in [0, 1]. Received: ratio={ratio}")

@@ -3,12 +3,13 @@
 from keras_distill.report.cka_heat_map import cka_heat_map
 from keras_distill.report.costs import latency, size_on_disk
 from keras_distill.report.doubts import doubts
-from keras_distill.report.measures import measure, predictions, reliability, scores
+from keras_distill.report.measures import is_finite, measure, predictions, reliability, scores
 from keras_distill.report.summary import summaries, summarize, table, write
 
 __all__ = [
     "cka_heat_map",
     "doubts",
+    "is_finite",
     "latency",
     "measure",
     "predictions",

@@ -1,5 +1,9 @@
 """Which layers of a student show what which layers of its teacher show."""
 
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -8,7 +12,15 @@ from keras_distill.batch import Batch
 from keras_distill.teachers import ModelTeacher, Teacher
 
 
-def cka_heat_map(student, teacher, x, filepath=None, *, student_paths=None, teacher_paths=None):
+def cka_heat_map(
+    student: keras.Model,
+    teacher: Any,
+    x: Any,
+    filepath: str | PathLike[str] | None = None,
+    *,
+    student_paths: Sequence[str] | None = None,
+    teacher_paths: Sequence[str] | None = None,
+) -> tuple:
     """Linear CKA of every pair of layers, as a matrix and, given a `filepath`, as a picture.
 
     `cka(X, Y) = <XX', YY'> / (|XX'| |YY'|)` of features that are flattened to one row an example
@@ -70,11 +82,11 @@ def rows_of(feature):
 
 def _layers(model):
     if not isinstance(model, keras.layers.Layer):
-        raise ValueError("A teacher that is no Keras model has no layers to find: give paths.")
+        raise ValueError("A teacher that is no Keras model has no layers to find. Give paths.")
     shapes = taps.shapes(model)
     found = [path for path, shape in shapes.items() if _shows(model, path, shape, shapes)]
     if not found:
-        raise ValueError(f"`{model.name}` has no layers with weights: give paths.")
+        raise ValueError(f"`{model.name}` has no layers with weights. Give paths.")
     return found
 
 

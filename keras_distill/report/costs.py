@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +11,9 @@ import numpy as np
 from keras_distill import _backend, export
 
 
-def latency(models, example, runs=200, warmup=20):
+def latency(
+    models: dict[str, keras.Model], example: Any, runs: int = 200, warmup: int = 20
+) -> dict:
     """The time of one prediction at batch 1. Models take turns, so that drift hits all alike.
 
     On TensorFlow a compiled function of the model is timed, as it would be served; on other
@@ -64,7 +67,7 @@ def _call(model, example):
     return lambda: keras.tree.map_structure(lambda value: value.numpy(), function(example))
 
 
-def size_on_disk(model):
+def size_on_disk(model: keras.Model) -> int:
     """The bytes of the model's `.keras` file, without an optimizer.
 
     Args:

@@ -1,13 +1,14 @@
 """Where a student has learned its teacher's doubt."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from keras_distill.report.measures import divergences
 
 
-def doubts(images, labels, log_probs, count=6):
+def doubts(images: Any, labels: Any, log_probs: Any, count: int = 6) -> list[dict]:
     """Images the teacher doubts most, where distilling brought the student nearer to it.
 
     Ordered by `H(p_T)`, among those with `KL(p_T || distilled) < KL(p_T || alone)`.
@@ -60,7 +61,7 @@ def doubts(images, labels, log_probs, count=6):
 
 def _scaled(images):
     """A function that scales an image to [0, 1] by all images, and to at most 96 pixels a side."""
-    low, high = float(np.min(images)), float(np.max(images))
+    low, high = float(np.nanmin(images)), float(np.nanmax(images))
     step = max(1, math.ceil(max(images.shape[1:3]) / 96))
 
     def scaled(image):

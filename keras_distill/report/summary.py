@@ -2,6 +2,7 @@
 
 import json
 import os
+from os import PathLike
 
 import numpy as np
 
@@ -21,14 +22,16 @@ _COLUMNS = (
 )
 
 
-def summarize(rows):
+def summarize(rows: list[dict]) -> dict:
     """Means and sample deviations over seeds.
 
     Args:
-        rows: a list of dicts of numbers, one for each seed; `None` is left out.
+        rows: a list of dicts of numbers, one for each seed; `None` is left out. A row with
+            `failed` is one of a training that failed.
 
     Returns:
-        `{measure: {"mean": ..., "std": ..., "n": ...}}`; `std` is `None` for one seed.
+        `{measure: {"mean": ..., "std": ..., "n": ...}}`; `std` is `None` for one seed. Where
+        trainings failed, `failed` has their number as its mean.
 
     Example:
 
@@ -36,7 +39,10 @@ def summarize(rows):
     report.summarize([{"accuracy": 0.90}, {"accuracy": 0.92}])["accuracy"]["mean"]  # 0.91
     ```
     """
+    failed = sum("failed" in row for row in rows)
+    rows = [{key: v for key, v in row.items() if key != "failed"} for row in rows]
     found = {key: [r[key] for r in rows if r.get(key) is not None] for row in rows for key in row}
+    found |= {"failed": [failed]} if failed else {}
     return {
         key: {
             "mean": float(np.mean(values)),
@@ -48,7 +54,7 @@ def summarize(rows):
     }
 
 
-def summaries(results):
+def summaries(results: dict) -> dict:
     """The summary of each arm of `write`'s results, its latency included.
 
     Args:
@@ -71,7 +77,7 @@ def summaries(results):
     }
 
 
-def table(arms):
+def table(arms: dict) -> str:
     """An aligned text table, one row for each arm.
 
     Args:
@@ -99,7 +105,7 @@ def table(arms):
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def write(folder, results):
+def write(folder: str | PathLike[str], results: dict) -> str:
     """Writes `report.json` and a self-contained `report.html` into a folder.
 
     Args:
@@ -131,7 +137,7 @@ def write(folder, results):
     if not results.get("arms"):
         raise ValueError(f"`results` must have 'arms'. Received: {sorted(results)}")
     os.makedirs(folder, exist_ok=True)
-    plain, path = report_page.jsonable(results), os.path.join(folder, "report.html")
+    plain, path = _files.jsonable(results), os.path.join(folder, "report.html")
     text = json.dumps(plain, indent=1, allow_nan=False)
     _files.write(os.path.join(folder, "report.json"), text)
     arms = summaries(plain)
@@ -142,9 +148,14 @@ def write(folder, results):
 
 def _cells(arms):
     return [
-        (arm, *(_cell(summary.get(key), *form) for _, key, *form in _COLUMNS))
+        (_named(arm, summary), *(_cell(summary.get(key), *form) for _, key, *form in _COLUMNS))
         for arm, summary in arms.items()
     ]
+
+
+def _named(arm, summary):
+    failed = summary.get("failed")
+    return arm if failed is None else f"{arm} ({failed['mean']:.0f} failed)"
 
 
 def _cell(value, scale, decimals, spread):

@@ -1,12 +1,15 @@
 """The grammar of paths, and the layers that they name."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_distill._keras.layers import sublayers
 from keras_distill.taps import scores
 
 
-def find_layer(model, path):
+def find_layer(model: keras.layers.Layer, path: str) -> keras.layers.Layer:
     """The layer at a path.
 
     Args:
@@ -39,7 +42,7 @@ def find_layer(model, path):
     return layer
 
 
-def paths(model):
+def paths(model: keras.layers.Layer) -> list[str]:
     """The paths of all layers under a model or layer, from the outside in.
 
     Args:
@@ -57,7 +60,7 @@ def paths(model):
     return [path for path, _ in walk(model)]
 
 
-def attention(path, names=("query", "key", "value")):
+def attention(path: str, names: Sequence[str] = ("query", "key", "value")) -> dict[str, str]:
     """The paths of an attention layer's projections, as a term takes them.
 
     Args:
@@ -78,7 +81,7 @@ def attention(path, names=("query", "key", "value")):
     return {name: f"{path}/{name}" for name in names}
 
 
-def is_edge(path):
+def is_edge(path: str) -> bool:
     """Whether a path names the model's own input or output.
 
     Args:
@@ -96,7 +99,7 @@ def is_edge(path):
     return path.split(":")[0] in ("output", "input")
 
 
-def pick(path, ends):
+def pick(path: str, ends: dict[str, Any]) -> Any:
     """The end of a model, or the part of it, that a path such as "output:key" names.
 
     Args:

@@ -1,6 +1,7 @@
 """The shapes of all that can be tapped, without data."""
 
 import contextlib
+from typing import Any
 
 import keras
 
@@ -16,7 +17,7 @@ from keras_distill.taps.recording import (
 )
 
 
-def shapes(model, unknown=None):
+def shapes(model: keras.Model, unknown: int | None = None) -> dict[str, Any]:
     """Every path of a built model with the shape of what is there.
 
     Args:
@@ -46,7 +47,7 @@ def shapes(model, unknown=None):
     return {**last, "output": output}
 
 
-def calls(model, least=2):
+def calls(model: keras.Model, least: int = 2) -> dict[str, list]:
     """The layers that one forward pass calls several times, with the shape of each call.
 
     Args:
@@ -198,7 +199,7 @@ def _input_spec(model):
         )
     shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
     if shape is None:
-        raise ValueError(f"`{model.name}` is not built: call it on a batch first.")
+        raise ValueError(f"`{model.name}` is not built. Call it on a batch first.")
     return _spec_of(shape)
 
 

@@ -1,10 +1,14 @@
 """A moving copy of the student."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _backend, schedules
 from keras_distill._keras.layers import sublayers
+from keras_distill.schedules import Hyperparameter
 from keras_distill.teachers.model_teacher import ModelTeacher
 from keras_distill.teachers.teacher import Teacher
 
@@ -44,7 +48,13 @@ class EMATeacher(Teacher):
         - [Tarvainen and Valpola, 2017](https://arxiv.org/abs/1703.01780)
     """
 
-    def __init__(self, momentum=0.999, *, model=None, preprocess=None):
+    def __init__(
+        self,
+        momentum: Hyperparameter = 0.999,
+        *,
+        model: keras.Model | None = None,
+        preprocess: Callable[[Any], Any] | None = None,
+    ):
         self.momentum = schedules.check("momentum", momentum, low=0, high=1)
         self.model, self.preprocess = model, preprocess
         self._count = self._answers = None
@@ -61,9 +71,9 @@ class EMATeacher(Teacher):
 
     def begin(self, student):
         if self._count is not None:
-            raise ValueError("This `EMATeacher` already follows a student: make another one.")
+            raise ValueError("This `EMATeacher` already follows a student. Make another one.")
         if not student.built:
-            raise ValueError("An `EMATeacher` copies a student that is built: call it on a batch.")
+            raise ValueError("An `EMATeacher` copies a student that is built. Call it on a batch.")
         with _backend.scope_of(student):
             self._follow(student)
 
@@ -158,7 +168,7 @@ def _copy(student):
 
 def _check_alike(copy, student):
     if not copy.built:
-        raise ValueError("The model given to `EMATeacher` must be built: call it on a batch.")
+        raise ValueError("The model given to `EMATeacher` must be built. Call it on a batch.")
     shapes = [[tuple(v.shape) for v in model.variables] for model in (copy, student)]
     if shapes[0] != shapes[1]:
         raise ValueError(

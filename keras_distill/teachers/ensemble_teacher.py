@@ -1,6 +1,8 @@
 """Several teachers that answer as one."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops, tree
@@ -56,7 +58,13 @@ class EnsembleTeacher(Teacher):
         - [Zhang et al., 2022](https://arxiv.org/abs/2201.00007) for confidence with labels
     """
 
-    def __init__(self, teachers, *, weights=None, combine="probabilities"):
+    def __init__(
+        self,
+        teachers: Sequence[Any] | dict[str, Any],
+        *,
+        weights: Sequence[float] | None = None,
+        combine: str = "probabilities",
+    ):
         if not isinstance(teachers, dict):
             teachers = {str(index): teacher for index, teacher in enumerate(teachers)}
         if len(teachers) < 2:
@@ -150,7 +158,7 @@ class EnsembleTeacher(Teacher):
         names = ", ".join(self.members)
         if any(tree.is_nested(value) for value in values):
             raise ValueError(
-                f"An ensemble combines tensors, but a member's `{path}` is a structure: choose one "
+                f"An ensemble combines tensors, but a member's `{path}` is a structure. Choose one "
                 "part, as `output:key`, or one member, as `name/path`. Members: " + names
             )
         shapes = [tuple(value.shape) for value in values]

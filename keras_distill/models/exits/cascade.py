@@ -8,16 +8,18 @@ from keras_distill.models.exits.early_exits import outputs_of
 from keras_distill.schedules import is_number
 
 
-def early_exit(net, threshold, *, from_logits=None, with_exit=False):
+def early_exit(
+    net: keras.Model, threshold: float, *, from_logits: bool | None = None, with_exit: bool = False
+) -> keras.Model:
     """One model that answers at the first exit whose greatest probability reaches `threshold`.
 
     `answer = output of the first exit k with max_c softmax(z_k)_c >= threshold, or of the last`
 
-    Layers behind an exit are skipped where every example of the batch is sure there. At batch
-    size 1 each example runs only the layers that it needs. Each example's answer is the same at
-    any batch size. It is a functional model that is saved and exported as any other; a SavedModel
-    of it keeps the dynamic depth, and so does `jax.jit`. It is for inference: dropout and batch
-    statistics never train in it.
+    Layers behind an exit are skipped once every example of the batch is confident there. At batch
+    size 1 each example uses only the layers it needs. Each example's answer is the same at any
+    batch size. The result is a functional model, which is saved and exported as any other. A
+    SavedModel of it keeps the dynamic depth, and so does `jax.jit`. Use it for inference only:
+    its dropout and batch statistics never train.
 
     Args:
         net: a functional model with a dict of outputs, shallowest first, as `add_exits` makes; the
@@ -75,7 +77,9 @@ class Cascade(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, net, threshold, from_logits=None, **kwargs):
+    def __init__(
+        self, net: keras.Model, threshold: float, from_logits: bool | None = None, **kwargs
+    ):
         check_fraction("threshold", threshold)
         super().__init__(autocast=False, **kwargs)
         self.net, self.threshold = net, threshold

@@ -1,5 +1,8 @@
 """Exits: classifiers on the inner layers of a model, to train it by itself and to stop early."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -12,7 +15,13 @@ from keras_distill.taps.paths import steps as path_steps
 FINAL = "final"
 
 
-def add_exits(model, exits, *, classes=None, head=None):
+def add_exits(
+    model: keras.Model,
+    exits: dict[str, str],
+    *,
+    classes: int | None = None,
+    head: Callable[[Any], Any] | None = None,
+) -> keras.Model:
     """Gives a classifier shallow exits: a model with a dict of outputs, the last named "final".
 
     The new model shares the layers of `model`: training one trains the other. A nested model or
@@ -70,7 +79,7 @@ def add_exits(model, exits, *, classes=None, head=None):
         ) from error
 
 
-def keep_exit(net, exit):
+def keep_exit(net: keras.Model, exit: str) -> keras.Model:
     """The shallow model that ends at one exit; the layers are shared, what lies deeper is not held.
 
     Args:
@@ -96,7 +105,7 @@ def keep_exit(net, exit):
     return keras.Model(graph.inputs(net), outputs[exit], name=f"{net.name}_{exit}")
 
 
-def feature_path(net, exit=FINAL):
+def feature_path(net: keras.Model, exit: str = FINAL) -> str:
     """The path of the feature that an exit's last layer receives, for hints.
 
     Args:
@@ -121,7 +130,7 @@ def feature_path(net, exit=FINAL):
     source = graph.operation_of(_feature(outputs[exit]))
     if not isinstance(source, layers.Layer) or isinstance(source, layers.InputLayer):
         raise ValueError(
-            f"The feature of `{exit}` comes from no layer that could be tapped: choose a path "
+            f"The feature of `{exit}` comes from no layer that could be tapped. Choose a path "
             f"yourself. It comes from: {getattr(source, 'name', source)}"
         )
     return source.name

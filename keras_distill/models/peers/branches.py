@@ -6,7 +6,7 @@ from keras import layers, ops
 from keras_distill.models.exits.early_exits import outputs_of, unrolled
 
 
-def gated_ensemble(net, gate, *, name="ensemble"):
+def gated_ensemble(net: keras.Model, gate: str, *, name: str | None = "ensemble") -> keras.Model:
     """Adds to a model of several branches the output of their gated ensemble.
 
     `z_ensemble = sum_k g_k z_k` with `g = softmax(ReLU(BN(W f)))`, f being a feature of the trunk.
