@@ -50,9 +50,9 @@ def act(arguments):
     experiment = program.experiment_of(arguments) if arguments.experiment else None
     classes = export_inputs.labels(arguments.labels)
     folders = [report_inputs.run_of(run) for run in runs]
+    sources = [report_inputs.data_of(folder, experiment, arguments.split) for folder in folders]
     found = []
-    for run, folder in zip(runs, folders):
-        data, told = report_inputs.data_of(folder, experiment, arguments.split)
+    for run, folder, (data, told) in zip(runs, folders, sources):
         models, histories = report_inputs.trained(folder)
         teacher = models.pop("teacher")
         with quiet.filtered(program.verbose()):

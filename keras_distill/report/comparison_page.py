@@ -66,7 +66,7 @@ def headline(results):
         sure = "The difference is more than chance" if gap["p"] < 0.05 else "It may be chance"
         how = "better" if better else "not better"
         text += (f"; {tables.signed(gap['value'], scale)} against {results['baseline']}, which is "
-                 f"{how}. {sure} (p = {tables.small(gap['p'])})")  # fmt: skip
+                 f"{how}. {sure} (p {tables.small(gap['p'], sign=True)})")  # fmt: skip
     return f"{text}."
 
 

@@ -186,9 +186,9 @@ def seeds(row, scale):
     return f" ± {plain(spread, scale)}"
 
 
-def small(p):
-    """A p-value."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def small(p, sign=False):
+    """A p-value, with the sign before it where that is wanted."""
+    return "< 0.001" if p < 0.001 else f"{'= ' if sign else ''}{p:.3f}"
 
 
 def size(count):
