@@ -116,6 +116,8 @@ def _first_task(heads, y, x, name):
 def _fits(task, outputs, y):
     try:
         found = task.answers(outputs)
+        if isinstance(task, tasks.Classes) and found.shape[-1] != task.classes:
+            return False
         task.sums(found, y, np.ones(_counted(task, found)))
     except (ValueError, IndexError):
         return False

@@ -21,7 +21,8 @@ def intervals(results):
         ends = [scale * row[e] if row[e] is not None else value for e in ("low", "high")]
         axes.plot(ends, [at, at], color=color[row["model"]], lw=3, solid_capstyle="round")
         axes.plot(value, at, "o", color=color[row["model"]], ms=7)
-        axes.text(0, at - 0.24, f"{name}: {tables.plain(row['value'], scale)}", fontsize=9.5,
+        text = f"{plots.short(name, 34)}: {tables.plain(row['value'], scale)}"
+        axes.text(0, at - 0.24, text, fontsize=9.5,
                   color=plots.INK, transform=axes.get_yaxis_transform(), va="bottom")  # fmt: skip
     axes.set_ylim(len(shown) - 0.5, -0.75)
     axes.set_yticks([])
@@ -62,7 +63,9 @@ def fronts(measure, named):
     marks = dict(zip((each[0] for each in named), "osD^vPX*<>hp8d" * (1 + len(named) // 14)))
     tint = plots.colors(dict.fromkeys(each[1] for each in named))
     made = []
-    for column, factor, unit in ((2, 1, "milliseconds, batch 1"), (3, 1e-3, "size, kB")):
+    large = max(each[3] for each in named) >= 1e6
+    sizes = (3, 1e-6, "size, MB") if large else (3, 1e-3, "size, kB")
+    for column, factor, unit in ((2, 1, "milliseconds, batch 1"), sizes):
         drawn, axes = plots.figure(2.9 + 0.19 * len(named))
         for each in named:
             axes.plot(each[column] * factor, scale * each[-1], marks[each[0]], label=each[0],
@@ -89,9 +92,10 @@ def _logarithmic(axes, values):
     axes.set_xlim(low / 1.4, high * 1.4)
     ends = range(math.floor(math.log10(low / 1.4)), math.ceil(math.log10(high * 1.4)) + 1)
     few = (1, 2, 5) if high / low < 300 else (1,)
+    few = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high / low < 3 else few
     ticks = [m * 10.0**e for e in ends for m in few if low / 1.4 <= m * 10.0**e <= high * 1.4]
     axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xticks(ticks or [low, high], [f"{tick:,.3g}" for tick in ticks or [low, high]])
+    axes.set_xticks(ticks or [low, high], [f"{tick:,.10g}" for tick in ticks or [low, high]])
 
 
 def calibration(results):
@@ -143,7 +147,7 @@ def curves(results):
 
             axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        plots.label(axes, "epoch", key)
+        plots.label(axes, "epoch", plots.short(key, 40))
         plots.legend(axes)
         made.append((key, drawn))
     return made
@@ -155,18 +159,14 @@ def layers(name, cka):
     made, axes = plots.figure(1.9 + 0.19 * rows + 0.05 * max(map(len, cka["student"])))
     image = axes.imshow(cka["cka"], vmin=0, vmax=1, origin="lower", cmap="viridis", aspect="auto")
     axes.grid(False)
-    size = 9 if max(rows, columns) <= 12 else 8
-    axes.set_xticks(range(columns), [_short(p) for p in cka["student"]], rotation=90, fontsize=size)
-    axes.set_yticks(range(rows), [_short(p) for p in cka["teacher"]], fontsize=size)
+    ours, theirs = ([plots.short(path) for path in cka[side]] for side in ("student", "teacher"))
+    axes.set_xticks(range(columns), ours, rotation=90, fontsize=9)
+    axes.set_yticks(range(rows), theirs, fontsize=9)
     bar = made.colorbar(image, fraction=0.06)
     bar.ax.tick_params(colors=plots.INK, labelsize=9)
     bar.outline.set_visible(False)
-    plots.label(axes, f"layers of {name}", "layers of the teacher")
+    plots.label(axes, f"layers of {plots.short(name)}", "layers of the teacher")
     return made
-
-
-def _short(path, limit=18):
-    return path if len(path) <= limit else f"…{path[1 - limit:]}"
 
 
 def soft_target(results, shown):
@@ -180,9 +180,10 @@ def soft_target(results, shown):
     for number, (name, values) in enumerate(models.items()):
         at = [row + (len(models) / 2 - number - 0.5) * height for row in range(len(classes))]
         axes.barh(at, [values[c] for c in classes], height, color=color[name], label=name)
-    axes.set_yticks(range(len(classes)), [_short(tables.class_name(results, c)) for c in classes])
+    label, *names = (plots.short(tables.class_name(results, c)) for c in (shown["label"], *classes))
+    axes.set_yticks(range(len(classes)), names)
     axes.set_xlim(0, 1)
-    plots.label(axes, "probability", f"label: {tables.class_name(results, shown['label'])}")
+    plots.label(axes, "probability", f"label: {label}")
     if "image" in shown:
         inner = axes.inset_axes([0.7, 0.02, 0.3, 0.5], anchor="SE")
         pixels = shown["image"]

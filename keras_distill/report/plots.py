@@ -65,6 +65,7 @@ def legend(axes, columns=2):
     handles, names = axes.get_legend_handles_labels()
     if not handles:
         return
+    names = [short(name, 42) for name in names]
     axes.figure.legend(
         handles,
         names,
@@ -76,6 +77,11 @@ def legend(axes, columns=2):
         handlelength=1.2,
         columnspacing=1,
     )
+
+
+def short(text, limit=18):
+    """A text of at most `limit` signs: its end, which tells layers and runs apart."""
+    return text if len(text) <= limit else f"…{text[1 - limit :]}"
 
 
 def svg(made, title):

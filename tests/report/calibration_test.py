@@ -12,7 +12,7 @@ def test_groups_hold_as_many_answers():
     found = equal_counts(sure, right, groups=5)
     assert sum(found["count"]) == 103 and max(found["count"]) - min(found["count"]) <= 1
     order, start = np.argsort(sure), 0
-    for count, confidence, accuracy in zip(*(found[k] for k in ("count", "confidence", "accuracy"))):
+    for count, confidence, accuracy in zip(found["count"], found["confidence"], found["accuracy"]):
         rows, start = order[start : start + count], start + count
         assert (confidence, accuracy) == pytest.approx((sure[rows].mean(), right[rows].mean()))
 

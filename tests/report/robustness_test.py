@@ -19,7 +19,8 @@ def test_images_get_noise_and_are_shifted():
     noise = found["noise of 0.3 deviations"] - images
     assert abs(noise.std() / images.std() - 0.3) < 0.02 and noise.dtype == "float32"
     moved = found["shifted by 12%"]
-    sides = [np.roll(images[0], (a * 2, b * 3), (0, 1))[2:-2, 3:-3] for a in (1, -1) for b in (1, -1)]
+    ways = [(a, b) for a in (2, -2) for b in (3, -3)]
+    sides = [np.roll(images[0], way, (0, 1))[2:-2, 3:-3] for way in ways]
     assert any(np.array_equal(moved[0, 2:-2, 3:-3], each) for each in sides)
     np.testing.assert_array_equal(made(images)["shifted by 12%"], moved)
 
@@ -39,7 +40,8 @@ def test_token_ids_lose_words_but_not_the_first():
     found = made(ids)["30% of the tokens missing"]
     assert (found[:, 0] == ids[:, 0]).all()
     assert 0.25 < np.mean(found[:, 1:] == 0) < 0.35 and ((found == ids) | (found == 0)).all()
-    hidden = made({"token_ids": ids, "padding_mask": np.ones_like(ids)})["30% of the tokens missing"]
+    masked = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+    hidden = made(masked)["30% of the tokens missing"]
     np.testing.assert_array_equal(hidden["padding_mask"] == 0, hidden["token_ids"] == 0)
 
 

@@ -50,7 +50,8 @@ def test_classes_of_tokens_with_weights():
             right += weights[i, t] * (p.argmax() == y[i, t])
             nll -= weights[i, t] * math.log(p[y[i, t]])
             count += weights[i, t]
-    for kind, expected in ((tasks.Classes, right / count), (tasks.NextToken, math.exp(nll / count))):
+    expected_by = {tasks.Classes: right / count, tasks.NextToken: math.exp(nll / count)}
+    for kind, expected in expected_by.items():
         task = kind(logits)
         assert value(task, task.answers(logits), y_masked, weights) == pytest.approx(expected)
         sums = task.sums(task.answers(softmax(logits)), y_masked, weights)
