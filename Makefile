@@ -1,6 +1,6 @@
 PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-.PHONY: quickstart test test-backends matrix lint docs bench clean
+.PHONY: quickstart test test-backends matrix oldest lint docs bench clean
 
 quickstart: .venv/examples
 	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --resume
@@ -11,7 +11,7 @@ test: .venv/dev
 # What every backend has, whole: JAX and PyTorch by themselves, then all three beside each other.
 EVERY := tests/losses tests/metrics tests/projectors_test.py tests/taps tests/fused tests/models/exits \
 	tests/models/peers tests/teachers/partial_test.py tests/keras_border_test.py tests/extend_test.py \
-	tests/training/as_student_test.py tests/training/every_backend_test.py
+	tests/contract_test.py tests/training/as_student_test.py tests/training/every_backend_test.py
 test-backends: .backends/ready
 	KERAS_BACKEND=torch .backends/bin/python -m pytest $(EVERY)
 	KERAS_BACKEND=jax .backends/bin/python -m pytest $(EVERY)
@@ -25,6 +25,10 @@ test-backends: .backends/ready
 # Every Python, Keras and TensorFlow that is supported, as far as this machine has the Pythons.
 matrix:
 	$(PYTHON) tests/matrix.py
+
+oldest:
+	$(PYTHON) tests/matrix.py --legs=oldest tests/keras_border_test.py tests/losses/response_test.py \
+		tests/training/accumulation_test.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_distill/__init__.py").read_text())[1]
 README = ROOT / "README.md"
 
-NLP = ["keras-nlp>=0.32"]
+NLP = ["keras-hub>=0.25.1"]
 BEAM = ["apache-beam>=2.77"]
 TFDS = ["tensorflow-datasets>=4.9.10", "importlib_resources"]
 # For phones, browsers and CPUs without TensorFlow: small, and quick to install.
@@ -20,6 +20,7 @@ FORMATS = [
     "tf2onnx>=1.17",
     "onnxruntime>=1.32",
 ]
+SERVING = ["tensorflow-serving-api>=2.19", "grpcio"]  # warm-up requests and clients
 EXAMPLES = [
     "scikit-learn>=1.5",
     "matplotlib>=3.9",
@@ -37,19 +38,20 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["keras_distill", "keras_distill.*"]),
-    install_requires=["tensorflow>=2.21", "keras>=3.15", "numpy>=2.0", "absl-py>=2.0"],
+    package_data={"keras_distill": ["py.typed"]},
+    install_requires=["tensorflow>=2.19", "keras>=3.12", "numpy>=2.0", "absl-py>=2.0"],
     extras_require={
         "nlp": NLP,
         "tfds": TFDS,
         "examples": EXAMPLES,
         "export": [*FORMATS, "openvino>=2026.4"],  # TensorFlow itself writes SavedModels
-        "serving": ["tensorflow-serving-api>=2.19", "grpcio"],  # warm-up requests and clients
+        "serving": SERVING,
         "beam": BEAM,
         # MkDocs 2 has another format of settings; ruff formats the signatures of the API pages
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff"],
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
         "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", "pandas", *EXAMPLES, *NLP,
-                *BEAM, *FORMATS],
+                *BEAM, *(f'{each}; python_version >= "3.11"' for each in FORMATS + SERVING)],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
     classifiers=[

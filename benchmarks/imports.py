@@ -155,7 +155,8 @@ def main():
 
     tf.get_logger().setLevel("ERROR")  # of tracings: each round has its own
     for name in args.workload or list(WORKLOADS)[: 1 if args.quick else None]:
-        with warnings.catch_warnings(action="ignore"):  # a dataset is not shuffled by `fit`
+        with warnings.catch_warnings():  # a dataset is not shuffled by `fit`
+            warnings.simplefilter("ignore")
             taken = alternated(first_steps(name), rounds)
         results[name] = summarized(taken, _floor_of, STEP_GOAL)
         print_table(f"first step, {name}", results[name])

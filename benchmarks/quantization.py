@@ -145,6 +145,7 @@ def main():
     parser.add_argument("--out", required=True, help="where the run is written, and goes on")
     parser.add_argument("--limit", type=int, help="how many training images")
     parser.add_argument("--width", type=float, default=1.0, help="of the Fashion-MNIST student")
+    parser.add_argument("--teacher", metavar="FILE", help="a trained one, of another run")
     parser.add_argument("--teacher_epochs", type=int, default=24)
     arguments = parser.parse_args()
     experiment = experiment_of(arguments)
@@ -153,6 +154,8 @@ def main():
     score, file = functools.partial(measured, test), functools.partial(written, experiment, test)
 
     def teacher(seed, model_of):
+        if arguments.teacher:
+            return keras.saving.load_model(arguments.teacher, compile=False), {}
         return experiment.trained_teacher()
 
     arms = {"teacher": Arm(teacher, score, once=True)}

@@ -103,9 +103,11 @@ class Trained:
             write_json(path, {"setting": setting, **known})
         return known
 
-    def default(self):
-        """What `recipes.default` chooses by the teacher's answers on both splits."""
+    def default(self, seed):
+        """What `recipes.default` chooses, with the student alone trained once under `seed`."""
         found = {split: signs(self.answers[split], self.data[split][1])
                  for split in ("train", "valid")}  # fmt: skip
-        updates = math.ceil(len(self.data["train"][0]) / self.pair.batch) * self.pair.epochs
-        return chosen_by(found["train"]._replace(valid=found["valid"].train, updates=updates))
+        alone = self.trained("alone", None, seed)
+        return chosen_by(found["train"]._replace(
+            valid=found["valid"].train, alone_train=alone["train"] / 100,
+            alone_valid=alone["valid"] / 100))  # fmt: skip

@@ -83,6 +83,33 @@ class Arrow(NamedTuple):
         return parts
 
 
+class Gain(NamedTuple):
+    """A row of a chart: a gain in points over a student alone, with its error; 0 is at `ZERO`."""
+
+    y: float
+    what: str
+    gain: float
+    error: float
+    kind: str = "student"
+
+    def svg(self, theme):
+        fill, border = theme.boxes[self.kind]
+        left, right = (ZERO + POINT * each for each in sorted((0.0, self.gain)))
+        low, high = (ZERO + POINT * (self.gain + side * self.error) for side in (-1, 1))
+        middle = self.y + 11
+        said = f"{self.gain:+.2f} \u00b1 {self.error:.2f}"
+        return [
+            text(ZERO - 150, self.y + 16, self.what, theme.text, 13, anchor="end"),
+            f'<rect x="{left:.1f}" y="{self.y}" width="{max(right - left, 1):.1f}" height="22" '
+            f'fill="{fill}" stroke="{border}" stroke-width="1.4"/>',
+            f'<path d="M{low:.1f} {middle} H{high:.1f}" stroke="{theme.text}" stroke-width="1.4"/>',
+            text(max(high, ZERO) + 8, self.y + 16, said, theme.quiet, 12, anchor="start"),
+        ]
+
+
+ZERO, POINT = 500, 100  # where a gain of 0 is drawn, and how wide a point is
+
+
 class Words(NamedTuple):
     """A line of text."""
 
@@ -165,7 +192,22 @@ SCHEMES = (760, 220, "Offline: a trained teacher teaches. Online: models that tr
     Arrow(((577, 117), (577, 151))), Arrow(((692, 117), (692, 151))),
 ])  # fmt: skip
 
-PICTURES = {"step": STEP, "knowledge": KNOWLEDGE, "schemes": SCHEMES}
+# From the table of tuned students in `results.md`: mean paired gain over five seeds, with its
+# standard error.
+GAINS = (760, 250, "Gains over the student alone on the test split of Fashion-MNIST.", [
+    Words(20, 24, "Accuracy against the same student alone, in points", 15, "600", "start"),
+    Words(20, 44, "Fashion-MNIST, 10,000 images, test split, five paired seeds", anchor="start"),
+    Words(20, 82, "48k weights", 13, "600", "start"),
+    Gain(66, "keras_distill, tuned", 1.33, 0.13),
+    Gain(94, "keras.distillation, best of nine", 0.45, 0.08, "data"),
+    Gain(122, "keras.distillation, default", -1.07, 0.24, "data"),
+    Words(20, 176, "5k weights", 13, "600", "start"),
+    Gain(160, "keras_distill, tuned", 0.65, 0.16),
+    Gain(188, "keras.distillation, best of nine", -0.04, 0.09, "data"),
+    Gain(216, "keras.distillation, default", -1.15, 0.28, "data"),
+])  # fmt: skip
+
+PICTURES = {"gains": GAINS, "step": STEP, "knowledge": KNOWLEDGE, "schemes": SCHEMES}
 
 
 def drawn(name, theme):

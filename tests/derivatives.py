@@ -22,6 +22,46 @@ def values_and_gradients(function, given, upstream, xla=False):
     return [array(one) for one in (*values, *gradients)]
 
 
+def of_structure(function, given):
+    """A scalar of a structure of tensors and its gradients there, both tensors; zeros where unused.
+
+    Nothing is compiled, and no variable that `function` assigns is changed on JAX.
+    """
+    by = {"tensorflow": _tensorflow_eager, "jax": _jax_eager, "torch": _torch_eager}[BACKEND]
+    return by(function, given)
+
+
+def _tensorflow_eager(function, given):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        value = function(given)
+    return value, tape.gradient(value, given, unconnected_gradients="zero")
+
+
+def _jax_eager(function, given):
+    import jax
+
+    def value(given):
+        with keras.StatelessScope():
+            return function(given)
+
+    return jax.value_and_grad(value)(given)
+
+
+def _torch_eager(function, given):
+    import torch
+
+    given = keras.tree.map_structure(lambda one: one.detach().requires_grad_(), given)
+    value = function(given)
+    leaves = keras.tree.flatten(given)
+    if not value.requires_grad:
+        return value, keras.tree.map_structure(torch.zeros_like, given)
+    found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+    return value.detach(), keras.tree.pack_sequence_as(given, list(found))
+
+
 def _total(values, upstream):
     pairs = zip(values, upstream, strict=True)
     return sum(keras.ops.sum(value * keras.ops.cast(up, value.dtype)) for value, up in pairs)

@@ -29,7 +29,7 @@ ELSEWHERE = {
     "vocabularies.md": "text/pipeline_test.py",
 }
 # Pages that the navigation names already.
-TO_COME = {"browser.md", "compress.md", "distributed.md", "phones.md", "serving.md"}
+TO_COME = {"compress.md", "distributed.md"}
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = "python no-run"
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -129,7 +129,7 @@ def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch, eagerly):
         assert changed, old
     if not code.strip():
         return
-    for module in ("sklearn", "keras_hub"):
+    for module in ("sklearn", "keras_hub", "ai_edge_litert"):
         if module in code:
             pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)

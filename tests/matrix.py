@@ -2,7 +2,8 @@
 
     python tests/matrix.py [--legs=oldest,newest] [--folder=.matrix] [TEST ...]
 
-A leg is kept between runs; a leg that may fail does not fail the whole. `make matrix` runs all.
+The table is Markdown, as `docs/contributing.md` shows it. A leg is kept between runs. One that may
+fail, or whose Python is not here, does not fail the whole. `make matrix` runs all of them.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 TESTS = ("tests/keras_border_test.py", "tests/training/distiller_test.py",
          "tests/training/drop_in_test.py", "tests/taps/taps_test.py", "tests/teachers",
-         "tests/losses/response_test.py", "tests/callbacks/feature_hook_test.py")  # fmt: skip
+         "tests/losses/response_test.py", "tests/callbacks/feature_hook_test.py",
+         "tests/training/accumulation_test.py")  # fmt: skip
 # `{leg: (Python, what is installed, whether it may fail)}`. Pairs that pip itself allows.
 LEGS = {
     "oldest": ("3.10", ["keras==3.12.0", "tensorflow==2.19.0"], False),
@@ -41,10 +43,18 @@ def made(folder, python, packages):
     if not (folder / "ready").exists():
         subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
         install = [str(inside), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*install, *packages, "absl-py", "h5py", "pytest>=8,<9.2", "matplotlib",
-                        "scikit-learn"], check=True)  # fmt: skip
+        subprocess.run([*install, *packages, "keras-hub", "absl-py", "h5py", "pytest>=8,<9.2",
+                        "matplotlib", "scikit-learn"], check=True)  # fmt: skip
         (folder / "ready").touch()
     return inside
+
+
+def installed(python):
+    """The versions of Keras, TensorFlow and keras-hub that an environment has."""
+    ask = "from importlib.metadata import version as v; import sys; print(*map(v, sys.argv[1:]))"
+    names = ["keras", "tensorflow", "keras-hub"]
+    found = subprocess.run([str(python), "-c", ask, *names], capture_output=True, text=True)
+    return found.stdout.split() if found.returncode == 0 else ["-"] * len(names)
 
 
 def counted(output):
@@ -59,17 +69,22 @@ def run(name, folder, tests):
     version, packages, may_fail = LEGS[name]
     python = python_of(version)
     if python is None:
-        return [name, version, " ".join(packages), "-", "-", "-", f"no Python {version} here"]
+        return [name, version, *["-"] * 6, f"no Python {version} here"]
     try:
         inside = made(folder, python, packages)
     except subprocess.CalledProcessError:
-        return [name, version, " ".join(packages), "-", "-", "-", "cannot be installed"]
+        why = f"{' '.join(packages)} cannot be installed"
+        return [name, version, *["-"] * 4, "all", "-", why]
     done = subprocess.run([str(inside), "-m", "pytest", "-q", "--disable-warnings", *tests],
                           cwd=ROOT, capture_output=True, text=True)  # fmt: skip
     (folder / "log.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     passed, failed, skipped = counted(done.stdout)
     why = "" if not failed else f"see {folder / 'log.txt'}" + (" (may fail)" if may_fail else "")
-    return [name, version, " ".join(packages), passed, failed, skipped, why]
+    return [name, version, *installed(inside), passed, failed, skipped, why]
+
+
+def show(row):
+    print("| " + " | ".join(map(str, row)) + " |", flush=True)
 
 
 def main():
@@ -78,13 +93,15 @@ def main():
     parser.add_argument("--folder", default=str(ROOT / ".matrix"))
     parser.add_argument("tests", nargs="*", default=TESTS)
     given = parser.parse_args()
-    head = ["leg", "Python", "packages", "passed", "failed", "skipped", "why"]
-    print(" | ".join(head), flush=True)
+    head = ["leg", "Python", "Keras", "TensorFlow", "keras-hub", "passed", "failed", "skipped",
+            "why"]  # fmt: skip
+    show(head)
+    show(["---"] * len(head))
     wrong = False
     for name in given.legs.split(","):
         row = run(name, pathlib.Path(given.folder) / name.replace(" ", "_"), given.tests)
-        wrong |= row[4] not in (0,) and not LEGS[name][2]
-        print(" | ".join(map(str, row)), flush=True)
+        wrong |= row[6] not in (0, "-") and not LEGS[name][2]
+        show(row)
     sys.exit(wrong)
 
 

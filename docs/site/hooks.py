@@ -2,8 +2,8 @@
 
 import re
 
-FENCE = re.compile(r"^( *)```python no-run$", re.MULTILINE)
+FENCE = re.compile(r"^( *```\w+) no-run$", re.MULTILINE)
 
 
 def on_page_markdown(markdown, **_):
-    return FENCE.sub(r"\1```python", markdown)
+    return FENCE.sub(r"\1", markdown)

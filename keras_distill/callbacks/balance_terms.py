@@ -1,6 +1,7 @@
 """Weights by what each term contributes, measured before the first step."""
 
 import itertools
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,9 +17,9 @@ class BalanceTerms(keras.callbacks.Callback):
 
     A term contributes `alpha * weight * n`, the labels contribute `(1 - alpha) * n`; `n` is the
     norm of its gradient with respect to the student's trainable variables (`by="gradient"`), or
-    its value (`by="loss"`), a mean over batches. Labels and terms without a share keep what they
-    contribute and take the rest, so that the shares then sum to less than 1; where every term has
-    a share and labels do not count, they sum to 1 and the sum of contributions stays as it was.
+    its value (`by="loss"`), a mean over batches. Terms without a share, and the label loss, keep
+    their weight and make up the rest, so the shares must then sum to less than 1. If every term
+    has a share and labels do not count, the shares must sum to 1.
 
     Measured once, in training mode, before the first step; the student is left as it was. Then
     the weights are frozen: logged as `{term}_weight`, kept in the distiller's checkpoint, and
@@ -40,13 +41,23 @@ class BalanceTerms(keras.callbacks.Callback):
     Example:
 
     ```python
-    terms = [Term(KLDivergence(2.0), name="kd"), hint]
+    hint = Term("mse", student="block_2", teacher="block_2", projector="auto", name="hint")
+    terms = [Term(losses.KLDivergence(2.0), name="kd"), hint]
     distiller = Distiller(student, teacher=teacher, terms=terms)
-    distiller.fit(x, y, callbacks=[BalanceTerms({"kd": 0.4, "hint": 0.1})])
+    distiller.compile("adam", loss)
+    distiller.fit(x, y, callbacks=[callbacks.BalanceTerms({"kd": 0.4, "hint": 0.1})])
     ```
     """
 
-    def __init__(self, shares, *, by="gradient", data=None, batches=8, verbose=1):
+    def __init__(
+        self,
+        shares: dict[str, float],
+        *,
+        by: str = "gradient",
+        data: Any = None,
+        batches: int = 8,
+        verbose: int = 1,
+    ):
         super().__init__()
         if by not in WAYS:
             raise ValueError(f"`by` must be one of {WAYS}. Received: by={by!r}")
@@ -145,13 +156,13 @@ class BalanceTerms(keras.callbacks.Callback):
 def _check_term(name, terms, objective):
     if name not in terms:
         raise ValueError(
-            f"`shares` names terms of the distiller. Received: `{name}`. There are: "
+            f"`shares` must name terms of the distiller. Received: `{name}`. There are: "
             f"{', '.join(terms)}."
         )
     weight = objective.weight_of(terms[name])
     if not schedules.is_number(weight) and not isinstance(weight, keras.Variable):
         raise ValueError(
-            f"The weight of `{name}` is a schedule, which cannot be set: give the term a number, "
+            f"The weight of `{name}` is a schedule, which cannot be set. Give the term a number, "
             "or no share."
         )
 

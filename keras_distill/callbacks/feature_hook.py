@@ -1,5 +1,7 @@
 """Hooks a layer of the student and a layer of its teacher during one `fit`."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -9,6 +11,7 @@ from keras_distill.batch import Batch
 from keras_distill.losses import as_distillation_loss
 from keras_distill.losses.kernel_alignment import cka
 from keras_distill.report.cka_heat_map import check_drawable, cka_heat_map, rows_of
+from keras_distill.schedules import Hyperparameter
 from keras_distill.teachers import ModelTeacher
 from keras_distill.text.pipeline import is_dataset
 from keras_distill.training.term import Term
@@ -47,9 +50,11 @@ class FeatureHook(keras.callbacks.Callback):
     Example:
 
     ```python
-    hint = FeatureHook("block_2", "block_4", loss="mse", name="hint")
-    look = FeatureHook("block_3", "block_6", probe=x_valid[:512])
-    distiller.fit(x, y, callbacks=[hint, look, keras.callbacks.TensorBoard()])
+    hint = callbacks.FeatureHook("block_1", "block_2", loss="mse", name="hint")
+    look = callbacks.FeatureHook("block_2", "block_2", probe=x[:8], name="look")
+    distiller = Distiller(student, teacher=teacher)
+    distiller.compile("adam", loss)
+    distiller.fit(x, y, callbacks=[hint, look, keras.callbacks.CSVLogger("log.csv")])
     ```
 
     Reference:
@@ -57,8 +62,19 @@ class FeatureHook(keras.callbacks.Callback):
         - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)
     """
 
-    def __init__(self, student, teacher, *, loss=None, weight=1.0, projector="auto",
-                 source="teacher", probe=None, heat_map=None, name=None):  # fmt: skip
+    def __init__(
+        self,
+        student: str,
+        teacher: str,
+        *,
+        loss: keras.losses.Loss | str | None = None,
+        weight: Hyperparameter = 1.0,
+        projector: keras.layers.Layer | str | None = "auto",
+        source: str = "teacher",
+        probe: Any = None,
+        heat_map: str | None = None,
+        name: str | None = None,
+    ):
         super().__init__()
         self.student, self.teacher, self.source = student, teacher, source
         self.name = name or _name(student, teacher)

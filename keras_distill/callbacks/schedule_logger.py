@@ -16,7 +16,9 @@ class ScheduleLogger(keras.callbacks.Callback):
     ```python
     alpha = keras.optimizers.schedules.CosineDecay(0.9, decay_steps=10_000)
     distiller = Distiller(student, teacher=teacher, alpha=alpha)
-    distiller.fit(x, y, callbacks=[ScheduleLogger(), keras.callbacks.CSVLogger("log.csv")])
+    distiller.compile("adam", loss)
+    logger = callbacks.ScheduleLogger()
+    distiller.fit(x, y, callbacks=[logger, keras.callbacks.CSVLogger("log.csv")])
     ```
     """
 

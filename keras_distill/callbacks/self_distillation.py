@@ -1,5 +1,7 @@
 """Terms from a model's deep exit to its shallow ones, for one `fit`."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -46,18 +48,30 @@ class SelfDistillation(keras.callbacks.Callback):
     Example:
 
     ```python
-    callback = callbacks.SelfDistillation("final", ["exit_1", "exit_2"], start_epoch=5)
+    net = models.add_exits(student, {"exit_1": "block_1"})
+    callback = callbacks.SelfDistillation("final", ["exit_1"], start_epoch=1)
     distiller = Distiller(net)
     distiller.compile("adam", loss)
-    distiller.fit(x, y, epochs=20, callbacks=[callback])
+    distiller.fit(x, y, epochs=2, callbacks=[callback])
     ```
 
     Reference:
         - [Zhang et al., 2019](https://arxiv.org/abs/1905.08094)
     """
 
-    def __init__(self, deep, shallow, *, loss=None, hint=None, weight=1.0, start_epoch=0,
-                 margin=None, monitor=None, accuracy=True):  # fmt: skip
+    def __init__(
+        self,
+        deep: str,
+        shallow: str | Sequence[str],
+        *,
+        loss: keras.losses.Loss | None = None,
+        hint: dict[str, str] | None = None,
+        weight: float = 1.0,
+        start_epoch: int = 0,
+        margin: float | None = None,
+        monitor: str | None = None,
+        accuracy: bool = True,
+    ):
         super().__init__()
         self.deep, self.shallow = deep, [shallow] if isinstance(shallow, str) else list(shallow)
         self.weight, self.start_epoch = weight, start_epoch

@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from os import PathLike
 
 import keras
 
@@ -37,14 +38,25 @@ class StudentCheckpoint(keras.callbacks.Callback):
     Example:
 
     ```python
-    agreement = TeacherAgreement(validation)
-    best = StudentCheckpoint("best.keras", monitor="teacher_agreement")
-    distiller.fit(data, callbacks=[agreement, best])
+    held_out = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    agreement = callbacks.TeacherAgreement(held_out)
+    best = callbacks.StudentCheckpoint("best.keras", monitor="teacher_agreement")
+    distiller = Distiller(student, teacher=teacher)
+    distiller.compile("adam", loss)
+    distiller.fit(x, y, callbacks=[agreement, best])
     ```
     """
 
-    def __init__(self, filepath, monitor="val_loss", mode="auto", *, save_best_only=True,
-                 initial_value_threshold=None, verbose=0):  # fmt: skip
+    def __init__(
+        self,
+        filepath: str | PathLike[str],
+        monitor: str = "val_loss",
+        mode: str = "auto",
+        *,
+        save_best_only: bool = True,
+        initial_value_threshold: float | None = None,
+        verbose: int = 0,
+    ):
         super().__init__()
         self.filepath = os.fspath(filepath)
         if not self.filepath.endswith((".keras", ".weights.h5")):

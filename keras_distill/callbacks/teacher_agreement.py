@@ -1,6 +1,7 @@
 """How near the student is to its teacher, at each epoch's end."""
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,9 +31,27 @@ class TeacherAgreement(keras.callbacks.Callback):
     Raises:
         ValueError: before the first step, for a source, a path or data that do not fit, and for a
             distiller with `fused_head=True`.
+
+    Example:
+
+    ```python
+    held_out = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    agreement = callbacks.TeacherAgreement(held_out)
+    distiller = Distiller(student, teacher=teacher)
+    distiller.compile("adam", loss)
+    history = distiller.fit(x, y, callbacks=[agreement]).history
+    history["teacher_agreement"], history["teacher_kl"]
+    ```
     """
 
-    def __init__(self, data, *, source="teacher", student="output", teacher="output"):
+    def __init__(
+        self,
+        data: Any,
+        *,
+        source: str = "teacher",
+        student: str = "output",
+        teacher: str = "output",
+    ):
         super().__init__()
         self.data, self.source = data, source
         self.paths = student, teacher

@@ -1,11 +1,17 @@
 """What `export` reads beside the student: real inputs, names of classes, and the run's data."""
 
+import hashlib
 import os
 import zipfile
 
 from keras_distill.cli import program, quiet
 
 STUDENT = "student.keras"
+# What is known of a run's student, by the file that holds it.
+KEPT = {
+    "run.json": ("epochs", "teacher_epochs", "alpha", "seeds", "training", "options", "files"),
+    "report.json": ("name", "command", "arms"),
+}
 
 
 def model_file(path):
@@ -60,9 +66,10 @@ def image_range(text):
 
 
 def provenance(path, model):
-    """Where the student comes from: a JSON file's object, or what the run's report says."""
+    """Where the student comes from: a JSON file's object, or what the run's own files say."""
     quiet.import_keras(program.verbose())
     from keras_distill import _files
+    from keras_distill.experiments.run_folder import EXAMPLES
 
     if path is not None:
         if not os.path.isfile(path):
@@ -71,11 +78,18 @@ def provenance(path, model):
         if not isinstance(found, dict):
             raise ValueError(f"--provenance takes a JSON file with an object. Received: {path}")
         return found
-    report = os.path.join(model, "report.json")
-    if not os.path.isfile(report):
-        return None
-    found = _files.read_json(report, {"settings": dict})
-    return {key: found[key] for key in ("name", "command", "settings") if key in found}
+    found = {}
+    for name, keys in KEPT.items():
+        file = os.path.join(model, name)
+        held = _files.read_json(file, {}) if os.path.isfile(file) else None
+        found.update({key: held[key] for key in keys if held and key in held})
+    if arms := found.pop("arms", {}):
+        found["metrics"] = {arm: held.get("seeds") for arm, held in arms.items()}
+    examples = os.path.join(model, EXAMPLES)
+    if found and os.path.isfile(examples):
+        with open(examples, "rb") as file:
+            found["validation examples (SHA-256)"] = hashlib.sha256(file.read()).hexdigest()
+    return found or None
 
 
 def of_run(folder):

@@ -25,7 +25,9 @@ def without_autotune(dataset):
     Example:
 
     ```python
-    model.fit(without_autotune(train), validation_data=without_autotune(valid), epochs=20)
+    distiller = Distiller(student, teacher=teacher)
+    distiller.compile("adam", loss)
+    distiller.fit(data.without_autotune(dataset))
     ```
     """
     tf = sys.modules.get("tensorflow")  # which whoever made a dataset has imported

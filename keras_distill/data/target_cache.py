@@ -68,10 +68,10 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
     Example:
 
     ```python
-    write_targets(teacher, dataset, "targets", dtype="float32")
+    data.write_targets(teacher, dataset, "targets", dtype="float32")
     distiller = Distiller(student, teacher=CachedTeacher())
     distiller.compile("adam", loss)
-    distiller.fit(read_targets(dataset, "targets"), epochs=20)
+    distiller.fit(data.read_targets(dataset, "targets"), epochs=2)
     ```
     """
     part, parts = _part(shard)
@@ -136,7 +136,7 @@ def read_targets(dataset, path, *, key=None, augment=None, teacher=None, fingerp
     Example:
 
     ```python
-    dataset = read_targets(images.shuffle(10_000).batch(64), "targets", teacher=teacher)
+    taught = data.read_targets(dataset.shuffle(10_000), "targets", teacher=teacher)
     ```
     """
     dataset = as_dataset(dataset)

@@ -38,7 +38,7 @@ class TargetsOnDisk:
     Example:
 
     ```python
-    print(TargetsOnDisk("targets").summary())
+    print(data.TargetsOnDisk("targets").summary())
     ```
     """
 

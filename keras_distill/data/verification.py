@@ -38,7 +38,7 @@ def verify_targets(teacher, dataset, path, *, key=None, augment=None, fingerprin
     Example:
 
     ```python
-    print(verify_targets(teacher, dataset, "targets"))
+    print(data.verify_targets(teacher, dataset, "targets"))
     ```
     """
     cache, dataset = TargetsOnDisk(path), as_dataset(dataset)

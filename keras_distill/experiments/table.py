@@ -11,6 +11,13 @@ def over_seeds(results):
 
     Returns:
         `{arm: {column: [number of each seed]}}`, as `markdown` takes it.
+
+    Example:
+
+    ```python
+    experiments.over_seeds({"alone": [{"accuracy": 90.0}, {"accuracy": 92.0}]})
+    # {"alone": {"accuracy": [90.0, 92.0]}}
+    ```
     """
     return {
         arm: {column: [row[column] for row in rows] for column in rows[0]}
@@ -33,7 +40,8 @@ def markdown(rows, digits=2):
     Example:
 
     ```python
-    print(markdown({"alone": {"accuracy": [90.0, 92.0]}, "distilled": {"accuracy": [93.0, 94.0]}}))
+    rows = {"alone": {"accuracy": [90.0, 92.0]}, "distilled": {"accuracy": [93.0, 94.0]}}
+    print(experiments.markdown(rows))
     ```
     """
     heads = list(dict.fromkeys(head for row in rows.values() for head in row))

@@ -27,7 +27,7 @@ def checked_inputs(argument, inputs, signature):
             f"`{argument}` must hold an array for each input of the model, {sorted(specs)}. "
             f"Received: {sorted(inputs)}"
         )
-    arrays = {name: np.asarray(inputs[name]) for name in specs}
+    arrays = {name: _plain(np.asarray(inputs[name])) for name in specs}
     for name, array in arrays.items():
         shape = specs[name].shape
         if len(shape) != array.ndim or any(
@@ -37,9 +37,10 @@ def checked_inputs(argument, inputs, signature):
                 f"`{argument}` must have the shape {tuple(shape)} for the input {name!r}. "
                 f"Received: {array.shape}"
             )
-        if array.dtype.kind not in "fiub":
+        wanted, kinds = ("strings", "SU") if specs[name].dtype == "string" else ("numbers", "fiub")
+        if array.dtype.kind not in kinds:
             raise ValueError(
-                f"`{argument}` must hold numbers for the input {name!r}. Received: {array.dtype}"
+                f"`{argument}` must hold {wanted} for the input {name!r}. Received: {array.dtype}"
             )
     if len({len(array) for array in arrays.values()}) != 1 or not min(map(len, arrays.values())):
         raise ValueError(
@@ -48,7 +49,20 @@ def checked_inputs(argument, inputs, signature):
         )
     kinds = {name: keras.backend.standardize_dtype(specs[name].dtype) for name in arrays}
     wide = {"bfloat16": "float32"}  # NumPy has none
-    return {n: a.astype(wide.get(kinds[n], kinds[n])) for n, a in arrays.items()}
+    return {
+        name: array if kinds[name] == "string" else array.astype(wide.get(kinds[name], kinds[name]))
+        for name, array in arrays.items()
+    }
+
+
+def _plain(array):
+    """Strings that tf.data gives as objects, as an array of bytes."""
+    texts = array.dtype == object and all(isinstance(each, (bytes, str)) for each in array.flat)
+    if not texts:
+        return array
+    return np.array(
+        [each.encode() if isinstance(each, str) else each for each in array.flat]
+    ).reshape(array.shape)
 
 
 def arguments_of(given, signature):

@@ -9,6 +9,7 @@ import tempfile
 import keras
 import numpy as np
 
+from keras_distill import _backend
 from keras_distill.export import places
 
 RUNTIMES = pathlib.Path(__file__).with_name("runtimes.py")
@@ -49,9 +50,17 @@ def answers(model, inputs):
         model: a `keras.Model`.
         inputs: an array, or a dict of arrays by input name.
     """
+    inputs = keras.tree.map_structure(_tensor, inputs)
     with keras.device("cpu:0"):  # GPUs round the factors of products to fewer bits
         outputs = model(inputs, training=False)
     return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+
+
+def _tensor(array):
+    """Strings as a tensor, which a layer takes; other arrays as they are."""
+    if getattr(array, "dtype", None) is None or np.asarray(array).dtype.kind not in "SU":
+        return array
+    return _backend.tensorflow("A model of strings").constant(array)
 
 
 def outputs_of(kind, path, inputs):

@@ -79,6 +79,7 @@ def random_inputs(model, count=8, seed=0):
         model: a `keras.Model` of one input, or of several in a dict or a functional model.
         count: how many examples.
         seed: of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
+            Strings are made-up words.
 
     Returns:
         An array, or a dict of arrays by input name where there are several.
@@ -102,6 +103,9 @@ def random_inputs(model, count=8, seed=0):
 
 def _random(spec, count, generator):
     shape = (count, *(size or 8 for size in spec.shape[1:]))
+    if spec.dtype == "string":
+        words = [f"word{number} word{number + 1}" for number in range(int(np.prod(shape)))]
+        return np.array(words).reshape(shape)
     if "int" in spec.dtype or spec.dtype == "bool":
         return generator.integers(0, 2, shape).astype(spec.dtype)
     return generator.random(shape).astype(spec.dtype)

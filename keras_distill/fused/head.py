@@ -19,6 +19,13 @@ class Head(NamedTuple):
             a `keras.Variable`.
         bias: (vocabulary,), or `None`. -inf where a word does not exist.
         soft_cap: `c` in `c * tanh(logits / c)`, or `None`.
+
+    Example:
+
+    ```python
+    # 2 texts of 3 tokens, 50 words, vectors of 4 numbers
+    fused.Head(np.random.rand(2, 3, 4), np.random.rand(50, 4)).vocabulary  # 50
+    ```
     """
 
     hidden: Any

@@ -11,6 +11,7 @@ from keras_distill.batch import TopK
 from keras_distill.fused import primitives
 from keras_distill.fused.flat import FLAT, FlatDivergence
 from keras_distill.fused.head import (
+    Head,
     add_gradients,
     block_size,
     gradients,
@@ -31,6 +32,13 @@ class Measured(NamedTuple):
         cross_entropy: of the labels.
         divergence: from the teacher.
         correct: 1 where the likeliest word is the label; it has no gradient.
+
+    Example:
+
+    ```python
+    head = fused.Head(np.random.rand(6, 4), np.random.rand(50, 4))
+    fused.measure(head, labels=np.arange(6)).cross_entropy.shape  # (6,)
+    ```
     """
 
     cross_entropy: Any
@@ -38,8 +46,16 @@ class Measured(NamedTuple):
     correct: Any
 
 
-def measure(student, *, labels=None, teacher=None, loss=None, accuracy=False, learns=False,
-            block=None):  # fmt: skip
+def measure(
+    student: Head,
+    *,
+    labels: Any = None,
+    teacher: Head | TopK | None = None,
+    loss: keras.losses.Loss | None = None,
+    accuracy: bool = False,
+    learns: bool = False,
+    block: int | None = None,
+) -> Measured:
     """Cross-entropy and a divergence, with their gradients, by blocks of the vocabulary.
 
     A block's logits are made, summed and dropped; the gradient makes them again. The values and
@@ -73,9 +89,12 @@ def measure(student, *, labels=None, teacher=None, loss=None, accuracy=False, le
     Example:
 
     ```python
-    student = Head(hidden, layer.embeddings)
-    measured = measure(student, labels=labels, teacher=Head(other, its_embeddings),
-                       loss=KLDivergence(2.0))
+    # 6 tokens, 50 words; the student is 4 wide, the teacher 8
+    small = fused.Head(np.random.rand(6, 4), np.random.rand(50, 4))
+    large = fused.Head(np.random.rand(6, 8), np.random.rand(50, 8))
+    measured = fused.measure(
+        small, labels=np.arange(6), teacher=large, loss=losses.KLDivergence(2.0))
+    measured.cross_entropy.shape, measured.divergence.shape  # (6,) and (6,)
     ```
 
     Reference:
@@ -117,10 +136,22 @@ def check(student, teacher, loss):
         )
 
 
-def takes(loss):
+def takes(loss: keras.losses.Loss) -> bool:
     """Whether a loss is a sum over the classes of what depends on log-probabilities alone.
 
     Its temperature must be one for all examples.
+
+    Args:
+        loss: a loss.
+
+    Returns:
+        A boolean: whether `measure` takes the loss.
+
+    Example:
+
+    ```python
+    fused.takes(losses.KLDivergence(2.0)), fused.takes(losses.DIST())  # (True, False)
+    ```
     """
     return _sums_over_classes(loss) and _is_one_number(loss.temperature)
 

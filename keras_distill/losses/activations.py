@@ -1,6 +1,7 @@
 """Losses on features before their ReLU: which neurons are active, and by how much."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -35,13 +36,21 @@ class ActivationBoundary(DistillationLoss):
     Raises:
         ValueError: if `margin` is negative.
 
+    Example:
+
+    ```python
+    # both layers stand before a ReLU
+    Term(losses.ActivationBoundary(), student="block_2_bn", teacher="block_2_bn",
+         projector="auto")
+    ```
+
     Reference:
         - [Heo et al., 2018](https://arxiv.org/abs/1811.03233)
     """
 
     config = ("margin",)
 
-    def __init__(self, margin=1.0, **kwargs):
+    def __init__(self, margin: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         if not margin >= 0:
             raise ValueError(f"`margin` must be non-negative. Received: margin={margin}")
@@ -82,8 +91,8 @@ class OverhaulMargin(DistillationLoss):
     Example:
 
     ```python
-    loss = OverhaulMargin.from_normalization(teacher.get_layer("block_4_bn"))
-    Term(loss, student="block_2_bn", teacher="block_4_bn", projector="auto")
+    loss = losses.OverhaulMargin.from_normalization(teacher.get_layer("block_2_bn"))
+    Term(loss, student="block_2_bn", teacher="block_2_bn", projector="auto")
     ```
 
     Reference:
@@ -92,7 +101,7 @@ class OverhaulMargin(DistillationLoss):
 
     config = ("margin",)
 
-    def __init__(self, margin, **kwargs):
+    def __init__(self, margin: float | Sequence[float], **kwargs):
         super().__init__(**kwargs)
         margin = np.asarray(ops.convert_to_numpy(margin), "float32")
         if margin.ndim > 1 or not np.all(margin <= 0):

@@ -83,13 +83,21 @@ class AttentionDivergence(_AttentionLoss):
     Raises:
         ValueError: if `heads` is none of these.
 
+    Example:
+
+    ```python
+    scores = "transformer_layer_0/self_attention_layer:scores"
+    Term(losses.AttentionDivergence(), student=scores, teacher=scores,
+         mask="input:padding_mask")
+    ```
+
     Reference:
         - [Wang et al., 2020](https://arxiv.org/abs/2002.10957)
     """
 
     needs = ("mask",)
 
-    def __init__(self, heads=None, cross=False, **kwargs):
+    def __init__(self, heads: str | None = None, cross: bool = False, **kwargs):
         super().__init__(heads, cross, **kwargs)
 
     def call(self, y_true, y_pred, mask=None):
@@ -127,6 +135,14 @@ class AttentionCrossEntropy(_AttentionLoss):
     Raises:
         ValueError: if `heads` is none of these.
 
+    Example:
+
+    ```python
+    scores = "transformer_layer_0/self_attention_layer:scores"
+    Term(losses.AttentionCrossEntropy(), student=scores, teacher=scores,
+         mask="input:padding_mask")
+    ```
+
     Reference:
         - [Yang et al., 2020](https://arxiv.org/abs/2002.12620)
     """
@@ -134,7 +150,13 @@ class AttentionCrossEntropy(_AttentionLoss):
     needs = ("mask",)
     config = ("threshold",)
 
-    def __init__(self, heads=None, threshold=None, cross=False, **kwargs):
+    def __init__(
+        self,
+        heads: str | None = None,
+        threshold: float | None = None,
+        cross: bool = False,
+        **kwargs,
+    ):
         super().__init__(heads, cross, **kwargs)
         self.threshold = threshold
 
@@ -180,6 +202,13 @@ class AttentionMSE(_AttentionLoss):
     Raises:
         ValueError: if `heads` is none of these.
 
+    Example:
+
+    ```python
+    scores = "transformer_layer_0/self_attention_layer:scores"
+    Term(losses.AttentionMSE(), student=scores, teacher=scores, mask="input:padding_mask")
+    ```
+
     Reference:
         - [Jiao et al., 2020](https://arxiv.org/abs/1909.10351)
     """
@@ -187,7 +216,9 @@ class AttentionMSE(_AttentionLoss):
     needs = ("mask",)
     config = ("threshold",)
 
-    def __init__(self, heads=None, threshold=LOW, cross=False, **kwargs):
+    def __init__(
+        self, heads: str | None = None, threshold: float | None = LOW, cross: bool = False, **kwargs
+    ):
         super().__init__(heads, cross, **kwargs)
         self.threshold = threshold
 

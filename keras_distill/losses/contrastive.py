@@ -60,9 +60,9 @@ class ContrastiveRepresentation(DistillationLoss):
     Example:
 
     ```python
-    loss = ContrastiveRepresentation(examples=50_000)
-    index = {"feature": "avg_pool", "index": "input:index"}
-    term = Term(loss, student="avg_pool", teacher=index, weight=0.8)
+    loss = losses.ContrastiveRepresentation(examples=50_000)
+    index = {"feature": "hidden", "index": "input:index"}
+    term = Term(loss, student="hidden", teacher=index, weight=0.8)
     ```
 
     Reference:
@@ -75,8 +75,17 @@ class ContrastiveRepresentation(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, examples, width=128, negatives=16384, temperature=0.07, momentum=0.5,
-                 variant="code", seed=None, **kwargs):  # fmt: skip
+    def __init__(
+        self,
+        examples: int,
+        width: int = 128,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        variant: str = "code",
+        seed: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         for key, count in (("examples", examples), ("width", width), ("negatives", negatives)):
             if count < 1:

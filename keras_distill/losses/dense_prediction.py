@@ -11,6 +11,7 @@ from keras_distill.losses.softened import (
     log_probabilities,
     scaled,
 )
+from keras_distill.schedules import Hyperparameter
 
 DIVERGENCES = ("kl", "mse")
 
@@ -61,11 +62,18 @@ class ChannelWise(_Softened):
     Raises:
         ValueError: if `temperature` is not positive, or for an unknown `divergence`.
 
+    Example:
+
+    ```python
+    # a segmentation model whose output is (batch, height, width, classes)
+    Term(losses.ChannelWise(temperature=4.0), weight=3.0)
+    ```
+
     Reference:
         - [Shu et al., 2021](https://arxiv.org/abs/2011.13256)
     """
 
-    def __init__(self, temperature=4.0, divergence="kl", **kwargs):
+    def __init__(self, temperature: Hyperparameter | str = 4.0, divergence: str = "kl", **kwargs):
         super().__init__(temperature, divergence, **kwargs)
 
     def call(self, y_true, y_pred, temperature=None):
@@ -104,13 +112,26 @@ class PixelWise(_Softened):
     Raises:
         ValueError: if `temperature` is not positive, or for an unknown `divergence`.
 
+    Example:
+
+    ```python
+    # a segmentation model whose output is (batch, height, width, classes)
+    Term(losses.PixelWise(), weight=10.0)
+    ```
+
     Reference:
         - [Liu et al., 2019](https://arxiv.org/abs/1903.04197)
     """
 
     config = ("variant",)
 
-    def __init__(self, temperature=1.0, divergence="kl", variant="paper", **kwargs):
+    def __init__(
+        self,
+        temperature: Hyperparameter | str = 1.0,
+        divergence: str = "kl",
+        variant: str = "paper",
+        **kwargs,
+    ):
         super().__init__(temperature, divergence, **kwargs)
         self.variant = check_variant(variant)
 
@@ -150,6 +171,13 @@ class IntraClassVariation(DistillationLoss):
     Raises:
         ValueError: if `classes` is not positive, or the sides differ in height or width.
 
+    Example:
+
+    ```python
+    # `fit` must be given a class for each pixel
+    Term(losses.IntraClassVariation(classes=21), student="block_2", teacher="block_2")
+    ```
+
     Reference:
         - [Wang et al., 2020](https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/230_ECCV_2020_paper.php)
     """
@@ -158,7 +186,7 @@ class IntraClassVariation(DistillationLoss):
     config = ("classes",)
     same_shape = False
 
-    def __init__(self, classes, **kwargs):
+    def __init__(self, classes: int, **kwargs):
         super().__init__(**kwargs)
         if classes < 1:
             raise ValueError(f"`classes` must be positive. Received: classes={classes}")

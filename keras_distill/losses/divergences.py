@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.softened import LOWEST, Divergence, log_mixture
-from keras_distill.schedules import check
+from keras_distill.schedules import Hyperparameter, check
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -29,6 +29,12 @@ class ReverseKL(Divergence):
 
     Raises:
         ValueError: if `temperature` is not positive, or not that of a `TopK`.
+
+    Example:
+
+    ```python
+    Term(losses.ReverseKL(), weight=0.5, name="seeks_one_mode")
+    ```
 
     Reference:
         - [Gu et al., 2024](https://arxiv.org/abs/2306.08543) (MiniLLM)
@@ -63,13 +69,25 @@ class SymmetricKL(Divergence):
         ValueError: if `mix` is not in [0, 1], `temperature` is not positive, or not that of a
             `TopK`.
 
+    Example:
+
+    ```python
+    Term(losses.SymmetricKL(mix=0.9))
+    ```
+
     Reference:
         - [Ko et al., 2024](https://arxiv.org/abs/2402.03898) (DistiLLM)
     """
 
     config = ("mix",)
 
-    def __init__(self, mix=0.5, temperature=1.0, compensate=True, **kwargs):
+    def __init__(
+        self,
+        mix: float = 0.5,
+        temperature: Hyperparameter | str = 1.0,
+        compensate: bool = True,
+        **kwargs,
+    ):
         super().__init__(temperature, compensate, **kwargs)
         self.mix = float(check("mix", mix, low=0, high=1))
 
@@ -107,13 +125,25 @@ class JensenShannon(Divergence):
         ValueError: if `mix` is not in [0, 1], `temperature` is not positive, or not that of a
             `TopK`.
 
+    Example:
+
+    ```python
+    Term(losses.JensenShannon(mix=0.5))
+    ```
+
     Reference:
         - [Agarwal et al., 2024](https://arxiv.org/abs/2306.13649) (GKD)
     """
 
     config = ("mix",)
 
-    def __init__(self, mix=0.5, temperature=1.0, compensate=True, **kwargs):
+    def __init__(
+        self,
+        mix: float = 0.5,
+        temperature: Hyperparameter | str = 1.0,
+        compensate: bool = True,
+        **kwargs,
+    ):
         super().__init__(temperature, compensate, **kwargs)
         self.mix = float(check("mix", mix, low=0, high=1))
 
@@ -149,6 +179,12 @@ class TotalVariation(Divergence):
 
     Raises:
         ValueError: if `temperature` is not positive, or not that of a `TopK`.
+
+    Example:
+
+    ```python
+    Term(losses.TotalVariation())
+    ```
 
     Reference:
         - [Wen et al., 2023](https://arxiv.org/abs/2307.15190)

@@ -34,6 +34,12 @@ class Hint(DistillationLoss):
     Raises:
         ValueError: when called, if the channels differ.
 
+    Example:
+
+    ```python
+    Term(losses.Hint(), student="block_1", teacher="block_2", projector="auto", weight=100.0)
+    ```
+
     Reference:
         - [Romero et al., 2014](https://arxiv.org/abs/1412.6550)
         - [Chen et al., 2022](https://arxiv.org/abs/2203.14001) (SimKD)
@@ -41,7 +47,7 @@ class Hint(DistillationLoss):
 
     config = ("pool",)
 
-    def __init__(self, pool=False, **kwargs):
+    def __init__(self, pool: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.pool = pool
         self.same_shape = not pool
@@ -70,6 +76,12 @@ class Cosine(DistillationLoss):
 
     Returns:
         One value per example, token or position: (batch, ...).
+
+    Example:
+
+    ```python
+    Term(losses.Cosine(), student="hidden", teacher="hidden", projector="auto")
+    ```
 
     Reference:
         - [Sanh et al., 2019](https://arxiv.org/abs/1910.01108)
@@ -103,7 +115,7 @@ class MaskedGeneration(DistillationLoss):
 
     ```python
     generator = projectors.MaskedGenerator(channels=256, ratio=0.5)
-    Term(MaskedGeneration(), student="block_4", teacher="block_4", projector=generator,
+    Term(losses.MaskedGeneration(), student="block_4", teacher="block_4", projector=generator,
          weight=7e-5)
     ```
 
@@ -143,6 +155,12 @@ class PearsonCorrelation(DistillationLoss):
     Raises:
         ValueError: if `resize` is neither side; when called, if the channels differ.
 
+    Example:
+
+    ```python
+    Term(losses.PearsonCorrelation(), student="block_2", teacher="block_2", projector="auto")
+    ```
+
     Reference:
         - [Cao et al., 2022](https://arxiv.org/abs/2207.02039)
     """
@@ -152,7 +170,7 @@ class PearsonCorrelation(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, variant="paper", resize="student", **kwargs):
+    def __init__(self, variant: str = "paper", resize: str = "student", **kwargs):
         super().__init__(**kwargs)
         self.variant = check_variant(variant)
         self.resize = one_of("resize", resize, ("student", "teacher"))

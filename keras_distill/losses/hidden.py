@@ -31,6 +31,12 @@ class PatientKD(DistillationLoss):
     Raises:
         ValueError: if `tokens` is none of these.
 
+    Example:
+
+    ```python
+    Term(losses.PatientKD(), student="transformer_layer_0", teacher="transformer_layer_1")
+    ```
+
     Reference:
         - [Sun et al., 2019](https://arxiv.org/abs/1908.09355)
     """
@@ -38,7 +44,7 @@ class PatientKD(DistillationLoss):
     needs = ("mask",)
     config = ("tokens",)
 
-    def __init__(self, tokens="first", **kwargs):
+    def __init__(self, tokens: str = "first", **kwargs):
         super().__init__(**kwargs)
         self.tokens = one_of("tokens", tokens, ("first", "all"))
 
@@ -78,6 +84,13 @@ class SequenceFlow(DistillationLoss):
 
     Raises:
         ValueError: for other widths than the teacher's, or another number of layers than two.
+
+    Example:
+
+    ```python
+    pair = ["transformer_layer_0", "transformer_layer_1"]
+    Term(losses.SequenceFlow(), student=pair, teacher=pair, mask="input:padding_mask")
+    ```
 
     Reference:
         - [Yim et al., 2017](https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html)
@@ -132,6 +145,13 @@ class TokenGram(DistillationLoss):
 
     Raises:
         ValueError: for another number of layers than two on either side.
+
+    Example:
+
+    ```python
+    pair = ["transformer_layer_0", "transformer_layer_1"]
+    Term(losses.TokenGram(), student=pair, teacher=pair, mask="input:padding_mask")
+    ```
 
     Reference:
         - [Huang & Wang, 2017](https://arxiv.org/abs/1707.01219)

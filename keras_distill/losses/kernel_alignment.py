@@ -1,5 +1,7 @@
 """Centered kernel alignment: how alike two representations of the same examples are."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,7 +12,7 @@ from keras_distill.losses.distillation_loss import DistillationLoss, one_of
 KERNELS = ("linear", "rbf")
 
 
-def cka(x, y, kernel="linear", mask=None):
+def cka(x: Any, y: Any, kernel: str = "linear", mask: Any = None) -> Any:
     """Centered kernel alignment of two representations: 1 where they are alike, 0 if unrelated.
 
     `cka = <H K H, H L H> / (|H K H| |H L H|)` with the kernels `K` of `x` and `L` of `y` and
@@ -28,6 +30,13 @@ def cka(x, y, kernel="linear", mask=None):
 
     Raises:
         ValueError: for an unknown `kernel`.
+
+    Example:
+
+    ```python
+    features = np.random.rand(16, 8)
+    metrics.cka(features, 2.0 * features)  # 1.0: neither scale nor rotation counts
+    ```
 
     Reference:
         - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)
@@ -89,6 +98,12 @@ class CenteredKernelAlignment(DistillationLoss):
     Raises:
         ValueError: for an unknown `kernel`.
 
+    Example:
+
+    ```python
+    Term(losses.CenteredKernelAlignment(), student="block_2", teacher="block_2")
+    ```
+
     Reference:
         - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)
     """
@@ -98,7 +113,7 @@ class CenteredKernelAlignment(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, kernel="linear", **kwargs):
+    def __init__(self, kernel: str = "linear", **kwargs):
         super().__init__(**kwargs)
         self.kernel = one_of("kernel", kernel, KERNELS)
 

@@ -12,7 +12,7 @@ from keras_distill.losses.softened import (
     log_probabilities,
     scaled,
 )
-from keras_distill.schedules import check
+from keras_distill.schedules import Hyperparameter, check
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -41,6 +41,13 @@ class DecoupledKD(SoftenedLoss):
     Raises:
         ValueError: for a negative `alpha` or `beta`, or a `temperature` that is not positive.
 
+    Example:
+
+    ```python
+    # `fit` must be given labels: the loss reads them
+    Term(losses.DecoupledKD(alpha=1.0, beta=8.0, temperature=4.0))
+    ```
+
     Reference:
         - [Zhao et al., 2022](https://arxiv.org/abs/2203.08679)
     """
@@ -48,7 +55,13 @@ class DecoupledKD(SoftenedLoss):
     needs = ("labels",)
     config = ("alpha", "beta")
 
-    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, **kwargs):
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        temperature: Hyperparameter | str = 4.0,
+        **kwargs,
+    ):
         super().__init__(temperature, **kwargs)
         self.alpha = float(check("alpha", alpha, low=0))
         self.beta = float(check("beta", beta, low=0))
@@ -88,6 +101,13 @@ class NormalizedKD(SoftenedLoss):
     Raises:
         ValueError: for a negative `gamma`, or a `temperature` that is not positive.
 
+    Example:
+
+    ```python
+    # `fit` must be given labels: the loss reads them
+    Term(losses.NormalizedKD(gamma=1.5))
+    ```
+
     Reference:
         - [Yang et al., 2023](https://arxiv.org/abs/2303.13005)
     """
@@ -95,7 +115,7 @@ class NormalizedKD(SoftenedLoss):
     needs = ("labels",)
     config = ("gamma",)
 
-    def __init__(self, gamma=1.5, temperature=1.0, **kwargs):
+    def __init__(self, gamma: float = 1.5, temperature: Hyperparameter | str = 1.0, **kwargs):
         super().__init__(temperature, **kwargs)
         self.gamma = float(check("gamma", gamma, low=0))
 
@@ -134,13 +154,20 @@ class WeightedSoftLabels(SoftenedLoss):
     Raises:
         ValueError: if `temperature` is not positive.
 
+    Example:
+
+    ```python
+    # `fit` must be given labels: the loss reads them
+    Term(losses.WeightedSoftLabels(temperature=2.0))
+    ```
+
     Reference:
         - [Zhou et al., 2021](https://arxiv.org/abs/2102.00650)
     """
 
     needs = ("labels",)
 
-    def __init__(self, temperature=2.0, **kwargs):
+    def __init__(self, temperature: Hyperparameter | str = 2.0, **kwargs):
         super().__init__(temperature, **kwargs)
 
     def call(self, y_true, y_pred, labels=None, temperature=None):

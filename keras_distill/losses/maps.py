@@ -34,6 +34,12 @@ class AttentionTransfer(DistillationLoss):
     Raises:
         ValueError: if `p` is less than 1, or not whole with `variant="code"`.
 
+    Example:
+
+    ```python
+    Term(losses.AttentionTransfer(), student="block_2", teacher="block_2", weight=1000.0)
+    ```
+
     Reference:
         - [Zagoruyko and Komodakis, 2016](https://arxiv.org/abs/1612.03928)
     """
@@ -41,7 +47,7 @@ class AttentionTransfer(DistillationLoss):
     config = ("p", "variant")
     same_shape = False
 
-    def __init__(self, p=2, variant="paper", **kwargs):
+    def __init__(self, p: int = 2, variant: str = "paper", **kwargs):
         super().__init__(**kwargs)
         self.p, self.variant = p, check_variant(variant)
         if p < 1 or (variant == "code" and p != int(p)):
@@ -84,6 +90,12 @@ class NeuronSelectivity(DistillationLoss):
     Raises:
         ValueError: if `degree` is not a whole number of at least 1.
 
+    Example:
+
+    ```python
+    Term(losses.NeuronSelectivity(), student="block_2", teacher="block_2", weight=50.0)
+    ```
+
     Reference:
         - [Huang and Wang, 2017](https://arxiv.org/abs/1707.01219)
     """
@@ -91,7 +103,7 @@ class NeuronSelectivity(DistillationLoss):
     config = ("degree",)
     same_shape = False
 
-    def __init__(self, degree=2, **kwargs):
+    def __init__(self, degree: int = 2, **kwargs):
         super().__init__(**kwargs)
         if degree < 1 or degree != int(degree):
             raise ValueError(f"`degree` must be whole and positive. Received: degree={degree}")
@@ -143,6 +155,13 @@ class FlowOfSolutionProcedure(DistillationLoss):
     Raises:
         ValueError: when called, if there are not as many maps, two at least, on both sides.
 
+    Example:
+
+    ```python
+    pair = ["block_1", "block_2"]
+    Term(losses.FlowOfSolutionProcedure(), student=pair, teacher=pair)
+    ```
+
     Reference:
         - [Yim et al., 2017](https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html)
     """
@@ -150,7 +169,7 @@ class FlowOfSolutionProcedure(DistillationLoss):
     config = ("variant",)
     same_shape = False
 
-    def __init__(self, variant="paper", **kwargs):
+    def __init__(self, variant: str = "paper", **kwargs):
         super().__init__(**kwargs)
         self.variant = check_variant(variant)
 
@@ -194,6 +213,13 @@ class ClassAttentionTransfer(DistillationLoss):
     Raises:
         ValueError: if `resolution` is not positive; when called, if the classes differ.
 
+    Example:
+
+    ```python
+    # the layer before the pooling has a channel for each class
+    Term(losses.ClassAttentionTransfer(), student="block_2", teacher="block_2")
+    ```
+
     Reference:
         - [Guo et al., 2023](https://arxiv.org/abs/2304.12777)
     """
@@ -201,7 +227,7 @@ class ClassAttentionTransfer(DistillationLoss):
     config = ("resolution", "normalize")
     same_shape = False
 
-    def __init__(self, resolution=2, normalize=True, **kwargs):
+    def __init__(self, resolution: int = 2, normalize: bool = True, **kwargs):
         super().__init__(**kwargs)
         if not resolution >= 1:
             raise ValueError(f"`resolution` must be positive. Received: resolution={resolution}")

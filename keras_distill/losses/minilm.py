@@ -1,6 +1,7 @@
 """Losses on the relations that queries, keys and values span."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -45,7 +46,7 @@ class MiniLMRelations(DistillationLoss):
 
     ```python
     Term(
-        MiniLMRelations(relation_heads=12),
+        losses.MiniLMRelations(relation_heads=12),
         student=taps.attention("transformer_layer_5/self_attention_layer"),
         teacher=taps.attention("transformer_layer_11/self_attention_layer"),
         mask="input:padding_mask",
@@ -61,8 +62,13 @@ class MiniLMRelations(DistillationLoss):
     config = ("relations", "relation_heads")
     same_shape = False
 
-    def __init__(self, relations=(("query", "query"), ("key", "key"), ("value", "value")),
-                 relation_heads=None, name="minilm_relations", **kwargs):  # fmt: skip
+    def __init__(
+        self,
+        relations: Sequence[tuple] = (("query", "query"), ("key", "key"), ("value", "value")),
+        relation_heads: int | None = None,
+        name: str | None = "minilm_relations",
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
         if relation_heads is not None and not (
             isinstance(relation_heads, int) and relation_heads > 0

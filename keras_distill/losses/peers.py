@@ -12,6 +12,7 @@ from keras_distill.losses.softened import (
     log_probabilities,
     scaled,
 )
+from keras_distill.schedules import Hyperparameter
 
 ENSEMBLES = ("mean", "best", "min_logit")
 
@@ -48,7 +49,7 @@ class CollaborativeKL(SoftenedLoss):
 
     ```python
     peers = ["output:a", "output:b"]
-    Term(CollaborativeKL(), student="output:a", teacher=peers, source="self", name="a")
+    Term(losses.CollaborativeKL(), student="output:a", teacher=peers, source="self", name="a")
     ```
 
     Reference:
@@ -59,7 +60,9 @@ class CollaborativeKL(SoftenedLoss):
     config = ("ensemble",)
     same_shape = False
 
-    def __init__(self, ensemble="min_logit", temperature=2.0, **kwargs):
+    def __init__(
+        self, ensemble: str = "min_logit", temperature: Hyperparameter | str = 2.0, **kwargs
+    ):
         super().__init__(temperature, **kwargs)
         self.ensemble = one_of("ensemble", ensemble, ENSEMBLES)
 

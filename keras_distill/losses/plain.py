@@ -1,5 +1,8 @@
 """Keras's own losses, as distillation losses."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
 from keras_distill.losses.distillation_loss import DistillationLoss
@@ -38,7 +41,9 @@ class KerasLoss(DistillationLoss):
         return self._formula(y_true, y_pred)
 
 
-def as_distillation_loss(loss):
+def as_distillation_loss(
+    loss: keras.losses.Loss | str | Callable[[Any, Any], Any]
+) -> DistillationLoss:
     """Any loss that a `Term` takes, as a `DistillationLoss`.
 
     Args:
@@ -55,7 +60,7 @@ def as_distillation_loss(loss):
     Example:
 
     ```python
-    as_distillation_loss("mse").name  # "mean_squared_error"
+    losses.as_distillation_loss("mse").name  # "mean_squared_error"
     ```
     """
     found = keras.losses.get(loss)

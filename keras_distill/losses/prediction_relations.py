@@ -1,5 +1,7 @@
 """Losses on how predictions relate, over classes and over the batch."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -14,7 +16,7 @@ from keras_distill.losses.softened import (
     log_probabilities,
     scaled,
 )
-from keras_distill.schedules import check
+from keras_distill.schedules import Hyperparameter, check
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -44,6 +46,12 @@ class DIST(SoftenedLoss):
     Raises:
         ValueError: for a negative `beta` or `gamma`, or a `temperature` that is not positive.
 
+    Example:
+
+    ```python
+    Term(losses.DIST(beta=2.0, gamma=2.0, temperature=4.0))
+    ```
+
     Reference:
         - [Huang et al., 2022](https://arxiv.org/abs/2205.10536)
     """
@@ -52,7 +60,13 @@ class DIST(SoftenedLoss):
     config = ("beta", "gamma")
     across_batch = True
 
-    def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, **kwargs):
+    def __init__(
+        self,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        temperature: Hyperparameter | str = 1.0,
+        **kwargs,
+    ):
         super().__init__(temperature, **kwargs)
         self.beta = float(check("beta", beta, low=0))
         self.gamma = float(check("gamma", gamma, low=0))
@@ -109,6 +123,12 @@ class MultiLevelLogits(DistillationLoss):
     Raises:
         ValueError: for a negative weight, or a temperature that is not positive.
 
+    Example:
+
+    ```python
+    Term(losses.MultiLevelLogits(temperatures=(2.0, 4.0)), weight=0.1)
+    ```
+
     Reference:
         - [Jin et al., 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html)
     """
@@ -118,8 +138,14 @@ class MultiLevelLogits(DistillationLoss):
     expects_logits = True
     across_batch = True
 
-    def __init__(self, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), instance=1.0, batch=1.0, classes=1.0,
-                 **kwargs):  # fmt: skip
+    def __init__(
+        self,
+        temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
+        instance: float = 1.0,
+        batch: float = 1.0,
+        classes: int = 1.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.temperatures = [
             float(check("temperatures", one, low=0, strict=True)) for one in temperatures

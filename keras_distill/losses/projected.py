@@ -1,5 +1,7 @@
 """Losses on what a projector makes of the student's feature maps: see `projectors`."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -35,6 +37,14 @@ class VariationalInformation(DistillationLoss):
     Raises:
         ValueError: if `epsilon` is not positive.
 
+    Example:
+
+    ```python
+    projector = projectors.VariationalProjector(channels=32)
+    Term(losses.VariationalInformation(), student="block_2", teacher="block_2",
+         projector=projector)
+    ```
+
     Reference:
         - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
     """
@@ -42,7 +52,7 @@ class VariationalInformation(DistillationLoss):
     config = ("variant", "epsilon")
     same_shape = False
 
-    def __init__(self, variant="paper", epsilon=1e-5, **kwargs):
+    def __init__(self, variant: str = "paper", epsilon: float = 1e-5, **kwargs):
         super().__init__(**kwargs)
         if not epsilon > 0:
             raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
@@ -89,9 +99,11 @@ class FactorTransfer(DistillationLoss):
     Example:
 
     ```python
-    factor = paraphraser.encoder(teacher.get_layer("block_4").output)
-    teacher = keras.Model(teacher.input, {"logits": teacher.output, "factor": factor})
-    Term(FactorTransfer(), student="block_2", teacher="output:factor",
+    paraphraser = projectors.Paraphraser(channels=32)  # train it first, see `Paraphraser`
+    factor = paraphraser.encoder(teacher.get_layer("block_2").output)
+    outputs = {"logits": teacher.output, "factor": factor}
+    teacher = keras.Model(teacher.input, outputs)
+    Term(losses.FactorTransfer(), student="block_2", teacher="output:factor",
          projector=projectors.Translator(channels=factor.shape[-1]))
     ```
 
@@ -101,7 +113,9 @@ class FactorTransfer(DistillationLoss):
 
     config = ("p", "variant", "channel_power")
 
-    def __init__(self, p=1, variant="paper", channel_power=None, **kwargs):
+    def __init__(
+        self, p: int = 1, variant: str = "paper", channel_power: float | None = None, **kwargs
+    ):
         super().__init__(**kwargs)
         if p < 1:
             raise ValueError(f"`p` must be at least 1. Received: p={p}")
@@ -154,13 +168,21 @@ class HierarchicalContext(DistillationLoss):
     Raises:
         ValueError: when called, if there are not as many maps on both sides.
 
+    Example:
+
+    ```python
+    review = projectors.ReviewMechanism(channels=[16, 32], sizes=[8, 4], hidden=16)
+    blocks = ["block_1", "block_2"]
+    Term(losses.HierarchicalContext(), student=blocks, teacher=blocks, projector=review)
+    ```
+
     Reference:
         - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
     """
 
     config = ("levels",)
 
-    def __init__(self, levels=(4, 2, 1), **kwargs):
+    def __init__(self, levels: Sequence[int] = (4, 2, 1), **kwargs):
         super().__init__(**kwargs)
         self.levels = tuple(levels)
 
@@ -200,6 +222,14 @@ class SemanticCalibration(DistillationLoss):
 
     Raises:
         ValueError: when called, if the number of maps does not fit the attention.
+
+    Example:
+
+    ```python
+    # attention (batch, 1, 2) over the pairs of one student layer and two teacher layers
+    attention, maps = np.full((4, 1, 2), 0.5), np.random.rand(4, 2, 2, 8)
+    losses.SemanticCalibration()([maps, maps], [attention, maps, maps])
+    ```
 
     Reference:
         - [Chen et al., 2020](https://arxiv.org/abs/2012.03236)

@@ -75,6 +75,12 @@ class LogisticRanking(PairwiseLoss):
     Returns:
         One value per example or token: (batch, ...).
 
+    Example:
+
+    ```python
+    Term(losses.LogisticRanking())
+    ```
+
     Reference:
         - [Burges et al., 2005](https://www.microsoft.com/en-us/research/publication/learning-to-rank-using-gradient-descent/)
         - [DistillKit](https://github.com/arcee-ai/DistillKit)
@@ -113,13 +119,19 @@ class HingeRanking(PairwiseLoss):
     Raises:
         ValueError: if `margin` is not in [0, 1].
 
+    Example:
+
+    ```python
+    Term(losses.HingeRanking(margin=0.1))
+    ```
+
     Reference:
         - [DistillKit](https://github.com/arcee-ai/DistillKit)
     """
 
     config = ("margin",)
 
-    def __init__(self, margin=None, **kwargs):
+    def __init__(self, margin: float | None = None, **kwargs):
         super().__init__(**kwargs)
         self.margin = None if margin is None else float(check("margin", margin, low=0, high=1))
 

@@ -31,6 +31,13 @@ class TeacherBoundedRegression(DistillationLoss):
     Raises:
         ValueError: for a negative `margin`, or labels of another shape.
 
+    Example:
+
+    ```python
+    # a regression model and its teacher; `fit` must be given labels
+    Term(losses.TeacherBoundedRegression(margin=0.1))
+    ```
+
     Reference:
         - [Chen et al., 2017](https://papers.nips.cc/paper/6676-learning-efficient-object-detection-models-with-knowledge-distillation)
     """
@@ -38,7 +45,7 @@ class TeacherBoundedRegression(DistillationLoss):
     needs = ("labels",)
     config = ("margin",)
 
-    def __init__(self, margin=0.0, **kwargs):
+    def __init__(self, margin: float = 0.0, **kwargs):
         super().__init__(**kwargs)
         self.margin = float(check("margin", margin, low=0))
 
@@ -46,7 +53,7 @@ class TeacherBoundedRegression(DistillationLoss):
         labels = self._fitting(labels, y_pred)
         teacher = ops.sum(ops.square(y_true - labels), axis=-1)
         student = ops.sum(ops.square(y_pred - labels), axis=-1)
-        return ops.where(student + self.margin > teacher, student, 0.0)
+        return ops.where(student + self.margin > teacher, student, ops.zeros_like(student))
 
     def _fitting(self, labels, y_pred):
         if labels is not None and len(labels.shape) == len(y_pred.shape) - 1:

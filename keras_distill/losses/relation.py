@@ -31,6 +31,12 @@ class RelationalDistance(DistillationLoss):
     Returns:
         One value per example, the mean over its pairs: (batch,).
 
+    Example:
+
+    ```python
+    Term(losses.RelationalDistance(), student="hidden", teacher="hidden", weight=25.0)
+    ```
+
     Reference:
         - [Park et al., 2019](https://arxiv.org/abs/1904.05068)
     """
@@ -40,7 +46,7 @@ class RelationalDistance(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, variant="paper", **kwargs):
+    def __init__(self, variant: str = "paper", **kwargs):
         super().__init__(**kwargs)
         self.variant = check_variant(variant)
 
@@ -90,6 +96,12 @@ class RelationalAngle(DistillationLoss):
     Raises:
         ValueError: if `chunk` is not positive.
 
+    Example:
+
+    ```python
+    Term(losses.RelationalAngle(), student="hidden", teacher="hidden", weight=50.0)
+    ```
+
     Reference:
         - [Park et al., 2019](https://arxiv.org/abs/1904.05068)
     """
@@ -99,7 +111,7 @@ class RelationalAngle(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, variant="paper", chunk=64, **kwargs):
+    def __init__(self, variant: str = "paper", chunk: int = 64, **kwargs):
         super().__init__(**kwargs)
         if chunk < 1:
             raise ValueError(f"`chunk` must be positive. Received: chunk={chunk}")

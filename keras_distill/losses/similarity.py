@@ -30,6 +30,12 @@ class SimilarityPreserving(DistillationLoss):
     Returns:
         One value per example: (batch,).
 
+    Example:
+
+    ```python
+    Term(losses.SimilarityPreserving(), student="block_2", teacher="block_2")
+    ```
+
     Reference:
         - [Tung & Mori, 2019](https://arxiv.org/abs/1907.09682)
     """
@@ -75,6 +81,12 @@ class CorrelationCongruence(DistillationLoss):
     Raises:
         ValueError: if `gamma` is not positive or `order` is less than 1.
 
+    Example:
+
+    ```python
+    Term(losses.CorrelationCongruence(), student="hidden", teacher="hidden")
+    ```
+
     Reference:
         - [Peng et al., 2019](https://arxiv.org/abs/1904.01802)
     """
@@ -84,7 +96,7 @@ class CorrelationCongruence(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, gamma=0.4, order=2, variant="paper", **kwargs):
+    def __init__(self, gamma: float = 0.4, order: int = 2, variant: str = "paper", **kwargs):
         super().__init__(**kwargs)
         if order < 1:
             raise ValueError(f"`order` must be at least 1. Received: order={order}")
@@ -146,6 +158,12 @@ class ProbabilisticTransfer(DistillationLoss):
     Raises:
         ValueError: if `epsilon` is not positive.
 
+    Example:
+
+    ```python
+    Term(losses.ProbabilisticTransfer(), student="hidden", teacher="hidden")
+    ```
+
     Reference:
         - [Passalis & Tefas, 2018](https://arxiv.org/abs/1803.10837)
     """
@@ -155,7 +173,7 @@ class ProbabilisticTransfer(DistillationLoss):
     same_shape = False
     across_batch = True
 
-    def __init__(self, variant="paper", epsilon=1e-7, **kwargs):
+    def __init__(self, variant: str = "paper", epsilon: float = 1e-7, **kwargs):
         super().__init__(**kwargs)
         if not epsilon > 0:
             raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")

@@ -43,6 +43,12 @@ class SkewedKL(_Skewed):
         ValueError: if `mix` is not in [0, 1), `temperature` is not positive, or not that of a
             `TopK`.
 
+    Example:
+
+    ```python
+    Term(losses.SkewedKL(mix=0.1))
+    ```
+
     Reference:
         - [Ko et al., 2024](https://arxiv.org/abs/2402.03898) (DistiLLM)
     """
@@ -77,6 +83,12 @@ class SkewedReverseKL(_Skewed):
     Raises:
         ValueError: if `mix` is not in [0, 1), `temperature` is not positive, or not that of a
             `TopK`.
+
+    Example:
+
+    ```python
+    Term(losses.SkewedReverseKL(mix=0.1))
+    ```
 
     Reference:
         - [Ko et al., 2024](https://arxiv.org/abs/2402.03898) (DistiLLM)

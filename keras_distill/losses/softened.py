@@ -7,7 +7,7 @@ from keras import ops
 from keras_distill.batch import TopK
 from keras_distill.losses.arithmetic import at_least
 from keras_distill.losses.distillation_loss import DistillationLoss
-from keras_distill.schedules import check, is_number, value_at
+from keras_distill.schedules import Hyperparameter, check, is_number, value_at
 
 LOWEST = -1e30  # the log of no probability: a padded vocabulary's logits are -inf
 FLAT = 8.0  # from this temperature on, `T^2` times a float32's rounding may show in a divergence
@@ -33,7 +33,7 @@ class SoftenedLoss(DistillationLoss):
     config = ("temperature",)
     expects_logits = True
 
-    def __init__(self, temperature=1.0, **kwargs):
+    def __init__(self, temperature: Hyperparameter | str = 1.0, **kwargs):
         super().__init__(**kwargs)
         if isinstance(temperature, str):
             self.reads = {"temperature": temperature}
@@ -94,7 +94,9 @@ class Divergence(SoftenedLoss):
     config = ("compensate",)
     takes_top_k = True
 
-    def __init__(self, temperature=1.0, compensate=True, **kwargs):
+    def __init__(
+        self, temperature: Hyperparameter | str = 1.0, compensate: bool = True, **kwargs
+    ):
         super().__init__(temperature, **kwargs)
         self.compensate = compensate
 

@@ -37,6 +37,13 @@ class UniversalLogits(SoftenedLoss):
         ValueError: for a `temperature` that is not positive, or sides that differ in more than
             the number of classes.
 
+    Example:
+
+    ```python
+    # the student has 1,000 classes and the teacher 50
+    Term(losses.UniversalLogits(temperature=2.0))
+    ```
+
     Reference:
         - [Boizard et al., 2024](https://arxiv.org/abs/2402.12030)
     """
@@ -98,9 +105,11 @@ class AlignedSpans(WrappedLoss):
     Example:
 
     ```python
-    teacher = ModelTeacher(big, aligned=True)
+    aligned = ModelTeacher(teacher, aligned=True)
     terms = recipes.uld()  # AlignedSpans(UniversalLogits()), with the spans' paths
-    Distiller(student, teacher=teacher, terms=terms).fit(texts)
+    distiller = Distiller(student, teacher=aligned, terms=terms)
+    distiller.compile("adam", loss)
+    distiller.fit(texts)
     ```
 
     Reference:
@@ -112,7 +121,9 @@ class AlignedSpans(WrappedLoss):
     same_shape = False
     token_axes = ()  # the mask's tokens are the student's alone: `call` leaves them out
 
-    def __init__(self, loss, merge="mean", name=None, **kwargs):
+    def __init__(
+        self, loss: keras.losses.Loss, merge: str = "mean", name: str | None = None, **kwargs
+    ):
         super().__init__(loss, name=name or f"aligned_{loss.name}", **kwargs)
         if "labels" in loss.needs:
             raise ValueError(f"`{loss.name}` takes a label of each token, and a span has none.")

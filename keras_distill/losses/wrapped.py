@@ -1,6 +1,7 @@
 """Losses on logits that are changed first: standardized, or cut to some classes."""
 
 import warnings
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -56,11 +57,17 @@ class Standardized(WrappedLoss):
     Raises:
         ValueError: if `loss` is not a loss on logits.
 
+    Example:
+
+    ```python
+    Term(losses.Standardized(losses.KLDivergence(temperature=2.0)), weight=9.0)
+    ```
+
     Reference:
         - [Sun et al., 2024](https://arxiv.org/abs/2403.01427)
     """
 
-    def __init__(self, loss, name=None, **kwargs):
+    def __init__(self, loss: keras.losses.Loss, name: str | None = None, **kwargs):
         super().__init__(loss, name=name or f"standardized_{loss.name}", **kwargs)
 
     def changed(self, y_true, y_pred):
@@ -113,14 +120,21 @@ class ClassSubset(WrappedLoss):
 
     ```python
     # a student of 3 classes that the teacher knows as 281, 207 and 340
-    ClassSubset(KLDivergence(2.0), teacher_classes=[281, 207, 340])
+    losses.ClassSubset(losses.KLDivergence(2.0), teacher_classes=[281, 207, 340])
     ```
     """
 
     config = ("student_classes", "teacher_classes")
     same_shape = False
 
-    def __init__(self, loss, student_classes=None, teacher_classes=None, name=None, **kwargs):
+    def __init__(
+        self,
+        loss: keras.losses.Loss,
+        student_classes: Sequence[int] | None = None,
+        teacher_classes: Sequence[int] | None = None,
+        name: str | None = None,
+        **kwargs,
+    ):
         super().__init__(loss, name=name or loss.name, **kwargs)
         self.student_classes = _classes("student_classes", student_classes)
         self.teacher_classes = _classes("teacher_classes", teacher_classes)

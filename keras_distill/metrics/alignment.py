@@ -33,9 +33,10 @@ class CKA(keras.metrics.Metric):
     Example:
 
     ```python
-    metric = CKA()
-    for x, _ in data:
-        metric.update_state(teacher_features(x), student_features(x))
+    metric = metrics.CKA()
+    for features in np.random.rand(3, 16, 8):  # three batches of 16 examples
+        metric.update_state(features, 2.0 * features)
+    metric.result()  # 1.0
     ```
 
     Reference:
@@ -43,7 +44,7 @@ class CKA(keras.metrics.Metric):
         - [Song et al., 2012](https://www.jmlr.org/papers/v13/song12a.html)
     """
 
-    def __init__(self, name="cka", dtype=None):
+    def __init__(self, name: str | None = "cka", dtype: str | None = None):
         super().__init__(name=name, dtype=dtype)
         self.both, self.of_teacher, self.of_student = (
             self.add_variable((), initializer="zeros", name=name)

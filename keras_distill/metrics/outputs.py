@@ -60,9 +60,9 @@ class Agreement(_MeanOverRows):
     Example:
 
     ```python
-    metric = Agreement()
-    for x, _ in data:
-        metric.update_state(teacher(x), student(x))
+    metric = metrics.Agreement()
+    for images, _ in dataset:
+        metric.update_state(teacher(images), student(images))
     print(float(metric.result()))
     ```
 
@@ -70,7 +70,7 @@ class Agreement(_MeanOverRows):
         - [Stanton et al., 2021](https://arxiv.org/abs/2106.05945)
     """
 
-    def __init__(self, name="agreement", dtype=None):
+    def __init__(self, name: str | None = "agreement", dtype: str | None = None):
         super().__init__(name=name, dtype=dtype)
 
     def of_rows(self, y_true, y_pred):
@@ -97,7 +97,7 @@ class KLToTeacher(_MeanOverRows):
     Example:
 
     ```python
-    metric = KLToTeacher()
+    metric = metrics.KLToTeacher()
     metric.update_state(teacher(x), student(x))
     ```
 
@@ -105,7 +105,7 @@ class KLToTeacher(_MeanOverRows):
         - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531)
     """
 
-    def __init__(self, name="kl_to_teacher", dtype=None):
+    def __init__(self, name: str | None = "kl_to_teacher", dtype: str | None = None):
         super().__init__(name=name, dtype=dtype)
 
     def of_rows(self, y_true, y_pred):

@@ -32,18 +32,18 @@ class Paraphraser(keras.Model):
     Example:
 
     ```python
-    maps = keras.Model(teacher.input, teacher.get_layer("block_4").output).predict(images)
-    paraphraser = Paraphraser(maps.shape[-1])
+    maps = keras.Model(teacher.input, teacher.get_layer("block_2").output).predict(x)
+    paraphraser = projectors.Paraphraser(maps.shape[-1])
     paraphraser.compile("adam", "mse")
-    paraphraser.fit(maps, maps, epochs=10)
-    factor = paraphraser.encoder(teacher.get_layer("block_4").output)
+    paraphraser.fit(maps, maps, epochs=2)
+    factor = paraphraser.encoder(teacher.get_layer("block_2").output)
     ```
 
     Reference:
         - [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
     """
 
-    def __init__(self, channels, rate=0.5, **kwargs):
+    def __init__(self, channels: int, rate: float = 0.5, **kwargs):
         super().__init__(**kwargs)
         if not rate > 0:
             raise ValueError(f"`rate` must be positive. Received: rate={rate}")
@@ -77,11 +77,18 @@ class Translator(layers.Layer):
     Returns:
         (batch, height, width, channels).
 
+    Example:
+
+    ```python
+    translator = projectors.Translator(channels=16)
+    Term(losses.FactorTransfer(), student="block_2", teacher="output:factor", projector=translator)
+    ```
+
     Reference:
         - [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
     """
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs):
         super().__init__(**kwargs)
         self.channels = channels
 

@@ -1,5 +1,7 @@
 """The review mechanism: every layer of the student learns from the teacher's earlier ones."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers, ops
 
@@ -34,11 +36,26 @@ class AttentionFusion(layers.Layer):
         The feature maps to compare, (batch, *size, channels), and what is handed on, (batch,
         *size, hidden).
 
+    Example:
+
+    ```python
+    fusion = projectors.AttentionFusion(channels=32, hidden=16, fuse=False)
+    maps, handed_on = fusion(np.zeros((1, 4, 4, 8)))
+    ```
+
     Reference:
         - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
     """
 
-    def __init__(self, channels, hidden, size=None, fuse=True, epsilon=1e-5, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        size: int | tuple[int, int] | None = None,
+        fuse: bool = True,
+        epsilon: float = 1e-5,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.channels, self.hidden, self.size = channels, hidden, pair(size)
         self.fuse, self.epsilon = fuse, epsilon
@@ -99,7 +116,7 @@ class ReviewMechanism(layers.Layer):
 
     ```python
     review = projectors.ReviewMechanism(channels=[64, 128, 256], sizes=[32, 16, 8], hidden=64)
-    Term(HierarchicalContext(), student=["block_1", "block_2", "block_3"],
+    Term(losses.HierarchicalContext(), student=["block_1", "block_2", "block_3"],
          teacher=["stage_1", "stage_2", "stage_3"], projector=review)
     ```
 
@@ -107,7 +124,13 @@ class ReviewMechanism(layers.Layer):
         - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
     """
 
-    def __init__(self, channels, hidden=256, sizes=None, **kwargs):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        hidden: int = 256,
+        sizes: Sequence[int | tuple[int, int]] | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.channels, self.hidden = list(channels), hidden
         self.sizes = [None] * len(self.channels) if sizes is None else list(sizes)

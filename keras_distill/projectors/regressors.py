@@ -49,11 +49,26 @@ class VariationalProjector(layers.Layer):
     Raises:
         ValueError: if `variance` is not positive.
 
+    Example:
+
+    ```python
+    projector = projectors.VariationalProjector(channels=32)
+    Term(losses.VariationalInformation(), student="block_2", teacher="block_2",
+         projector=projector)
+    ```
+
     Reference:
         - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
     """
 
-    def __init__(self, channels, hidden=None, size=None, variance=5.0, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        hidden: int | None = None,
+        size: int | tuple[int, int] | None = None,
+        variance: float = 5.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if not variance > 0:
             raise ValueError(f"`variance` must be positive. Received: variance={variance}")
@@ -110,18 +125,31 @@ class ReusedClassifierProjector(layers.Layer):
     Example:
 
     ```python
-    features = student.get_layer("last_block").output
-    projected = distiller.projectors["hint"](features)
-    pooled = keras.layers.GlobalAveragePooling2D()(projected)
-    answer = teacher.get_layer("classifier")(pooled)
-    student = keras.Model(student.input, answer)
+    projector = projectors.ReusedClassifierProjector(channels=32)
+    hint = Term(losses.Hint(pool=True), student="block_1", teacher="block_2",
+                projector=projector, name="hint")
+    distiller = Distiller(student, teacher=teacher, terms=[hint], alpha=1)
+    distiller.compile("adam")
+    distiller.fit(x)
+
+    projected = distiller.projectors["hint"](student.get_layer("block_1").output)
+    pooled = layers.GlobalAveragePooling2D()(projected)
+    answer = teacher.get_layer("logits")(teacher.get_layer("hidden")(pooled))
+    deployed = keras.Model(student.input, answer)
     ```
 
     Reference:
         - [Chen et al., 2022](https://arxiv.org/abs/2203.14001)
     """
 
-    def __init__(self, channels, factor=2, size=None, epsilon=1e-5, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        factor: int = 2,
+        size: int | tuple[int, int] | None = None,
+        epsilon: float = 1e-5,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if not 1 <= factor <= channels:
             raise ValueError(f"`factor` must be in [1, {channels}]. Received: factor={factor}")
@@ -178,11 +206,25 @@ class MaskedGenerator(layers.Layer):
     Raises:
         ValueError: if `ratio` is not in [0, 1], or for an unknown `masked`.
 
+    Example:
+
+    ```python
+    generator = projectors.MaskedGenerator(channels=32, ratio=0.5)
+    Term(losses.MaskedGeneration(), student="block_2", teacher="block_2", projector=generator)
+    ```
+
     Reference:
         - [Yang et al., 2022](https://arxiv.org/abs/2205.01529)
     """
 
-    def __init__(self, channels, ratio=0.65, masked="positions", seed=None, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        ratio: float = 0.65,
+        masked: str = "positions",
+        seed: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if not 0 <= ratio <= 1:
             raise ValueError(f"`ratio` must be in [0, 1]. Received: ratio={ratio}")

@@ -7,11 +7,12 @@ import keras
 import numpy as np
 
 from keras_distill.losses import BinaryKLDivergence, answers
-from keras_distill.recipes.outputs import dist, hinton
+from keras_distill.recipes.outputs import hinton
 from keras_distill.training.term import Term
 
 BATCHES = 64  # of a split, that are looked at
-SHARE = 0.5
+SHARE, LITTLE, MUCH = 0.5, 0.1, 0.9
+GAP = 0.1  # between training and validation split, of a student that learns by heart
 
 
 class Signs(NamedTuple):
@@ -23,8 +24,8 @@ class Signs(NamedTuple):
         train: the teacher's accuracy on the training split in [0, 1]; R squared for values.
         confidence: the teacher's mean probability of its answer there; `None` for values.
         valid: the teacher's accuracy, or R squared, on the validation split.
-        fit: the accuracy on the training split of the student trained alone; `None` if not known.
-        updates: how many updates the student is trained for; `None` if not known.
+        alone_train: what the student trained alone has on the training split; `None` if not known.
+        alone_valid: the same on the validation split.
     """
 
     kind: str
@@ -32,8 +33,8 @@ class Signs(NamedTuple):
     train: float
     confidence: float | None
     valid: float | None = None
-    fit: float | None = None
-    updates: int | None = None
+    alone_train: float | None = None
+    alone_valid: float | None = None
 
 
 class Default(NamedTuple):
@@ -54,7 +55,7 @@ class Default(NamedTuple):
     signs: Signs
 
 
-def default(teacher, train, valid=None, *, fit=None, updates=None):
+def default(teacher, train, valid=None, *, alone_train=None, alone_valid=None):
     """Chooses loss, temperature and alpha by what the teacher says of the data.
 
     The rules, and what each was learned from, stand in `docs/tuning.md`.
@@ -64,10 +65,9 @@ def default(teacher, train, valid=None, *, fit=None, updates=None):
             the values of a regression.
         train: batches of `(x, y)`, the training split; the first 64 batches are looked at.
         valid: the same of the validation split. Defaults to `None`: not looked at.
-        fit: the accuracy in [0, 1] that the student alone reaches on the training split. Defaults
-            to `None`: not known.
-        updates: for how many updates it is trained: epochs times batches. Defaults to `None`: not
-            known.
+        alone_train: what the student reaches on the training split where it is trained alone:
+            accuracy in [0, 1], or R squared. Defaults to `None`: not known.
+        alone_valid: the same on the validation split.
 
     Returns:
         A `Default`, a named tuple of `terms`, `alpha`, `setting`, `reasons` and `signs`.
@@ -86,7 +86,7 @@ def default(teacher, train, valid=None, *, fit=None, updates=None):
     found = signs(*_asked(teacher, train))
     if valid is not None:
         found = found._replace(valid=signs(*_asked(teacher, valid)).train)
-    return chosen_by(found._replace(fit=fit, updates=updates))
+    return chosen_by(found._replace(alone_train=alone_train, alone_valid=alone_valid))
 
 
 def _asked(teacher, batches):
@@ -143,28 +143,43 @@ def _of_yes_or_no(outputs, labels):
 
 def chosen_by(found):
     """The `Default` that the rules give for some `Signs`."""
-    setting, reasons = _VALUES.get(found.kind) or _of_classes_setting(found)
-    return Default(_terms(setting), setting["alpha"], setting, reasons, found)
+    loss, why = _loss(found)
+    alpha, reason = _share(found)
+    setting = {**loss, "alpha": alpha}
+    return Default(_terms(setting), alpha, setting, [why, reason], found)
 
 
-_VALUES = {
-    "values": ({"loss": "mse", "alpha": SHARE},
-               ["The student follows the teacher's values: a regression."]),
-    "binary": ({"loss": "binary", "alpha": SHARE},
-               ["The student follows the teacher's yes or no."]),
-}  # fmt: skip
+def _loss(found):
+    if found.kind == "values":
+        return {"loss": "mse"}, "A regression: the student follows the teacher's values."
+    if found.kind == "binary":
+        return {"loss": "binary"}, "The student follows the teacher's yes or no."
+    why = (
+        f"{found.classes} classes: their probabilities are matched (`hinton`) at temperature 1. "
+        "Softening takes updates that a small student lacks."
+    )
+    return {"recipe": "hinton", "temperature": 1.0}, why
 
 
-def _of_classes_setting(found):
-    if found.classes == 2:
-        why = "Two classes have no order among the others: the outputs are matched (`hinton`)."
-        return {"recipe": "hinton", "temperature": 2.0, "alpha": SHARE}, [why]
-    why = f"{found.classes} classes: their order and spread are matched (`dist`)."
-    return {"recipe": "dist", "temperature": 4.0, "alpha": SHARE}, [why]
+def _share(found):
+    """The share of the teacher, and why."""
+    if None not in (found.valid, found.alone_valid) and found.valid <= found.alone_valid:
+        return LITTLE, (
+            f"The teacher, with {found.valid:.4f} of the validation split, is no better than the "
+            f"student alone, with {found.alone_valid:.4f}: it gets little say."
+        )
+    if None not in (found.alone_train, found.alone_valid):
+        gap = found.alone_train - found.alone_valid
+        if gap >= GAP and found.kind != "values":
+            return MUCH, (
+                f"The student alone is {gap:.4f} better on what it was trained on: it learns its "
+                "labels by heart, and the teacher gets most of the say."
+            )
+    return SHARE, "Labels and teacher have equal shares."
 
 
 def _terms(setting):
     kind = setting.get("loss")
     if kind is not None:
         return [Term("mse" if kind == "mse" else BinaryKLDivergence(temperature=2.0))]
-    return {"hinton": hinton, "dist": dist}[setting["recipe"]](temperature=setting["temperature"])
+    return hinton(temperature=setting["temperature"])

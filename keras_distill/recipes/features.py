@@ -1,13 +1,18 @@
 """Published methods on features and feature maps, with a frozen teacher, as lists of terms."""
 
+from keras import Model
+
 from keras_distill import losses, projectors, taps
 from keras_distill.recipes.matching import match_layers
-from keras_distill.recipes.recipe import recipe
+from keras_distill.recipes.recipe import Pairs, recipe
+from keras_distill.schedules import Hyperparameter
 from keras_distill.training.term import Term
 
 
 @recipe
-def fitnets(student, teacher, pairs=None, weight=100.0):
+def fitnets(
+    student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 100.0
+) -> list[Term]:
     """Hints from the middle of the teacher (FitNets).
 
     Args:
@@ -39,7 +44,9 @@ def fitnets(student, teacher, pairs=None, weight=100.0):
 
 
 @recipe
-def at(student, teacher, pairs=None, weight=1000.0):
+def at(
+    student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 1000.0
+) -> list[Term]:
     """Attention transfer: where feature maps are active (AT).
 
     Args:
@@ -69,7 +76,9 @@ def at(student, teacher, pairs=None, weight=1000.0):
 
 
 @recipe
-def nst(student, teacher, pairs=None, weight=50.0):
+def nst(
+    student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 50.0
+) -> list[Term]:
     """Neuron selectivity transfer: what single neurons react to (NST).
 
     Args:
@@ -97,7 +106,9 @@ def nst(student, teacher, pairs=None, weight=50.0):
 
 
 @recipe
-def vid(student, teacher, pairs=None, weight=1.0):
+def vid(
+    student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 1.0
+) -> list[Term]:
     """Variational information distillation: mutual information with the teacher's maps (VID).
 
     Args:
@@ -135,7 +146,9 @@ def vid(student, teacher, pairs=None, weight=1.0):
 
 
 @recipe
-def mgd(student, teacher, pairs=None, weight=7e-5):
+def mgd(
+    student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 7e-5
+) -> list[Term]:
     """Masked generative distillation: the teacher's maps generated from masked ones (MGD).
 
     Args:
@@ -171,7 +184,13 @@ def mgd(student, teacher, pairs=None, weight=7e-5):
 
 
 @recipe
-def review_kd(student, teacher, pairs=None, hidden=None, weight=1.0):
+def review_kd(
+    student: Model,
+    teacher: Model,
+    pairs: Pairs | None = None,
+    hidden: int | None = None,
+    weight: Hyperparameter = 1.0,
+) -> list[Term]:
     """Knowledge review: the student's deep features help its shallow ones (ReviewKD).
 
     Args:
@@ -211,7 +230,13 @@ def review_kd(student, teacher, pairs=None, hidden=None, weight=1.0):
 
 
 @recipe
-def cwd(student, teacher, pair=None, temperature=4.0, weight=50.0):
+def cwd(
+    student: Model,
+    teacher: Model,
+    pair: tuple[str, str] | None = None,
+    temperature: Hyperparameter = 4.0,
+    weight: Hyperparameter = 50.0,
+) -> list[Term]:
     """Channel-wise distillation: each channel as a distribution over positions (CWD).
 
     Args:

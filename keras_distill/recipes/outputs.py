@@ -9,11 +9,12 @@ dozen methods on CIFAR-100 with the weights of its `scripts/run_cifar_distill.sh
 
 from keras_distill import losses
 from keras_distill.recipes.recipe import recipe
+from keras_distill.schedules import Hyperparameter
 from keras_distill.training.term import Term
 
 
 @recipe
-def hinton(temperature=2.0, weight=1.0):
+def hinton(temperature: Hyperparameter = 2.0, weight: Hyperparameter = 1.0) -> list[Term]:
     """Softened outputs (KD).
 
     `term = T^2 * KL(p_teacher(T) || p_student(T))`
@@ -44,7 +45,12 @@ def hinton(temperature=2.0, weight=1.0):
 
 
 @recipe
-def dkd(temperature=4.0, alpha=1.0, beta=8.0, weight=1.0):
+def dkd(
+    temperature: Hyperparameter = 4.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    weight: Hyperparameter = 1.0,
+) -> list[Term]:
     """Decoupled knowledge distillation: the target class and the others weighed apart (DKD).
 
     `alpha`, `beta` and `temperature` are the defaults of the authors' code (mdistiller), for
@@ -76,7 +82,7 @@ def dkd(temperature=4.0, alpha=1.0, beta=8.0, weight=1.0):
 
 
 @recipe
-def dist(temperature=1.0, beta=2.0, gamma=2.0):
+def dist(temperature: Hyperparameter = 1.0, beta: float = 2.0, gamma: float = 2.0) -> list[Term]:
     """Correlations of predictions within examples and within classes (DIST).
 
     `beta` and `gamma` are 2 and 2, as MMRazor has for ImageNet (1 and 1, times a loss weight of
@@ -107,7 +113,7 @@ def dist(temperature=1.0, beta=2.0, gamma=2.0):
 
 
 @recipe
-def standardized(temperature=2.0, weight=9.0):
+def standardized(temperature: Hyperparameter = 2.0, weight: Hyperparameter = 9.0) -> list[Term]:
     """Kullback-Leibler divergence of standardized logits (logit standardization).
 
     Temperature and weight are those that the authors' code is run with on CIFAR-100 (`--base-temp
@@ -138,7 +144,7 @@ def standardized(temperature=2.0, weight=9.0):
 
 
 @recipe
-def mlkd(weight=9.0):
+def mlkd(weight: Hyperparameter = 9.0) -> list[Term]:
     """Multi-level logit distillation: logits aligned by example, class and batch (MLKD).
 
     All levels have one weight, 9, as in the authors' code: 0.9 beside a label loss of 0.1. That

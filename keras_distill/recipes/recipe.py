@@ -1,6 +1,7 @@
 """The marks of recipes: what is a published method, and which of them have a frozen teacher."""
 
 FROZEN, TOGETHER = {}, {}
+Pairs = list[tuple[str, str]]  # paths in the student and in the teacher
 
 
 def recipe(function):

@@ -1,14 +1,23 @@
 """Published methods on relations between examples, with a frozen teacher, as lists of terms."""
 
+import keras
+
 from keras_distill import losses
 from keras_distill.recipes.features import each, last
 from keras_distill.recipes.matching import embedding
 from keras_distill.recipes.recipe import recipe
+from keras_distill.schedules import Hyperparameter
 from keras_distill.training.term import Term
 
 
 @recipe
-def rkd(student, teacher, pair=None, distance=25.0, angle=50.0):
+def rkd(
+    student: keras.Model,
+    teacher: keras.Model,
+    pair: tuple[str, str] | None = None,
+    distance: Hyperparameter = 25.0,
+    angle: Hyperparameter = 50.0,
+) -> list[Term]:
     """Relational knowledge distillation: distances and angles between examples (RKD).
 
     Args:
@@ -44,7 +53,12 @@ def rkd(student, teacher, pair=None, distance=25.0, angle=50.0):
 
 
 @recipe
-def sp(student, teacher, pair=None, weight=3000.0):
+def sp(
+    student: keras.Model,
+    teacher: keras.Model,
+    pair: tuple[str, str] | None = None,
+    weight: Hyperparameter = 3000.0,
+) -> list[Term]:
     """Similarity-preserving distillation: which examples are alike (SP).
 
     Args:
@@ -73,7 +87,12 @@ def sp(student, teacher, pair=None, weight=3000.0):
 
 
 @recipe
-def cc(student, teacher, pair=None, weight=100.0):
+def cc(
+    student: keras.Model,
+    teacher: keras.Model,
+    pair: tuple[str, str] | None = None,
+    weight: Hyperparameter = 100.0,
+) -> list[Term]:
     """Correlation congruence: correlations between examples by a Gaussian kernel (CC).
 
     RepDistiller's weight of 0.02 is for another loss,
@@ -106,7 +125,12 @@ def cc(student, teacher, pair=None, weight=100.0):
 
 
 @recipe
-def pkt(student, teacher, pair=None, weight=3e4):
+def pkt(
+    student: keras.Model,
+    teacher: keras.Model,
+    pair: tuple[str, str] | None = None,
+    weight: Hyperparameter = 3e4,
+) -> list[Term]:
     """Probabilistic knowledge transfer: the probabilities of being neighbors (PKT).
 
     Args:
@@ -138,7 +162,15 @@ def pkt(student, teacher, pair=None, weight=3e4):
 
 
 @recipe
-def crd(student, teacher, examples, pair=None, index="input:index", weight=0.8, **options):
+def crd(
+    student: keras.Model,
+    teacher: keras.Model,
+    examples: int,
+    pair: tuple[str, str] | None = None,
+    index: str = "input:index",
+    weight: Hyperparameter = 0.8,
+    **options,
+) -> list[Term]:
     """Contrastive representation distillation: an example against a memory of others (CRD).
 
     Args:
@@ -173,7 +205,12 @@ def crd(student, teacher, examples, pair=None, index="input:index", weight=0.8, 
 
 
 @recipe
-def cka(student, teacher, pair=None, weight=1.0):
+def cka(
+    student: keras.Model,
+    teacher: keras.Model,
+    pair: tuple[str, str] | None = None,
+    weight: Hyperparameter = 1.0,
+) -> list[Term]:
     """Centered kernel alignment (CKA).
 
     The paper measures with it; as a loss, and its weight, it is our choice.

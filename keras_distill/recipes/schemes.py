@@ -1,15 +1,23 @@
 """Online and self-distillation as lists of terms: the source is "self"."""
 
+import keras
+
 from keras_distill._keras.graph import output_keys
 from keras_distill.losses import CollaborativeKL, KLDivergence
 from keras_distill.models import feature_path
 from keras_distill.recipes.recipe import scheme
-from keras_distill.schedules import check
+from keras_distill.schedules import Hyperparameter, check
 from keras_distill.training.term import Term
 
 
 @scheme
-def byot(net, *, temperature=3.0, hint=0.1, deep="final"):
+def byot(
+    net: keras.Model,
+    *,
+    temperature: Hyperparameter = 3.0,
+    hint: Hyperparameter = 0.1,
+    deep: str = "final",
+) -> list[Term]:
     """Every shallow exit learns from the deepest one's outputs and feature.
 
     `terms = sum_i T^2 KL(p_deep(T) || p_i(T)) + hint * mean((f_i - f_deep)^2)`
@@ -36,7 +44,7 @@ def byot(net, *, temperature=3.0, hint=0.1, deep="final"):
     Example:
 
     ```python
-    net = models.add_exits(model, {"exit_1": "block_1", "exit_2": "block_2"})
+    net = models.add_exits(student, {"exit_1": "block_1", "exit_2": "block_2"})
     distiller = Distiller(net, terms=recipes.byot(net), alpha=0.3)
     distiller.compile("adam", loss, metrics=["accuracy"])
     ```
@@ -55,7 +63,7 @@ def byot(net, *, temperature=3.0, hint=0.1, deep="final"):
 
 
 @scheme
-def mutual(*members, temperature=1.0):
+def mutual(*members: str, temperature: Hyperparameter = 1.0) -> list[Term]:
     """Deep mutual learning: each member learns from the average of its peers' divergences.
 
     `terms = sum_i 1 / (K - 1) * sum_{j != i} T^2 KL(p_j(T) || p_i(T))`, each `p_j` constant.
@@ -76,7 +84,7 @@ def mutual(*members, temperature=1.0):
     Example:
 
     ```python
-    net = models.cohort(one=a, other=b)
+    net = models.cohort(one=student, other=teacher)
     distiller = Distiller(net, terms=recipes.mutual("one", "other"))
     distiller.compile("adam", loss, metrics=["accuracy"])
     ```
@@ -95,7 +103,13 @@ def mutual(*members, temperature=1.0):
 
 
 @scheme
-def online(teacher="teacher", student="student", *, temperature=1.0, back=0.0):
+def online(
+    teacher: str = "teacher",
+    student: str = "student",
+    *,
+    temperature: Hyperparameter = 1.0,
+    back: Hyperparameter = 0.0,
+) -> list[Term]:
     """A teacher and a student trained together, the student from labels and the teacher.
 
     `student's loss = alpha * T^2 KL(p_teacher(T) || p_student(T)) + (1 - alpha) * CE`, with the
@@ -121,7 +135,7 @@ def online(teacher="teacher", student="student", *, temperature=1.0, back=0.0):
     Example:
 
     ```python
-    net = models.cohort(teacher=big, student=small)
+    net = models.cohort(teacher=teacher, student=student)
     distiller = Distiller(net, terms=recipes.online(), alpha=0.5)
     distiller.compile("adam", loss, metrics=["accuracy"])
     net.student.save("student.keras")
@@ -141,7 +155,9 @@ def online(teacher="teacher", student="student", *, temperature=1.0, back=0.0):
 
 
 @scheme
-def one(net, *, temperature=3.0, ensemble="ensemble"):
+def one(
+    net: keras.Model, *, temperature: Hyperparameter = 3.0, ensemble: str = "ensemble"
+) -> list[Term]:
     """ONE: each branch learns from the gated ensemble of all branches.
 
     `terms = sum_k T^2 KL(p_ensemble(T) || p_k(T))`, `p_ensemble` constant; labels go to the
@@ -162,7 +178,9 @@ def one(net, *, temperature=3.0, ensemble="ensemble"):
     Example:
 
     ```python
-    net = models.gated_ensemble(branches, gate="trunk")
+    trunk = student.get_layer("hidden").output
+    branches = {name: layers.Dense(10, name=name)(trunk) for name in ("branch_1", "branch_2")}
+    net = models.gated_ensemble(keras.Model(student.input, branches), gate="hidden")
     distiller = Distiller(net, terms=recipes.one(net))
     distiller.compile("adam", loss)
     models.keep_exit(net, "branch_1").save("branch.keras")
@@ -178,7 +196,9 @@ def one(net, *, temperature=3.0, ensemble="ensemble"):
 
 
 @scheme
-def kdcl(*members, ensemble="min_logit", temperature=2.0):
+def kdcl(
+    *members: str, ensemble: str = "min_logit", temperature: Hyperparameter = 2.0
+) -> list[Term]:
     """Collaborative learning: each member learns from an ensemble of all members' logits.
 
     `terms = sum_i T^2 KL(softmax(z / T) || softmax(z_i / T))`, the ensemble `z` constant, the
@@ -199,8 +219,8 @@ def kdcl(*members, ensemble="min_logit", temperature=2.0):
     Example:
 
     ```python
-    net = models.cohort(small=a, middle=b, big=c)
-    distiller = Distiller(net, terms=recipes.kdcl("small", "middle", "big"))
+    net = models.cohort(small=student, big=teacher)
+    distiller = Distiller(net, terms=recipes.kdcl("small", "big"))
     distiller.compile("adam", loss)
     ```
 

@@ -11,6 +11,11 @@ tokens stand before those of the text, as in PaliGemma, the text's alone count (
 sample weights mask prompts, `mask="input:padding_mask"` compares attention to prompts too.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
 from keras_distill import losses
 from keras_distill.recipes.attention_layers import NAMES
 from keras_distill.recipes.compared import (
@@ -23,11 +28,18 @@ from keras_distill.recipes.compared import (
     scores_of,
 )
 from keras_distill.recipes.recipe import recipe
+from keras_distill.schedules import Hyperparameter
 from keras_distill.training.term import Term
 
 
 @recipe
-def pkd(student, teacher, pairs=None, weight=100.0, mask="auto"):
+def pkd(
+    student: keras.Model,
+    teacher: keras.Model,
+    pairs: list[tuple[str, str]] | None = None,
+    weight: Hyperparameter = 100.0,
+    mask: str | tuple[str, ...] | None = "auto",
+) -> list[Term]:
     """The first token after each block, PKD, [Sun et al., 2019](https://arxiv.org/abs/1908.09355).
 
     `loss = weight / (blocks * width) * sum_i |h_i / |h_i| - H_i / |H_i||^2` of the first tokens.
@@ -70,7 +82,12 @@ def pkd(student, teacher, pairs=None, weight=100.0, mask="auto"):
 
 
 @recipe
-def tinybert(student, teacher, pairs=None, mask="auto"):
+def tinybert(
+    student: keras.Model,
+    teacher: keras.Model,
+    pairs: list[tuple[str, str]] | None = None,
+    mask: str | tuple[str, ...] | None = "auto",
+) -> list[Term]:
     """Attention scores and hidden states of every block, [Jiao et al., 2020](https://arxiv.org/abs/1909.10351).
 
     `loss = sum_i mean((W_i h_i - H_i)^2) + mean((a_i - A_i)^2)`, scores `a` before the softmax.
@@ -115,7 +132,15 @@ def tinybert(student, teacher, pairs=None, mask="auto"):
 
 
 @recipe
-def minilm(student, teacher, pair=None, version=2, relation_heads=None, weight=1.0, mask="auto"):
+def minilm(
+    student: keras.Model,
+    teacher: keras.Model,
+    pair: tuple[str, str] | None = None,
+    version: int = 2,
+    relation_heads: int | None = None,
+    weight: Hyperparameter = 1.0,
+    mask: str | tuple[str, ...] | None = "auto",
+) -> list[Term]:
     """Relations between the queries, keys and values of one block, [Wang et al., 2020](https://arxiv.org/abs/2002.10957), [2021](https://arxiv.org/abs/2012.15828).
 
     `loss = sum_(m, n) KL(softmax(M N^T / sqrt(d)) || softmax(m n^T / sqrt(d)))`, see
@@ -167,7 +192,14 @@ def minilm(student, teacher, pair=None, version=2, relation_heads=None, weight=1
 
 
 @recipe
-def distilbert(student, teacher, pair=None, temperature=2.0, weights=(2.5, 0.5), mask="auto"):
+def distilbert(
+    student: keras.Model,
+    teacher: keras.Model,
+    pair: tuple[str, str] | None = None,
+    temperature: Hyperparameter = 2.0,
+    weights: Sequence[float] | None = (2.5, 0.5),
+    mask: Any = "auto",
+) -> list[Term]:
     """Softened outputs and the cosine of last hidden states, [Sanh et al., 2019](https://arxiv.org/abs/1910.01108).
 
     `loss = w_0 T^2 KL(P(T) || p(T)) + w_1 mean(1 - cos(h, H))` beside the labels'.
@@ -211,7 +243,9 @@ def _numbered(name, index, stacks):
 
 
 @recipe
-def uld(temperature=1.0, weight=1.0, merge="mean"):
+def uld(
+    temperature: Hyperparameter = 1.0, weight: Hyperparameter = 1.0, merge: str = "mean"
+) -> list[Term]:
     """Sorted probabilities of aligned spans, ULD, [Boizard et al., 2024](https://arxiv.org/abs/2402.12030).
 
     `loss = mean over spans of sum_k |P_(k) - p_(k)|`, probabilities sorted on either side.
@@ -231,8 +265,8 @@ def uld(temperature=1.0, weight=1.0, merge="mean"):
     Example:
 
     ```python
-    teacher = ModelTeacher(big, aligned=True)
-    Distiller(student, teacher=teacher, terms=recipes.uld())
+    aligned = ModelTeacher(teacher, aligned=True)
+    Distiller(student, teacher=aligned, terms=recipes.uld())
     ```
     """  # noqa: E501
     loss = losses.AlignedSpans(losses.UniversalLogits(temperature), merge)

@@ -1,5 +1,9 @@
 """Which layers of a student show what which layers of its teacher show."""
 
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -8,7 +12,15 @@ from keras_distill.batch import Batch
 from keras_distill.teachers import ModelTeacher, Teacher
 
 
-def cka_heat_map(student, teacher, x, filepath=None, *, student_paths=None, teacher_paths=None):
+def cka_heat_map(
+    student: keras.Model,
+    teacher: Any,
+    x: Any,
+    filepath: str | PathLike[str] | None = None,
+    *,
+    student_paths: Sequence[str] | None = None,
+    teacher_paths: Sequence[str] | None = None,
+) -> tuple:
     """Linear CKA of every pair of layers, as a matrix and, given a `filepath`, as a picture.
 
     `cka(X, Y) = <XX', YY'> / (|XX'| |YY'|)` of features that are flattened to one row an example
@@ -33,7 +45,7 @@ def cka_heat_map(student, teacher, x, filepath=None, *, student_paths=None, teac
     Example:
 
     ```python
-    cka, _, _ = cka_heat_map(student, teacher, x_valid[:512], "cka.png")
+    cka, _, _ = report.cka_heat_map(student, teacher, x, "cka.png")
     ```
 
     Reference:

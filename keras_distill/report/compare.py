@@ -1,6 +1,8 @@
 """Compares students with each other and with their teacher, in quality, cost and knowledge."""
 
 import platform
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,21 +20,21 @@ BATCHES = (1, 32)
 
 
 def compare(
-    teacher,
-    students,
-    data,
+    teacher: Any,
+    students: dict[str, Any],
+    data: Iterable,
     *,
-    baseline=None,
-    task=None,
-    exported=(),
-    classes=None,
-    histories=None,
-    provenance=None,
-    name="comparison",
-    runs=50,
-    examples=1000,
-    seed=0,
-):
+    baseline: str | None = None,
+    task: str | None = None,
+    exported: Sequence | dict[str, Sequence] = (),
+    classes: Sequence[str] | None = None,
+    histories: dict[str, list[dict]] | None = None,
+    provenance: dict | None = None,
+    name: str = "comparison",
+    runs: int = 50,
+    examples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
     """Measures students beside their teacher, and says how sure each difference is.
 
     *Quality*: the task's measure with a 95% interval by 1,000 resamples of the examples, the
@@ -75,7 +77,7 @@ def compare(
     Example:
 
     ```python
-    found = report.compare(teacher, {"alone": alone, "distilled": student}, test, runs=5)
+    found = report.compare(teacher, {"distilled": student}, [(x, y)], runs=5)
     print(found.markdown())
     ```
     """

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Sequence
+from os import PathLike
 
 from keras_distill import _files
 from keras_distill.report import comparison_page, tables
@@ -12,25 +14,33 @@ class Comparison:
     """What `report.compare` found.
 
     Args:
-        results: a dict that JSON can hold.
+        results: a dict that JSON can hold, as `results` holds it and the JSON file lists it under
+            "comparisons".
+
+    Example:
+
+    ```python
+    found = report.compare(teacher, {"student": student}, [(x, y)], runs=1)
+    print(found.results["rows"]["student"]["value"])
+    ```
     """
 
-    def __init__(self, results):
+    def __init__(self, results: dict):
         self.results = jsonable(results)
 
-    def headline(self):
+    def headline(self) -> str:
         """What was found, in a sentence."""
         return comparison_page.headline(self.results)
 
-    def markdown(self):
+    def markdown(self) -> str:
         """The tables in Markdown."""
         return markdown([self])
 
-    def html(self):
+    def html(self) -> str:
         """The page, one HTML file with its plots inside. It needs matplotlib."""
         return comparison_page.page([self.results], self.results["name"])
 
-    def write(self, path):
+    def write(self, path: str | PathLike[str]) -> list[str]:
         """Writes the page to `path`, and beside it the same in Markdown and JSON.
 
         Args:
@@ -88,7 +98,9 @@ def checked_paths(path):
     return paths
 
 
-def write_together(path, comparisons, title=None):
+def write_together(
+    path: str | PathLike[str], comparisons: Sequence[Comparison], title: str | None = None
+) -> list[str]:
     """Writes one page of some comparisons, with one plot of quality against cost for all.
 
     Args:
@@ -105,7 +117,8 @@ def write_together(path, comparisons, title=None):
     Example:
 
     ```python
-    report.write_together("both.html", [report.compare(...), report.compare(...)])
+    first = report.compare(teacher, {"student": student}, [(x, y)], runs=1, name="first")
+    report.write_together("both.html", [first, first])
     ```
     """
     paths = checked_paths(path)

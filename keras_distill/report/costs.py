@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,7 +12,9 @@ from keras_distill import _backend, export
 from keras_distill.models import operations
 
 
-def latency(models, example, runs=200, warmup=20, batch=1):
+def latency(
+    models: dict[str, keras.Model], example: Any, runs: int = 200, warmup: int = 20, batch: int = 1
+) -> dict:
     """The time of one prediction. Models take turns, so that drift hits all alike.
 
     On TensorFlow a compiled function of the model is timed, as it would be served; on other
@@ -35,7 +38,7 @@ def latency(models, example, runs=200, warmup=20, batch=1):
     Example:
 
     ```python
-    report.latency({"teacher": teacher, "student": student}, x_test[:1])
+    report.latency({"teacher": teacher, "student": student}, x[:1], runs=20)
     ```
     """
     if runs < 1 or batch < 1:
@@ -75,7 +78,7 @@ def _call(model, example):
     return lambda: keras.tree.map_structure(lambda value: value.numpy(), function(example))
 
 
-def operations_of(model, example):
+def operations_of(model: keras.Model, example: Any) -> int | None:
     """The operations of matrix products and convolutions in a prediction of one example.
 
     Args:
@@ -85,6 +88,12 @@ def operations_of(model, example):
     Returns:
         An integer, or `None` where they cannot be counted: for text, and for a model whose program
         has shapes that are known only when it runs.
+
+    Example:
+
+    ```python
+    report.operations_of(student, x[:1])
+    ```
     """
 
     def spec(array):
@@ -100,7 +109,7 @@ def operations_of(model, example):
         return None
 
 
-def size_on_disk(model):
+def size_on_disk(model: keras.Model) -> int:
     """The bytes of the model's `.keras` file, without an optimizer.
 
     Args:
@@ -111,6 +120,12 @@ def size_on_disk(model):
 
     Raises:
         ValueError: for a model that is not built.
+
+    Example:
+
+    ```python
+    report.size_on_disk(student) / 1e6  # megabytes
+    ```
     """
     with tempfile.TemporaryDirectory() as folder:
         return os.path.getsize(export.write_student(model, os.path.join(folder, "model.keras")))

@@ -1,13 +1,14 @@
 """Where a student has learned its teacher's doubt."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from keras_distill.report.measures import divergences
 
 
-def doubts(images, labels, log_probs, count=6):
+def doubts(images: Any, labels: Any, log_probs: Any, count: int = 6) -> list[dict]:
     """Images the teacher doubts most, where distilling brought the student nearer to it.
 
     Ordered by `H(p_T)`, among those with `KL(p_T || distilled) < KL(p_T || alone)`.
@@ -25,6 +26,14 @@ def doubts(images, labels, log_probs, count=6):
 
     Raises:
         ValueError: for log-probabilities without one of the three arms.
+
+    Example:
+
+    ```python
+    arms = {"teacher": teacher, "alone": student, "distilled": student}
+    log_probs = {arm: report.predictions(model, dataset)[0] for arm, model in arms.items()}
+    report.doubts(x, y, log_probs)  # none here: both students are the same
+    ```
     """
     shape = getattr(images, "shape", ())
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[-1] not in (1, 3, 4)):

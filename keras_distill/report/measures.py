@@ -3,6 +3,9 @@
 Everything here works on any Keras model of one output `(batch, classes)`, logits or not.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -12,7 +15,7 @@ from keras_distill.losses import answers
 BINS = 15
 
 
-def measure(model, data, teacher=None):
+def measure(model: keras.Model, data: Any, teacher: Callable[[Any], Any] | None = None) -> dict:
     """Measures a classifier on labelled data, and its likeness to a teacher.
 
     `agreement = mean(argmax p_T == argmax p_S)`,
@@ -35,7 +38,7 @@ def measure(model, data, teacher=None):
     Example:
 
     ```python
-    report.measure(student, test, teacher)["agreement"]
+    report.measure(student, dataset, teacher)["agreement"]
     ```
     """
     models = [model] if teacher is None else [model, teacher]
@@ -43,7 +46,7 @@ def measure(model, data, teacher=None):
     return {**scores(log_probs[0], labels, *log_probs[1:]), "parameters": model.count_params()}
 
 
-def predictions(model, data):
+def predictions(model: keras.Model, data: Any) -> tuple:
     """The log-probabilities and integer labels of a model over its data, in the data's order.
 
     Args:
@@ -55,12 +58,18 @@ def predictions(model, data):
 
     Raises:
         ValueError: as `measure` does.
+
+    Example:
+
+    ```python
+    log_probs, labels = report.predictions(student, dataset)
+    ```
     """
     (log_probs,), labels = _predict([model], data)
     return log_probs, labels
 
 
-def scores(log_probs, labels, teacher_log_probs=None):
+def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
     """The measures of `measure`, except `parameters`, from `predictions`.
 
     Args:
@@ -73,6 +82,13 @@ def scores(log_probs, labels, teacher_log_probs=None):
 
     Raises:
         ValueError: for a teacher with other classes.
+
+    Example:
+
+    ```python
+    log_probs, labels = report.predictions(student, dataset)
+    report.scores(log_probs, labels)["accuracy"]
+    ```
     """
     bins = reliability(log_probs, labels)
     rows = zip(bins["accuracy"], bins["confidence"], bins["count"], strict=True)
@@ -100,7 +116,7 @@ def _likeness(log_probs, teacher):
     }
 
 
-def reliability(log_probs, labels, bins=BINS):
+def reliability(log_probs: Any, labels: Any, bins: int = BINS) -> dict:
     """How often a model is right where it is this sure, in bins of equal width.
 
     Args:
@@ -110,6 +126,13 @@ def reliability(log_probs, labels, bins=BINS):
 
     Returns:
         A dict of `confidence`, `accuracy` (means within each bin, `None` if empty) and `count`.
+
+    Example:
+
+    ```python
+    bins = report.reliability(*report.predictions(student, dataset), bins=10)
+    bins["accuracy"], bins["confidence"]
+    ```
     """
     confidence = np.exp(log_probs.max(-1))
     right = log_probs.argmax(-1) == labels

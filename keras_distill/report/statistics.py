@@ -1,13 +1,14 @@
 """How sure a difference is: a test of pairs, an interval by resampling, and what nothing beats."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 CHUNK = 100  # resamples at a time
 
 
-def mcnemar(won, lost):
+def mcnemar(won: int, lost: int) -> float:
     """The two-sided exact p-value of `won` against `lost` under a fair coin.
 
     `p = min(1, 2 * sum_{i <= min(won, lost)} C(n, i) / 2^n)` with `n = won + lost`.
@@ -72,8 +73,21 @@ def interval(values, level=0.95):
     return (float(low), float(high)) if np.isfinite([low, high]).all() else (None, None)
 
 
-def pareto(points):
-    """Those of `(cost, score)` that no cheaper or equal one beats, the cheapest first."""
+def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of `(cost, score)` that no cheaper or equal one beats, the cheapest first.
+
+    Args:
+        points: pairs of numbers; a higher score is better.
+
+    Returns:
+        A list of pairs.
+
+    Example:
+
+    ```python
+    report.pareto([(2, 5), (1, 3), (3, 4)])  # [(1, 3), (2, 5)]
+    ```
+    """
     front = []
     for cost, score in sorted(points, key=lambda each: (each[0], -each[1])):
         if not front or score > front[-1][1]:

@@ -1,12 +1,15 @@
 """The grammar of paths, and the layers that they name."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_distill._keras.layers import sublayers
 from keras_distill.taps import scores
 
 
-def find_layer(model, path):
+def find_layer(model: keras.layers.Layer, path: str) -> keras.layers.Layer:
     """The layer at a path.
 
     Args:
@@ -24,7 +27,7 @@ def find_layer(model, path):
     Example:
 
     ```python
-    taps.find_layer(model, "backbone/transformer_layer_0/self_attention_layer")
+    taps.find_layer(student, "block_1").filters
     ```
     """
     layer = model
@@ -39,7 +42,7 @@ def find_layer(model, path):
     return layer
 
 
-def paths(model):
+def paths(model: keras.layers.Layer) -> list[str]:
     """The paths of all layers under a model or layer, from the outside in.
 
     Args:
@@ -47,11 +50,17 @@ def paths(model):
 
     Returns:
         A list of paths.
+
+    Example:
+
+    ```python
+    taps.paths(student)  # ["block_1", "block_2_conv", ...]
+    ```
     """
     return [path for path, _ in walk(model)]
 
 
-def attention(path, names=("query", "key", "value")):
+def attention(path: str, names: Sequence[str] = ("query", "key", "value")) -> dict[str, str]:
     """The paths of an attention layer's projections, as a term takes them.
 
     Args:
@@ -61,28 +70,53 @@ def attention(path, names=("query", "key", "value")):
 
     Returns:
         A dict `{name: path}`.
+
+    Example:
+
+    ```python
+    queries_keys_values = taps.attention("transformer_layer_0/self_attention_layer")
+    Term(losses.MiniLMRelations(), student=queries_keys_values, teacher=queries_keys_values)
+    ```
     """
     return {name: f"{path}/{name}" for name in names}
 
 
-def is_edge(path):
+def is_edge(path: str) -> bool:
     """Whether a path names the model's own input or output.
 
     Args:
         path: a path, such as `"output:logits"`.
+
+    Returns:
+        A boolean.
+
+    Example:
+
+    ```python
+    taps.is_edge("output:logits"), taps.is_edge("block_1")  # (True, False)
+    ```
     """
     return path.split(":")[0] in ("output", "input")
 
 
-def pick(path, ends):
+def pick(path: str, ends: dict[str, Any]) -> Any:
     """The end of a model, or the part of it, that a path such as "output:key" names.
 
     Args:
         path: `"output"`, `"input"` or another key of `ends`, perhaps with ":" and a part's name.
         ends: a dict `{name: value or structure}`.
 
+    Returns:
+        The value or structure that the path names.
+
     Raises:
         ValueError: if there is no such part.
+
+    Example:
+
+    ```python
+    taps.pick("output:exit_1", {"output": {"exit_1": 1.0, "final": 2.0}})  # 1.0
+    ```
     """
     end = path.partition(":")[0]
     return part(path, ends[end], f"model's {end}")

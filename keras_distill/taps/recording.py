@@ -9,6 +9,8 @@ import contextlib
 import functools
 import threading
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -22,7 +24,14 @@ _lock = threading.Lock()
 _watched = {}  # {(id(layer), name): [layer, what stood in its `__dict__` before, number of runs]}
 
 
-def run(model, x, paths, *, training=False, owner=None):
+def run(
+    model: Callable[..., Any],
+    x: Any,
+    paths: Sequence[str],
+    *,
+    training: bool = False,
+    owner: keras.Model | None = None,
+) -> dict[str, Any]:
     """Runs a model once and returns what is at each path.
 
     Args:
@@ -45,7 +54,8 @@ def run(model, x, paths, *, training=False, owner=None):
     Example:
 
     ```python
-    found = taps.run(model, x, ["output", "encoder/block_3", "encoder/block_3/attention:scores"])
+    found = taps.run(student, x, ["output", "block_1"])
+    found["block_1"].shape  # (16, 8, 8, 4)
     ```
     """
     owner = model if owner is None else owner

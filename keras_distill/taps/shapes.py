@@ -1,6 +1,7 @@
 """The shapes of all that can be tapped, without data."""
 
 import contextlib
+from typing import Any
 
 import keras
 
@@ -16,7 +17,7 @@ from keras_distill.taps.recording import (
 )
 
 
-def shapes(model, unknown=None):
+def shapes(model: keras.Model, unknown: int | None = None) -> dict[str, Any]:
     """Every path of a built model with the shape of what is there.
 
     Args:
@@ -37,7 +38,7 @@ def shapes(model, unknown=None):
     Example:
 
     ```python
-    for path, shape in taps.shapes(model).items():
+    for path, shape in taps.shapes(student).items():
         print(path, shape)
     ```
     """
@@ -46,7 +47,7 @@ def shapes(model, unknown=None):
     return {**last, "output": output}
 
 
-def calls(model, least=2):
+def calls(model: keras.Model, least: int = 2) -> dict[str, list]:
     """The layers that one forward pass calls several times, with the shape of each call.
 
     Args:
@@ -63,8 +64,9 @@ def calls(model, least=2):
     Example:
 
     ```python
-    taps.calls(deberta)["disentangled_attention_encoder_layer_0/self_attention/query"]
-    # [(None, None, 2, 8), (None, 16, 2, 8)]: the first call is on the tokens
+    image, shared = keras.Input((4,)), layers.Dense(3, name="shared")
+    twice = keras.Model(image, shared(image) + shared(2.0 * image))
+    taps.calls(twice)  # {"shared": [(None, 3), (None, 3)]}
     ```
     """
     found, _ = _traced(model)

@@ -1,10 +1,14 @@
 """A moving copy of the student."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _backend, schedules
 from keras_distill._keras.layers import sublayers
+from keras_distill.schedules import Hyperparameter
 from keras_distill.teachers.model_teacher import ModelTeacher
 from keras_distill.teachers.teacher import Teacher
 
@@ -44,7 +48,13 @@ class EMATeacher(Teacher):
         - [Tarvainen and Valpola, 2017](https://arxiv.org/abs/1703.01780)
     """
 
-    def __init__(self, momentum=0.999, *, model=None, preprocess=None):
+    def __init__(
+        self,
+        momentum: Hyperparameter = 0.999,
+        *,
+        model: keras.Model | None = None,
+        preprocess: Callable[[Any], Any] | None = None,
+    ):
         self.momentum = schedules.check("momentum", momentum, low=0, high=1)
         self.model, self.preprocess = model, preprocess
         self._count = self._answers = None

@@ -1,6 +1,8 @@
 """Several teachers that answer as one."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops, tree
@@ -48,15 +50,21 @@ class EnsembleTeacher(Teacher):
 
     ```python
     ensemble = EnsembleTeacher({"a": wide, "b": deep}, weights=[2, 1])
-    hint = Term("mse", student="block_2", teacher="a/block_4", projector="auto", name="hint")
-    Distiller(student, teacher=ensemble, terms=[Term(KLDivergence(2.0)), hint])
+    hint = Term("mse", student="block_2", teacher="a/block_2", projector="auto", name="hint")
+    Distiller(student, teacher=ensemble, terms=[Term(losses.KLDivergence(2.0)), hint])
     ```
 
     Reference:
         - [Zhang et al., 2022](https://arxiv.org/abs/2201.00007) for confidence with labels
     """
 
-    def __init__(self, teachers, *, weights=None, combine="probabilities"):
+    def __init__(
+        self,
+        teachers: Sequence[Any] | dict[str, Any],
+        *,
+        weights: Sequence[float] | None = None,
+        combine: str = "probabilities",
+    ):
         if not isinstance(teachers, dict):
             teachers = {str(index): teacher for index, teacher in enumerate(teachers)}
         if len(teachers) < 2:

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import pathlib
 import re
-import warnings
 
 import keras
 import numpy as np
@@ -91,9 +90,10 @@ def quantized(model):
             f"{' '.join(str(error).split())[:300]}. Give the class a `get_config` and register "
             'it, or take `dtype="mixed_bfloat16"`, which copies nothing.'
         ) from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one for each layer that stays as it is
-        twin.quantize("int8", filters=lambda layer: layer.built)  # a tokenizer is not
+    for layer in sublayers(twin, recursive=True):
+        if layer.built and not list(sublayers(layer)):  # a tokenizer is not built
+            with contextlib.suppress(NotImplementedError):  # a layer that stays as it is
+                layer.quantize("int8")
     if not any(is_quantized(layer) for layer in sublayers(twin, recursive=True)):
         raise ValueError(
             f"`{model.name}` has no layer that Keras runs in int8 (dense, einsum and embedding "

@@ -42,9 +42,8 @@ class View:
         if self.foreign:
             raise ValueError(
                 f"The teacher `{self.model.name}` and the student tokenize text differently "
-                f"({self.why}), and read text otherwise. Give `fit` strings, so that each "
-                "tokenizes them itself, or convert the student's inputs with "
-                "`ModelTeacher(teacher, preprocess=...)`."
+                f"({self.why}). Pass strings to `fit`, so that each tokenizes them itself, or "
+                "convert the inputs with `ModelTeacher(teacher, preprocess=...)`."
             )
         return False
 

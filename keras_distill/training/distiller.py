@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import importlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +14,7 @@ from keras_distill import _backend
 from keras_distill._keras import trainer
 from keras_distill.batch import Batch, Supervision
 from keras_distill.export.signature import signature_of
+from keras_distill.schedules import Hyperparameter
 from keras_distill.text.pipeline import Readers, read_raw, read_raw_fit
 from keras_distill.text.view import preprocessor_of
 from keras_distill.training import compiling, weights
@@ -20,6 +23,7 @@ from keras_distill.training.kept import Kept
 from keras_distill.training.objective import Objective, checked_alpha
 from keras_distill.training.outputs import run
 from keras_distill.training.scores import Scores
+from keras_distill.training.term import Term
 from keras_distill.training.weight_files import OPTIMIZER, WeightsFile, assign
 
 _step = importlib.import_module(f"keras_distill.training.step_{_backend.NAME}")
@@ -64,7 +68,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     ```python
     distiller = Distiller(student, teacher=teacher)
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    distiller.fit(x, y, validation_data=(x_valid, y_valid))
+    distiller.fit(x, y, validation_data=validation_data)
     distiller.save("student.keras")
     ```
 
@@ -72,8 +76,16 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
         - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531)
     """
 
-    def __init__(self, student, *, teacher=None, terms=None, alpha=None, fused_head=False,
-                 name="distiller"):  # fmt: skip
+    def __init__(
+        self,
+        student: keras.Model,
+        *,
+        teacher: Any = None,
+        terms: Sequence[Term] | None = None,
+        alpha: Hyperparameter | None = None,
+        fused_head: bool = False,
+        name: str = "distiller",
+    ):
         compiling.check_student(student)
         super().__init__(name=name, dtype=student.dtype_policy)  # so that `compile` scales float16
         trainer.takes_inputs_as_they_are(self)

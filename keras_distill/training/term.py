@@ -9,7 +9,7 @@ from keras_distill import projectors, taps
 from keras_distill._keras.layers import as_logits
 from keras_distill.batch import TopK
 from keras_distill.losses import as_distillation_loss
-from keras_distill.schedules import check
+from keras_distill.schedules import Hyperparameter, check
 from keras_distill.training import replicas, weights
 from keras_distill.training.shapes import check_shapes
 
@@ -63,13 +63,23 @@ class Term:
     Example:
 
     ```python
-    hint = Term("mse", student="block_2", teacher="backbone/block_4", projector="auto")
-    Distiller(student, teacher=teacher, terms=[Term(KLDivergence(2.0)), hint])
+    hint = Term("mse", student="block_1", teacher="block_2", projector="auto")
+    Distiller(student, teacher=teacher, terms=[Term(losses.KLDivergence(2.0)), hint])
     ```
     """
 
-    def __init__(self, loss, *, student="output", teacher="output", source="teacher", weight=1.0,
-                 projector=None, mask="sample_weight", name=None):  # fmt: skip
+    def __init__(
+        self,
+        loss: keras.losses.Loss | str,
+        *,
+        student: str | list | dict = "output",
+        teacher: str | list | dict = "output",
+        source: str = "teacher",
+        weight: Hyperparameter = 1.0,
+        projector: keras.layers.Layer | str | None = None,
+        mask: str | tuple[str, ...] | None = "sample_weight",
+        name: str | None = None,
+    ):
         self.loss = as_distillation_loss(loss)
         self.student, self.teacher, self.source = student, teacher, source
         self.weight = check("weight", weight, low=0)

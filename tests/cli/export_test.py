@@ -1,5 +1,6 @@
 """The verb `export`: what it reads, what it writes, and how it refuses."""
 
+import json
 import os
 import shutil
 
@@ -21,6 +22,9 @@ def folder(tmp_path_factory):
     x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
     targets = model.predict(x, verbose=0).argmax(-1)
     np.savez(folder / "examples.npz", inputs=x, targets=targets)
+    (folder / "run.json").write_text(json.dumps({"alpha": 0.5, "other": 1}))
+    arms = {"distilled": {"seeds": [{"accuracy": 0.9}], "history": []}}
+    (folder / "report.json").write_text(json.dumps({"name": "tiny run", "arms": arms}))
     (folder / "labels.txt").write_text("<b>null</b>\neins\nzwei ☃\n", encoding="utf-8")
     return folder
 
@@ -50,6 +54,10 @@ def test_a_run_is_exported_and_tried_on_its_own_examples(folder, tmp_path, capsy
     assert main(["export", f"--model={folder}", f"--out={tmp_path}"]) == 0
     assert "over 20 examples." in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["tiny"]
+    told = json.loads((tmp_path / "tiny/1/assets/provenance.json").read_text())
+    assert told["alpha"] == 0.5 and told["name"] == "tiny run"
+    assert told["metrics"] == {"distilled": [{"accuracy": 0.9}]}
+    assert len(told["validation examples (SHA-256)"]) == 64
     assert main(["export", f"--model={tmp_path}", f"--out={tmp_path}"]) == 2
     assert "holds no finished run" in refusal(capsys)
 
@@ -77,6 +85,11 @@ def test_mistakes_are_said_in_one_line(folder, tmp_path, capsys):
     says("takes an .npz file of arrays", f"--inputs={folder / 'labels.txt'}")
     says("No such file", "--labels=nowhere.txt")
     np.savez(tmp_path / "other.npz", inputs=np.zeros((2, 5)))
+    says("No such file", "--provenance=nowhere.json")
+    (tmp_path / "list.json").write_text("[1]")
+    says("takes a JSON file with an object", f"--provenance={tmp_path / 'list.json'}")
+    says("takes LOW,HIGH", "--image-range=0")
+    says("cannot have the signature `text`", "--signature=text")
     says("must have the shape (None, 4)", f"--inputs={tmp_path / 'other.npz'}")
 
 

@@ -231,6 +231,22 @@ def test_bad_arguments_are_named_and_leave_nothing(student, tmp_path, monkeypatc
     assert os.listdir(tmp_path) == []
 
 
+def test_a_student_of_strings(tmp_path):
+    split = keras.layers.TextVectorization(20, output_sequence_length=4)
+    split.adapt(["good film", "bad film"])
+    inputs = keras.Input((), dtype="string", name="text")
+    x = keras.layers.Flatten()(keras.layers.Embedding(20, 3)(split(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(2)(x), name="film")
+    for given in (None, ["good", "bad film"], np.array([b"good", "ç".encode()], object)):
+        found, = export.write(model, tmp_path, inputs=given)
+        assert found.parity.difference <= 1e-5
+    with pytest.raises(ValueError, match="must hold strings for the input 'text'"):
+        export.write(model, tmp_path, inputs=np.zeros(3))
+    needs("litert")
+    with pytest.raises(ValueError, match="LiteRT cannot hold this model"):
+        export.write(model, tmp_path, "litert", inputs=["good"])
+
+
 @keras.saving.register_keras_serializable("tests")
 class Strings(keras.layers.Layer):
     def call(self, x):

@@ -39,10 +39,10 @@ def test_a_model_or_a_function_is_asked():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
     x, y = RANDOM.normal(size=(20, 3)).astype("float32"), RANDOM.integers(0, 4, 20)
     batches = [(x[:10], y[:10]), (x[10:], y[10:])]
-    asked = recipes.default(model, batches, batches[:1], fit=0.7)
+    asked = recipes.default(model, batches, batches[:1], alone_train=0.7)
     assert asked.signs.train == signs(model.predict(x, verbose=0), y).train
     assert asked.signs.valid == signs(model.predict(x[:10], verbose=0), y[:10]).train
-    assert asked.signs.fit == 0.7
+    assert asked.signs.alone_train == 0.7
     assert recipes.default(lambda inputs: model(inputs), batches).setting == asked.setting
     with pytest.raises(ValueError, match="at least one batch"):
         recipes.default(model, [])
@@ -59,3 +59,15 @@ def test_what_fits_the_outputs_is_chosen():
         assert found.alpha == found.setting["alpha"] and found.reasons
         (term,) = found.terms
         assert term.loss.temperature == found.setting["temperature"]
+
+
+def test_the_share_follows_how_the_student_fits_and_whether_the_teacher_is_better():
+    found = recipes.Signs("classes", 10, 0.99, 0.9, valid=0.9)
+    assert chosen_by(found).alpha == 0.5
+    assert chosen_by(found._replace(alone_train=0.85, alone_valid=0.8)).alpha == 0.5
+    by_heart = chosen_by(found._replace(alone_train=0.95, alone_valid=0.8))
+    assert by_heart.alpha == by_heart.setting["alpha"] == 0.9 and "heart" in by_heart.reasons[-1]
+    worse = chosen_by(found._replace(alone_train=1.0, alone_valid=0.92))
+    assert worse.alpha == 0.1 and "no better" in worse.reasons[-1]
+    values = recipes.Signs("values", 1, 0.9, None, valid=0.9, alone_train=0.95, alone_valid=0.8)
+    assert chosen_by(values).alpha == 0.5

@@ -27,7 +27,8 @@ def made():
 
     def make(family, depth):
         if (family, depth) not in known:
-            with warnings.catch_warnings(action="ignore"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 known[family, depth] = hub_models.FAMILIES[family](depth)
         return known[family, depth]
 

@@ -42,7 +42,8 @@ def test_a_path_names_a_call():
     model, sides = towers(), [X, -2 * X]
     encoder = model.get_layer("encoder")
     paths = ["encoder#0", "encoder#1", "encoder#-1", "encoder#-2", "encoder/hidden#0"]
-    with warnings.catch_warnings(action="error", category=UserWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
         found = arrays(taps.run(model, sides, paths))
     left, right = (arrays(encoder(side)) for side in sides)
     for path, wanted in zip(paths, [left, right, right, left]):

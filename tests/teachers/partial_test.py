@@ -39,7 +39,8 @@ def test_a_shared_layer_is_heard_alike_in_the_part_and_in_the_whole(path, twice)
     model, sides = towers(twice=twice), tensors([X, -2 * X])
     part = part_of(model, [path])
     assert isinstance(part, Part)
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         wanted = arrays(taps.run(model, sides, [path]))[path]
         found = arrays(taps.run(part, sides, [path], owner=model))[path]
     np.testing.assert_array_equal(found, wanted)

@@ -164,7 +164,7 @@ def test_terms_on_tokens_need_one_tokenizer():
 def test_tokens_of_another_tokenizer_are_not_taken_for_ones_own():
     student, teacher = classifier(), classifier(words=WORDS[::-1])
     mapped = student.preprocessor(tf.constant(TEXTS))
-    with pytest.raises(ValueError, match="read text otherwise.*Give `fit` strings"):
+    with pytest.raises(ValueError, match="tokenize text differently.*Pass strings to `fit`"):
         distilled(student, teacher).fit(mapped, LABELS, verbose=0)
     given = ModelTeacher(teacher, preprocess=lambda x: x)  # the user's own word
     distilled(student, given).fit(mapped, LABELS, verbose=0)

@@ -86,7 +86,8 @@ def test_a_fault_names_the_update_and_adds_nothing_to_what_was_accumulated():
 def test_a_memory_takes_in_the_examples_of_every_batch():
     inputs = {"image": keras.Input((6,), name="image"), "index": keras.Input((), name="index")}
     hidden = layers.Dense(4, "tanh", name="hidden")(inputs["image"])
-    student = keras.Model(inputs, layers.Dense(3)(hidden))
+    head = layers.Dense(3)(hidden)
+    student = keras.Model(inputs, head + 0 * ops.expand_dims(inputs["index"], -1))
     teacher = keras.models.clone_model(student)
     loss = losses.ContrastiveRepresentation(examples=8, width=4, negatives=4, momentum=0.0, seed=1)
     index = {"feature": "hidden", "index": "input:index"}

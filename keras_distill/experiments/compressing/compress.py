@@ -259,7 +259,7 @@ def around(setting):
     other = {"alpha": 0.9 if setting["alpha"] < 0.7 else 0.5}
     beside = [setting, {**setting, **other}]
     if "temperature" in setting:
-        hotter = 4.0 if setting["temperature"] < 3 else 2.0
         recipe = "hinton" if setting["recipe"] == "dist" else "dist"
-        beside += [{**setting, "temperature": hotter}, {**setting, "recipe": recipe}]
+        hotter = {"temperature": 2 * setting["temperature"]}
+        beside += [{**setting, **hotter}, {**setting, "recipe": recipe}]
     return beside

@@ -8,7 +8,9 @@ from keras_distill.models.exits.early_exits import outputs_of
 from keras_distill.schedules import is_number
 
 
-def early_exit(net, threshold, *, from_logits=None, with_exit=False):
+def early_exit(
+    net: keras.Model, threshold: float, *, from_logits: bool | None = None, with_exit: bool = False
+) -> keras.Model:
     """One model that answers at the first exit whose greatest probability reaches `threshold`.
 
     `answer = output of the first exit k with max_c softmax(z_k)_c >= threshold, or of the last`
@@ -67,9 +69,17 @@ class Cascade(keras.layers.Layer):
 
     Raises:
         ValueError: if `threshold` is not in [0, 1], or `net` has no exits.
+
+    Example:
+
+    ```python
+    answer, exit = models.Cascade(net, threshold=0.9)(x)
+    ```
     """
 
-    def __init__(self, net, threshold, from_logits=None, **kwargs):
+    def __init__(
+        self, net: keras.Model, threshold: float, from_logits: bool | None = None, **kwargs
+    ):
         check_fraction("threshold", threshold)
         super().__init__(autocast=False, **kwargs)
         self.net, self.threshold = net, threshold

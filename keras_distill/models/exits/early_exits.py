@@ -1,5 +1,8 @@
 """Exits: classifiers on the inner layers of a model, to train it by itself and to stop early."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -12,7 +15,13 @@ from keras_distill.taps.paths import steps as path_steps
 FINAL = "final"
 
 
-def add_exits(model, exits, *, classes=None, head=None):
+def add_exits(
+    model: keras.Model,
+    exits: dict[str, str],
+    *,
+    classes: int | None = None,
+    head: Callable[[Any], Any] | None = None,
+) -> keras.Model:
     """Gives a classifier shallow exits: a model with a dict of outputs, the last named "final".
 
     The new model shares the layers of `model`: training one trains the other. A nested model or
@@ -42,9 +51,9 @@ def add_exits(model, exits, *, classes=None, head=None):
     Example:
 
     ```python
-    net = models.add_exits(model, {"exit_1": "block_1", "exit_2": "block_2"})
+    net = models.add_exits(student, {"exit_1": "block_1", "exit_2": "block_2"})
     distiller = Distiller(net, terms=recipes.byot(net), alpha=0.3)
-    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    distiller.compile("adam", loss)
     models.keep_exit(net, "exit_1").save("shallow.keras")
     ```
 
@@ -70,7 +79,7 @@ def add_exits(model, exits, *, classes=None, head=None):
         ) from error
 
 
-def keep_exit(net, exit):
+def keep_exit(net: keras.Model, exit: str) -> keras.Model:
     """The shallow model that ends at one exit; the layers are shared, what lies deeper is not held.
 
     Args:
@@ -82,6 +91,13 @@ def keep_exit(net, exit):
 
     Raises:
         ValueError: if there is no such exit.
+
+    Example:
+
+    ```python
+    shallow = models.keep_exit(net, "exit_1")
+    shallow.save("shallow.keras")
+    ```
     """
     outputs = outputs_of(net)
     if exit not in outputs:
@@ -89,15 +105,24 @@ def keep_exit(net, exit):
     return keras.Model(graph.inputs(net), outputs[exit], name=f"{net.name}_{exit}")
 
 
-def feature_path(net, exit=FINAL):
+def feature_path(net: keras.Model, exit: str = FINAL) -> str:
     """The path of the feature that an exit's last layer receives, for hints.
 
     Args:
         net: a functional model with a dict of outputs, as `add_exits` makes.
         exit: the name of the exit. Defaults to `"final"`.
 
+    Returns:
+        A path, a string.
+
     Raises:
         ValueError: if there is no such exit, or no layer gives that feature.
+
+    Example:
+
+    ```python
+    models.feature_path(net, "exit_1")  # "exit_1_feature"
+    ```
     """
     outputs = outputs_of(net)
     if exit not in outputs:

@@ -1,6 +1,9 @@
 """What stopping early saves, and what it costs: accuracy against operations and latency."""
 
 import time
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,7 +18,15 @@ from keras_distill.models.exits.operations import operations
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
-def exit_report(net, data, thresholds=THRESHOLDS, *, from_logits=None, timed=64, rounds=3):
+def exit_report(
+    net: keras.Model,
+    data: Any,
+    thresholds: Sequence[float] = THRESHOLDS,
+    *,
+    from_logits: bool | None = None,
+    timed: int = 64,
+    rounds: int = 3,
+) -> dict:
     """Measures early exit at several thresholds on labelled data.
 
     Operations are two for each multiplication of matrix products and convolutions, at batch size
@@ -44,7 +55,7 @@ def exit_report(net, data, thresholds=THRESHOLDS, *, from_logits=None, timed=64,
     Example:
 
     ```python
-    report = models.exit_report(net, test_data)
+    report = models.exit_report(net, dataset, thresholds=(0.5, 0.9, 1.0), timed=2)
     models.plot_exits(report, "exits.png")
     models.cheapest(report, lost=0.005)
     ```
@@ -64,15 +75,25 @@ def exit_report(net, data, thresholds=THRESHOLDS, *, from_logits=None, timed=64,
     return {"exits": exits, "thresholds": rows}
 
 
-def cheapest(report, lost=0.005):
+def cheapest(report: dict, lost: float = 0.005) -> dict:
     """The row of fewest operations that loses at most `lost` accuracy to the deepest exit.
 
     Args:
         report: as `exit_report` returns it. Choose on a validation split.
         lost: in [0, 1]. Defaults to half a point.
 
+    Returns:
+        One of the report's `thresholds`.
+
     Raises:
         ValueError: if `lost` is not in [0, 1], or every threshold loses more.
+
+    Example:
+
+    ```python
+    report = models.exit_report(net, dataset, timed=0)
+    best = models.cheapest(report, lost=0.01)
+    ```
     """
     check_fraction("lost", lost)
     least = report["exits"][-1]["accuracy"] - lost
@@ -82,7 +103,7 @@ def cheapest(report, lost=0.005):
     return min(rows, key=lambda row: row["operations"])
 
 
-def plot_exits(report, path):
+def plot_exits(report: dict, path: str | PathLike[str]) -> None:
     """Draws accuracy against operations and latency, over the thresholds, into a file.
 
     Args:
@@ -91,6 +112,13 @@ def plot_exits(report, path):
 
     Raises:
         ImportError: if matplotlib is not installed.
+
+    Example:
+
+    ```python
+    report = models.exit_report(net, dataset, timed=0)
+    models.plot_exits(report, "exits.png")
+    ```
     """
     from matplotlib.figure import Figure
 

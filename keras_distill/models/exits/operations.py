@@ -1,12 +1,15 @@
 """How many operations the matrix products and convolutions of a function take."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 
 from keras_distill import _backend
 
 
-def operations(function, *specs):
+def operations(function: Callable[..., Any], *specs: Any) -> int:
     """The operations of matrix products and convolutions in one call: two a multiplication.
 
     Args:
@@ -22,7 +25,7 @@ def operations(function, *specs):
     Example:
 
     ```python
-    models.operations(model, keras.KerasTensor((1, 28, 28, 1)))
+    models.operations(student, keras.KerasTensor((1, 8, 8, 3)))
     ```
     """
     for spec in keras.tree.flatten(specs):

@@ -6,7 +6,7 @@ from keras import layers, ops
 from keras_distill.models.exits.early_exits import outputs_of, unrolled
 
 
-def gated_ensemble(net, gate, *, name="ensemble"):
+def gated_ensemble(net: keras.Model, gate: str, *, name: str | None = "ensemble") -> keras.Model:
     """Adds to a model of several branches the output of their gated ensemble.
 
     `z_ensemble = sum_k g_k z_k` with `g = softmax(ReLU(BN(W f)))`, f being a feature of the trunk.
@@ -31,8 +31,9 @@ def gated_ensemble(net, gate, *, name="ensemble"):
     Example:
 
     ```python
-    net = keras.Model(x, {"branch_1": head_1, "branch_2": head_2})
-    net = models.gated_ensemble(net, gate="trunk_pool")
+    trunk = student.get_layer("hidden").output
+    branches = {name: layers.Dense(10, name=name)(trunk) for name in ("branch_1", "branch_2")}
+    net = models.gated_ensemble(keras.Model(student.input, branches), gate="hidden")
     distiller = Distiller(net, terms=recipes.one(net))
     ```
 

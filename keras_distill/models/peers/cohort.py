@@ -3,7 +3,7 @@
 import keras
 
 
-def cohort(**members):
+def cohort(**members: keras.Model) -> keras.Model:
     """One Keras model with an output per member, for online distillation.
 
     `cohort(teacher=a, student=b)(x) = {"teacher": a(x), "student": b(x)}`
@@ -27,7 +27,7 @@ def cohort(**members):
     Example:
 
     ```python
-    net = models.cohort(teacher=big, student=small)
+    net = models.cohort(teacher=teacher, student=student)
     distiller = Distiller(net, terms=recipes.online())
     adam = keras.optimizers.Adam(1e-3)
     distiller.compile(models.scale_learning_rates(adam, {net.teacher: 0.1}), loss)
@@ -49,9 +49,15 @@ class Cohort(keras.Model):
     Raises:
         ValueError: for fewer than two members, the same model twice, or a name that is taken.
         TypeError: for a member that is no Keras model.
+
+    Example:
+
+    ```python
+    net = models.Cohort({"teacher": teacher, "student": student})
+    ```
     """
 
-    def __init__(self, members, name="cohort", **kwargs):
+    def __init__(self, members: dict[str, keras.Model], name: str | None = "cohort", **kwargs):
         _check(members)
         policies = [member.dtype_policy for member in members.values()]
         scaled = [policy for policy in policies if policy.compute_dtype == "float16"]

@@ -5,7 +5,9 @@ import keras
 from keras_distill._keras.optimizers import scaled
 
 
-def scale_learning_rates(optimizer, multipliers):
+def scale_learning_rates(
+    optimizer: keras.optimizers.Optimizer, multipliers: dict[keras.layers.Layer, float]
+) -> keras.optimizers.Optimizer:
     """The optimizer with a learning rate of its own for some models or layers.
 
     `rate of a layer's variables = multiplier * the optimizer's learning rate`
@@ -29,7 +31,9 @@ def scale_learning_rates(optimizer, multipliers):
     Example:
 
     ```python
+    net = models.cohort(teacher=teacher, student=student)
     adam = models.scale_learning_rates(keras.optimizers.Adam(1e-3), {net.teacher: 0.1})
+    distiller = Distiller(net, terms=recipes.online())
     distiller.compile(adam, loss)
     ```
     """

@@ -46,9 +46,9 @@ def shrink(teacher, *, layers=None, every=None, depth=None, width=None, vocabula
     Example:
 
     ```python
-    student = models.shrink(teacher, layers=[0, 2, 4, 6, 8, 10])
-    student = models.shrink(teacher, depth=2, vocabulary=models.common_tokens(teacher, texts, 8000))
-    Distiller(student, teacher=teacher).fit(dataset)
+    student = models.shrink(teacher, layers=[0, 3])
+    student = models.shrink(teacher, depth=2, vocabulary=models.common_tokens(teacher, texts, 8))
+    distiller = Distiller(student, teacher=teacher)
     ```
 
     Reference:

@@ -33,7 +33,7 @@ def common_tokens(tokenizer, texts, count):
     Example:
 
     ```python
-    ids = models.common_tokens(teacher, texts, 8000)
+    ids = models.common_tokens(teacher, texts, 8)
     student = models.shrink(teacher, every=2, vocabulary=ids)
     ```
     """
@@ -73,6 +73,13 @@ def kept_tokens(teacher, vocabulary):
 
     Raises:
         ValueError: for ids that do not exist.
+
+    Example:
+
+    ```python
+    ids = models.kept_tokens(teacher, models.common_tokens(teacher, texts, 8))
+    losses.ClassSubset(losses.KLDivergence(), teacher_classes=ids)
+    ```
     """
     size = size_of(teacher)
     tokenizer = tokenizer_of(teacher)
