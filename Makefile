@@ -1,6 +1,6 @@
 PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-.PHONY: quickstart test test-backends matrix oldest lint docs bench clean
+.PHONY: quickstart test test-backends matrix oldest lint docs bench abuse clean
 
 quickstart: .venv/examples
 	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --resume
@@ -29,6 +29,10 @@ matrix:
 oldest:
 	$(PYTHON) tests/matrix.py --legs=oldest tests/keras_border_test.py tests/losses/response_test.py \
 		tests/training/accumulation_test.py
+
+# Kills commands at moments drawn by a seed, and sees that what goes on is the same. About an hour.
+abuse: .venv/dev
+	$(BIN)/python tests/kills.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

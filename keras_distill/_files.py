@@ -6,13 +6,17 @@ TensorFlow. A local path needs Python alone.
 
 import contextlib
 import json
+import math
 import os
+import re
 import secrets
 import shutil
+import tempfile
 
 from keras_distill._backend import tensorflow
 
 UNFINISHED = ".unfinished-"  # begins the name of every file that is not whole yet
+NAME = r"[^\W_][\w.-]*"
 
 
 @contextlib.contextmanager
@@ -77,6 +81,84 @@ def make_folder(path):
         _gfile().makedirs(_text(path))
     else:
         os.makedirs(path, exist_ok=True)
+
+
+def checked_name(argument, name):
+    """A name that can name one folder or file, and nothing else: no path, no spaces.
+
+    Args:
+        argument: what the name was given as, for the message.
+        name: the name.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise ValueError(
+            f"`{argument}` must be usable as a folder's name: a letter or a digit, then letters, "
+            f"digits, `_`, `-` and `.`. Received: {argument}={name!r}"
+        )
+    return name
+
+
+def check_writable(folder):
+    """Makes a folder and writes a file there, which goes again: for before long work.
+
+    Raises:
+        OSError: the folder cannot be made or written; the message names it.
+    """
+    try:
+        make_folder(folder)
+        if not _is_remote(folder):
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=UNFINISHED) as file:
+                file.write(bytes(4096))
+                file.flush()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"{folder} is a file, or lies in one: give a folder.") from error
+    except OSError as error:
+        raise type(error)(f"{folder} cannot be written: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
+def alone(path, what):
+    """Meanwhile no other process may do the same: the second is refused.
+
+    The system holds the lock and frees it when the process ends, however that is. A path with a
+    scheme has no locks: nothing is held there.
+
+    Args:
+        path: the path of a local file, which is made and stays.
+        what: what is in use, for the message.
+
+    Raises:
+        RuntimeError: another process is there.
+    """
+    if _is_remote(path):
+        yield
+        return
+    make_folder(os.path.dirname(path) or ".")
+    with open(path, "a+b") as file:
+        if not _locked(file):
+            raise RuntimeError(
+                f"{what} is in use by another process. Wait for its end, or take another folder."
+            )
+        yield
+
+
+def _locked(file):
+    """Whether an open file could be locked until it is closed."""
+    try:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def names_in(folder):
@@ -155,6 +237,19 @@ def check_fields(path, found, fields):
 def plain(value):
     """A value as it is read back from JSON: tuples are lists, keys are strings."""
     return json.loads(json.dumps(value))
+
+
+def jsonable(value):
+    """What JSON can hold: plain numbers, and `None` for those that are not finite."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
 def differences(before, now, where=""):

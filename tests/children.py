@@ -23,6 +23,18 @@ def start(script, *arguments):
 
 def result(child, timeout):
     """What the process prints last, within so many seconds."""
+    return json.loads(_lines(child, timeout)[-1])
+
+
+def results(child, timeout):
+    """What the process prints in lines that begin as a dict does, all in one."""
+    found = {}
+    for line in _lines(child, timeout):
+        found |= json.loads(line) if line.startswith("{") else {}
+    return found
+
+
+def _lines(child, timeout):
     output, errors = child.communicate(timeout=timeout)
     assert child.returncode == 0, errors[-6000:]
-    return json.loads(output.splitlines()[-1])
+    return output.splitlines()

@@ -28,7 +28,8 @@ def _end_iterators_at_once():
     dataset.__iter__ = lambda self: begin(without_autotune(self))
 
 
-FIRST = ("replicas_test.py", "workers_test.py")  # the longest
+FIRST = ("replicas_test.py", "schemes_on_replicas_test.py", "multi_worker_test.py",
+         "workers_test.py")  # the longest  # fmt: skip
 SPREAD = "contract_test.py"  # over the processes; of another file one runs all, fixtures made once
 
 

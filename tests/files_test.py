@@ -121,3 +121,16 @@ def test_a_message_is_printed_unless_keras_is_told_not_to(capsys):
     finally:
         keras.config.enable_interactive_logging()
     assert capsys.readouterr().out == "one\n"
+
+
+@pytest.mark.parametrize("name", ["a", "Digits-1.2_b", "1", "é"])
+def test_names_that_a_folder_can_have(name):
+    assert _files.checked_name("name", name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "a/b", "/a", "a b", "a\\b", "<b>", "_a", None, "a\n"]
+)
+def test_names_that_it_cannot(name):
+    with pytest.raises(ValueError, match="`name` must be usable as a folder's name"):
+        _files.checked_name("name", name)

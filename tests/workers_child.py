@@ -18,35 +18,58 @@ def main(ports, index):
 
     def model(width, seed):
         keras.utils.set_random_seed(seed)
-        return keras.Sequential(
-            [
-                keras.Input((5,)),
-                keras.layers.Dense(width, "tanh", name="hint"),
-                keras.layers.Dense(3),
-            ]
-        )
+        x = keras.Input((5,), name="x")
+        hint = keras.layers.Dense(width, "tanh", name="hint")(x)
+        return keras.Model({"x": x}, keras.layers.Dense(1)(hint))
 
     random = np.random.default_rng(0)
-    x, y = random.normal(size=(24, 5)).astype("float32"), random.integers(0, 3, 24)
-    with (strategy or tf.distribute.get_strategy()).scope():
+    x, y = random.normal(size=(25, 5)).astype("float32"), random.integers(0, 2, (25, 1))
+    data = tf.data.Dataset.from_tensor_slices(({"x": x}, y, x[:, 0] ** 2)).batch(8)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    data = data.with_options(options)  # the last batch has one example: a worker has none
+    scope = (strategy or tf.distribute.get_strategy()).scope
+    with scope():
         terms = [
-            Term(losses.KLDivergence(2.0)),
+            Term(losses.BinaryKLDivergence(2.0)),
             Term("mean_squared_error", student="hint", teacher="hint", projector="auto"),
         ]
-        student = model(4, 1)
-        distiller = Distiller(student, teacher=model(7, 2), terms=terms, alpha=1.0)
-        distiller.compile(keras.optimizers.SGD(0.1), loss=None, metrics=["accuracy"])
-        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
-        options = tf.data.Options()
-        options.experimental_distribute.auto_shard_policy = (
-            tf.data.experimental.AutoShardPolicy.DATA
-        )
-        data = data.with_options(options)
-        keras.utils.set_random_seed(3)
-        logs = distiller.fit(data, epochs=2, verbose=0, validation_data=data).history
-        measured = distiller.evaluate(data, verbose=0, return_dict=True)
+        distiller = Distiller(model(4, 1), teacher=model(7, 2), terms=terms, alpha=0.6)
+        metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0),
+                   keras.metrics.AUC(from_logits=True, name="auc")]  # fmt: skip
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        sgd = keras.optimizers.SGD(0.1, global_clipnorm=0.5)
+        distiller.compile(sgd, loss, weighted_metrics=metrics)
+    keras.utils.set_random_seed(3)
+    logs = distiller.fit(data, epochs=2, verbose=0, validation_data=data).history
+    measured = distiller.evaluate(data, verbose=0, return_dict=True)
     sums = [float(np.abs(weight).sum()) for weight in distiller.get_weights()]
-    print(json.dumps({"weights": sums, "logs": logs, "evaluated": measured}))
+    refused = strategy and refusal(distiller, data, scope)
+    stock = strategy and of_keras(model(4, 1), data, scope)
+    found = {"weights": sums, "logs": logs, "evaluated": measured}
+    print(json.dumps({**found, "refused": refused, "stock": stock}))
+
+
+def of_keras(model, data, scope):
+    """What is said where Keras's own `fit` is called on workers."""
+    with scope():
+        model = keras.models.clone_model(model)
+        model.compile("sgd", "mse")
+    try:
+        model.fit(data, verbose=0)
+        return "trained"
+    except Exception as error:  # of whatever kind
+        return str(error)[:60]
+
+
+def refusal(distiller, data, scope):
+    """What is said of several steps an execution."""
+    with scope():
+        distiller.compile("sgd", "mse", steps_per_execution=2)
+    try:
+        return distiller.fit(data, verbose=0)
+    except ValueError as error:
+        return str(error)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Optimizers whose learning rate is another one for some of the variables."""
+"""What a distiller needs of optimizers: rates that differ, clipping on replicas."""
 
 import keras
 
@@ -43,6 +43,37 @@ def _rate(optimizer):
     if not isinstance(rate, keras.Variable):
         return rate
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+
+
+def clips(optimizer):
+    """Whether an optimizer clips the gradients of each step."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    bounds = inner.clipnorm, inner.global_clipnorm, inner.clipvalue
+    return any(bounds) and not inner.gradient_accumulation_steps
+
+
+def scales(optimizer):
+    """Whether an optimizer scales the loss, and leaves a step out whose gradients overflow."""
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def clipped(optimizer, gradients):
+    """Gradients as the optimizer clips them, still scaled as the loss was.
+
+    Why `_clip_gradients`: Keras clips inside of `apply`, where each replica has only its share.
+
+    Args:
+        optimizer: one that `clips`.
+        gradients: a list of tensors.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    scale = keras.ops.convert_to_tensor(optimizer.scale_loss(1.0))
+    found = inner._clip_gradients([g / _like(scale, g) for g in gradients])
+    return [g * _like(scale, g) for g in found]
+
+
+def _like(scale, gradient):
+    return keras.ops.cast(scale, gradient.dtype)
 
 
 class _Scaled:

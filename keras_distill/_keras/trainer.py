@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import threading
 
 import keras
 from keras import ops
@@ -18,6 +19,10 @@ class SharesCompiled:
 
     Keras's own `_symbolic_build` and `_get_metrics_result_or_logs` then see that model's.
     """
+
+    def _get_metrics_result_or_logs(self, logs):
+        """Keras's; an epoch that goes on after its last step has metrics, and no step's logs."""
+        return super()._get_metrics_result_or_logs(logs) or self.get_metrics_result()
 
 
 def _shared(name):
@@ -53,9 +58,53 @@ def compiled_metrics(model):
     )
 
 
-def label_loss(model, y, y_pred, sample_weight):
-    """The compiled loss alone: `compute_loss` adds the regularization."""
-    return model._compile_loss(y, y_pred, sample_weight)
+def label_loss(model, y, y_pred, sample_weight, share=None):
+    """The compiled loss alone: `compute_loss` adds the regularization.
+
+    Args:
+        model: a compiled model.
+        y, y_pred, sample_weight: as its compiled loss takes them.
+        share: a function `(value, loss, y_true, y_pred, sample_weight)` of each output that
+            returns what is to stand in the place of its loss's value. Defaults to `None`: none.
+    """
+    compiled = model._compile_loss
+    if share is None:
+        return compiled(y, y_pred, sample_weight)
+    if not compiled.built:
+        compiled(y, y_pred, sample_weight)
+    # Keras has no public list of the losses that a compiled loss is the sum of.
+    compiled._flat_losses = [
+        each._replace(loss=_Shared.around(each.loss)) for each in compiled._flat_losses
+    ]
+    _Shared.now.share = share
+    try:
+        return compiled(y, y_pred, sample_weight)
+    finally:
+        _Shared.now.share = None
+
+
+class _Now(threading.local):
+    """What a thread measures now: replicas run in threads, and wait for each other meanwhile."""
+
+    share = None
+
+
+class _Shared:
+    """The loss of one output, of which each replica may have a share meanwhile."""
+
+    now = _Now()
+
+    def __init__(self, loss):
+        self.loss = loss
+
+    @classmethod
+    def around(cls, loss):
+        return loss if isinstance(loss, cls) else cls(loss)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        value = self.loss(y_true, y_pred, sample_weight)
+        share = self.now.share
+        return value if share is None else share(value, self.loss, y_true, y_pred, sample_weight)
 
 
 def compute_loss(model, x, y, y_pred, sample_weight, training):
@@ -94,6 +143,26 @@ def strategy_of(model):
     return getattr(model, "_distribute_strategy", None)
 
 
+def is_one_of_workers(model):
+    """Whether a model trains on several workers, each a process of its own."""
+    return _worker_of(model) is not None
+
+
+def is_first_worker(model):
+    """Whether this process is the one that writes files: there is no other, or it is the first."""
+    worker = _worker_of(model)
+    return worker is None or worker.task_type == "chief" or not worker.task_id
+
+
+def _worker_of(model):
+    """The cluster resolver of a strategy of several workers, or `None`."""
+    if _backend.NAME != "tensorflow":
+        return None
+    kind = _backend.tensorflow("`tf.distribute`").distribute.MultiWorkerMirroredStrategy
+    strategy = strategy_of(model)
+    return strategy.cluster_resolver if isinstance(strategy, kind) else None
+
+
 def takes_inputs_as_they_are(model):
     """Has Keras hand a model's inputs on: the model inside converts them, as it does alone."""
     model._convert_input_args = False
@@ -109,95 +178,6 @@ def waits_for_data(model):
     """Whether Keras will look at a batch itself before `fit` (not on TensorFlow)."""
     unbuilt = [each for each in (model._compile_metrics, model._compile_loss) if each is not None]
     return not all(each.built for each in (*unbuilt, *model._flatten_layers()))
-
-
-def peek(epoch_iterator):
-    """The first batch, as Keras's `_symbolic_build` takes it: the epoch is begun and left."""
-    for _, _, batches in epoch_iterator:
-        return batches[0] if isinstance(batches, (list, tuple)) else next(batches, None)
-    return None
-
-
-def is_steered(epoch_iterator):
-    """Whether callbacks may steer the data, so that no batch is read before they were called.
-
-    A `PyDataset` is the user's own object, with hooks at the begin and end of an epoch.
-    """
-    adapter = epoch_iterator.data_adapter
-    return isinstance(getattr(adapter, "py_dataset", None), keras.utils.PyDataset)
-
-
-def begin_early(epoch_iterator):
-    """The first batch of `fit`, taken by beginning the first epoch now; `None` of no data.
-
-    `fit` resets its iterator before the first epoch: that is done here, once. The epoch then goes
-    on with the iterator that is open, behind the batch that was taken: a source of any kind sees
-    the calls that it would see without, in the same order and number.
-    """
-    epoch_iterator.reset()
-    usual, reset = epoch_iterator._enumerate_iterator, epoch_iterator.reset
-    steps = usual()
-    try:
-        begin, end, batches = next(steps)
-        first = next(batches, None)
-    except StopIteration:
-        return None
-    opened = Opened(batches, first)
-
-    def go_on():
-        epoch_iterator._enumerate_iterator = usual
-        yield begin, end, opened
-        for begin_next, end_next, same in steps:
-            yield begin_next, end_next, opened if same is batches else same
-
-    def already_reset():
-        epoch_iterator.reset = reset
-
-    epoch_iterator._enumerate_iterator = go_on
-    epoch_iterator.reset = already_reset
-    return first
-
-
-class Opened:
-    """An open iterator, and the batch that was taken from it."""
-
-    def __init__(self, iterator, batch):
-        self.iterator, self.batch = iterator, batch
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        batch, self.batch = self.batch, None
-        return next(self.iterator) if batch is None else batch
-
-
-def rest_of(iterator, steps):
-    """What a train function on TensorFlow reads: at least the next `steps` batches.
-
-    Of an iterator that is `Opened` the first call gets its batches in an iterator of the same
-    type, so that nothing is traced twice; later ones get the open iterator itself.
-    """
-    if not isinstance(iterator, Opened):
-        return iterator
-    if iterator.batch is None:
-        return iterator.iterator
-    tf = _backend.tensorflow("`tf.data`")
-    spec = getattr(iterator.iterator, "element_spec", None)
-    batches = [batch for _, batch in zip(range(steps), iterator)]
-    if not isinstance(iterator.iterator, tf.data.Iterator):
-        return iter(batches)
-    joined = _joined([tf.data.Dataset.from_tensors(batch) for batch in batches])
-    # `_variant_tensor` and `from_variant` give the joined batches the type of the open iterator.
-    return iter(tf.data.experimental.from_variant(joined._variant_tensor, spec))
-
-
-def _joined(datasets):
-    """All of them, one after the other."""
-    if len(datasets) == 1:
-        return datasets[0]
-    middle = len(datasets) // 2
-    return _joined(datasets[:middle]).concatenate(_joined(datasets[middle:]))
 
 
 def add_to_mean(mean, value, count):
@@ -218,13 +198,6 @@ def has_updated(optimizer, count):
     if inner is None and not optimizer.gradient_accumulation_steps:
         return True
     return ops.not_equal(optimizer.iterations, count)
-
-
-def first_batch(model, epoch_iterator):
-    """The first batch of `fit` on JAX and PyTorch, where Keras may look at one itself."""
-    if waits_for_data(model) or is_steered(epoch_iterator):
-        return peek(epoch_iterator)
-    return begin_early(epoch_iterator)
 
 
 @contextlib.contextmanager

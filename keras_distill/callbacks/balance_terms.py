@@ -21,10 +21,11 @@ class BalanceTerms(keras.callbacks.Callback):
     their weight and make up the rest, so the shares must then sum to less than 1. If every term
     has a share and labels do not count, the shares must sum to 1.
 
-    Measured once, in training mode, before the first step; the student is left as it was. Then
-    the weights are frozen: logged as `{term}_weight`, kept in the distiller's checkpoint, and
-    not measured again when an interrupted `fit` resumes. A `Term` keeps its own weight: the
-    distiller's objective holds the one that counts. A weight that is a variable is assigned.
+    The callback measures once, in training mode, before the first step. The student stays as it
+    was. Then the weights are fixed. They are logged as `{term}_weight` and kept in the
+    distiller's checkpoint, so an interrupted `fit` resumes with them. A `Term` keeps its own
+    weight; the distiller's objective holds the one that counts. If a weight is a variable, it is
+    assigned.
 
     Args:
         shares: `{term's name: share}`, each share in (0, 1].

@@ -18,10 +18,10 @@ from keras_distill.training.term import Term
 
 
 class FeatureHook(keras.callbacks.Callback):
-    """Compares a pair of layers: as a term of this `fit`, or only looking on.
+    """Compares a layer of the student with a layer of the teacher during one `fit`.
 
-    With a `loss` it brings a feature term, which is attached when `fit` starts and detached when
-    it ends. Without one, or with a `probe`, it logs at each epoch's end, of a fixed batch:
+    With a `loss` it adds a feature term, which is attached when `fit` starts and detached when it
+    ends. Without one, or with a `probe`, it logs at each epoch's end, for a fixed batch:
     `{name}_cka` (see `report.cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
     (the mean length of an example's feature), and, where both sides have one shape,
     `{name}_cosine`, after the term's projector if it has one. Callbacks that read the logs
@@ -30,11 +30,11 @@ class FeatureHook(keras.callbacks.Callback):
     Args:
         student: the student's path (see `taps`).
         teacher: the teacher's path.
-        loss: as in `Term`. Defaults to `None`: look on.
+        loss: as in `Term`. Defaults to `None`: log only.
         weight: the term's weight, as in `Term`. Defaults to `1.0`.
         projector: as in `Term`. Defaults to `"auto"`, which makes none for a loss that takes
-            sides of different widths. A projector has weights, so that the hook must be there
-            at the first `fit` after `compile`.
+            sides of different widths. A projector has weights, so add the hook to the first
+            `fit` after `compile`.
         source: the teacher's name. Defaults to `"teacher"`.
         probe: a batch of inputs, `(x, y)`, or a `tf.data.Dataset`, of which the first batch
             counts. Defaults to the first batch of the distiller's first `fit`.
@@ -88,7 +88,7 @@ class FeatureHook(keras.callbacks.Callback):
         self.looks_on = loss is None or probe is not None or heat_map is not None
         if self.looks_on and not (isinstance(student, str) and isinstance(teacher, str)):
             raise ValueError(
-                "A `FeatureHook` that looks on takes one path on each side. Received: "
+                "A `FeatureHook` without a `loss` takes one path on each side. Received: "
                 f"student={student}, teacher={teacher}"
             )
         self.probe = None if probe is None else _batch(probe)

@@ -14,16 +14,17 @@ from keras_distill.training.term import Term
 class SelfDistillation(keras.callbacks.Callback):
     """Lets shallow exits learn from the deepest during one `fit`, from some epoch on.
 
-    For each shallow exit `loss(z_deep, z_shallow)`, `z_deep` without its gradient, with a weight
-    of zero until the terms open: at `start_epoch` or, with a `margin`, after the first epoch from
-    `start_epoch - 1` on at whose end the deep exit leads every shallow one by it. They then stay
-    open. Nothing is traced anew. After `fit` the terms are gone.
+    Each shallow exit gets the term `loss(z_deep, z_shallow)`, with no gradient for `z_deep`. The
+    terms have a weight of zero until they open. They open at `start_epoch`. With a `margin` they
+    open after the first epoch, from `start_epoch - 1` on, at whose end the deep exit leads every
+    shallow one by that much. They then stay open. Nothing is traced anew. After `fit` the terms
+    are removed.
 
     Each exit's accuracy on the training data is logged as `"<exit>_accuracy"`, and
     `"self_distillation"` is the weight of the terms.
 
-    Whether a `margin` has been reached is kept in the distiller's checkpoint: a `fit` that resumes
-    with `BackupAndRestore` goes on with open terms.
+    The distiller's checkpoint remembers whether the `margin` was reached, so a `fit` that resumes
+    with `BackupAndRestore` continues with open terms.
 
     Args:
         deep: the name of the output that teaches, such as `"final"`.
@@ -186,7 +187,7 @@ class _Accuracy(DistillationLoss):
     def call(self, y_true, y_pred, labels):
         if labels is None:
             raise ValueError(
-                "`SelfDistillation` logs accuracies, for which `fit` needs labels: give "
+                "`SelfDistillation` logs accuracies, for which `fit` needs labels. Give "
                 "`accuracy=False` to go without."
             )
         right = ops.argmax(y_pred, axis=-1) == class_ids(labels, y_pred, self.name)

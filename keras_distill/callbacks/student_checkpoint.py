@@ -8,6 +8,7 @@ from os import PathLike
 import keras
 
 from keras_distill import _files
+from keras_distill._keras import trainer
 from keras_distill._messages import say
 
 MORE = ("acc", "auc", "agreement", "cka", "precision", "recall", "f1", "iou", "bleu")
@@ -18,7 +19,8 @@ class StudentCheckpoint(keras.callbacks.Callback):
     """Saves the student alone whenever a logged metric is better than before.
 
     The file loads with `keras.saving.load_model`, without this package. It is written beside its
-    place and renamed when it is whole: an interruption leaves the last good file.
+    place and renamed when it is whole: an interruption leaves the last good file. Of several
+    workers the first one writes.
 
     Args:
         filepath: ends in `.keras`, or in `.weights.h5` for weights alone; may hold `{epoch:02d}`
@@ -72,6 +74,8 @@ class StudentCheckpoint(keras.callbacks.Callback):
         logs = logs or {}
         if self.save_best_only and not self._is_better(logs):
             return
+        if not trainer.is_first_worker(self.model):
+            return
         path = self._path(epoch, logs)
         _write(getattr(self.model, "student", self.model), path)
         if self.verbose:
@@ -113,7 +117,7 @@ def _mode(mode, monitor):
     more, less = (any(part in monitor for part in parts) for parts in (MORE, LESS))
     if more == less:
         raise ValueError(
-            f"Whether `{monitor}` is better high or low cannot be told by its name: give "
+            f"Whether `{monitor}` is better high or low cannot be told by its name. Give "
             '`mode="min"` or `mode="max"`.'
         )
     return "max" if more else "min"

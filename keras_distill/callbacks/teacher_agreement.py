@@ -22,8 +22,8 @@ class TeacherAgreement(keras.callbacks.Callback):
 
     Args:
         data: a batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y, sample_weight)`, `y` being
-            class ids; it should not be shuffled between epochs. With labels it warns when the
-            teacher is no better.
+            class ids. Do not shuffle it between epochs. With labels, the callback warns if the
+            teacher is no better than the student.
         source: the teacher's name. Defaults to `"teacher"`.
         student: the student's path to logits. Defaults to `"output"`.
         teacher: the teacher's path to logits. Defaults to `"output"`.
@@ -66,7 +66,7 @@ class TeacherAgreement(keras.callbacks.Callback):
             )
         if not self.model.objective.gives_logits:
             raise ValueError(
-                "`TeacherAgreement` compares logits, which `fused_head=True` never makes: add a "
+                "`TeacherAgreement` compares logits, which `fused_head=True` never makes. Add a "
                 "term, whose value is logged, in its place."
             )
         for batch in self.data:

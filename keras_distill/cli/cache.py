@@ -60,10 +60,10 @@ def _write(arguments, teacher, dataset, paths):
             teacher, dataset, arguments.folder, paths=paths, top_k=arguments.top_k,
             temperature=arguments.temperature, dtype=arguments.dtype, shard=arguments.shard,
         )  # fmt: skip
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         again = shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
         print(f"\nInterrupted. To go on, the same again: {again}", file=sys.stderr)
-        return 130
+        return program.code_of(interruption)
     print(cache.summary() if cache else "This part is written; others are not yet.")
     return 0
 

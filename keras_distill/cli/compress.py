@@ -59,10 +59,10 @@ def act(arguments):
                  command=command, quantize=arguments.quantize,
                  formats=arguments.format.split(",") if arguments.format else (),
                  **{name: getattr(arguments, name) for name in names})  # fmt: skip
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         again = "the same command with --resume"
         print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
-        return 130
+        return program.code_of(interruption)
     return 0
 
 

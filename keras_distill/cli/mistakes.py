@@ -6,7 +6,8 @@ The rule reads the traceback that Python would print, from its last line up:
   deepest of the user's and ours, the user reads the file, the line and the error.
 - If the traceback ends at a `raise` of this package, the package refused something. The user reads
   the message alone.
-- If the operating system refused something, or a module is not installed, the user reads that.
+- If the operating system refused something, to TensorFlow too, or a module is not installed, the
+  user reads that.
 - All else is a bug, ours or a library's, and keeps its traceback.
 
 So an error that Python or a library raises in our code is never taken for a refusal, whatever its
@@ -15,10 +16,14 @@ class is, and no error needs a class of its own to be one.
 
 import os
 import pathlib
+import sys
 import traceback
 
 PACKAGE = pathlib.Path(__file__).parents[1].resolve()
 OF_THE_MACHINE = (OSError, ImportError)
+# How TensorFlow names what files and folders refuse.
+OF_FILES = ("AlreadyExistsError", "DataLossError", "FailedPreconditionError", "NotFoundError",
+            "PermissionDeniedError", "ResourceExhaustedError")  # fmt: skip
 
 
 def line(error, folder=None):
@@ -35,7 +40,7 @@ def line(error, folder=None):
     owners = [_owner(frame.filename, folder) for frame in frames]
     users = [frame for frame, owner in zip(frames, owners) if owner == "user"]
     deepest = next((owner for owner in reversed(owners) if owner), "package")
-    refused = isinstance(error, OF_THE_MACHINE) or _is_refusal(frames)
+    refused = isinstance(error, OF_THE_MACHINE) or _is_of_files(error) or _is_refusal(frames)
     if deepest == "package" and not refused:
         return None
     if users:
@@ -49,8 +54,31 @@ def _is_refusal(frames):
     return _owner(last.filename, None) == "package" and (last.line or "").startswith("raise ")
 
 
+def _is_of_files(error):
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        return False
+    kinds = tuple(getattr(tensorflow.errors, name) for name in OF_FILES)
+    return isinstance(error, kinds)
+
+
+def place_of_end(end, folder):
+    """Where the user's code has ended the process, `None` where it was not the user's.
+
+    Args:
+        end: the `SystemExit`, with its traceback.
+        folder: the folder of the user's code, or `None` if there is none.
+    """
+    folder = None if folder is None else pathlib.Path(folder).resolve()
+    frames = traceback.extract_tb(end.__traceback__)
+    users = [frame for frame in frames if _owner(frame.filename, folder) == "user"]
+    return _place(users[-1].filename, users[-1].lineno) if users else None
+
+
 def _owner(file, folder):
     """Whose code a file is: "package", "user" or `None` for a library's."""
+    if file.startswith("<"):  # what is no file has no folder either
+        return None
     path = pathlib.Path(os.path.abspath(file))
     if PACKAGE in path.resolve().parents:
         return "package"

@@ -2,8 +2,12 @@
 
 import argparse
 import ast
+import contextlib
+import io
 import os
+import signal
 import sys
+import threading
 import traceback
 
 from absl import app, flags
@@ -31,6 +35,9 @@ class Parser(argparse_flags.ArgumentParser):
 def run(parser, act, argv):
     """Runs `act(arguments)` as an absl program; returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for stream in (sys.stdout, sys.stderr):  # of a locale that lacks some signs
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app.run(
             lambda arguments: _guarded(parser.prog, act, arguments),
@@ -41,12 +48,46 @@ def run(parser, act, argv):
         return end.code or 0
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, but for the exit code."""
+
+
+def code_of(interruption):
+    """The exit code after a `KeyboardInterrupt`: 128 and the signal's number, as shells have it."""
+    return 143 if isinstance(interruption, Terminated) else 130
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Meanwhile SIGTERM is raised as `Terminated`, where this is the thread that hears it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _guarded(name, act, arguments):
     try:
-        return act(arguments)
-    except KeyboardInterrupt:
+        with _terminable():
+            return act(arguments)
+    except KeyboardInterrupt as interruption:
         print(f"{name}: interrupted.", file=sys.stderr)
-        return 130
+        return code_of(interruption)
+    except SystemExit as end:
+        place = mistakes.place_of_end(end, _users_folder(arguments))
+        if place is None:
+            raise
+        print(f"{name}: {place}: this ends the process, so nothing was done. Received: "
+              f"sys.exit({end.code!r})", file=sys.stderr)  # fmt: skip
+        return 2
     except Exception as error:
         said = mistakes.line(error, _users_folder(arguments))
         if said is None:
@@ -76,6 +117,21 @@ def add_experiment(parser, required=True):
     for name, what in (("data", "a folder of data"), ("tfds", "a TensorFlow Datasets name"),
                        ("tsv", "a file of tab-separated values")):  # fmt: skip
         parser.add_argument(f"--{name}", help=f"{what}: the experiment's option `{name}`")
+
+
+def add_strategy(parser):
+    """The argument that chooses over which devices to train."""
+    parser.add_argument("--strategy", default="none", metavar="NAME", help="none, mirrored (all "
+                        "GPUs of this machine), multi_worker (the machines of TF_CONFIG), "
+                        "parameter_server or tpu (default: none)")  # fmt: skip
+
+
+def strategy_of(arguments):
+    """The strategy that the arguments choose, made before TensorFlow runs anything; or `None`."""
+    quiet.import_keras(verbose())
+    from keras_distill.experiments.devices import strategy_by_name
+
+    return strategy_by_name(arguments.strategy)
 
 
 def options_of(arguments):
@@ -111,18 +167,9 @@ def model_of(path):
     """The saved Keras model at `path`."""
     check_models(path)
     quiet.import_keras(verbose())
-    import keras
+    from keras_distill.experiments.run_folder import loaded
 
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (TypeError, ValueError) as error:  # what Keras raises for a file that it cannot read
-        said = " ".join(str(error).split())
-        if "`Lambda` layer" in said:  # its code would run here, whoever wrote the file
-            said = (
-                "it holds a `Lambda` layer, and no code of a model file is run. Replace the layer "
-                "by one of keras.layers or by a registered class, and save the model again."
-            )
-        raise ValueError(f"{path} cannot be loaded as a Keras model: {said}") from error
+    return loaded(path)
 
 
 def value(text):

@@ -8,7 +8,7 @@ import numpy as np
 from keras_distill import _files
 from keras_distill.cli import export_inputs, program
 from keras_distill.experiments.comparison import ARMS
-from keras_distill.experiments.run_folder import RUN, RunFolder
+from keras_distill.experiments.run_folder import OWNER, RUN, RunFolder
 from keras_distill.report import exports
 
 BATCH = 32
@@ -108,6 +108,7 @@ def provenance(folder, data):
     """Where the models of a run come from: its command, settings, seeds and files."""
     settings = _files.read_json(folder / RUN, {})
     known = _files.read_json(folder / "report.json") or {}
+    settings.pop(OWNER, None)
     return {"command": known.get("command"), "run": str(folder), "data": data, **settings,
             "seconds of training": round(known["seconds"]) if known.get("seconds") else None,
             }  # fmt: skip

@@ -14,6 +14,7 @@ def parser():
     """The verb's arguments."""
     parser = program.Parser("train", VERBS["train"], EXAMPLE)
     program.add_experiment(parser)
+    program.add_strategy(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="where the run is written")
     parser.add_argument("--cache", metavar="DIR", help="train the students from the teacher's "
                         "targets in DIR; they are written there first")  # fmt: skip
@@ -35,6 +36,7 @@ def act(arguments):
     held = os.path.exists(os.path.join(arguments.out, RUN))
     if held and not (arguments.overwrite or arguments.resume):
         raise FileExistsError(f"{arguments.out} already holds a run: give --overwrite or --resume.")
+    strategy = program.strategy_of(arguments)
     experiment = program.experiment_of(arguments)
     try:
         experiment.run(
@@ -43,11 +45,12 @@ def act(arguments):
             resume=arguments.resume,
             command=command(arguments),
             cache=arguments.cache,
+            strategy=strategy,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         again = f"{command(arguments)} --resume"
         print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
-        return 130
+        return program.code_of(interruption)
     return 0
 
 
@@ -59,4 +62,5 @@ def command(arguments):
             words.append(f"--{name}={getattr(arguments, name)}")
     words += [word for pair in arguments.set for word in ("--set", pair)]
     words += [f"--cache={arguments.cache}"] if arguments.cache else []
+    words += [f"--strategy={arguments.strategy}"] if arguments.strategy != "none" else []
     return shlex.join([*words, f"--out={arguments.out}"])

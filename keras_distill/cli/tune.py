@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 
-from keras_distill.cli import program, quiet
+from keras_distill.cli import program
 from keras_distill.cli.main import VERBS
 
 EXAMPLE = (
@@ -17,6 +17,7 @@ def parser():
     """The verb's arguments."""
     parser = program.Parser("tune", VERBS["tune"], EXAMPLE)
     program.add_experiment(parser)
+    program.add_strategy(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="where the search is written")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V,V",
                         help="values to try of recipe, temperature, weight (of all terms), alpha, "
@@ -48,7 +49,7 @@ def act(arguments):
     for kind, file in (("experiment", arguments.experiment), ("model", arguments.teacher)):
         if file is not None and not os.path.isfile(file):
             raise FileNotFoundError(f"No such {kind} file: {file}")
-    quiet.import_keras(program.verbose())
+    strategy = program.strategy_of(arguments)
     from keras_distill.experiments.tuning import tune
 
     names = ("trials", "halvings", "leaders", "repeats", "seed", "teacher", "cache", "overwrite",
@@ -56,11 +57,11 @@ def act(arguments):
     command = shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
     try:
         tune(arguments.experiment, arguments.out, sweep, options=options, command=command,
-             **{name: getattr(arguments, name) for name in names})  # fmt: skip
-    except KeyboardInterrupt:
+             strategy=strategy, **{name: getattr(arguments, name) for name in names})  # fmt: skip
+    except KeyboardInterrupt as interruption:
         again = "the same command with --resume"
         print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
-        return 130
+        return program.code_of(interruption)
     return 0
 
 

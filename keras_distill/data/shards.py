@@ -181,6 +181,11 @@ def join(folder, name):
     return f"{str(folder).rstrip('/')}/{name}"
 
 
+def in_use(folder, part, parts):
+    """The path of the file that the writer of a part holds."""
+    return join(folder, f".in-use-{part}-of-{parts}")
+
+
 def index_of(path):
     """The path of the index of a shard."""
     return f"{path.removesuffix('.tfrecord')}.index"

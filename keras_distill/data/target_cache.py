@@ -45,9 +45,10 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
         views: how many random views of each example to keep, made by `augment`.
         augment: a function `(example, seed)` of one example and a seed (2,), such as
             `tf.image.stateless_random_crop` takes.
-        shard: "i/n" writes the i-th of n parts, one a process, counted from 0: two that write one
-            part spoil it. Of a whole dataset each takes the examples whose keys are its own, so
-            that batches differ in size: give a teacher that XLA compiles a function `(i, n)`.
+        shard: "i/n" writes the i-th of n parts, one a process, counted from 0: the second that
+            writes one part is refused. Of a whole dataset each takes the examples whose keys are
+            its own, so that batches differ in size: give a teacher that XLA compiles a function
+            `(i, n)`.
         fingerprints: `{name: object}` of what else made the inputs, such as a tokenizer, by which
             another one is refused later. Models, tokenizers and arrays have fingerprints of their
             own. A function has none, so give a string for it: under "teacher", "key", "augment",
@@ -64,6 +65,7 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
         ValueError: for wrong arguments, a function without a name in `fingerprints`, a folder that
             holds another cache (with what differs), one key with two inputs, NaN, or values too
             large for `dtype`.
+        RuntimeError: another process writes this part.
 
     Example:
 
@@ -88,21 +90,22 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
     live.decide(first[:3], top_k, temperature, dtype)
     described = header.made(live, dataset, keys, parts, fingerprints)
     header.refuse_another(path, described)
-    writer = shards.Writer(str(path), identity(described), part, parts, rows_per_shard)
-    seen = shards.Seen()
-    for rows in writer.resume():
-        seen.add(rows["key"], rows["hash"])
-    batches = dataset.cardinality().numpy() * views
-    if verbose:
-        say(estimate(live, first, batches, writer, own[1]))
-    _files.make_folder(path)
-    _files.write_json(shards.join(path, shards.HEADER), described)
-    bar = keras.utils.Progbar(batches if batches > 0 else None, verbose=verbose)
-    for view in range(views):
-        for batch in keyed(dataset, keys, view, read):
-            write(batch, live, writer, seen, own)
-            bar.add(1)
-    writer.finish()
+    _files.check_writable(path)
+    with _files.alone(shards.in_use(path, part, parts), f"Part {part} of {parts} of {path}"):
+        writer = shards.Writer(str(path), identity(described), part, parts, rows_per_shard)
+        seen = shards.Seen()
+        for rows in writer.resume():
+            seen.add(rows["key"], rows["hash"])
+        batches = dataset.cardinality().numpy() * views
+        if verbose:
+            say(estimate(live, first, batches, writer, own[1]))
+        _files.write_json(shards.join(path, shards.HEADER), described)
+        bar = keras.utils.Progbar(batches if batches > 0 else None, verbose=verbose)
+        for view in range(views):
+            for batch in keyed(dataset, keys, view, read):
+                write(batch, live, writer, seen, own)
+                bar.add(1)
+        writer.finish()
     return TargetsOnDisk(path) if _is_whole(path, parts) else None
 
 

@@ -1,16 +1,8 @@
 """What an experiment is given, checked before anything is trained."""
 
 import inspect
-import re
 
 import keras
-
-
-def checked_name(name):
-    """A name that a folder can have."""
-    if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
-        raise ValueError(f"`name` must be usable as a folder's name. Received: name={name!r}")
-    return name
 
 
 def checked_terms(terms):

@@ -26,6 +26,7 @@ def compare(runner, about, valid, test):
         The results, as `report.json` holds them.
     """
     best = _best(runner, valid)
+    failed = "failed" in runner.record("distilled", best)
     models = {"teacher": runner.model("teacher")}
     models.update({arm: runner.model(arm, best) for arm in ARMS})
     inputs = _together([x for x, _ in test])
@@ -35,7 +36,10 @@ def compare(runner, about, valid, test):
     say(report.table(report.summaries(results)))
     say(f"\nThe report: {runner.path / 'report.html'}")
     keep_examples(runner.path / EXAMPLES, valid)
-    _export(runner.path, about["name"], models, _first(inputs, CHECKED))
+    if not failed:
+        _export(runner.path, about["name"], models, inputs)
+    else:
+        say("Nothing is exported: the distilled student has failed.")
     return results
 
 
@@ -56,18 +60,29 @@ def _measured(runner):
     records = {"teacher": [runner.record("teacher")]}
     records |= {arm: [runner.record(arm, seed) for seed in runner.seeds] for arm in ARMS}
     arms = {
-        arm: {"seeds": rows[arm], "history": [record["history"] for record in found]}
+        arm: {"seeds": [_judged(*pair) for pair in zip(rows[arm], found)],
+              "history": [record["history"] for record in found]}
         for arm, found in records.items()
-    }
+    }  # fmt: skip
     seconds = sum(record["seconds"] for found in records.values() for record in found)
     return {"arms": arms, "seconds": seconds}
+
+
+def _judged(row, record):
+    """A row of measures; of a training that has failed nothing is told but that."""
+    if "failed" in record:
+        return {**dict.fromkeys(row), "failed": record["failed"]}
+    return row
 
 
 def _best(runner, valid):
     """The seed whose distilled student is the best on the validation split."""
 
     def accuracy(seed):
-        return report.measure(runner.model("distilled", seed), valid)["accuracy"]
+        if "failed" in runner.record("distilled", seed):
+            return -1
+        found = report.measure(runner.model("distilled", seed), valid)
+        return -1 if "failed" in found else found["accuracy"]
 
     return max(runner.seeds, key=accuracy)
 
@@ -79,7 +94,8 @@ def _pictures(models, test, inputs):
     return {"reliability": reliability, "doubts": report.doubts(inputs, labels, log_probs)}
 
 
-def _export(folder, name, models, examples):
+def _export(folder, name, models, inputs):
+    examples = _answerable(models["distilled"], inputs)
     export.write_student(models["distilled"], folder / "student.keras")
     export.write_student(models["teacher"], folder / "teacher.keras")
     shutil.rmtree(folder / "serving", ignore_errors=True)
@@ -110,6 +126,14 @@ def first_examples(dataset, count=256):
             break
     inputs, *targets = _first(_together(found), count)
     return inputs, targets[0] if targets and not isinstance(targets[0], dict) else None
+
+
+def _answerable(model, inputs):
+    """The first inputs that a model gives finite answers to: what is not finite proves nothing."""
+    answers = np.asarray(model.predict(inputs, verbose=0))
+    known = np.isfinite(answers).all(axis=tuple(range(1, answers.ndim)))
+    places = np.flatnonzero(known)[:CHECKED]
+    return keras.tree.map_structure(lambda value: value[places], inputs)
 
 
 def _together(batches):

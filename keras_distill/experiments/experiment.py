@@ -1,5 +1,6 @@
 """An experiment: one student trained alone and distilled, over several seeds, and compared."""
 
+import contextlib
 import functools
 import itertools
 import sys
@@ -7,7 +8,7 @@ import time
 
 import keras
 
-from keras_distill import report
+from keras_distill import _files, report
 from keras_distill._messages import say
 from keras_distill.data import without_autotune
 from keras_distill.experiments import cached
@@ -16,15 +17,16 @@ from keras_distill.experiments.arguments import (
     checked_count,
     checked_maker,
     checked_model,
-    checked_name,
     checked_terms,
 )
 from keras_distill.experiments.comparison import ARMS, compare, held, measured
+from keras_distill.experiments.devices import Devices
 from keras_distill.experiments.run_folder import described
 from keras_distill.experiments.runner import Arm, Runner, checked_seeds
 from keras_distill.report import page as report_page
 from keras_distill.schedules import check
 from keras_distill.training.distiller import Distiller
+from keras_distill.training.guard import NotFinite
 from keras_distill.training.term import teacher_paths
 
 
@@ -72,7 +74,7 @@ class Experiment:
     def __init__(self, name, *, student, teacher, data, terms=None, alpha=0.5, optimizer, loss,
                  metrics=("accuracy",), epochs, seeds=3, teacher_epochs=None,
                  teacher_optimizer=None):  # fmt: skip
-        self.name, self.terms = checked_name(name), checked_terms(terms)
+        self.name, self.terms = _files.checked_name("name", name), checked_terms(terms)
         self.loss, self.metrics = loss, metrics
         self.student = checked_maker("student", student)
         self.teacher = checked_maker("teacher", teacher)
@@ -85,9 +87,11 @@ class Experiment:
         self.teacher_epochs = checked_count("teacher_epochs", given, 0)
         self.seeds = checked_seeds(seeds)
         self.origin = {}  # the file and the options that it was read with, as `run.json` holds them
+        self.given = []  # the paths among them, which no run may delete
+        self.devices = Devices()
 
     def run(self, folder, *, overwrite=False, resume=False, command=None, callbacks=None,
-            cache=None):  # fmt: skip
+            cache=None, strategy=None):  # fmt: skip
         """Trains all arms, compares them on the test split and writes everything to `folder`.
 
         Each trained model is written at once. An interrupted run goes on with `resume=True`:
@@ -103,9 +107,12 @@ class Experiment:
             callbacks: a function without arguments that makes callbacks for each `fit`.
             cache: a folder of the teacher's targets on the training split, from which the students
                 train; where it holds none they are written first. By default the teacher is run.
+            strategy: a `tf.distribute.Strategy` to train with; batches are of all replicas
+                together. Of several workers each makes this call with the same folder, which all
+                see, and the first one writes and compares. Defaults to `None`: one device.
 
         Returns:
-            The results, as `report.json` holds them.
+            The results, as `report.json` holds them; `None` on the other workers.
 
         Raises:
             FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
@@ -115,18 +122,28 @@ class Experiment:
             ImportError: where matplotlib, which draws the report's plots, is not installed.
         """
         report_page.check_plots()
+        self.devices = Devices(strategy)
         test = functools.cache(lambda: held(self.data("test")))
         runner = self._runner(folder, test, callbacks, cache)
         runner.check(overwrite=overwrite, resume=resume)
         if not (resume and runner.is_trained("teacher")):
             self.rehearse()  # before a run that is there is deleted
-        runner.open(overwrite=overwrite, resume=resume)
-        teacher = runner.model("teacher")
         if cache is not None:
-            cached.prepare(teacher, self.data("train"), cache, self.teacher_paths(teacher))
-        runner.train()
-        about = {"name": self.name, "settings": self._described(), "command": command or ""}
-        return compare(runner, about, self.data("valid"), test())
+            _files.check_writable(cache)
+        with runner.folder.alone() if self.devices.write else contextlib.nullcontext():
+            self.devices.wait()  # until all have looked at what is there
+            if self.devices.write:
+                runner.open(overwrite=overwrite, resume=resume)
+            self.devices.wait()
+            teacher = runner.model("teacher")
+            if cache is not None and self.devices.write:
+                cached.prepare(teacher, self.data("train"), cache, self.teacher_paths(teacher))
+            self.devices.wait()
+            runner.train()
+            if not self.devices.write:
+                return None
+            about = {"name": self.name, "settings": self._described(), "command": command or ""}
+            return compare(runner, about, self.data("valid"), test())
 
     def _runner(self, folder, test, callbacks, cache):
         """What trains and measures the three arms."""
@@ -142,7 +159,9 @@ class Experiment:
         for arm in ARMS:
             arms[arm] = Arm(functools.partial(self._train_student, arm, callbacks, cache), alike)
         settings = {**self._settings(), "cached": cache is not None}
-        runner = Runner(arms, seeds=self.seeds, folder=folder, settings=settings)
+        given = [*self.given, *([] if cache is None else [cache])]
+        runner = Runner(arms, seeds=self.seeds, folder=folder, settings=settings, given=given,
+                        devices=self.devices)  # fmt: skip
         return runner
 
     def data(self, split):
@@ -180,27 +199,31 @@ class Experiment:
 
     def rehearse(self, splits=("valid", "test")):
         """Puts all parts together once, so that what does not fit is said before any training."""
-        teacher = checked_model("teacher", self.teacher())
-        student = checked_model("student", self.student())
-        for name, model in (("teacher", teacher), ("student", student)):
-            check_loads(name, model)
-        model = self._distiller(student, teacher)
-        self._compile(model, self.optimizer)
+        with self.devices.scope():
+            teacher = checked_model("teacher", self.teacher())
+            student = checked_model("student", self.student())
+            for name, model in (("teacher", teacher), ("student", student)):
+                check_loads(name, model)
+            model = self._distiller(student, teacher)
+            self._compile(model, self.optimizer)
         model.fit(self.data("train"), epochs=0, shuffle=False, verbose=0)
-        for split in splits:
+        for split in () if self.devices.are_workers else splits:  # each would predict for all
             report.measure(student, itertools.islice(self.data(split), 1), teacher)
 
     def trained_teacher(self, callbacks=None):
         """The teacher, trained unless `teacher_epochs` is 0: `(model, record of its training)`."""
         keras.utils.set_random_seed(self.seeds[0])
         train = self.data("train")
-        teacher = checked_model("teacher", self.teacher())
+        with self.devices.scope():
+            teacher = checked_model("teacher", self.teacher())
         if self.teacher_epochs == 0:
             say("The teacher is taken as it is.")
             return teacher, {"history": {}, "seconds": 0.0}
         say(f"Training the teacher for {self.teacher_epochs} epochs.")
-        self._compile(teacher, self.teacher_optimizer)
-        return teacher, self._fit(teacher, train, self.teacher_epochs, callbacks)
+        with self.devices.scope():
+            model = self._by_labels(teacher)
+            self._compile(model, self.teacher_optimizer)
+        return teacher, self._fit(teacher, model, train, self.teacher_epochs, callbacks)
 
     def prepared(self, arm, seed, teacher, cache=None):
         """What trains a student: `(student, compiled model, training data)`.
@@ -213,19 +236,30 @@ class Experiment:
         """
         keras.utils.set_random_seed(seed)
         train = self.data("train")
-        student = checked_model("student", self.student())
-        model = student
-        if arm == "distilled":
-            source, train = cached.from_cache(train, cache) if cache else (teacher, train)
-            model = self._distiller(student, teacher, source)
-        self._compile(model, self.optimizer)
+        with self.devices.scope():
+            student = checked_model("student", self.student())
+            if arm == "distilled":
+                source, train = cached.from_cache(train, cache) if cache else (teacher, train)
+                model = self._distiller(student, teacher, source)
+            else:
+                model = self._by_labels(student)
+            self._compile(model, self.optimizer)
         return student, model, train
 
+    def _by_labels(self, model):
+        """What trains a model on labels alone: Keras's own `fit` does not run on workers."""
+        return Distiller(model, alpha=0) if self.devices.are_workers else model
+
     def _train_student(self, arm, callbacks, cache, seed, model_of):
-        teacher = model_of("teacher") if arm == "distilled" else None
+        with self.devices.scope():
+            teacher = model_of("teacher") if arm == "distilled" else None
         say(f"Training the student, {arm}, seed {seed}, for {self.epochs} epochs.")
         student, model, train = self.prepared(arm, seed, teacher, cache)
-        return student, self._fit(model, train, self.epochs, callbacks)
+        try:
+            return student, self._fit(student, model, train, self.epochs, callbacks)
+        except NotFinite as error:
+            say(f"This training has failed: {error}")
+            return student, {"history": {}, "seconds": 0.0, "failed": str(error)}
 
     def _distiller(self, student, teacher, source=None):
         """A distiller with terms made for `teacher`, whose targets come from `source`."""
@@ -237,8 +271,8 @@ class Experiment:
         metrics = list(metrics) if isinstance(metrics, tuple) else metrics
         model.compile(optimizer(), self.loss, metrics=metrics)
 
-    def _fit(self, model, train, epochs, callbacks):
-        """Trains a model; returns the record of its training."""
+    def _fit(self, judged, model, train, epochs, callbacks):
+        """Trains a model around the one that is judged; returns the record of its training."""
         started = time.time()
         history = model.fit(
             train,
@@ -249,7 +283,11 @@ class Experiment:
             callbacks=callbacks() if callbacks else None,
         )
         logs = {name: [float(v) for v in values] for name, values in history.history.items()}
-        return {"history": logs, "seconds": time.time() - started}
+        record = {"history": logs, "seconds": time.time() - started}
+        if not report.is_finite(judged):
+            record["failed"] = "Its weights are not finite."
+            say("This training has failed: the weights are not finite.")
+        return record
 
 
 def _parts(term):

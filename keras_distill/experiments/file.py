@@ -36,6 +36,8 @@ def load_experiment(path, options):
                         f"Received: {experiment!r}")  # fmt: skip
     inner = {f"{name} (inside)": v for name, v in experiment.origin.get("files", {}).items()}
     experiment.origin = {"options": given, "files": {**inner, **_fingerprints(path)}}
+    named = [given[name] for name in PATHS if isinstance(given.get(name), str)]
+    experiment.given = [*experiment.given, str(path), *named]
     return experiment
 
 

@@ -1,16 +1,19 @@
 """A run's folder: its settings, its trained models, and what may be written over them."""
 
-import json
 import os
 import pathlib
 import re
+import secrets
 import shutil
+import zipfile
 
 import keras
 
 from keras_distill import _files
 
 RUN = "run.json"  # marks a folder that holds a run, and says which
+IN_USE = ".in-use"  # held by the process that runs there
+OWNER = "run"  # in run.json a name that no other run has; in a record whose it is
 EXAMPLES = "examples.npz"  # of the validation split, which exported students are tried on
 WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
@@ -25,14 +28,18 @@ class RunFolder:
     """The files of one run: a model and a record for everything that was trained.
 
     What is written gets its name only once it is whole, and a record is written after its model:
-    a run that was killed at any moment goes on with the models that were finished.
+    a run that was killed at any moment goes on with the models that were finished. A record holds
+    the name of its run: what another run has written there is not taken for this one's.
 
     Args:
         path: the folder; made by `open`.
+        given: the paths of what the run reads, such as a cache. They count for no part of a run,
+            and are never deleted. Defaults to none.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, given=()):
         self.path = pathlib.Path(path)
+        self.given = [pathlib.Path(os.path.abspath(each)) for each in given]
 
     def open(self, settings, *, overwrite=False, resume=False):
         """Begins a run with these settings, or goes on with the one that is there.
@@ -44,15 +51,24 @@ class RunFolder:
 
         Raises:
             FileExistsError: where there is a run, or a part of one, and it is to be kept.
-            ValueError: where the run to go on with has other settings: the message says which.
+            OSError: where the folder cannot be written.
+            ValueError: where the run to go on with has other settings: the message says which; or
+                where something that is given lies in what is to be deleted.
         """
         self.check(settings, overwrite=overwrite, resume=resume)
-        if not (resume and RUN in self._held()):
+        owner = secrets.token_hex(8)
+        if resume and RUN in self._held():
+            owner = self._settings()[OWNER]
+        else:
             self._remove(self._held())
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / RUN, settings)
+        _files.check_writable(self.path)
+        write_json(self.path / RUN, {**settings, OWNER: owner})
         (self.path / "arms").mkdir(exist_ok=True)
         self._remove_unfinished()
+
+    def alone(self):
+        """A context in which no other process runs in the folder: the second is refused."""
+        return _files.alone(self.path / IN_USE, f"The run in {self.path}")
 
     def check(self, settings, *, overwrite=False, resume=False):
         """Raises what `open` would, and changes nothing."""
@@ -61,9 +77,26 @@ class RunFolder:
             self._same(settings)
         elif held and not overwrite:
             raise FileExistsError(_why_refused(self.path, held, resume))
+        elif held:
+            self._keep_given(held)
 
     def _held(self):
-        return [name for name in WRITTEN if (self.path / name).exists()]
+        """The names in the folder that a run writes, without what was given."""
+        own = [name for name in WRITTEN if (self.path / name).exists()]
+        return [name for name in own if self._place(name) not in self.given]
+
+    def _place(self, name):
+        return pathlib.Path(os.path.abspath(self.path / name))
+
+    def _keep_given(self, held):
+        """Refuses to delete what the run is to read."""
+        for name in held:
+            inside = [each for each in self.given if self._place(name) in each.parents]
+            if inside:
+                raise ValueError(
+                    f"To overwrite the run in {self.path} would delete {inside[0]}, which is "
+                    "given. Take another folder, or move what is given."
+                )
 
     def keep(self, key, model, record):
         """Writes a trained model without its optimizer, then what is known of its training."""
@@ -73,19 +106,28 @@ class RunFolder:
                 model.save(part)
         finally:
             model.compiled = compiled
+        record = {**record, OWNER: self.owner}
         write_json(self._record(key), record)  # last: it marks the model as trained
 
+    @property
+    def owner(self):
+        """The name of the run in the folder, which its records hold; `None` where there is none."""
+        settings = self._settings()
+        return settings and settings[OWNER]
+
     def is_trained(self, key):
-        """Whether the model of this name was trained to the end and kept."""
-        return self._record(key).exists() and self.file(key).exists()
+        """Whether this run has trained the model of this name to the end and kept it."""
+        found = _files.read_json(self._record(key), {OWNER: str})
+        return found is not None and found[OWNER] == self.owner and self.file(key).exists()
 
     def model(self, key):
         """The trained model of this name, uncompiled."""
-        return keras.saving.load_model(self.file(key), compile=False)
+        return loaded(self.file(key))
 
     def record(self, key):
         """What `keep` was given beside the model."""
-        return json.loads(self._record(key).read_text())
+        found = _files.read_json(self._record(key), {OWNER: str})
+        return {name: value for name, value in found.items() if name != OWNER}
 
     def file(self, key):
         """The path of the model of this name, a `pathlib.Path`."""
@@ -94,12 +136,14 @@ class RunFolder:
     def _record(self, key):
         return self.path / "arms" / f"{_file_name(key)}.json"
 
+    def _settings(self):
+        """What the folder's run is trained by, and its name; `None` where there is no run."""
+        return _files.read_json(self.path / RUN, {"seeds": list, OWNER: str})
+
     def _same(self, settings):
-        try:
-            before = json.loads((self.path / RUN).read_text())
-        except ValueError as error:
-            raise ValueError(f"{self.path / RUN} cannot be read: overwrite the run.") from error
-        found = differences(before, json.loads(json.dumps(settings)))
+        before = self._settings()
+        del before[OWNER]
+        found = differences(before, _files.plain(settings))
         if found:
             raise ValueError(
                 f"{self.path} holds a run with other settings, and a run goes on only with its "
@@ -114,6 +158,24 @@ class RunFolder:
     def _remove_unfinished(self):
         for path in [path for pattern in UNFINISHED for path in self.path.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def loaded(path):
+    """The model of a `.keras` file, uncompiled.
+
+    Raises:
+        ValueError: the file is damaged, or holds what is not registered; the message names it.
+    """
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, TypeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        said = " ".join(str(error).split())
+        if "`Lambda` layer" in said:  # its code would run here, whoever wrote the file
+            said = (
+                "it holds a `Lambda` layer, and no code of a model file is run. Replace the layer "
+                "by one of keras.layers or by a registered class, and save the model again."
+            )
+        raise ValueError(f"{path} cannot be loaded as a Keras model: {said}") from error
 
 
 def differences(before, now):

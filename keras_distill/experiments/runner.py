@@ -2,12 +2,11 @@
 
 import typing
 
-import keras
-
+from keras_distill import _files
 from keras_distill._messages import say
-from keras_distill.experiments.run_folder import RunFolder, described, write_json
+from keras_distill.experiments.devices import Devices
+from keras_distill.experiments.run_folder import RunFolder, described, loaded, write_json
 from keras_distill.experiments.table import markdown, over_seeds
-from keras_distill.report import page as report_page
 
 
 class Arm(typing.NamedTuple):
@@ -48,6 +47,10 @@ class Runner:
             How they are measured does not belong there. Defaults to none.
         load: a function from the path of a `.keras` file to the model. Defaults to
             `keras.saving.load_model` without compiling.
+        given: the paths of what the run reads, which are neither taken for a run nor deleted by
+            `overwrite`. Defaults to none.
+        devices: the `Devices` that train; of several workers the first one writes. Defaults to
+            one device.
 
     Raises:
         ValueError: where `seeds` is wrong, or the files of two arms would have the same name.
@@ -69,10 +72,12 @@ class Runner:
     ```
     """
 
-    def __init__(self, arms, *, seeds, folder, settings=None, load=None):
-        self.arms, self.seeds, self.folder = dict(arms), checked_seeds(seeds), RunFolder(folder)
+    def __init__(self, arms, *, seeds, folder, settings=None, load=None, given=(),
+                 devices=None):  # fmt: skip
+        self.arms, self.seeds = dict(arms), checked_seeds(seeds)
+        self.folder, self.devices = RunFolder(folder, given), devices or Devices()
         self.settings = described({**(settings or {}), "seeds": self.seeds})
-        self._load = load or _loaded
+        self._load = load or loaded
         files = {self.folder.file(name).name: name for name in self.arms}
         if len(files) < len(self.arms):
             raise ValueError(
@@ -100,17 +105,19 @@ class Runner:
         Raises:
             FileExistsError: where the folder holds a run, and neither argument is true.
             ValueError: where the run in the folder has other settings.
+            RuntimeError: where another process is running in the folder.
         """
-        self.open(overwrite=overwrite, resume=resume)
-        results = {}
-        for seed in self.seeds:
-            self._measure(results, seed)
-            found = {"seeds": self.seeds, "arms": results}
-            write_json(self.path / "results.json", report_page.jsonable(found))
-            done = f"{self.seeds.index(seed) + 1} of {len(self.seeds)} seeds"
-            heading = ", ".join([done, title] if title else [done])
-            say(f"\n{heading}\n\n{markdown(over_seeds(results), digits)}\n")
-        return results
+        with self.folder.alone():
+            self.open(overwrite=overwrite, resume=resume)
+            results = {}
+            for seed in self.seeds:
+                self._measure(results, seed)
+                found = {"seeds": self.seeds, "arms": results}
+                write_json(self.path / "results.json", _files.jsonable(found))
+                done = f"{self.seeds.index(seed) + 1} of {len(self.seeds)} seeds"
+                heading = ", ".join([done, title] if title else [done])
+                say(f"\n{heading}\n\n{markdown(over_seeds(results), digits)}\n")
+            return results
 
     def check(self, *, overwrite=False, resume=False):
         """Raises what `run` would, and changes nothing."""
@@ -165,7 +172,10 @@ class Runner:
         key = self.key(name, seed)
         if not self.folder.is_trained(key):
             seed = self.seeds[0] if self.arms[name].once else seed
-            self.folder.keep(key, *self.arms[name].train(seed, self._model_of(seed)))
+            trained = self.arms[name].train(seed, self._model_of(seed))
+            if self.devices.write:
+                self.folder.keep(key, *trained)
+            self.devices.wait()  # the others go on when it is there
 
     def _model_of(self, seed):
         return lambda name: self.model(name, seed)
@@ -194,5 +204,3 @@ def checked_seeds(seeds):
     return found
 
 
-def _loaded(path):
-    return keras.saving.load_model(path, compile=False)

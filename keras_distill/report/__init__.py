@@ -5,7 +5,7 @@ from keras_distill.report.compare import compare
 from keras_distill.report.comparison import Comparison, write_together
 from keras_distill.report.costs import latency, operations_of, size_on_disk
 from keras_distill.report.doubts import doubts
-from keras_distill.report.measures import measure, predictions, reliability, scores
+from keras_distill.report.measures import is_finite, measure, predictions, reliability, scores
 from keras_distill.report.statistics import mcnemar, pareto
 from keras_distill.report.summary import summaries, summarize, table, write
 
@@ -14,6 +14,7 @@ __all__ = [
     "cka_heat_map",
     "compare",
     "doubts",
+    "is_finite",
     "latency",
     "mcnemar",
     "measure",

@@ -83,11 +83,11 @@ def rows_of(feature):
 def layers_of(model):
     """The paths of the layers with weights, those of normalizations left out."""
     if not isinstance(model, keras.layers.Layer):
-        raise ValueError("A teacher that is no Keras model has no layers to find: give paths.")
+        raise ValueError("A teacher that is no Keras model has no layers to find. Give paths.")
     shapes = taps.shapes(model)
     found = [path for path, shape in shapes.items() if _shows(model, path, shape, shapes)]
     if not found:
-        raise ValueError(f"`{model.name}` has no layers with weights: give paths.")
+        raise ValueError(f"`{model.name}` has no layers with weights. Give paths.")
     return found
 
 

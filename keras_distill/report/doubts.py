@@ -61,7 +61,7 @@ def doubts(images: Any, labels: Any, log_probs: Any, count: int = 6) -> list[dic
 
 def scaled(images):
     """A function that scales an image to [0, 1] by all images, and to at most 96 pixels a side."""
-    low, high = float(np.min(images)), float(np.max(images))
+    low, high = float(np.nanmin(images)), float(np.nanmax(images))
     step = max(1, math.ceil(max(images.shape[1:3]) / 96))
 
     def scaled(image):

@@ -13,6 +13,7 @@ from keras_distill import _backend
 from keras_distill.losses import answers
 
 BINS = 15
+LIKENESS = ("agreement", "kl_to_teacher")
 
 
 def measure(model: keras.Model, data: Any, teacher: Callable[[Any], Any] | None = None) -> dict:
@@ -30,7 +31,9 @@ def measure(model: keras.Model, data: Any, teacher: Callable[[Any], Any] | None 
 
     Returns:
         A dict of `accuracy` in [0, 1], `expected_calibration_error`, `nll`, `parameters` and, with
-        a teacher, `agreement` in [0, 1] and `kl_to_teacher`.
+        a teacher, `agreement` in [0, 1] and `kl_to_teacher`. An example whose answer is not finite
+        counts as wrong and is left out of the other measures; `not_finite` is how many there are.
+        Where no answer is finite, each measure is `None`, and `failed` says so.
 
     Raises:
         ValueError: for no data, and for outputs and labels that do not fit.
@@ -90,25 +93,66 @@ def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
     report.scores(log_probs, labels)["accuracy"]
     ```
     """
+    if teacher_log_probs is not None and teacher_log_probs.shape != log_probs.shape:
+        raise ValueError(
+            "The teacher must have the model's classes. Received: shapes "
+            f"{teacher_log_probs.shape} and {log_probs.shape}"
+        )
+    known, total = answered(log_probs), len(labels)
+    if not known.any():
+        return _failed(total, teacher_log_probs is not None)
+    log_probs, labels = log_probs[known], labels[known]
     bins = reliability(log_probs, labels)
     rows = zip(bins["accuracy"], bins["confidence"], bins["count"], strict=True)
     gaps = [n * abs(a - c) for a, c, n in rows if n]
     result = {
-        "accuracy": float(np.mean(log_probs.argmax(-1) == labels)),
+        "accuracy": float(np.mean(log_probs.argmax(-1) == labels) * (len(labels) / total)),
         "expected_calibration_error": float(sum(gaps) / len(labels)),
         "nll": float(-np.mean(log_probs[np.arange(len(labels)), labels])),
     }
     if teacher_log_probs is not None:
-        result |= _likeness(log_probs, teacher_log_probs)
+        teacher = teacher_log_probs[known]
+        both = answered(teacher)
+        result |= dict.fromkeys(LIKENESS)
+        if both.any():
+            result |= _likeness(log_probs[both], teacher[both])
+    if len(labels) < total:
+        result["not_finite"] = total - len(labels)
     return result
 
 
+def answered(log_probs):
+    """Which rows of log-probabilities hold no NaN, an array `(examples,)`."""
+    return ~np.isnan(log_probs).any(-1)
+
+
+def is_finite(model):
+    """Whether all weights of a model are finite.
+
+    Args:
+        model: a `keras.Model`.
+
+    Returns:
+        `False` where one weight is NaN or infinite.
+
+    Example:
+
+    ```python
+    report.is_finite(student)
+    ```
+    """
+    values = (keras.ops.convert_to_numpy(v) for v in model.weights if "float" in str(v.dtype))
+    return all(np.isfinite(np.asarray(value, "float64")).all() for value in values)
+
+
+def _failed(rows, with_teacher):
+    names = ["accuracy", "expected_calibration_error", "nll"]
+    names += LIKENESS if with_teacher else ()
+    said = {"failed": "No answer is finite.", "not_finite": rows}
+    return {**dict.fromkeys(names), **said}
+
+
 def _likeness(log_probs, teacher):
-    if teacher.shape != log_probs.shape:
-        raise ValueError(
-            "The teacher must have the model's classes. Received: shapes "
-            f"{teacher.shape} and {log_probs.shape}"
-        )
     agreement = keras.ops.convert_to_numpy(answers.agreement(teacher, log_probs))
     return {
         "agreement": float(np.mean(agreement)),
@@ -125,7 +169,8 @@ def reliability(log_probs: Any, labels: Any, bins: int = BINS) -> dict:
         bins: how many bins, at least 1. Defaults to `15`.
 
     Returns:
-        A dict of `confidence`, `accuracy` (means within each bin, `None` if empty) and `count`.
+        A dict of `confidence`, `accuracy` (means within each bin, `None` if empty) and `count`, of
+        the rows without NaN.
 
     Example:
 
@@ -134,6 +179,8 @@ def reliability(log_probs: Any, labels: Any, bins: int = BINS) -> dict:
     bins["accuracy"], bins["confidence"]
     ```
     """
+    known = answered(log_probs)
+    log_probs, labels = log_probs[known], labels[known]
     confidence = np.exp(log_probs.max(-1))
     right = log_probs.argmax(-1) == labels
     index = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)

@@ -1,9 +1,9 @@
 """The page of a report: one HTML file with its plots inside."""
 
 import base64
+import functools
 import html
 import io
-import math
 
 _COLORS = {"teacher": "#6b7280", "alone": "#d97706", "distilled": "#2563eb"}
 _HISTORY = (
@@ -67,8 +67,17 @@ def page(results, arms, heads, rows):
     )
 
 
+def as_text(label):
+    """A label that matplotlib draws as it is: between two dollars it reads a formula."""
+    return str(label).replace("$", r"\$")
+
+
 def headline(arms):
-    """The result in a sentence, whichever way it went."""
+    """The result in a sentence, whichever way it went; no gain where a training has failed."""
+    failed = {arm: int(s["failed"]["mean"]) for arm, s in arms.items() if "failed" in s}
+    if failed:
+        told = ", ".join(f"{count} of {arm}" for arm, count in failed.items())
+        return f"Trainings failed, with answers that are not finite ({told}): no gain is told."
     accuracy = {arm: 100 * s["accuracy"]["mean"] for arm, s in arms.items() if "accuracy" in s}
     if not {"alone", "distilled"} <= set(accuracy):
         return "; ".join(f"{arm}: {value:.2f}% accuracy" for arm, value in accuracy.items())
@@ -94,16 +103,17 @@ def _table(heads, rows):
 
 def _plots(results):
     cards = [
-        ("Learning curves", _curves(results["arms"])),
-        ("Accuracy", _bars(results["arms"])),
-        ("Reliability", _reliability(results.get("reliability") or {})),
+        ("Learning curves", lambda: _curves(results["arms"])),
+        ("Accuracy", lambda: _bars(results["arms"])),
+        ("Reliability", lambda: _reliability(results.get("reliability") or {})),
     ]
+    images = [(title, _image(figure, title)) for title, figure in cards]
     return (
         '<div class="grid">'
         + "".join(
-            f'<div><h2>{title}</h2><div class="card">{_image(figure, title)}</div></div>'
-            for title, figure in cards
-            if figure
+            f'<div><h2>{title}</h2><div class="card">{image}</div></div>'
+            for title, image in images
+            if image
         )
         + "</div>"
     )
@@ -111,7 +121,10 @@ def _plots(results):
 
 def _doubts(results):
     found = results.get("doubts") or []
-    images = [_image(_doubt(doubt, results.get("classes")), "soft targets") for doubt in found]
+    images = [
+        _image(functools.partial(_doubt, doubt, results.get("classes")), "soft targets")
+        for doubt in found
+    ]
     cards = "".join(f'<div class="card">{image}</div>' for image in images)
     title = "<h2>Where the student learned the teacher's doubt</h2>"
     return f'{title}<div class="grid">{cards}</div>' if found else ""
@@ -139,9 +152,18 @@ def _figure(width=4.4, height=3.2, columns=1, **options):
     return figure, axes
 
 
-def _image(figure, title):
+def _image(draw, title):
+    """What `draw()` returns, as it stands in the page; empty where it returns `None`."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
+    try:
+        figure = draw()
+        if figure is None:
+            return ""
+        figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
+    except ImportError:
+        raise
+    except Exception as error:  # matplotlib's, of whatever kind: the numbers are the result
+        return f"<p>This could not be drawn: {html.escape(str(error))}</p>"
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
 
@@ -245,14 +267,15 @@ def _doubt(doubt, names):
     arms = doubt["probabilities"]
     teacher = arms.get("teacher") or next(iter(arms.values()))
     classes = sorted(sorted(range(len(teacher)), key=lambda c: -teacher[c])[:10])
-    named = [str(names[c]) if names else str(c) for c in classes]
+    named = [as_text(names[c] if names else c) for c in classes]
     figure, (left, right) = _figure(4.4, 2.4, columns=2, width_ratios=(1, 2))
     image = doubt["image"]
     if isinstance(image[0][0], list) and len(image[0][0]) == 1:
         image = [[pixel[0] for pixel in row] for row in image]
     left.imshow(image, cmap="gray", vmin=0, vmax=1)
     left.set_axis_off()
-    left.set_title(f"label: {names[doubt['label']] if names else doubt['label']}", fontsize=9)
+    label = names[doubt["label"]] if names else doubt["label"]
+    left.set_title(f"label: {as_text(label)}", fontsize=9)
     width = 0.8 / len(arms)
     for i, (arm, values) in enumerate(arms.items()):
         at = [j + (i - (len(arms) - 1) / 2) * width for j in range(len(classes))]
@@ -272,16 +295,3 @@ def _doubt(doubt, names):
         columnspacing=1,
     )
     return figure
-
-
-def jsonable(value):
-    """What JSON can hold: plain numbers, and `None` for those that are not finite."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if hasattr(value, "tolist"):
-        return jsonable(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

@@ -26,10 +26,12 @@ def summarize(rows: list[dict]) -> dict:
     """Means and sample deviations over seeds.
 
     Args:
-        rows: a list of dicts of numbers, one for each seed; `None` is left out.
+        rows: a list of dicts of numbers, one for each seed; `None` is left out. A row with
+            `failed` is one of a training that failed.
 
     Returns:
-        `{measure: {"mean": ..., "std": ..., "n": ...}}`; `std` is `None` for one seed.
+        `{measure: {"mean": ..., "std": ..., "n": ...}}`; `std` is `None` for one seed. Where
+        trainings failed, `failed` has their number as its mean.
 
     Example:
 
@@ -37,7 +39,10 @@ def summarize(rows: list[dict]) -> dict:
     report.summarize([{"accuracy": 0.90}, {"accuracy": 0.92}])["accuracy"]["mean"]  # 0.91
     ```
     """
+    failed = sum("failed" in row for row in rows)
+    rows = [{key: v for key, v in row.items() if key != "failed"} for row in rows]
     found = {key: [r[key] for r in rows if r.get(key) is not None] for row in rows for key in row}
+    found |= {"failed": [failed]} if failed else {}
     return {
         key: {
             "mean": float(np.mean(values)),
@@ -132,7 +137,7 @@ def write(folder: str | PathLike[str], results: dict) -> str:
     if not results.get("arms"):
         raise ValueError(f"`results` must have 'arms'. Received: {sorted(results)}")
     os.makedirs(folder, exist_ok=True)
-    plain, path = report_page.jsonable(results), os.path.join(folder, "report.html")
+    plain, path = _files.jsonable(results), os.path.join(folder, "report.html")
     text = json.dumps(plain, indent=1, allow_nan=False)
     _files.write(os.path.join(folder, "report.json"), text)
     arms = summaries(plain)
@@ -143,9 +148,14 @@ def write(folder: str | PathLike[str], results: dict) -> str:
 
 def _cells(arms):
     return [
-        (arm, *(_cell(summary.get(key), *form) for _, key, *form in _COLUMNS))
+        (_named(arm, summary), *(_cell(summary.get(key), *form) for _, key, *form in _COLUMNS))
         for arm, summary in arms.items()
     ]
+
+
+def _named(arm, summary):
+    failed = summary.get("failed")
+    return arm if failed is None else f"{arm} ({failed['mean']:.0f} failed)"
 
 
 def _cell(value, scale, decimals, spread):

@@ -199,7 +199,7 @@ def _input_spec(model):
         )
     shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
     if shape is None:
-        raise ValueError(f"`{model.name}` is not built: call it on a batch first.")
+        raise ValueError(f"`{model.name}` is not built. Call it on a batch first.")
     return _spec_of(shape)
 
 

@@ -71,9 +71,9 @@ class EMATeacher(Teacher):
 
     def begin(self, student):
         if self._count is not None:
-            raise ValueError("This `EMATeacher` already follows a student: make another one.")
+            raise ValueError("This `EMATeacher` already follows a student. Make another one.")
         if not student.built:
-            raise ValueError("An `EMATeacher` copies a student that is built: call it on a batch.")
+            raise ValueError("An `EMATeacher` copies a student that is built. Call it on a batch.")
         with _backend.scope_of(student):
             self._follow(student)
 
@@ -168,7 +168,7 @@ def _copy(student):
 
 def _check_alike(copy, student):
     if not copy.built:
-        raise ValueError("The model given to `EMATeacher` must be built: call it on a batch.")
+        raise ValueError("The model given to `EMATeacher` must be built. Call it on a batch.")
     shapes = [[tuple(v.shape) for v in model.variables] for model in (copy, student)]
     if shapes[0] != shapes[1]:
         raise ValueError(

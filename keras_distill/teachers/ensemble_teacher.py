@@ -158,7 +158,7 @@ class EnsembleTeacher(Teacher):
         names = ", ".join(self.members)
         if any(tree.is_nested(value) for value in values):
             raise ValueError(
-                f"An ensemble combines tensors, but a member's `{path}` is a structure: choose one "
+                f"An ensemble combines tensors, but a member's `{path}` is a structure. Choose one "
                 "part, as `output:key`, or one member, as `name/path`. Members: " + names
             )
         shapes = [tuple(value.shape) for value in values]

@@ -26,7 +26,7 @@ class AlignedView(View):
 
     def rides_in(self, batch):
         if self.key not in (batch.views or ()):
-            raise ValueError("`aligned=True` takes raw text: give `fit` strings.")
+            raise ValueError("`aligned=True` takes raw text. Give `fit` strings.")
         return True
 
     def beside(self, theirs, ours):

@@ -131,18 +131,18 @@ def check_ready(objective, given):
     idle = set(objective.teachers) - {"self"} - {term.source for term in objective.terms}
     if idle and not (schedules.is_number(objective.alpha) and objective.alpha == 0):
         raise ValueError(
-            f"No term uses the teacher `{', '.join(sorted(idle))}`: give a `Term` with that "
+            f"No term uses the teacher `{', '.join(sorted(idle))}`. Give a `Term` with that "
             f"`source`, or leave the teacher out. Terms: {objective.terms}"
         )
     validates = given.get("validation_data") is not None or given.get("validation_split")
     if validates and not objective.loses and objective.compiled_metrics is None:
-        raise ValueError("Nothing to validate: give `compile` a `loss` or `metrics`.")
+        raise ValueError("Nothing to validate. Give `compile` a `loss` or `metrics`.")
 
 
 def check_evaluates(objective):
     """Refuses an evaluation of nothing."""
     if not objective.loses and objective.compiled_metrics is None:
-        raise ValueError("Nothing to evaluate: give `compile` a `loss` or `metrics`.")
+        raise ValueError("Nothing to evaluate. Give `compile` a `loss` or `metrics`.")
 
 
 def listed(callbacks):

@@ -11,13 +11,13 @@ import numpy as np
 from keras import ops, tree
 
 from keras_distill import _backend
-from keras_distill._keras import trainer
+from keras_distill._keras import epochs, trainer
 from keras_distill.batch import Batch, Supervision
 from keras_distill.export.signature import signature_of
 from keras_distill.schedules import Hyperparameter
 from keras_distill.text.pipeline import Readers, read_raw, read_raw_fit
 from keras_distill.text.view import preprocessor_of
-from keras_distill.training import compiling, weights
+from keras_distill.training import compiling, resuming, weights
 from keras_distill.training.fused_objective import FusedObjective
 from keras_distill.training.kept import Kept
 from keras_distill.training.objective import Objective, checked_alpha
@@ -100,6 +100,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
         self.scores.follow_terms()
         self.guard, self._class_weight, self._look_due = None, None, True
         self._loaded = None  # of a weights file, for layers that wait for the first batch
+        self._place, self._waiting = None, []  # where a `fit` begins; what waits for the look
         self.built = student.built
 
     # What users and callbacks may ask for
@@ -152,7 +153,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             if getattr(term, "trains", False) and term.name not in self.objective.layers:
                 raise ValueError(
                     f"`{term.name}` has weights of its own, and the optimizer is built for other "
-                    "variables: attach the term before the first `fit`, or `compile` again."
+                    "variables. Attach the term before the first `fit`, or `compile` again."
                 )
         self.objective.attach(*terms)
         self._follow_terms(terms)
@@ -206,7 +207,10 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
                     given["sample_weight"] = tree.map_structure(lambda _: each, given["y"])
             rides = compiling.rides_along(given, self.teachers)
             self._weigh_classes(given.pop("class_weight", None) if rides else None)
-            with self._in("train"):
+            callbacks = compiling.listed(given.get("callbacks"))
+            with self._in("train"), resuming.place_of(callbacks, self) as self._place:
+                if self._place is not None:
+                    given["initial_epoch"] = self._place.initial_epoch(given.get("epochs", 1))
                 return super().fit(**given)
         finally:
             self.detach(*brought)
@@ -300,11 +304,44 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
                 self.optimizer.build(self.trainable_variables)
         if self._loaded is not None:
             self._take(self._loaded)
+        waiting, self._waiting = self._waiting, []
+        for function in waiting:
+            function()
+
+    def when_built(self, function):
+        """Calls a function without arguments once all that trains is there; now, if it is."""
+        if self.look_is_due:
+            self._waiting.append(function)
+        else:
+            function()
+
+    def go_to_place(self, epoch_iterator, local=None):
+        """Brings the data of `fit` to where it begins.
+
+        Args:
+            epoch_iterator: of `fit`.
+            local: a function of a batch that returns this replica's. Defaults to `None`: all of it.
+        """
+
+        def seen(batch):
+            if self.look_is_due or self.goes_on:  # as at the beginning, in the same order
+                batch = batch if local is None else local(batch)
+                if self.look_is_due:
+                    self.look(batch)
+                trainer.build_compiled(self, batch)  # metrics have values already
+
+        if self.mode == "train" and self._place is not None and epoch_iterator is not None:
+            epochs.go_to(epoch_iterator, self._place.epoch, self._place.step, seen)
 
     @property
     def look_is_due(self):
         """Whether a batch must be looked at before the next step: for terms, or a late student."""
         return self.mode == "train" and self._look_due and bool(self.terms or not self.built)
+
+    @property
+    def goes_on(self):
+        """Whether a `fit` begins in the middle of an epoch."""
+        return self.mode == "train" and self._place is not None and self._place.step > 0
 
     def unpacked(self, data):
         """What Keras hands to a step, as a `Batch` of tensors."""
@@ -343,13 +380,13 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             self._loaded = found
         else:
             raise ValueError(
-                "Projectors are built by the first batch: call `fit(data, epochs=0)` before "
+                "Projectors are built by the first batch. Call `fit(data, epochs=0)` before "
                 "`load_weights`."
             )
 
     def _take(self, found):
         """Gives what trains or moves beside the student the arrays of a weights file."""
-        self._loaded, kept = None, self._kept()
+        self._loaded, kept = None, self.kept_layers()
         for name in kept.keys() & found.keys():
             assign(kept[name], found[name], name)
         if OPTIMIZER in found and self.optimizer is not None:
@@ -357,9 +394,25 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             self.optimizer.load_own_variables(arrays)
 
     def _weights_file(self):
-        return WeightsFile(self.student, getattr(self, "optimizer", None), self._kept())
+        return WeightsFile(self.student, getattr(self, "optimizer", None), self.kept_layers())
 
-    def _kept(self):
+    def changing_variables(self):
+        """All variables that change in training, each once, in an order that every process has."""
+        layers = self.kept_layers()
+        found = [*self.student.variables]
+        found += [variable for name in sorted(layers) for variable in layers[name].variables]
+        found += [*self.variables, *(() if self.optimizer is None else self.optimizer.variables)]
+        knobs = (knob.value for knob in self.objective.knobs())
+        found += [value for value in knobs if isinstance(value, keras.Variable)]
+        return [*{id(variable): variable for variable in found}.values()]
+
+    def variables_of_logs(self):
+        """Those of the means and metrics of the epoch that runs, each once."""
+        metrics = self.scores.metrics(evaluates=False)
+        found = [variable for metric in metrics for variable in metric.variables]
+        return [*{id(variable): variable for variable in found}.values()]
+
+    def kept_layers(self):
         """`{name in a weights file: layer}` of what trains or moves beside the student."""
         kept = {f"{term}/{part}": layer for term, made in self.objective.layers.items()
                 for part, layer in made.items()}  # fmt: skip

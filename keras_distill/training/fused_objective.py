@@ -47,7 +47,7 @@ class Judge(keras.Model):
                 weighted_metrics=None, **kwargs):  # fmt: skip
         """Keras's, with a cross-entropy from logits as the only loss."""
         if loss_weights is not None:
-            raise ValueError("With `fused_head=True` there is one loss: leave `loss_weights` out.")
+            raise ValueError("With `fused_head=True` there is one loss. Leave `loss_weights` out.")
         metrics, weighted = given_metrics(metrics), given_metrics(weighted_metrics)
         super().compile(optimizer, given_loss(loss), metrics=metrics, weighted_metrics=weighted,
                         **kwargs)  # fmt: skip

@@ -6,7 +6,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from keras_distill._keras.trainer import rest_of
+from keras_distill._keras.epochs import rest_of
 from keras_distill.training.guard import fault_of, knobs_of
 
 MOST = 61  # culprits that the bits of an int64 have room for, beside "the gradients" and a sign
@@ -131,7 +131,7 @@ class Guard:
 
 def _choose(context, fine, update, updated, skip, skipped):
     """`update(*updated)` or `skip(*skipped)`; a merging optimizer's `cond` goes around replicas."""
-    if context.num_replicas_in_sync == 1:
+    if not tf.distribute.has_strategy():  # a strategy of one replica merges, too
         tf.cond(fine, lambda: _done(update(*updated)), lambda: _done(skip(*skipped)))
         return
 

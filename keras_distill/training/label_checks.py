@@ -21,7 +21,7 @@ def check(loss, batch, output):
         return
     if batch.labels is None:
         raise ValueError(
-            "`compile` has a `loss`, but the data hold no labels: give `(x, y)`, or leave the "
+            "`compile` has a `loss`, but the data hold no labels. Give `(x, y)`, or leave the "
             "loss out to learn from the teacher alone."
         )
     if not ops.is_tensor(output):

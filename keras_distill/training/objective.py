@@ -11,7 +11,7 @@ from keras_distill._keras.graph import output_keys, own_inputs
 from keras_distill._keras.layers import sublayers
 from keras_distill.teachers import CachedTeacher, ModelTeacher, SelfTeacher, Teacher
 from keras_distill.teachers.teacher import described
-from keras_distill.training import compiling, first_look, heads, label_checks
+from keras_distill.training import compiling, first_look, heads, label_checks, replicas
 from keras_distill.training.outputs import one_each
 from keras_distill.training.term import Term, student_paths, teacher_paths
 
@@ -97,7 +97,7 @@ class Objective:
                     f"`terms` must hold `Term`s. Received: {term!r}; give `Term(loss)`."
                 )
             if term.name in names:
-                raise ValueError(f"The name `{term.name}` is taken: give the term another `name`.")
+                raise ValueError(f"The name `{term.name}` is taken. Give the term another `name`.")
             names.append(term.name)
             self.check(term)
         self.terms.extend(terms)
@@ -124,8 +124,9 @@ class Objective:
                     if isinstance(model, keras.layers.Layer):
                         taps.find_layer(model, path)  # its error names the layers that there are
                 raise ValueError(
-                    f"`{term.name}`: the teacher `{term.source}` has no layers, and so no "
-                    f"`{path}`: only a Keras model has. Received: {teacher.describe()}"
+                    f"`{term.name}`: the teacher `{term.source}` has no layers, so there is no "
+                    f"`{path}`. Compare its output, or give a Keras model. Received: "
+                    f"{teacher.describe()}"
                 )
 
     def waiting(self):
@@ -286,7 +287,8 @@ class Objective:
     def label_loss(self, batch, output):
         """The label loss or `None`, and what the student adds to it (its regularization).
 
-        A `compute_loss` of the student's own is the label loss whole.
+        A `compute_loss` of the student's own is the label loss whole. Where no term counts, the
+        label loss on replicas is Keras's.
         """
         judged, labels = self.judged, one_each(batch.labels, output)
         if trainer.overrides(judged, "compute_loss"):
@@ -294,7 +296,8 @@ class Objective:
             return trainer.compute_loss(judged, batch.x, labels, output, weight, True), []
         label = None
         if self.labels:
-            label = trainer.label_loss(judged, labels, output, batch.sample_weight)
+            measure = replicas.label_loss if self.teaches else trainer.label_loss
+            label = measure(judged, labels, output, batch.sample_weight)
         return label, trainer.added_losses(judged)
 
     def forward(self, batch, targets, step):
@@ -446,9 +449,9 @@ def teachers_by_name(teacher):
     cached = [key for key, source in given.items() if isinstance(source, CachedTeacher)]
     if len(cached) > 1:
         raise ValueError(
-            "One `CachedTeacher` serves all targets of a batch: two would say the same. Those of "
-            'several teachers have paths of their own, such as "a/output" and "b/output", which a '
-            f"term names as its `teacher`. Received: CachedTeacher as {cached}"
+            "One `CachedTeacher` serves all targets of a batch, and a second one would serve the "
+            'same. Give the targets of each teacher a path of their own, such as "a/output", and '
+            f"name it as the `teacher` of a term. Received: CachedTeacher as {cached}"
         )
     return {"self": SelfTeacher()} | {
         key: source if isinstance(source, Teacher) else ModelTeacher(source)

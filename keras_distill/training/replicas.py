@@ -1,8 +1,14 @@
 """Sums and batches over the replicas of `tf.distribute`; elsewhere a step sees the whole batch."""
 
+import keras
 from keras import ops, tree
 
 from keras_distill import _backend
+from keras_distill._keras import optimizers, trainer
+from keras_distill._keras.layers import mask_of
+from keras_distill.training import weights
+
+SUMS = ("sum", "none", None)  # reductions that divide by nothing
 
 
 def _context():
@@ -15,10 +21,78 @@ def _context():
     return context if context is not None and context.num_replicas_in_sync > 1 else None
 
 
+def are_several():
+    """Whether this code runs on one of several replicas."""
+    return _context() is not None
+
+
 def total(value):
     """The sum of a tensor over all replicas, or of a list of tensors."""
     context = _context()
     return value if context is None else context.all_reduce("SUM", value)
+
+
+def shares(optimizer, gradients):
+    """Gradients of one replica, as an optimizer needs them that looks at all of them at once.
+
+    Keras clips the gradients of each replica, and judges those of the first one where it scales
+    the loss. For such an optimizer every replica gets the same share of the sum, clipped as one
+    device clips it: Keras's own clipping leaves that as it is.
+
+    Args:
+        optimizer: the optimizer.
+        gradients: a list of tensors, `None` where a variable has none.
+    """
+    clips, scales = optimizers.clips(optimizer), optimizers.scales(optimizer)
+    if _context() is None or not (clips or scales):
+        return gradients
+    sums = total([ops.convert_to_tensor(g) for g in gradients if g is not None])  # none is sparse
+    sums = optimizers.clipped(optimizer, sums) if clips else sums
+    found = iter([value / _context().num_replicas_in_sync for value in sums])
+    return [None if g is None else next(found) for g in gradients]
+
+
+def label_loss(model, labels, output, sample_weight):
+    """The compiled loss of a model over the batch of all replicas.
+
+    Each replica has its part of it, so that the parts sum to what one device measures. Keras takes
+    the mean of the replicas' means, which differs where their parts of the batch weigh unequally.
+
+    Args:
+        model: a compiled model.
+        labels, output, sample_weight: this replica's, as the model's compiled loss takes them.
+    """
+    share = None if _context() is None else _share
+    return trainer.label_loss(model, labels, output, sample_weight, share)
+
+
+def _share(value, loss, y_true, y_pred, sample_weight):
+    """This replica's part of a mean over all; Keras has divided its own mean by their number."""
+    count = _count(loss, y_true, y_pred, sample_weight)
+    if count is None:
+        return value
+    part = ops.divide_no_nan(count * _context().num_replicas_in_sync, total(count))
+    return value * ops.cast(part, value.dtype)
+
+
+def _count(loss, y_true, y_pred, sample_weight):
+    """What a loss has divided the sum of its values by, as far as replicas differ in it."""
+    if loss.reduction in SUMS:
+        return None
+    mask = mask_of(y_pred)
+    sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    if sparse and loss.ignore_class is not None:
+        known = ops.not_equal(ops.reshape(y_true, ops.shape(y_pred)[:-1]), loss.ignore_class)
+        mask = known if mask is None else ops.logical_and(known, mask)
+    if mask is not None:
+        mask = ops.cast(mask, "float32")
+    if loss.reduction != "mean_with_sample_weight" or sample_weight is None:
+        size = ops.cast(ops.shape(y_pred)[0], "float32")
+        return size if mask is None else ops.sum(mask)
+    weight = ops.cast(sample_weight, "float32")
+    if mask is None:
+        return ops.sum(weight)
+    return ops.sum(mask * weights.expanded(weight, len(mask.shape)))
 
 
 def gathered(structure):

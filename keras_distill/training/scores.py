@@ -6,6 +6,7 @@ from keras import ops, tree
 from keras_distill import _backend
 from keras_distill._keras import trainer
 from keras_distill.batch import labels_of
+from keras_distill.training import replicas
 from keras_distill.training.outputs import one_each, run
 
 LABEL_LOSS = ("label_loss", "distillation_label_loss")  # the second where the student has the first
@@ -72,7 +73,7 @@ class Scores:
         for name in self.means:
             if name in logs:
                 raise ValueError(
-                    f"A metric of the student is named `{name}`: give the term a `name`."
+                    f"A metric of the student is named `{name}`. Give the term a `name`."
                 )
         return {**logs, **{mean.name: mean.result() for mean in self.own()}}
 
@@ -81,11 +82,20 @@ class Scores:
         x = self.objective.judged_inputs(batch)
         output = run(self.judged, x, training=False)
         if self.objective.loses:
-            loss = self.compute_loss(x, batch.labels, output, batch.sample_weight, training=False)
-            loss = _reported(trainer.total_of_replicas(loss))
+            loss = self._judged_loss(batch, x, output)
             trainer.add_to_mean(trainer.loss_tracker(self.judged), loss, _size(batch))
         logs = self.compute_metrics(x, batch.labels, output, batch.sample_weight)
         return logs if self.objective.loses else {k: v for k, v in logs.items() if k != "loss"}
+
+    def _judged_loss(self, batch, x, output):
+        """The label loss and regularization of the batch of all replicas."""
+        if not replicas.are_several() or trainer.overrides(self.judged, "compute_loss"):
+            loss = self.compute_loss(x, batch.labels, output, batch.sample_weight, training=False)
+            return _reported(trainer.total_of_replicas(loss))
+        labels, weight = one_each(labels_of(batch.labels), output), labels_of(batch.sample_weight)
+        loss = replicas.label_loss(self.judged, labels, output, weight)
+        added = replicas.total(sum(trainer.added_losses(self.judged), ops.zeros(())))
+        return (_reported(loss) if len(loss.shape) else replicas.total(loss)) + added
 
     def compute_loss(self, x, y, y_pred, sample_weight, training):
         """The judged model's label loss and regularization."""

@@ -57,7 +57,7 @@ def _way_out(term, y_true, y_pred):
             "`losses.ClassSubset`, or choose the teacher's classes with "
             "`ModelTeacher(lambda x: keras.ops.take(model(x), classes, axis=-1))`."
         )
-    return 'The widths differ: give `projector="auto"` or a layer.'
+    return 'The widths differ. Give `projector="auto"` or a layer.'
 
 
 def _way_out_between(term, axis, teacher, student):
@@ -68,7 +68,7 @@ def _way_out_between(term, axis, teacher, student):
             "with `ModelTeacher(lambda x: keras.ops.image.resize(model(x), size))`."
         )
     return (
-        f"Axis {axis} differs, {teacher[axis]} and {student[axis]} tokens: give both sides one "
+        f"Axis {axis} differs, {teacher[axis]} and {student[axis]} tokens. Give both sides one "
         "tokenizer and one sequence length, or compare one value an example."
     )
 
@@ -77,7 +77,7 @@ def _check_top_k(term, top, y_pred):
     if not term.loss.takes_top_k:
         raise ValueError(
             f"`{term.name}`: {type(term.loss).__name__} does not take the `TopK` that the "
-            f"source has at `{term.teacher}`: cache whole logits (leave `top_k` out), or take "
+            f"source has at `{term.teacher}`. Cache whole logits (leave `top_k` out), or take "
             "a loss that does, such as `KLDivergence`."
         )
     ids, log_probs, tail = (tuple(part.shape) for part in top[:3])

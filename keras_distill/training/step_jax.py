@@ -7,7 +7,7 @@ import keras
 from keras import tree
 
 from keras_distill import schedules
-from keras_distill._keras import trainer
+from keras_distill._keras import epochs, trainer
 from keras_distill.batch import Batch
 from keras_distill.training.guard import Guard, knobs_of
 
@@ -44,10 +44,11 @@ class Step:
     def _symbolic_build(self, iterator=None, data_batch=None):
         """Keras calls this first in `fit`, `evaluate` and `train_on_batch`."""
         if self.look_is_due:
-            data_batch = trainer.first_batch(self, iterator) if data_batch is None else data_batch
+            data_batch = epochs.first_batch(self, iterator) if data_batch is None else data_batch
             self.look(data_batch)
         with trainer.optimizer_left(self, self.mode != "train"):
             super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+        self.go_to_place(iterator)
 
     def groups(self):
         """The variables of the state, in Keras's order."""

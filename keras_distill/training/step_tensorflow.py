@@ -1,16 +1,19 @@
 """The train step on TensorFlow: a graph, on one device or on the replicas of `tf.distribute`."""
 
+import functools
 import warnings
 
 import keras
 import tensorflow as tf
 
 from keras_distill import schedules
-from keras_distill._keras import trainer
+from keras_distill._keras import epochs, trainer
 from keras_distill.batch import Batch
 from keras_distill.training import replicas
 from keras_distill.training.guard_tensorflow import Guard
 from keras_distill.training.scores import per_worker
+
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 
 
 class Step:
@@ -26,15 +29,23 @@ class Step:
         """Keras calls this first in `fit`, `evaluate` and `train_on_batch`, before any callback."""
         strategy = trainer.strategy_of(self)
         if strategy is None:
-            if self.look_is_due and not (data_batch is None and trainer.is_steered(iterator)):
-                self.look(trainer.begin_early(iterator) if data_batch is None else data_batch)
+            if self.look_is_due and not (data_batch is None and epochs.is_steered(iterator)):
+                self.look(epochs.begin_early(iterator) if data_batch is None else data_batch)
+            self.go_to_place(iterator)
             return
+        several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if several and self.steps_per_execution > 1:
+            raise ValueError(
+                "`steps_per_execution` must be 1 on several workers, where Keras's loop of steps "
+                f"cannot be run. Received: steps_per_execution={self.steps_per_execution}"
+            )
         if iterator is not None:  # Keras itself looks at a batch here
-            data_batch = keras.tree.map_structure(_local, trainer.peek(iterator))
+            data_batch = keras.tree.map_structure(_local, epochs.peek(iterator))
         with strategy.scope():
             if self.look_is_due:
                 self.look(data_batch)
             trainer.build_compiled(self, data_batch)
+        self.go_to_place(iterator, functools.partial(keras.tree.map_structure, _local))
 
     def train_step(self, data):
         """One update on one batch, or on a replica's part of it."""
@@ -63,6 +74,7 @@ class Step:
             step = optimizer.iterations
             suspects = objective.suspects(outcome.label, outcome.measured, targets, step)
             restored = objective.state(), before
+            gradients = replicas.shares(optimizer, gradients)
             self.guard.update(optimizer, gradients, variables, restored, outcome.total, suspects)
         else:
             optimizer.apply_gradients(zip(gradients, variables))
@@ -87,12 +99,34 @@ class Step:
         if self.train_function is None or force:
             super().make_train_function(force)
             run = self.guard.watch(self.train_function, self.steps_per_execution)
+            run = self._with_others(run)
             self.train_function = lambda iterator: run(self._looked_at(iterator))
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._with_others(self.test_function)
+
+    def _with_others(self, function):
+        """A function of all workers, whose end says so where one of them is gone."""
+        if not trainer.is_one_of_workers(self):
+            return function
+
+        def run(iterator):
+            try:
+                return function(iterator)
+            except LOST as error:
+                raise RuntimeError(
+                    "Another worker has ended, or cannot be reached: no worker can go on without "
+                    "it. Start all again; with `callbacks.Resume` they go on where they were."
+                ) from error
+
+        return run
 
     def _looked_at(self, iterator):
         """Looks at the first batch where the data are only read now, and gives it back."""
         if self.look_is_due:
-            iterator = trainer.Opened(iterator, next(iterator))
+            iterator = epochs.Opened(iterator, next(iterator))
             self.look(iterator.batch)
         return iterator
 

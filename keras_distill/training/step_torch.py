@@ -6,7 +6,7 @@ import keras
 import torch
 
 from keras_distill import schedules
-from keras_distill._keras import trainer
+from keras_distill._keras import epochs, trainer
 from keras_distill.batch import Batch
 from keras_distill.training.guard import Guard, knobs_of
 
@@ -23,11 +23,12 @@ class Step:
         if self.look_is_due:
             with torch.no_grad():
                 data_batch = (
-                    trainer.first_batch(self, iterator) if data_batch is None else data_batch
+                    epochs.first_batch(self, iterator) if data_batch is None else data_batch
                 )
                 self.look(data_batch)
         with trainer.optimizer_left(self, self.mode != "train"):
             super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+        self.go_to_place(iterator)
 
     def train_step(self, data):
         """One update on one batch."""

@@ -112,7 +112,7 @@ def test_a_threshold_and_a_missing_score(tmp_path):
     "arguments, message",
     [
         (("best.h5",), r"\.keras.*best\.h5"),
-        (("best.keras", "score"), "`score`.*give `mode="),
+        (("best.keras", "score"), "`score`.*Give `mode="),
         (("best.keras", "score", "most"), "mode.*most"),
     ],
 )

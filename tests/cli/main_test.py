@@ -1,8 +1,10 @@
 """The command line: exit codes and what is said."""
 
+import io
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -107,6 +109,22 @@ def test_mistakes_are_said_in_one_line(file, tmp_path, capsys):
     assert "No such model file" in fails(capsys, "layers", "nowhere.keras")
 
 
+@pytest.mark.parametrize("code", ["", "0", "'no data'"])
+def test_an_experiment_that_ends_the_process_is_said(tmp_path, capsys, code):
+    file = tmp_path / "ends.py"
+    file.write_text(f"import sys\n\n\ndef experiment():\n    sys.exit({code})\n")
+    said = fails(capsys, "train", f"--out={tmp_path / 'out'}", f"--experiment={file}")
+    assert "ends.py:5: this ends the process" in said
+
+
+def test_a_locale_without_some_signs_is_no_end(tmp_path, monkeypatch):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stderr", screen)
+    assert main(["layers", str(tmp_path / "modèle.keras")]) == 2
+    screen.flush()
+    assert rb"mod\xe8le.keras" in screen.buffer.getvalue()
+
+
 def test_a_run_is_kept_unless_overwritten(run, file, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "copy")
     train = ["train", f"--experiment={file}", f"--out={tmp_path / 'copy'}"]
@@ -129,6 +147,15 @@ def test_resume_takes_the_runs_own_options_and_file(run, file, tmp_path, capsys)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     same = ["train", f"--experiment={os.path.relpath(file)}", out, "--resume"]
     assert main([*same, "--set", "units=2"]) == 0  # what is the default anyway
+
+
+def test_a_signal_to_end_says_how_to_go_on(file, tmp_path, capsys, monkeypatch):
+    def told(*arguments, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(experiment.Experiment, "run", told)
+    assert main(["train", f"--experiment={file}", f"--out={tmp_path / 'out'}"]) == 143
+    assert "--resume" in capsys.readouterr().err
 
 
 def test_interruption_says_how_to_go_on(file, tmp_path, capsys, monkeypatch):

@@ -51,6 +51,18 @@ def test_an_error_of_the_machine_is_said():
     assert "nowhere_at_all" in line_of(lambda: __import__("nowhere_at_all"))
 
 
+def test_what_files_refuse_to_tensorflow_is_said():
+    tf = pytest.importorskip("tensorflow")
+    assert "nowhere/at/all" in line_of(lambda: tf.io.read_file("/nowhere/at/all"))
+
+
+def test_code_without_a_file_is_not_the_users(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile("def function():\n    return len(None)\n", "<string>", "exec"), names)
+    assert line_of(names["function"], str(tmp_path)) is None
+
+
 def test_the_users_errors_are_said_with_their_line(tmp_path):
     text = "def function():\n    return len(None)\n"
     file = tmp_path / "experiment.py"

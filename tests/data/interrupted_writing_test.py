@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill.data import read_targets, write_targets
+from keras_distill import _files
+from keras_distill.data import read_targets, shards, write_targets
 
 N = 50
 
@@ -51,6 +52,12 @@ test.written(path)
 def written(path):
     return write_targets(teacher(), dataset(), path, dtype="float32", rows_per_shard=16,
                          verbose=0)  # fmt: skip
+
+
+def test_the_second_writer_of_a_part_is_refused(tmp_path):
+    with _files.alone(shards.in_use(tmp_path / "cache", 0, 1), "It"):
+        with pytest.raises(RuntimeError, match="Part 0 of 1 of .*cache is in use by another"):
+            written(tmp_path / "cache")
 
 
 @pytest.mark.parametrize("at", [1, 19, 40])

@@ -318,3 +318,12 @@ def test_labels_may_have_an_axis_of_one_and_the_test_split_a_shuffle(tmp_path):
     right = sum(n * (a or 0) for a, n in zip(bins["accuracy"], bins["count"], strict=True))
     accuracy = results["arms"]["teacher"]["seeds"][0]["accuracy"]
     assert right / count == pytest.approx(accuracy)
+
+
+def test_a_strategy_trains_the_same(tmp_path, quick):
+    strategies = {"one": None, "mirrored": tf.distribute.MirroredStrategy(["CPU:0"])}
+    for name, strategy in strategies.items():  # under a strategy Keras reads a batch first
+        tiny(data=lambda split: data("test")).run(tmp_path / name, strategy=strategy)
+    for key in ("teacher", "alone-0", "distilled-0"):
+        for pair in zip(*(weights(tmp_path / name, key) for name in strategies), strict=True):
+            np.testing.assert_allclose(*pair, atol=1e-6)

@@ -42,6 +42,6 @@ def test_the_heat_map_is_numpys_and_a_picture(tmp_path):
     matrix, ours, _ = report.cka_heat_map(student, student, X, student_paths=["norm", "hidden"])
     assert ours == ["norm", "hidden"] and matrix.shape == (2, 2)
     assert matrix[0, 1] == pytest.approx(1)  # the diagonal of `hidden` with itself
-    with pytest.raises(ValueError, match="give paths"):
+    with pytest.raises(ValueError, match="Give paths"):
         report.cka_heat_map(student, lambda x: x, X)
     np.testing.assert_allclose(report.cka_heat_map(student, teacher, X * 0)[0], 0)

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_distill import report
+from keras_distill.report import page as report_page
 
 CLASSES = 4
 
@@ -81,6 +82,30 @@ def test_bad_data_is_named():
         report.measure(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]), batches())
 
 
+def test_what_is_not_finite_is_said_and_is_no_gain(tmp_path):
+    log_probs, labels = random_log_probs(0), arrays()[1]
+    log_probs[3] = np.nan
+    known = np.arange(len(labels)) != 3
+    found = report.scores(log_probs, labels, log_probs)
+    some = report.scores(log_probs[known], labels[known])
+    assert found["not_finite"] == 1 and found["nll"] == some["nll"]
+    assert found["accuracy"] == pytest.approx(some["accuracy"] * known.sum() / len(labels))
+    none = report.scores(np.full_like(log_probs, np.nan), labels, log_probs)
+    assert none["failed"] and none["accuracy"] is None and none["kl_to_teacher"] is None
+    arms = {"alone": {"seeds": [none]}, "distilled": {"seeds": [found]}}
+    page = report.write(tmp_path, {"arms": arms})
+    with open(page, encoding="utf-8") as file:
+        assert "no gain is told" in file.read()
+    assert "alone (1 failed)" in report.table(report.summaries({"arms": arms}))
+
+
+def test_a_model_with_nan_is_not_finite():
+    net = model(0)
+    assert report.is_finite(net)
+    net.layers[0].bias.assign(np.full(CLASSES, np.nan))
+    assert not report.is_finite(net)
+
+
 def test_latency_and_size():
     models = {"a": model(0), "b": model(1)}
     got = report.latency(models, arrays()[0], runs=3, warmup=1)
@@ -142,6 +167,20 @@ def test_the_page_is_self_contained_and_the_json_reads_back(tmp_path):
         read = json.load(file)
     assert read["arms"]["alone"]["seeds"][0]["nll"] is None
     assert read["doubts"] == results()["doubts"]
+
+
+def test_classes_with_dollars_are_drawn_and_a_plot_that_fails_is_said(tmp_path, monkeypatch):
+    doubt = {"image": [[0.0, 1.0], [1.0, 0.0]], "label": 0,
+             "probabilities": {"teacher": [0.6, 0.4]}}  # fmt: skip
+    results = {"arms": {"alone": {"seeds": [{"accuracy": 0.5}]}}, "doubts": [doubt],
+               "classes": [r"$\frac$", "$"]}  # fmt: skip
+    with open(report.write(tmp_path, results), encoding="utf-8") as file:
+        page = file.read()
+    assert page.count("<img") == 2 and "could not be drawn" not in page
+    monkeypatch.setattr(report_page, "_bars", lambda arms: [][0])
+    with open(report.write(tmp_path, results), encoding="utf-8") as file:
+        page = file.read()
+    assert page.count("<img") == 1 and "could not be drawn" in page
 
 
 def test_a_report_of_little_is_still_a_report(tmp_path):

@@ -160,7 +160,7 @@ def test_no_tensor_of_a_step_has_an_axis_of_words_beside_one_of_tokens(fused_hea
         (dict(loss=keras.losses.CategoricalCrossentropy(from_logits=True)), "takes one loss"),
         (dict(loss=entropy(), metrics=["top_k_categorical_accuracy"]), "metrics are"),
         (dict(loss=entropy(), metrics={"output": "accuracy"}), "are a list"),
-        (dict(loss=entropy(), loss_weights=[1.0]), "leave `loss_weights` out"),
+        (dict(loss=entropy(), loss_weights=[1.0]), "Leave `loss_weights` out"),
     ],
 )
 def test_what_compile_refuses(arguments, said):

@@ -83,7 +83,8 @@ def compress(file, folder, *, teacher=None, max_ms=None, max_mb=None, max_flops=
     formats = checked_formats(formats, quantize) if formats else ()
     options = dict(options or {})
     experiment = load_experiment(file, options)
-    run, seeds = RunFolder(folder), [seed + 1 + index for index in range(repeats)]
+    read = [*experiment.given, *([] if teacher is None else [teacher])]
+    run, seeds = RunFolder(folder, read), [seed + 1 + index for index in range(repeats)]
     settings = described({
         **experiment.origin, "budget": budget, "keep": keep, "seed": seed, "seeds": seeds,
         "teacher": teacher, "sizes": sizes, "kind": "compress",
@@ -93,16 +94,17 @@ def compress(file, folder, *, teacher=None, max_ms=None, max_mb=None, max_flops=
     if not (resume and run.is_trained("teacher")):  # before a run that is there is deleted
         experiment.rehearse(["valid"])
         given = teacher and keras.saving.load_model(teacher, compile=False)
-    run.open(settings, overwrite=overwrite, resume=resume)
-    work = Compressing(run, experiment, seed)
-    work.prepare(given)
-    names = work.propose(budget, sizes)
-    name = work.smallest(names, keep) if keep else work.best(names)
-    setting = work.settle(name)
-    found = work.finish(name, setting, seeds, keep, command)
-    if formats and not (run.path / "exported").exists():
-        answer.export(run.path, found, experiment, formats, quantize)
-    return found
+    with run.alone():
+        run.open(settings, overwrite=overwrite, resume=resume)
+        work = Compressing(run, experiment, seed)
+        work.prepare(given)
+        names = work.propose(budget, sizes)
+        name = work.smallest(names, keep) if keep else work.best(names)
+        setting = work.settle(name)
+        found = work.finish(name, setting, seeds, keep, command)
+        if formats and not (run.path / "exported").exists():
+            answer.export(run.path, found, experiment, formats, quantize)
+        return found
 
 
 def _checked(budget, keep, repeats):

@@ -10,24 +10,39 @@ from keras_distill._messages import say
 from keras_distill.experiments.file import placed
 from keras_distill.experiments.run_folder import write_json
 from keras_distill.experiments.tuning.settings import shown
+from keras_distill.report import page as report_page
 
 _SERIES = (("alone", "alone", -0.12, "#d97706"), ("distilled", "accuracies", 0.12, "#2563eb"))
 
 
-def row(setting, accuracies, alone, base):
-    """A leader's validation accuracies, and those of the student alone under the same seeds."""
-    gains = np.subtract(accuracies, alone)
+def row(setting, distilled, alone, base):
+    """A leader's validation accuracies, and those of the student alone under the same seeds.
+
+    Args:
+        setting: what was chosen.
+        distilled: the records of the trials, one for each seed.
+        alone: the same of the student alone.
+        base: its part of the setting.
+
+    Returns:
+        A dict as `ranking.json` holds it. There is no gain where a training of either has failed.
+    """
+    accuracies, others = ([each["accuracy"] for each in rows] for rows in (distilled, alone))
+    gains = np.subtract(accuracies, others)
+    failed = sum("failed" in each for each in (*distilled, *alone))
     many = len(gains) > 1
-    return {
+    found = {
         "setting": setting,
         "accuracies": accuracies,
         "mean": float(np.mean(accuracies)),
         "deviation": float(np.std(accuracies, ddof=1)) if many else None,
-        "alone": alone,
+        "alone": others,
         "alone_setting": base,
-        "gain": float(gains.mean()),
-        "error": float(gains.std(ddof=1) / np.sqrt(len(gains))) if many else None,
+        "failed": failed,
+        "gain": None if failed else float(gains.mean()),
+        "error": float(gains.std(ddof=1) / np.sqrt(len(gains))) if many and not failed else None,
     }
+    return found
 
 
 def table(rows):
@@ -37,9 +52,15 @@ def table(rows):
         alone = f"{100 * np.mean(each['alone']):.2f}"
         lines.append(
             f"| {shown(each['setting'])} | {_spread(each['mean'], each['deviation'])} | {alone} "
-            f"| {'+' if each['gain'] >= 0 else ''}{_spread(each['gain'], each['error'])} |"
+            f"| {_gain(each)} |"
         )
     return "\n".join(lines)
+
+
+def _gain(found):
+    if found["failed"]:
+        return f"none: {found['failed']} of {2 * len(found['alone'])} trainings failed"
+    return ("+" if found["gain"] >= 0 else "") + _spread(found["gain"], found["error"])
 
 
 def _spread(value, spread):
@@ -49,6 +70,8 @@ def _spread(value, spread):
 def verdict(rows):
     """Whether the best is better than the student alone, in a sentence."""
     best = rows[0]
+    if best["failed"]:
+        return "No gain is told: trainings of the best setting, or of the student alone, failed."
     if best["gain"] <= 0:
         return "No setting was better than the student alone: train longer, or sweep others."
     if best["error"] is None or best["gain"] < 2 * best["error"]:
@@ -61,10 +84,13 @@ def write(folder, rows, stages, *, file, options, command):
     said = f"{table(rows)}\n\n{verdict(rows)}"
     say(f"\nValidation split, mean ± deviation over {len(rows[0]['accuracies'])} seeds; gains "
         f"± their standard error, by pairs:\n\n{said}")  # fmt: skip
-    _plot(folder / "ranking.png", rows)
     _files.write(folder / "winner.py", _winner(folder, rows, said, file, options, command))
-    # last: who finds it finds the others whole
+    # who finds it finds the winner whole
     write_json(folder / "ranking.json", {"rows": rows, "search": stages, "verdict": verdict(rows)})
+    try:
+        _plot(folder / "ranking.png", rows)
+    except Exception as error:  # matplotlib's, of whatever kind: a picture is not the result
+        say(f"ranking.png could not be drawn: {error}")
     say(f"\nThe winner: python -m keras_distill train --experiment={folder / 'winner.py'}")
 
 
@@ -107,7 +133,8 @@ def _plot(path, rows):
             label = name if place == 0 else None
             axes.plot(percent, [place + height] * len(percent), "o", color=color, alpha=0.5)
             axes.plot(percent.mean(), place + height, "|", color=color, ms=16, mew=3, label=label)
-    axes.set_yticks(range(len(rows)), [shown(each["setting"]) for each in reversed(rows)])
+    names = [report_page.as_text(shown(each["setting"])) for each in reversed(rows)]
+    axes.set_yticks(range(len(rows)), names)
     axes.set_xlabel("validation accuracy, % (a dot a seed, a bar their mean)")
     axes.legend()
     with _files.whole(path) as part:

@@ -3,11 +3,12 @@
 import collections
 import math
 
-import keras
-
+from keras_distill import _files
 from keras_distill._messages import say
 from keras_distill.experiments import cached
-from keras_distill.experiments.run_folder import RunFolder
+from keras_distill.experiments.devices import Devices
+from keras_distill.experiments.file import PATHS
+from keras_distill.experiments.run_folder import RunFolder, loaded
 from keras_distill.experiments.tuning import ranking
 from keras_distill.experiments.tuning.settings import SWEEP, alone, chosen, combinations, shown
 from keras_distill.experiments.tuning.trial import Trial
@@ -17,7 +18,8 @@ Candidate = collections.namedtuple("Candidate", "number setting taught epochs")
 
 
 def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, leaders=3, repeats=3,
-         seed=0, teacher=None, cache=None, overwrite=False, resume=False, command=""):  # fmt: skip
+         seed=0, teacher=None, cache=None, overwrite=False, resume=False, command="",
+         strategy=None):  # fmt: skip
     """Finds the best setting of an experiment on its validation split; the test split is not read.
 
     The teacher's targets are written once, and every student trains from them. Among settings that
@@ -42,6 +44,8 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
         overwrite: whether to delete the run in `folder` first.
         resume: whether to go on with it.
         command: the command line, for the winner's file.
+        strategy: a `tf.distribute.Strategy` of one machine to train with. Defaults to `None`: one
+            device.
 
     Returns:
         The ranking, a list of dicts, best first, as `ranking.json` holds it.
@@ -50,12 +54,26 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
         FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
         ValueError: for a wrong setting, a number out of its range, or a run with other settings.
         ImportError: where matplotlib is not installed.
+        RuntimeError: where another process is running in the folder.
     """
     report_page.check_plots()
     _check(halvings=halvings, leaders=leaders, repeats=repeats)
+    devices = Devices(strategy)
+    if devices.are_workers:
+        raise ValueError(
+            "`tune` trains on one machine: give `strategy='mirrored'`, or share the sweep out "
+            f"among machines, each with a folder of its own. Received: {strategy}"
+        )
     options = dict(options or {})
+
+    def make(setting):
+        experiment = chosen(file, setting, **options)
+        experiment.devices = devices
+        return experiment
+
     arms, origin = _arms(file, combinations(sweep or SWEEP, trials=trials, seed=seed), options)
-    run = RunFolder(folder)
+    given = [file, teacher, cache, *(options[name] for name in PATHS if name in options)]
+    run = RunFolder(folder, [str(each) for each in given if each is not None])
     seeds = [seed + 1 + index for index in range(repeats)]
     settings = {"settings": [arm.setting for arm in arms], **origin, "halvings": halvings,
                 "leaders": leaders, "seed": seed, "seeds": seeds, "teacher": teacher,
@@ -64,14 +82,17 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
     model = None
     if not (resume and run.is_trained("teacher")):  # before a run that is there is deleted
         if teacher is None:
-            chosen(file, arms[0].setting, **options).rehearse(["valid"])
+            make(arms[0].setting).rehearse(["valid"])
         else:
-            model = keras.saving.load_model(teacher, compile=False)
-    run.open(settings, overwrite=overwrite, resume=resume)
-    search = Search(run, lambda setting: chosen(file, setting, **options), arms, seed)
-    search.prepare(model, cache)
-    rows = search.repeat(search.leaders(halvings, leaders), seeds)
-    ranking.write(run.path, rows, search.stages, file=file, options=options, command=command)
+            model = loaded(teacher)
+    if cache is not None:
+        _files.check_writable(cache)
+    with run.alone():
+        run.open(settings, overwrite=overwrite, resume=resume)
+        search = Search(run, make, arms, seed)
+        search.prepare(model, cache)
+        rows = search.repeat(search.leaders(halvings, leaders), seeds)
+        ranking.write(run.path, rows, search.stages, file=file, options=options, command=command)
     return rows
 
 
@@ -155,7 +176,7 @@ class Search:
         for arm in leaders:
             base = next(a for a in self.arms if not a.taught and a.setting == alone(arm.setting))
             found = {
-                each.taught: [self.train(each, s, 0, each.epochs)["accuracy"] for s in seeds]
+                each.taught: [self.train(each, s, 0, each.epochs) for s in seeds]
                 for each in (base, arm)
             }
             rows.append(ranking.row(arm.setting, found[True], found[False], alone(arm.setting)))
@@ -164,12 +185,14 @@ class Search:
     def train(self, arm, seed, begin, end):
         """The record of an arm under a seed after `end` epochs; what is on disk is not trained."""
         name = f"{arm.number:03d}"
-        trial = Trial(self.folder, name, "distilled" if arm.taught else "alone", seed)
+        kind = "distilled" if arm.taught else "alone"
+        trial = Trial(self.folder, name, kind, seed, self.run.owner)
         new = trial.record(end) is None
         record = trial.train(lambda: self.make(arm.setting), begin, end, self.teacher, self.cache)
         if new:
-            say(f"{shown(arm.setting, arm.taught)}, seed {seed}: {100 * record['accuracy']:.2f}% "
-                f"after {end} of {arm.epochs} epochs")  # fmt: skip
+            reached = record.get("failed") or f"{100 * record['accuracy']:.2f}%"
+            say(f"{shown(arm.setting, arm.taught)}, seed {seed}: {reached} after {end} of "
+                f"{arm.epochs} epochs")  # fmt: skip
         return record
 
 

@@ -7,10 +7,9 @@ import math
 import pathlib
 import random
 
-import keras
-
 from keras_distill import recipes
 from keras_distill.experiments.file import load_experiment, options_of, placed
+from keras_distill.experiments.run_folder import loaded
 from keras_distill.recipes.recipe import FROZEN
 from keras_distill.schedules import check, is_number
 
@@ -132,7 +131,7 @@ def _take_teacher(experiment, path):
             f"No such teacher: {path}. Run `tune` again, or set `TEACHER = None` in the winner's "
             "file to train another one."
         )
-    experiment.teacher = lambda: keras.saving.load_model(path, compile=False)
+    experiment.teacher = lambda: loaded(path)
     experiment.teacher_epochs = 0
 
 

@@ -9,6 +9,7 @@ from keras_distill.experiments.run_folder import write_json
 from keras_distill.training.guard import NotFinite
 
 STEP = 7919  # between the seeds of a trial's pieces
+FIELDS = {"accuracy": (int, float), "nll": (int, float, type(None)), "run": (str, type(None))}
 
 
 class Trial:
@@ -22,15 +23,17 @@ class Trial:
         name: what the files are called.
         arm: "alone" or "distilled".
         seed: a whole number.
+        owner: the name of the run, which the records hold. Defaults to `None`.
     """
 
-    def __init__(self, folder, name, arm, seed):
+    def __init__(self, folder, name, arm, seed, owner=None):
         self.folder, self.name, self.seed = folder, f"{name}-{seed}", seed
-        self.arm = arm
+        self.arm, self.owner = arm, owner
 
     def record(self, end):
-        """What was measured after `end` epochs, or `None`."""
-        return _files.read_json(self._path(end, "json"))
+        """What this run measured after `end` epochs, or `None`."""
+        found = _files.read_json(self._path(end, "json"), FIELDS)
+        return found if found is None or found["run"] == self.owner else None
 
     def train(self, make, begin, end, teacher, cache):
         """Trains the experiment that `make()` returns from epoch `begin` to `end`.
@@ -44,6 +47,7 @@ class Trial:
             started = time.time()
             measured = self._train(make(), begin, end, teacher, cache)
             record = {"epochs": end, **measured, "seconds": time.time() - started}
+            record["run"] = self.owner
             write_json(self._path(end, "json"), record)  # last: it marks the piece as trained
             self._path(begin, "weights.h5").unlink(missing_ok=True)
         return self.record(end)
@@ -57,9 +61,12 @@ class Trial:
             model.fit(train, initial_epoch=begin, epochs=end, shuffle=False, verbose=0)
         except NotFinite as error:
             return {"accuracy": 0.0, "nll": None, "failed": str(error)}
+        if not report.is_finite(student):
+            return {"accuracy": 0.0, "nll": None, "failed": "Its weights are not finite."}
         if end < experiment.epochs:
             self._save(model, end)
-        return report.measure(student, experiment.data("valid"))
+        measured = report.measure(student, experiment.data("valid"))
+        return measured if "failed" not in measured else {**measured, "accuracy": 0.0}
 
     def _save(self, model, end):
         with _files.whole(self._path(end, "weights.h5")) as part:

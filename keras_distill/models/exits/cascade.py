@@ -15,11 +15,11 @@ def early_exit(
 
     `answer = output of the first exit k with max_c softmax(z_k)_c >= threshold, or of the last`
 
-    Layers behind an exit are skipped where every example of the batch is sure there. At batch
-    size 1 each example runs only the layers that it needs. Each example's answer is the same at
-    any batch size. It is a functional model that is saved and exported as any other; a SavedModel
-    of it keeps the dynamic depth, and so does `jax.jit`. It is for inference: dropout and batch
-    statistics never train in it.
+    Layers behind an exit are skipped once every example of the batch is confident there. At batch
+    size 1 each example uses only the layers it needs. Each example's answer is the same at any
+    batch size. The result is a functional model, which is saved and exported as any other. A
+    SavedModel of it keeps the dynamic depth, and so does `jax.jit`. Use it for inference only:
+    its dropout and batch statistics never train.
 
     Args:
         net: a functional model with a dict of outputs, shallowest first, as `add_exits` makes; the

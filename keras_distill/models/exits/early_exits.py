@@ -130,7 +130,7 @@ def feature_path(net: keras.Model, exit: str = FINAL) -> str:
     source = graph.operation_of(_feature(outputs[exit]))
     if not isinstance(source, layers.Layer) or isinstance(source, layers.InputLayer):
         raise ValueError(
-            f"The feature of `{exit}` comes from no layer that could be tapped: choose a path "
+            f"The feature of `{exit}` comes from no layer that could be tapped. Choose a path "
             f"yourself. It comes from: {getattr(source, 'name', source)}"
         )
     return source.name

@@ -8,10 +8,11 @@ def cohort(**members: keras.Model) -> keras.Model:
 
     `cohort(teacher=a, student=b)(x) = {"teacher": a(x), "student": b(x)}`
 
-    Terms over the source `"self"` let members learn from each other (see `recipes.mutual` and
-    `recipes.online`); labels go to every member. A member is the very model that was given: it is
-    `net.student`, its layers are tapped at `"student/..."`, and `net.student.save(path)` or
-    `.export(path)` writes it alone. `scale_learning_rates` gives it a learning rate of its own.
+    Terms with the source `"self"` let members learn from each other (see `recipes.mutual` and
+    `recipes.online`). Labels go to every member. Each member is the model that you gave. Here
+    `net.student` is `b`, paths to its layers begin with `"student/"`, and
+    `net.student.save(path)` writes it alone. `scale_learning_rates` gives a member a learning
+    rate of its own.
 
     Args:
         **members: models of the same inputs by name; of any size and kind. Under a strategy all
@@ -99,7 +100,7 @@ def _check(members):
             )
         others = [other for other in members if other != key]
         if any(member is members[other] for other in others):
-            raise ValueError(f"The member `{key}` is given twice: clone the model.")
+            raise ValueError(f"The member `{key}` is given twice. Clone the model.")
         if member.name in others:
             raise ValueError(
                 f"The model of the member `{key}` is named `{member.name}`, as another member is: "

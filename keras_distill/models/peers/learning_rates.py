@@ -63,9 +63,9 @@ def _scales(multipliers):
                 f"A multiplier must be a non-negative number. Received: {layer.name}: {scale!r}"
             )
         if not layer.built:
-            raise ValueError(f"`{layer.name}` is not built: call it on a batch first.")
+            raise ValueError(f"`{layer.name}` is not built. Call it on a batch first.")
         for variable in layer.trainable_variables:
             if id(variable) in found:
-                raise ValueError(f"`{variable.path}` belongs to two of the layers: name one.")
+                raise ValueError(f"`{variable.path}` belongs to two of the layers. Name one.")
             found[id(variable)] = variable, scale
     return list(found.values())

@@ -58,7 +58,7 @@ def shrink(teacher, *, layers=None, every=None, depth=None, width=None, vocabula
     choice.check()
     if not (choice.wanted or width is not None or vocabulary is not None):
         raise ValueError(
-            "Nothing to cut: give `layers`, `every`, `depth`, `width` or `vocabulary`."
+            "Nothing to cut. Give `layers`, `every`, `depth`, `width` or `vocabulary`."
         )
     if not isinstance(teacher, keras.Model) or not teacher.built:
         raise ValueError(f"`teacher` must be a built Keras model. Received: {teacher!r}")

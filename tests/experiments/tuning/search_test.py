@@ -11,7 +11,7 @@ from tuned_experiment import FILE
 
 from keras_distill.cli.main import main
 from keras_distill.experiments.file import load_experiment
-from keras_distill.experiments.tuning import chosen, trial, tune
+from keras_distill.experiments.tuning import chosen, ranking, trial, tune
 from keras_distill.experiments.tuning.ranking import row, verdict
 from keras_distill.experiments.tuning.search import Candidate, _order
 
@@ -158,17 +158,43 @@ def test_the_verb(file, tmp_path, capsys, monkeypatch):
 
 
 def test_gains_are_by_pairs():
-    found = row({"alpha": 1}, [0.9, 0.8, 0.7], [0.8, 0.7, 0.5], {})
+    def records(*accuracies):
+        return [{"accuracy": accuracy} for accuracy in accuracies]
+
+    found = row({"alpha": 1}, records(0.9, 0.8, 0.7), records(0.8, 0.7, 0.5), {})
     np.testing.assert_allclose(found["gain"], 0.4 / 3)
     np.testing.assert_allclose(found["error"], np.std([0.1, 0.1, 0.2], ddof=1) / 3**0.5)
     assert "more than two" in verdict([found])
-    assert "No setting" in verdict([row({}, [0.5, 0.5], [0.6, 0.6], {})])
-    assert "maybe" in verdict([row({}, [0.6], [0.5], {})])
+    assert "No setting" in verdict([row({}, records(0.5, 0.5), records(0.6, 0.6), {})])
+    assert "maybe" in verdict([row({}, records(0.6), records(0.5), {})])
+
+
+def test_a_training_that_failed_is_no_gain():
+    failed = [{"accuracy": 0.0, "nll": None, "failed": "NaN"}]
+    found = row({"alpha": 1}, [{"accuracy": 0.9}], failed, {})
+    assert found["gain"] is None and found["failed"] == 1
+    assert "1 of 2 trainings failed" in ranking.table([found])
+    assert "No gain is told" in verdict([found])
+
+
+def test_what_is_found_outlives_a_plot(tmp_path, monkeypatch, capsys):
+    """Text between dollars is a formula to matplotlib, here a wrong one."""
+    found = row({"name": r"$\frac$"}, [{"accuracy": 0.9}], [{"accuracy": 0.8}], {})
+    told = {"file": "file.py", "options": {}, "command": "tune"}
+    ranking.write(tmp_path, [found], [], **told)
+    assert (tmp_path / "ranking.png").exists()
+    monkeypatch.setattr(ranking, "_plot", lambda *_: [][0])
+    for name in ("ranking.json", "winner.py"):
+        (tmp_path / name).unlink()
+    ranking.write(tmp_path, [found], [], **told)
+    assert (tmp_path / "ranking.json").exists() and (tmp_path / "winner.py").exists()
+    assert "could not be drawn" in capsys.readouterr().out
 
 
 def test_what_diverged_does_not_go_on(tmp_path):
     arm = trial.Trial(tmp_path, "arm", "distilled", 0)
-    record = {"epochs": 2, "accuracy": 0.0, "nll": None, "failed": "NaN", "seconds": 1.0}
+    record = {"epochs": 2, "accuracy": 0.0, "nll": None, "failed": "NaN", "seconds": 1.0,
+              "run": None}  # fmt: skip
     (tmp_path / "arm-0-2.json").write_text(json.dumps(record))
     for begin, end in ((2, 4), (4, 8)):
         assert arm.train(None, begin, end, None, None) == {**record, "epochs": end}

@@ -1,0 +1,183 @@
+"""The batches of `fit`: the first one early, a later place, what a step reads."""
+
+import itertools
+import warnings
+
+import keras
+
+from keras_distill import _backend
+from keras_distill._keras.trainer import waits_for_data
+
+
+def peek(epoch_iterator):
+    """The first batch, as Keras's `_symbolic_build` takes it: the epoch is begun and left."""
+    for _, _, batches in epoch_iterator:
+        return batches[0] if isinstance(batches, (list, tuple)) else next(batches, None)
+    return None
+
+
+def is_steered(epoch_iterator):
+    """Whether callbacks may steer the data, so that no batch is read before they were called.
+
+    A `PyDataset` is the user's own object, with hooks at the begin and end of an epoch.
+    """
+    adapter = epoch_iterator.data_adapter
+    return isinstance(getattr(adapter, "py_dataset", None), keras.utils.PyDataset)
+
+
+def reset_early(epoch_iterator):
+    """Does now, once, what `fit` does with its iterator before the first epoch."""
+    if "reset" in vars(epoch_iterator):
+        return
+    epoch_iterator.reset()
+    reset = epoch_iterator.reset
+
+    def already_reset():
+        epoch_iterator.reset = reset
+
+    epoch_iterator.reset = already_reset
+
+
+def begin_early(epoch_iterator):
+    """The first batch of `fit`, taken by beginning the first epoch now; `None` of no data.
+
+    `fit` resets its iterator before the first epoch: that is done here, once. The epoch then goes
+    on with the iterator that is open, behind the batch that was taken: a source of any kind sees
+    the calls that it would see without, in the same order and number.
+    """
+    reset_early(epoch_iterator)
+    usual = epoch_iterator._enumerate_iterator
+    steps = usual()
+    try:
+        begin, end, batches = next(steps)
+        first = next(batches, None)
+    except StopIteration:
+        return None
+    opened = Opened(batches, first)
+
+    def go_on():
+        epoch_iterator._enumerate_iterator = usual
+        yield begin, end, opened
+        for begin_next, end_next, same in steps:
+            yield begin_next, end_next, opened if same is batches else same
+
+    epoch_iterator._enumerate_iterator = go_on
+    return first
+
+
+def go_to(epoch_iterator, epoch, step, seen):
+    """Brings the data of `fit` to a later place, as if all before it had been trained on.
+
+    Callbacks see nothing of it. The first epoch is read whole, since it may fill a cache. Later
+    ones of `tf.data` and of arrays, of a known length, are only begun, which is what moves a
+    shuffle on; all other data are read.
+
+    Args:
+        epoch_iterator: of `fit`.
+        epoch: the epoch that begins next, counted from 0.
+        step: how many of its batches are left out.
+        seen: a function that is called with the first batch, where one is read here.
+    """
+    reset_early(epoch_iterator)
+    adapter = epoch_iterator.data_adapter
+    known = adapter.num_batches is not None and epoch_iterator.steps_per_epoch is None
+    begun = known and not is_steered(epoch_iterator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of data that end, said when they were trained on
+        for number in range(epoch):
+            reads = number == 0 or not begun
+            _run_through(epoch_iterator, reads, seen if number == 0 else None)
+    if step:
+        _leave_out(epoch_iterator, step, None if epoch else seen, is_steered(epoch_iterator))
+
+
+def _run_through(epoch_iterator, reads, seen):
+    with epoch_iterator.catch_stop_iteration():
+        for begin, _, batches in epoch_iterator:
+            if reads:
+                batches = iter(batches)  # a list where Keras has read them
+                shown = None if begin else seen
+                if not _read(batches, epoch_iterator.steps_per_execution, shown):
+                    raise StopIteration
+
+
+def _leave_out(epoch_iterator, step, seen, waits):
+    """Has the next epoch begin behind so many batches, read now or, if it `waits`, then."""
+    usual = epoch_iterator._enumerate_iterator
+
+    def left():
+        for begin, end, batches in usual():
+            count = min(epoch_iterator.steps_per_execution, step - begin)
+            if begin >= step:
+                yield begin, end, batches
+            elif not _read(batches, count, None if begin else seen):
+                return
+
+    rest = left()
+    begun = [] if waits else [*itertools.islice(rest, 1)]
+    after = epoch_iterator._enumerate_iterator  # of an epoch that was begun early another one
+
+    def go_on():
+        epoch_iterator._enumerate_iterator = after
+        yield from begun
+        yield from rest
+
+    epoch_iterator._enumerate_iterator = go_on
+
+
+def _read(iterator, count, seen):
+    """Reads so many batches, and shows the first; how many there were."""
+    number = -1
+    for number, batch in zip(range(count), iterator):
+        if seen is not None and number == 0:
+            seen(batch)
+    return number + 1
+
+
+class Opened:
+    """An open iterator, and the batch that was taken from it."""
+
+    def __init__(self, iterator, batch):
+        self.iterator, self.batch = iterator, batch
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        batch, self.batch = self.batch, None
+        return next(self.iterator) if batch is None else batch
+
+
+def rest_of(iterator, steps):
+    """What a train function on TensorFlow reads: at least the next `steps` batches.
+
+    Of an iterator that is `Opened` the first call gets its batches in an iterator of the same
+    type, so that nothing is traced twice; later ones get the open iterator itself.
+    """
+    if not isinstance(iterator, Opened):
+        return iterator
+    if iterator.batch is None:
+        return iterator.iterator
+    tf = _backend.tensorflow("`tf.data`")
+    spec = getattr(iterator.iterator, "element_spec", None)
+    batches = [batch for _, batch in zip(range(steps), iterator)]
+    if not isinstance(iterator.iterator, tf.data.Iterator):
+        return iter(batches)
+    joined = _joined([tf.data.Dataset.from_tensors(batch) for batch in batches])
+    # `_variant_tensor` and `from_variant` give the joined batches the type of the open iterator.
+    return iter(tf.data.experimental.from_variant(joined._variant_tensor, spec))
+
+
+def _joined(datasets):
+    """All of them, one after the other."""
+    if len(datasets) == 1:
+        return datasets[0]
+    middle = len(datasets) // 2
+    return _joined(datasets[:middle]).concatenate(_joined(datasets[middle:]))
+
+
+def first_batch(model, epoch_iterator):
+    """The first batch of `fit` on JAX and PyTorch, where Keras may look at one itself."""
+    if waits_for_data(model) or is_steered(epoch_iterator):
+        return peek(epoch_iterator)
+    return begin_early(epoch_iterator)

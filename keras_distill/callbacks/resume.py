@@ -1,0 +1,225 @@
+"""A `fit` that was killed goes on as if it had not been."""
+
+import contextlib
+import os
+import signal
+import threading
+import warnings
+
+import keras
+
+from keras_distill import _backend, _files
+from keras_distill._keras import trainer
+from keras_distill._messages import say
+from keras_distill.training import checkpoints, resuming
+
+KEPT = 2  # checkpoints: where the latest is damaged the one before is taken
+IN_USE = ".in-use"
+INEXACT = (
+    "On PyTorch dropout and shuffles draw from one generator of the process, so the training goes "
+    "on with other masks and another order than it would have had."
+)
+
+
+class Resume(keras.callbacks.Callback):
+    """Saves all that changes in training, and begins a `fit` where an earlier one was killed.
+
+    Make the same script's process again: `fit` goes on with the step after the last checkpoint and
+    ends with the weights that it would have had, bit for bit. Weights, optimizer, projectors,
+    moving teachers, seeds of dropout, balanced weights, the metrics of the epoch and the place in
+    the shuffled data come back. For the data to come in the same order, call
+    `keras.utils.set_random_seed` before the model and the data are made; another order is refused.
+
+    That holds on TensorFlow and JAX. On PyTorch dropout without a seed and the order of the data
+    draw from one generator of the process, and go on otherwise, with a warning.
+
+    A checkpoint is there whole or not at all. Where the latest is damaged, the one before it is
+    taken, with a warning. The last one stays when the training is done: the same call again
+    trains nothing, and one with more epochs goes on. A folder holds one training, and one process
+    at a time. On several workers each reads the folder, and the first one writes it.
+
+    SIGTERM saves after the step that runs, and ends the process with the exit code 143; on several
+    workers it ends the process alone, since the others may be in another step.
+
+    Of data that are read again to find the place, a `tf.data.Dataset` of known length and arrays
+    are read for one epoch at most; others, and all on JAX and PyTorch, from the beginning. This is
+    so where the training is done, too: another `fit` may go on with the same data. What other
+    callbacks remember themselves, such as the patience of `EarlyStopping`, begins anew.
+
+    Args:
+        folder: where the checkpoints are written, local or any path that `tf.io.gfile` knows.
+        every: how many steps apart checkpoints are written, at least 1, beside one at the end of
+            each epoch. Defaults to `None`: none but these.
+
+    Raises:
+        ValueError: for a wrong `every`; in `fit`, where all checkpoints are damaged, belong to
+            another model, or the data come in another order.
+        RuntimeError: in `fit`, where another process trains in the folder.
+        TypeError: in the `fit` of a model that is no distiller.
+
+    Example:
+
+    ```python
+    keras.utils.set_random_seed(0)
+    distiller = Distiller(student, teacher=teacher)
+    distiller.compile("adam", loss)
+    distiller.fit(x, y, epochs=2, callbacks=[callbacks.Resume("runs/resumed", every=1000)])
+    ```
+    """
+
+    def __init__(self, folder, every=None):
+        super().__init__()
+        if every is not None and (isinstance(every, bool) or not int(every) == every or every < 1):
+            raise ValueError(
+                f"`every` must be a number of steps, at least 1, or `None`. Received: every={every}"
+            )
+        self.folder, self.every = os.fspath(folder), every
+        self._loaded, self._distiller = None, None
+        self._forget(resuming.Place(0, 0))
+
+    def _forget(self, place):
+        """Begins at a place, with nothing seen yet."""
+        self._place, self._metrics, self._terminated = place, None, False
+
+    # Around `fit`
+
+    @contextlib.contextmanager
+    def resuming(self, distiller):
+        """Holds the folder for the time of a `fit`; the value is where it begins, or `None`."""
+        self._writes = trainer.is_first_worker(distiller)
+        with contextlib.ExitStack() as held:
+            if self._writes:
+                _files.check_writable(self.folder)
+                what = f"The training in {self.folder}"
+                held.enter_context(_files.alone(os.path.join(self.folder, IN_USE), what))
+            self._loaded, self._distiller = checkpoints.latest(self.folder), distiller
+            place = None
+            if self._loaded is not None:
+                about = self._loaded[1]
+                place = resuming.Place(about["epoch"], about["step"], about["stopped"])
+                say(f"Going on with {self._loaded[0]}.")
+                if _backend.NAME == "torch":
+                    warnings.warn(INEXACT, stacklevel=2)
+            self._forget(place or resuming.Place(0, 0))
+            held.enter_context(self._listening())
+            try:
+                yield place
+            finally:
+                self._loaded = self._distiller = None
+
+    @contextlib.contextmanager
+    def _listening(self):
+        """Meanwhile SIGTERM is noted, where this is the thread that hears it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(*_):
+            self._terminated = True
+
+        before = signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        if self._terminated:  # it came when all was done
+            raise SystemExit(128 + signal.SIGTERM)
+
+    # Keras's hooks
+
+    def on_train_begin(self, logs=None):
+        if self._distiller is not self.model:
+            raise TypeError(
+                "`Resume` works in the `fit` of a distiller. Wrap a student that trains alone, "
+                f"`Distiller(student, alpha=0)`. Received: {type(self.model).__name__}"
+            )
+        if self._loaded is not None:
+            self.model.when_built(self._restore)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._loaded is not None:  # Keras has reset the metrics
+            self._restore_logs()
+            return
+        self._place = resuming.Place(epoch, 0)
+        if epoch or self._terminated:
+            self._save()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._loaded is not None:
+            self._restore_logs()  # now the metrics are there in any case
+            self._loaded = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._loaded = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        before, self._place = self._place, self._place._replace(step=batch + 1)
+        due = self.every and self._place.step // self.every > before.step // self.every
+        if due or self._terminated:
+            self._save()
+
+    def on_test_begin(self, logs=None):
+        if self._distiller is not None:  # validation: Keras resets the metrics of the epoch now
+            self._metrics = resuming.arrays(self.model.variables_of_logs())
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self._terminated and self._metrics is not None:
+            self._save()
+
+    def on_test_end(self, logs=None):
+        self._metrics = None
+
+    def on_train_end(self, logs=None):
+        if self._loaded is not None:  # all was done before
+            self._restore_logs()
+            return
+        epoch = self._place.epoch + (self._place.step > 0)
+        self._place = resuming.Place(epoch, 0, bool(self.model.stop_training))
+        self._save()
+
+    # Checkpoints
+
+    def _save(self):
+        """Writes a checkpoint; the process ends here if it was told to."""
+        model, several = self.model, trainer.is_one_of_workers(self.model)
+        if not (several and self._terminated):  # reading means that all workers do
+            groups = {"variables": resuming.arrays(model.changing_variables())}
+            if self._place.step:
+                found = self._metrics
+                if found is None:
+                    found = resuming.arrays(model.variables_of_logs())
+                groups["metrics"] = found
+            if self._writes:
+                about = {
+                    **self._place._asdict(),
+                    "first_batch": resuming.digest(model.objective.first_batch),
+                    "history": {name: [float(v) for v in values]
+                                for name, values in model.history.history.items()},
+                    "epochs": list(model.history.epoch),
+                }  # fmt: skip
+                checkpoints.write(checkpoints.path_of(self.folder, self._place), about, groups)
+                checkpoints.keep(self.folder, KEPT)
+        if self._terminated:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def _restore(self):
+        (path, about, groups), model = self._loaded, self.model
+        before, now = about["first_batch"], resuming.digest(model.objective.first_batch)
+        if self._writes and None not in (before, now) and before != now:  # others have other parts
+            raise ValueError(
+                "The data begin with another batch than in the training that is to go on. Call "
+                "`keras.utils.set_random_seed` before the model and the data are made, or give "
+                f"`shuffle` a seed. Take another folder for other data. Received: {self.folder}"
+            )
+        optimizer = model.optimizer
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        resuming.assign(model.changing_variables(), groups["variables"], path)
+
+    def _restore_logs(self):
+        path, about, groups = self._loaded
+        self.model.history.history = {**about["history"]}
+        self.model.history.epoch = [*about["epochs"]]
+        variables = self.model.variables_of_logs()
+        if "metrics" in groups and len(variables) == len(groups["metrics"]):
+            resuming.assign(variables, groups["metrics"], path)

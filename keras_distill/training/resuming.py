@@ -1,0 +1,90 @@
+"""Where a `fit` begins that goes on with an earlier one, and all that changes while it trains."""
+
+import contextlib
+import hashlib
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from keras import ops, tree
+
+from keras_distill import _backend
+
+
+class Place(NamedTuple):
+    """A place in a training.
+
+    Args:
+        epoch: counted from 0.
+        step: how many steps of the epoch are done.
+        stopped: whether a callback has ended the training here. Defaults to `False`.
+    """
+
+    epoch: int
+    step: int
+    stopped: bool = False
+
+    def initial_epoch(self, epochs):
+        """The epoch with which a `fit` of so many begins: none is left where all is done."""
+        return epochs if self.stopped else min(self.epoch, epochs)
+
+
+@runtime_checkable
+class Resuming(Protocol):
+    """A callback that knows where an earlier `fit` has come to."""
+
+    def resuming(self, distiller):
+        """A context manager for the time of a `fit`: its value is a `Place`, or `None`."""
+
+
+@contextlib.contextmanager
+def place_of(callbacks, model):
+    """Where the `fit` of a distiller with these callbacks begins: a `Place`, or `None`."""
+    found = [each for each in callbacks if isinstance(each, Resuming)]
+    if len(found) > 1:
+        raise ValueError(f"One callback may resume a `fit`. Received: {found}")
+    with found[0].resuming(model) if found else contextlib.nullcontext() as place:
+        yield place
+
+
+def arrays(variables):
+    """The values of variables, a list of arrays; of several workers all must ask together."""
+    if _backend.NAME == "tensorflow":  # whose replicas' sums are no arrays
+        read = _backend.tensorflow("A checkpoint").convert_to_tensor
+    else:
+        read = ops.convert_to_tensor
+    return [np.array(ops.convert_to_numpy(read(variable.value))) for variable in variables]
+
+
+def assign(variables, values, what):
+    """Gives variables their values.
+
+    Args:
+        variables: the variables.
+        values: an array for each.
+        what: what the values are from, for the message.
+
+    Raises:
+        ValueError: the values are of other variables.
+    """
+    shapes = [tuple(variable.shape) for variable in variables]
+    if shapes != [value.shape for value in values]:
+        raise ValueError(
+            f"{what} holds other variables than this training has. Give the same student, "
+            f"teachers, terms, optimizer and callbacks, or another folder. Received: {shapes} for "
+            f"{[value.shape for value in values]}"
+        )
+    for variable, value in zip(variables, values):
+        variable.assign(value)
+
+
+def digest(batch):
+    """A few letters that stand for the values of a batch; `None` where there is none."""
+    if batch is None:
+        return None
+    found = hashlib.blake2b(digest_size=8)
+    for leaf in tree.flatten(batch):
+        if leaf is not None:
+            array = np.asarray(ops.convert_to_numpy(leaf) if ops.is_tensor(leaf) else leaf)
+            text = array.dtype.hasobject
+            found.update(repr(array.tolist()).encode() if text else array.tobytes())
+    return found.hexdigest()

@@ -1,0 +1,27 @@
+"""Strategies by name, and what one device is."""
+
+import pytest
+
+pytest.importorskip("tensorflow")
+from keras_distill.experiments.devices import Devices, strategy_by_name
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("many", "must be one of none, mirrored"),
+        ("multi_worker", "needs the environment variable TF_CONFIG"),
+        ("parameter_server", "has no coordinator"),
+        ("tpu", "its last release for TPUs is 2.20. Take the JAX backend"),
+    ],
+)
+def test_what_cannot_train_is_refused(name, said, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match=said):
+        strategy_by_name(name)
+
+
+def test_one_device_writes_and_waits_for_nobody():
+    assert strategy_by_name("none") is None
+    one = Devices()
+    assert one.write and not one.are_workers and one.wait() is None
