@@ -7,7 +7,6 @@ from os import PathLike
 
 from keras_distill import _files
 from keras_distill.report import comparison_page, tables
-from keras_distill.report.page import jsonable
 
 
 class Comparison:
@@ -26,7 +25,7 @@ class Comparison:
     """
 
     def __init__(self, results: dict):
-        self.results = jsonable(results)
+        self.results = _files.jsonable(results)
 
     def headline(self) -> str:
         """What was found, in a sentence."""

@@ -61,7 +61,7 @@ def headline(results):
     text = f"{last}: {tables.plain(row['value'], scale)} ({measure['heading']}"
     text += f", {tables.between(row, scale)})" if row["low"] is not None else ")"
     gap = row.get("difference")
-    if gap:
+    if gap and gap["value"] is not None:
         better = gap["value"] < 0 if measure["lower"] else gap["value"] > 0
         sure = "The difference is more than chance" if gap["p"] < 0.05 else "It may be chance"
         how = "better" if better else "not better"

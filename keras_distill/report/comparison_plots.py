@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from keras_distill.report import plots, tables
 from keras_distill.report.statistics import pareto
 
@@ -11,7 +13,7 @@ KNOBS = ("alpha", "_weight", "_temperature")
 def intervals(results):
     """Each row's measure with its interval."""
     rows, scale = results["rows"], results["measure"]["scale"]
-    shown = {name: row for name, row in rows.items() if row["value"] == row["value"]}
+    shown = {name: row for name, row in rows.items() if row["value"] is not None}
     if not shown:
         return None
     color = plots.colors(dict.fromkeys(row["model"] for row in rows.values()))
@@ -44,7 +46,7 @@ def points(results):
         timed = each["latency"].get("1") or next(iter(each["latency"].values()))
         found.append((tables.label(each), each["of"], timed["median_ms"], each["size_bytes"],
                       each["quality"]["value"]))  # fmt: skip
-    return [each for each in found if each[-1] == each[-1]]
+    return [each for each in found if each[-1] is not None]
 
 
 def fronts(measure, named):
@@ -100,7 +102,8 @@ def _logarithmic(axes, values):
 
 def calibration(results):
     """How often each model is right where it is this sure, by groups of as many answers."""
-    rows = {name: row for name, row in results["rows"].items() if row.get("calibration")}
+    rows = {name: row for name, row in results["rows"].items()
+            if (row.get("calibration") or {}).get("count")}  # fmt: skip
     if not rows:
         return None
     color = plots.colors(dict.fromkeys(row["model"] for row in results["rows"].values()))
@@ -157,7 +160,8 @@ def layers(name, cka):
     """A map of which layers show the same."""
     rows, columns = len(cka["teacher"]), len(cka["student"])
     made, axes = plots.figure(1.9 + 0.19 * rows + 0.05 * max(map(len, cka["student"])))
-    image = axes.imshow(cka["cka"], vmin=0, vmax=1, origin="lower", cmap="viridis", aspect="auto")
+    matrix = np.array(cka["cka"], float)  # NaN for what is no number
+    image = axes.imshow(matrix, vmin=0, vmax=1, origin="lower", cmap="viridis", aspect="auto")
     axes.grid(False)
     ours, theirs = ([plots.short(path) for path in cka[side]] for side in ("student", "teacher"))
     axes.set_xticks(range(columns), ours, rotation=90, fontsize=9)

@@ -28,7 +28,8 @@ def quality(task, seeds, resamples):
         found["likeness"] = _means([task.likenesses(each.likeness.sum(0)) for each in seeds])
     if seeds[0].rows is not None:
         sure, right, label = (np.concatenate(each) for each in zip(*(s.rows for s in seeds)))
-        found["measures"]["expected_calibration_error"] = calibration_error(sure, right)
+        error = calibration_error(sure, right) if len(sure) else None
+        found["measures"]["expected_calibration_error"] = error
         found["calibration"] = equal_counts(sure, right)
         if task.classes <= 1000:  # a vocabulary has no classes to look at one by one
             found["classes"] = _by_class(right, label, task.classes, len(seeds))

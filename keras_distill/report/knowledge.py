@@ -65,6 +65,7 @@ def soft_targets(x, labels, log_probs, teacher, better=None, worse=None):
     nearer = np.ones(len(theirs), bool)
     if better is not None and worse is not None:
         nearer = divergences(theirs, log_probs[better]) < divergences(theirs, log_probs[worse])
+    nearer &= np.logical_and.reduce([~np.isnan(p).any(-1) for p in log_probs.values()])
     order = [i for i in np.argsort(-entropy, kind="stable") if nearer[i]][:SHOWN]
     images = keras.tree.flatten(x)
     shape = images[0].shape

@@ -60,7 +60,7 @@ class Classes:
         y = self.labels(y, found)
         self._check(y, weights)
         y = np.where(weights > 0, y, 0)
-        right = found.argmax(-1) == y
+        right = (found.argmax(-1) == y) & ~np.isnan(found).any(-1)  # no answer is a wrong one
         nll = -np.take_along_axis(found, y[..., None], -1)[..., 0]
         return _per_example(right * weights, nll * weights, weights)
 
@@ -99,7 +99,8 @@ class Classes:
 
     def rows(self, found, y, weights):
         """`(confidence, right, label)` of each answer that counts."""
-        y, counted = self.labels(y, found).ravel(), weights.ravel() > 0
+        y = self.labels(y, found).ravel()
+        counted = (weights.ravel() > 0) & ~np.isnan(found).any(-1).ravel()
         sure, best = np.exp(found.max(-1)).ravel(), found.argmax(-1).ravel()
         return sure[counted], (best == y)[counted], y[counted]
 

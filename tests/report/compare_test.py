@@ -173,6 +173,22 @@ def test_language_by_perplexity():
     assert "perplexity" in found.markdown() and "perplexity" in found.html()
 
 
+def test_a_student_whose_answers_are_not_finite(classes):
+    teacher, students, y = classes
+    broken, lost = net(3, 4), net(3, 1)
+    for model in (broken, lost):
+        model.set_weights([weights * np.nan for weights in model.get_weights()])
+    data = batches(X, np.zeros(60, int))  # the class that `argmax` takes NaN for
+    found = report.compare(teacher, {**students, "broken": broken}, data, runs=1)
+    row = found.results["rows"]["broken"]
+    assert row["value"] == 0 and row["measures"]["nll"] is None
+    assert "broken" in found.html() and "| broken | 0.00" in found.markdown()
+    numbers = report.compare(net(8, 1), {"alone": net(3, 1), "broken": lost}, batches(X, X[:, 0]),
+                             runs=1)  # fmt: skip
+    assert numbers.results["rows"]["broken"]["value"] is None
+    assert "broken: -" in numbers.html()
+
+
 def test_mistakes(classes):
     teacher, students, y = classes
     data = batches(X, y)
