@@ -35,6 +35,12 @@ class RunFolder:
         path: the folder; made by `open`.
         given: the paths of what the run reads, such as a cache. They count for no part of a run,
             and are never deleted. Defaults to none.
+
+    Example:
+
+    ```python
+    folder = experiments.RunFolder("runs/digits", given=["runs/targets"])
+    ```
     """
 
     def __init__(self, path, given=()):
