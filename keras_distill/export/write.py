@@ -92,7 +92,7 @@ def write(
     Example:
 
     ```python
-    for exported in export.write(student, "served", ["serving", "litert"], inputs=images):
+    for exported in export.write(student, "served", ["serving", "litert"], inputs=x):
         print(exported)
     ```
     """

@@ -26,6 +26,13 @@ class Signs(NamedTuple):
         valid: the teacher's accuracy, or R squared, on the validation split.
         alone_train: what the student trained alone has on the training split; `None` if not known.
         alone_valid: the same on the validation split.
+
+    Example:
+
+    ```python
+    signs = recipes.default(teacher, dataset).signs
+    signs.kind, signs.classes  # ("classes", 10)
+    ```
     """
 
     kind: str
@@ -46,6 +53,13 @@ class Default(NamedTuple):
         setting: the same as `tune` writes it, a dict.
         reasons: a sentence for each choice.
         signs: the `Signs` that it was chosen by.
+
+    Example:
+
+    ```python
+    chosen = recipes.default(teacher, dataset)
+    print(*chosen.reasons, sep="\\n")
+    ```
     """
 
     terms: list
@@ -78,7 +92,7 @@ def default(teacher, train, valid=None, *, alone_train=None, alone_valid=None):
     Example:
 
     ```python
-    chosen = recipes.default(teacher, train, valid)
+    chosen = recipes.default(teacher, dataset)
     print(*chosen.reasons, sep="\\n")
     Distiller(student, teacher=teacher, terms=chosen.terms, alpha=chosen.alpha)
     ```

@@ -126,7 +126,7 @@ def answered(log_probs):
     return ~np.isnan(log_probs).any(-1)
 
 
-def is_finite(model):
+def is_finite(model: keras.Model) -> bool:
     """Whether all weights of a model are finite.
 
     Args:
