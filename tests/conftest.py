@@ -28,6 +28,21 @@ def _end_iterators_at_once():
     dataset.__iter__ = lambda self: begin(without_autotune(self))
 
 
+@pytest.fixture(scope="module")
+def saved_models_run_here():
+    """Exported SavedModels are run in this process: another one imports TensorFlow for 4 s."""
+    from keras_distill.export import reload, runtimes
+
+    fresh = reload._run_fresh
+
+    def run(kind, *arguments):
+        (runtimes.main if kind == "serving" else fresh)(kind, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reload, "_run_fresh", run)
+        yield
+
+
 FIRST = ("replicas_test.py", "schemes_on_replicas_test.py", "multi_worker_test.py",
          "workers_test.py")  # the longest  # fmt: skip
 SPREAD = "contract_test.py"  # over the processes; of another file one runs all, fixtures made once

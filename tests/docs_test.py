@@ -4,6 +4,7 @@ The blocks of a page share one namespace. A block that begins with
 ```python no-run is not executed; the text around it says why.
 """
 
+import importlib
 import pathlib
 import re
 import sys
@@ -14,9 +15,12 @@ import numpy as np
 import pytest
 from keras import layers
 
+import keras_distill
+
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-sys.path.append(str(DOCS))
+sys.path[:0] = [str(DOCS), str(DOCS / "site")]
+import hooks  # noqa: E402
 import pictures  # noqa: E402
 
 PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
@@ -99,6 +103,7 @@ GIVEN = {
     "moving.md": names_of_moving,
     "cached_targets.md": names_of_cached_targets,
     "methods.md": plain_names,
+    "report.md": lambda: {**plain_names(), "alone": network(8)},
 }
 # Long trainings of a page are cut, so that the whole takes less than a minute.
 SHORTER = {
@@ -186,8 +191,31 @@ def test_links_lead_to_pages_that_are_there(name):
 def test_the_pages_of_the_site_are_there():
     settings = (DOCS / "site" / "mkdocs.yml").read_text(encoding="utf-8")
     named = set(re.findall(r"^ +- (?:[^:\n]+: )?(\S+\.md)$", settings, re.MULTILINE))
-    assert {*PAGES} <= named, "name each page in the navigation of docs/site/mkdocs.yml"
-    assert named - {*PAGES} <= TO_COME
+    assert named == {*PAGES}, "name each page in the navigation of docs/site/mkdocs.yml"
+
+
+API = {
+    each: name
+    for name, path in PAGES.items()
+    for each in hooks.NAMES.findall(path.read_text(encoding="utf-8"))
+}
+
+
+@pytest.mark.parametrize("module", API)
+def test_a_page_of_the_api_names_all_that_is_public(module):
+    assert [*hooks.places(module)] == [*importlib.import_module(module).__all__]
+
+
+def test_every_public_module_has_a_page_of_the_api():
+    modules = {f"keras_distill.{name}" for name in keras_distill._MODULES}
+    assert modules - {*API} == {"keras_distill.schedules"}  # which has a page by hand
+
+
+def test_the_names_of_the_package_itself_are_in_the_api():
+    said = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.md"))
+    known = {name for module in API for name in hooks.places(module)}
+    by_hand = set(re.findall(r"^::: \S+\.(\w+)$", said, re.MULTILINE))
+    assert {*keras_distill._NAMES} <= known | by_hand
 
 
 @pytest.mark.parametrize("theme", [*pictures.THEMES])

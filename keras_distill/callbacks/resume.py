@@ -67,7 +67,7 @@ class Resume(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, folder, every=None):
+    def __init__(self, folder: str | os.PathLike[str], every: int | None = None):
         super().__init__()
         if every is not None and (isinstance(every, bool) or not int(every) == every or every < 1):
             raise ValueError(

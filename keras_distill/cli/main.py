@@ -9,6 +9,7 @@ VERBS = {
     "compress": "find, distill and export the smallest student that is good enough",
     "cache": "write a teacher's targets to disk, verify or describe them",
     "evaluate": "measure a saved student on an experiment's data",
+    "report": "compare a run's models and exports in quality and cost, on one page",
     "export": "take a saved student to TF Serving, phones, browsers and other runtimes",
     "layers": "print every layer of a saved model, as a term taps it",
     "shrink": "cut a student from a saved teacher: fewer blocks, narrower, fewer tokens",

@@ -17,13 +17,12 @@ ROW = {"prompt": str, "answer": str, "finished": bool}
 
 def generate(teacher, prompts, file, *, temperature=0.0, top_p=1.0, max_length=None,
              batch_size=32, seed=0, verbose=1):  # fmt: skip
-    """Writes a teacher's answers to prompts, and returns them; a student learns from them as from
-    any text.
+    """Writes a teacher's answers to prompts into a file, and returns them.
 
-    The file holds a line of JSON that says what made it, then one for each prompt. A run that was
-    stopped goes on after its last whole batch, and writes what it would have written at one go:
-    each batch has a seed of its own. The file gets its name when it is whole; where it is already,
-    it is only read.
+    A student learns from them as from any text. The file holds a line of JSON that says what made
+    it, then one for each prompt. A run that was stopped continues after its last whole batch. It
+    writes what it would have written at one go, because each batch has a seed of its own. The
+    file gets its name when it is whole. A file that is there already is only read.
 
     Args:
         teacher: a KerasHub `CausalLM` or `Seq2SeqLM` with a preprocessor.

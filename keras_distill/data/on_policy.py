@@ -10,13 +10,12 @@ from keras_distill.data.sampling import Sampler
 
 
 class OnPolicy(keras.utils.PyDataset):
-    """On-policy distillation: batches of which a share are the student's own answers, which the
-    teacher then scores token by token.
+    """Batches for on-policy distillation, a share of which are the student's own answers.
 
-    Each epoch draws anew which batches these are, and the order of the prompts. The student
-    answers with the weights that it has then, or had a step or two before, since `fit` fetches
-    batches in advance. Use `alpha=1`: the label loss would take the student's own tokens for
-    right. It works in one process on one device.
+    The teacher scores these answers token by token. Each epoch draws anew which batches these are,
+    and the order of the prompts. The student answers with the weights that it has then, or had a
+    step or two before, because `fit` fetches batches in advance. Use `alpha=1`, because the label
+    loss would take the student's own tokens for right. It works in one process on one device.
 
     A run that `keras.callbacks.BackupAndRestore` resumes would draw what the first epochs drew.
     Give `fit` also `LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.begin(epoch))`.

@@ -65,8 +65,15 @@ class Experiment:
     Example:
 
     ```python
-    experiment = Experiment("digits", student=small, teacher=big, data=data,
-                            optimizer=keras.optimizers.Adam, loss=loss, epochs=20)
+    experiment = Experiment(
+        "digits",
+        student=lambda: keras.models.clone_model(student),
+        teacher=lambda: keras.models.clone_model(teacher),
+        data=lambda split: dataset,  # of "train", "valid" or "test"
+        optimizer=keras.optimizers.Adam,
+        loss=loss,
+        epochs=20,
+    )
     results = experiment.run("runs/digits")
     ```
     """

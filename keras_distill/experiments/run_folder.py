@@ -19,6 +19,7 @@ WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
     "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py", EXAMPLES,
     "default.json", "costs.json", "final", "compress.json", "pareto.png", "summary.md", "exported",
+    "comparison.html", "comparison.md", "comparison.json",
 )  # fmt: skip
 UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 
@@ -34,6 +35,12 @@ class RunFolder:
         path: the folder; made by `open`.
         given: the paths of what the run reads, such as a cache. They count for no part of a run,
             and are never deleted. Defaults to none.
+
+    Example:
+
+    ```python
+    folder = experiments.RunFolder("runs/digits", given=["runs/targets"])
+    ```
     """
 
     def __init__(self, path, given=()):

@@ -23,6 +23,16 @@ class Arm(typing.NamedTuple):
             `model` is `None`. Defaults to `None`: only other arms use the model.
         once: whether one model serves all seeds, as a teacher does. It is trained and measured
             under the first seed. Defaults to `False`.
+
+    Example:
+
+    ```python
+    arm = experiments.Arm(
+        train=lambda seed, model_of: (student, {}),
+        measure=lambda seed, model, model_of: {"parameters": model.count_params()},
+        once=True,
+    )
+    ```
     """
 
     train: typing.Callable | None
@@ -58,17 +68,17 @@ class Runner:
     Example:
 
     ```python
-    def train(width, seed, model_of):
+    def train(seed, model_of):
         keras.utils.set_random_seed(seed)
-        model = network(width)
-        model.compile("adam", "mse")
-        return model, model.fit(x, y).history
+        model = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(10)])
+        model.compile("adam", loss)
+        return model, model.fit(x, y, verbose=0).history
 
     def measure(seed, model, model_of):
-        return {"error": float(np.mean((model.predict(x_test) - y_test) ** 2))}
+        return {"accuracy": float(np.mean(model.predict(x, verbose=0).argmax(-1) == y))}
 
-    arms = {f"{width} units": Arm(functools.partial(train, width), measure) for width in (8, 64)}
-    results = Runner(arms, seeds=3, folder="runs/widths").run(resume=True)
+    arms = {"linear": experiments.Arm(train, measure)}
+    results = experiments.Runner(arms, seeds=2, folder="runs/linear").run(resume=True)
     ```
     """
 

@@ -29,6 +29,13 @@ class Exported:
         size_bytes: The size on disk.
         parity: A `Parity`: what the comparison found.
         note: What the place must have beside the format's runtime; empty for nothing.
+
+    Example:
+
+    ```python
+    for exported in export.write(student, "served", ["serving"], inputs=x):
+        print(exported.path, exported.size_bytes, exported.parity.difference)
+    ```
     """
 
     format: str

@@ -21,6 +21,13 @@ class Parity(typing.NamedTuple):
             `"mean_absolute_error"`; `None` without targets.
         student: The student's value of the metric, or `None`.
         exported: The exported model's value of the metric, or `None`.
+
+    Example:
+
+    ```python
+    exported, = export.write(student, "served", ["serving"], inputs=x, targets=y)
+    exported.parity.agreement, exported.parity.student, exported.parity.exported
+    ```
     """
 
     difference: float

@@ -33,6 +33,13 @@ def check_saved_model(path, inputs, expected, atol=1e-5):
     Raises:
         ValueError: where the outputs differ by more than `atol`, or in name or shape.
         RuntimeError: where the fresh process failed; the message ends with the last line it said.
+
+    Example:
+
+    ```python
+    student.export("served")
+    export.check_saved_model("served", x, export.answers(student, x))
+    ```
     """
     difference = largest_difference(outputs_of("serving", path, inputs), expected)
     if not difference <= atol:  # NaN too
@@ -49,6 +56,15 @@ def answers(model, inputs):
     Args:
         model: a `keras.Model`.
         inputs: an array, or a dict of arrays by input name.
+
+    Returns:
+        An array, or a structure of arrays, as the model returns it.
+
+    Example:
+
+    ```python
+    export.answers(student, x)  # an array, (16, 10)
+    ```
     """
     inputs = keras.tree.map_structure(_tensor, inputs)
     with keras.device("cpu:0"):  # GPUs round the factors of products to fewer bits

@@ -19,7 +19,7 @@ import numpy as np
 ONLY = "__only__"  # the one input, where its name is not known
 
 
-def serving(path, given):
+def serving(path):
     """A SavedModel by TensorFlow, on the CPU."""
     import tensorflow as tf
 
@@ -32,10 +32,15 @@ def serving(path, given):
         loaded = tf.saved_model.load(path)
     serve = loaded.signatures["serving_default"]
     specs = serve.structured_input_signature[1]
-    given = named(given, specs)
-    got = serve(**{name: tf.cast(value, specs[name].dtype) for name, value in given.items()})
-    wide = {k: tf.cast(v, tf.float64) if v.dtype.is_floating else v for k, v in got.items()}
-    return {name: value.numpy() for name, value in wide.items()}
+
+    def feed(given):
+        return {n: tf.cast(value, specs[n].dtype) for n, value in named(given, specs).items()}
+
+    def run(batch):
+        found = {name: value.numpy() for name, value in serve(**batch).items()}
+        return {n: v.astype("float64") if v.dtype.kind in "fV" else v for n, v in found.items()}
+
+    return Loaded(serve, feed, run)
 
 
 def load_text_operations(tf):
@@ -47,22 +52,22 @@ def load_text_operations(tf):
         tf.load_op_library(str(file))
 
 
-def litert(path, given):
+def litert(path):
     """A `.tflite` file by LiteRT."""
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(path).get_signature_runner("serving_default")
     details = runner.get_input_details()
-    given = named(given, details)
-    for name, value in given.items():
-        given[name] = quantized(value, details[name])
     sizes = {int(each["shape_signature"][0]) for each in details.values()}
     results = runner.get_output_details()
+
+    def feed(given):
+        return {n: quantized(value, details[n]) for n, value in named(given, details).items()}
 
     def run(batch):
         return {n: dequantized(v, results[n]) for n, v in runner(**batch).items()}
 
-    return in_batches(run, given, sizes)
+    return Loaded(runner, feed, run, sizes)
 
 
 def quantized(value, detail):
@@ -82,23 +87,27 @@ def dequantized(value, detail):
     return value
 
 
-def onnx(path, given):
+def onnx(path):
     """An `.onnx` file by ONNX Runtime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     kinds = {"float": "float32", "double": "float64", "float16": "float16"}
     inputs = {each.name: each for each in session.get_inputs()}
-    given = named(given, inputs)
-    for name, value in given.items():
-        kind = inputs[name].type[len("tensor(") : -1]
-        given[name] = value.astype(kinds.get(kind, kind))
     names = [each.name for each in session.get_outputs()]
     sizes = {each.shape[0] if isinstance(each.shape[0], int) else -1 for each in inputs.values()}
-    return in_batches(lambda batch: dict(zip(names, session.run(names, batch))), given, sizes)
+
+    def feed(given):
+        given = named(given, inputs)
+        for name, value in given.items():
+            kind = inputs[name].type[len("tensor(") : -1]
+            given[name] = value.astype(kinds.get(kind, kind))
+        return given
+
+    return Loaded(session, feed, lambda batch: dict(zip(names, session.run(names, batch))), sizes)
 
 
-def openvino(path, given):
+def openvino(path):
     """A folder with `model.xml` by OpenVINO, which computes in float32."""
     import openvino as ov
 
@@ -106,16 +115,35 @@ def openvino(path, given):
     precision = {"INFERENCE_PRECISION_HINT": "f32"}
     model = ov.Core().compile_model(f"{path}/model.xml", "CPU", precision)
     inputs = {each.get_any_name(): each for each in model.inputs}
-    given = named(given, inputs)
-    for name, value in given.items():
-        given[name] = value.astype(inputs[name].get_element_type().to_dtype())
     shapes = [each.get_partial_shape()[0] for each in model.inputs]
     sizes = {-1 if size.is_dynamic else size.get_length() for size in shapes}
+
+    def feed(given):
+        given = named(given, inputs)
+        return {n: v.astype(inputs[n].get_element_type().to_dtype()) for n, v in given.items()}
 
     def run(batch):
         return {each.get_any_name(): np.array(value) for each, value in model(batch).items()}
 
-    return in_batches(run, given, sizes)
+    return Loaded(model, feed, run, sizes)
+
+
+class Loaded:
+    """A model in its runtime, ready to answer.
+
+    Args:
+        model: What the runtime loaded; it is kept alive here.
+        feed: A function from arrays by input name to what the runtime takes.
+        run: A function from that to arrays by output name.
+        sizes: The batch sizes of the inputs; below 1 where any will do.
+    """
+
+    def __init__(self, model, feed, run, sizes=(-1,)):
+        self.model, self.feed, self.run, self.batch = model, feed, run, max(sizes)
+
+    def __call__(self, given):
+        """The outputs for all examples, run as many at a time as the model takes."""
+        return in_batches(self.run, self.feed(given), self.batch)
 
 
 def named(given, inputs):
@@ -127,15 +155,14 @@ def named(given, inputs):
     return dict(given)
 
 
-def in_batches(run, given, sizes):
+def in_batches(run, given, fixed):
     """Runs all examples at once, or as many at a time as the model takes.
 
     Args:
         run: A function from a batch to its outputs.
         given: The inputs.
-        sizes: The batch sizes of the inputs; below 1 where any will do.
+        fixed: The batch size of the model; below 1 where any will do.
     """
-    fixed = max(sizes)
     if fixed < 1:
         return run(given)
     count = len(next(iter(given.values())))
@@ -144,12 +171,14 @@ def in_batches(run, given, sizes):
     return {n: np.concatenate([each[n] for each in found])[:count] for n in found[0]}
 
 
+RUNTIMES = {"serving": serving, "litert": litert, "onnx": onnx, "openvino": openvino}
+
+
 def main(kind, path, inputs, outputs):
     """Runs the model on the inputs and writes the outputs."""
-    run = {"serving": serving, "litert": litert, "onnx": onnx, "openvino": openvino}[kind]
     with np.load(inputs) as given:
         given = dict(given)
-    np.savez(outputs, **run(path, given))
+    np.savez(outputs, **RUNTIMES[kind](path)(given))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,12 @@ def write_student(model, path):
 
     Raises:
         ValueError: where `path` does not end in `.keras`, or the model is not built.
+
+    Example:
+
+    ```python
+    export.write_student(student, "student.keras")
+    ```
     """
     path = os.path.abspath(path)
     if not path.endswith(".keras"):
@@ -102,8 +108,8 @@ def write_saved_model(
     Example:
 
     ```python
-    folder = write_saved_model(student, "serving", name="digits", labels="0123456789")
-    check_saved_model(folder, images, student.predict(images))
+    folder = export.write_saved_model(student, "serving", name="digits", labels="0123456789")
+    export.check_saved_model(folder, x, student.predict(x))
     ```
     """
     check_built(model)

@@ -20,6 +20,12 @@ def signature_of(model):
 
     Returns:
         A list with a `keras.InputSpec` (or a dict or list of them) for each argument.
+
+    Example:
+
+    ```python
+    student.export("served", input_signature=export.signature_of(student))
+    ```
     """
     signature = _built_signature(model)
     if getattr(model, "preprocessor", None) is None:  # KerasHub's tasks alone have one
@@ -86,6 +92,12 @@ def random_inputs(model, count=8, seed=0):
 
     Raises:
         ValueError: where the model takes several inputs that have no names.
+
+    Example:
+
+    ```python
+    export.random_inputs(student, count=2).shape  # (2, 8, 8, 3)
+    ```
     """
     generator = np.random.default_rng(seed)
     signature = signature_of(model)

@@ -4,6 +4,7 @@ import os
 
 import keras
 
+from keras_distill import _backend
 from keras_distill._keras import graph
 from keras_distill.export import litert_file, places, reload
 from keras_distill.export.exported import Job
@@ -86,15 +87,16 @@ def write(
             exported model did not pass its check.
         FileExistsError: There is something under one of the names.
         ImportError: A package of a format is not installed.
-        RuntimeError: An exported model could not be run.
+        RuntimeError: Keras runs on another backend than TensorFlow.
 
     Example:
 
     ```python
-    for exported in export.write(student, "served", ["serving", "litert"], inputs=images):
+    for exported in export.write(student, "served", ["serving", "litert"], inputs=x):
         print(exported)
     ```
     """
+    _check_backend()
     check_built(student)
     formats = checked_formats(formats, quantize)
     student = student if exit is None else _at_exit(student, exit)
@@ -129,6 +131,14 @@ def write(
               served)  # fmt: skip
     return [job.run(kind, path, "none" if kind == "serving" else quantize)
             for kind, path in paths.items()]  # fmt: skip
+
+
+def _check_backend():
+    if _backend.NAME != "tensorflow":
+        raise RuntimeError(
+            "`export.write` needs Keras on TensorFlow. Load the student's `.keras` file with "
+            f"KERAS_BACKEND=tensorflow, and export it there. Received: {_backend.NAME}"
+        )
 
 
 def _at_exit(student, exit):

@@ -1,7 +1,8 @@
 """A recipe that is good without tuning, chosen by what is known before training."""
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -26,6 +27,13 @@ class Signs(NamedTuple):
         valid: the teacher's accuracy, or R squared, on the validation split.
         alone_train: what the student trained alone has on the training split; `None` if not known.
         alone_valid: the same on the validation split.
+
+    Example:
+
+    ```python
+    signs = recipes.default(teacher, dataset).signs
+    signs.kind, signs.classes  # ("classes", 10)
+    ```
     """
 
     kind: str
@@ -46,6 +54,13 @@ class Default(NamedTuple):
         setting: the same as `tune` writes it, a dict.
         reasons: a sentence for each choice.
         signs: the `Signs` that it was chosen by.
+
+    Example:
+
+    ```python
+    chosen = recipes.default(teacher, dataset)
+    print(*chosen.reasons, sep="\\n")
+    ```
     """
 
     terms: list
@@ -55,7 +70,14 @@ class Default(NamedTuple):
     signs: Signs
 
 
-def default(teacher, train, valid=None, *, alone_train=None, alone_valid=None):
+def default(
+    teacher: Callable[[Any], Any],
+    train: Iterable,
+    valid: Iterable | None = None,
+    *,
+    alone_train: float | None = None,
+    alone_valid: float | None = None,
+) -> Default:
     """Chooses loss, temperature and alpha by what the teacher says of the data.
 
     The rules, and what each was learned from, stand in `docs/tuning.md`.
@@ -78,7 +100,7 @@ def default(teacher, train, valid=None, *, alone_train=None, alone_valid=None):
     Example:
 
     ```python
-    chosen = recipes.default(teacher, train, valid)
+    chosen = recipes.default(teacher, dataset)
     print(*chosen.reasons, sep="\\n")
     Distiller(student, teacher=teacher, terms=chosen.terms, alpha=chosen.alpha)
     ```

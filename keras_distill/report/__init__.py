@@ -1,17 +1,25 @@
 """What a trained model is worth: quality, cost, and the page that says so."""
 
 from keras_distill.report.cka_heat_map import cka_heat_map
-from keras_distill.report.costs import latency, size_on_disk
+from keras_distill.report.compare import compare
+from keras_distill.report.comparison import Comparison, write_together
+from keras_distill.report.costs import latency, operations_of, size_on_disk
 from keras_distill.report.doubts import doubts
 from keras_distill.report.measures import is_finite, measure, predictions, reliability, scores
+from keras_distill.report.statistics import mcnemar, pareto
 from keras_distill.report.summary import summaries, summarize, table, write
 
 __all__ = [
+    "Comparison",
     "cka_heat_map",
+    "compare",
     "doubts",
     "is_finite",
     "latency",
+    "mcnemar",
     "measure",
+    "operations_of",
+    "pareto",
     "predictions",
     "reliability",
     "scores",
@@ -20,4 +28,5 @@ __all__ = [
     "summarize",
     "table",
     "write",
+    "write_together",
 ]

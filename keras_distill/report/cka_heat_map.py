@@ -52,8 +52,8 @@ def cka_heat_map(
         - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)
     """
     source = teacher if isinstance(teacher, Teacher) else ModelTeacher(teacher)
-    student_paths = student_paths or _layers(student)
-    teacher_paths = teacher_paths or _layers(getattr(source, "model", None))
+    student_paths = student_paths or layers_of(student)
+    teacher_paths = teacher_paths or layers_of(getattr(source, "model", None))
     batch = Batch(keras.tree.map_structure(keras.ops.convert_to_tensor, x), None, None, None)
     features = taps.run(student, batch.x, student_paths)
     targets = source.targets(batch, features, teacher_paths)
@@ -80,7 +80,8 @@ def rows_of(feature):
     return array.reshape(len(array), -1).astype("float64")
 
 
-def _layers(model):
+def layers_of(model):
+    """The paths of the layers with weights, those of normalizations left out."""
     if not isinstance(model, keras.layers.Layer):
         raise ValueError("A teacher that is no Keras model has no layers to find. Give paths.")
     shapes = taps.shapes(model)
@@ -102,7 +103,7 @@ def check_drawable(student, teacher):
     """Raises what a picture of all layers would: no matplotlib, or no layers to find."""
     _figure_class()
     for model in (student, getattr(teacher, "model", None)):
-        _layers(model)
+        layers_of(model)
 
 
 def _figure_class():

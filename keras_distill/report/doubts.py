@@ -48,7 +48,7 @@ def doubts(images: Any, labels: Any, log_probs: Any, count: int = 6) -> list[dic
     entropy = -np.sum(np.exp(teacher) * np.maximum(teacher, -1e30), -1)  # 0 log 0 = 0
     nearer = divergences(teacher, log_probs["distilled"]) < divergences(teacher, log_probs["alone"])
     order = [i for i in np.argsort(-entropy, kind="stable") if nearer[i]][:count]
-    shown = _scaled(images)
+    shown = scaled(images)
     return [
         {
             "image": shown(images[i]),
@@ -59,7 +59,7 @@ def doubts(images: Any, labels: Any, log_probs: Any, count: int = 6) -> list[dic
     ]
 
 
-def _scaled(images):
+def scaled(images):
     """A function that scales an image to [0, 1] by all images, and to at most 96 pixels a side."""
     low, high = float(np.nanmin(images)), float(np.nanmax(images))
     step = max(1, math.ceil(max(images.shape[1:3]) / 96))

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from keras_distill import export
 
+pytestmark = pytest.mark.usefixtures("saved_models_run_here")
+
 LABELS = ["a", "<b>", "ç ☃"]
 
 

@@ -7,8 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill import export
+from keras_distill import _backend, export
 from keras_distill.export import exported, formats, litert_file
+
+pytestmark = pytest.mark.usefixtures("saved_models_run_here")
 
 WRITERS = {"litert": "ai_edge_quantizer", "onnx": "onnxruntime", "openvino": "openvino"}
 
@@ -206,6 +208,9 @@ def test_bad_arguments_are_named_and_leave_nothing(student, tmp_path, monkeypatc
         with pytest.raises(error, match=said):
             export.write(model, tmp_path, **arguments)
 
+    with monkeypatch.context() as patch:
+        patch.setattr(_backend, "NAME", "jax")
+        refused("needs Keras on TensorFlow.*Received: jax", error=RuntimeError)
     refused("must be built", model=keras.Sequential([keras.layers.Dense(2)]))
     refused("`formats` must name at least one of serving, litert", formats=["tflite"])
     refused("`formats` must name at least one", formats=[])
@@ -238,7 +243,7 @@ def test_a_student_of_strings(tmp_path):
     x = keras.layers.Flatten()(keras.layers.Embedding(20, 3)(split(inputs)))
     model = keras.Model(inputs, keras.layers.Dense(2)(x), name="film")
     for given in (None, ["good", "bad film"], np.array([b"good", "ç".encode()], object)):
-        found, = export.write(model, tmp_path, inputs=given)
+        (found,) = export.write(model, tmp_path, inputs=given)
         assert found.parity.difference <= 1e-5
     with pytest.raises(ValueError, match="must hold strings for the input 'text'"):
         export.write(model, tmp_path, inputs=np.zeros(3))

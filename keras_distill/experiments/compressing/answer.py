@@ -82,24 +82,8 @@ def paired(run, valid, seeds):
         "error": float(gains.std(ddof=1) / math.sqrt(len(seeds))) if many else None,
         "won": won,
         "lost": lost,
-        "p": mcnemar(won, lost),
+        "p": report.mcnemar(won, lost),
     }
-
-
-def mcnemar(won, lost):
-    """The two-sided exact p-value of `won` against `lost` under a fair coin.
-
-    `p = min(1, 2 * sum_{i <= min(won, lost)} C(n, i) / 2^n)` with `n = won + lost`.
-
-    Reference:
-        - McNemar, 1947, Psychometrika 12
-    """
-    count = won + lost
-    if not count:
-        return 1.0
-    logs = [math.lgamma(count + 1) - math.lgamma(i + 1) - math.lgamma(count - i + 1)
-            - count * math.log(2) for i in range(min(won, lost) + 1)]  # fmt: skip
-    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
 
 
 def verdict(judged, found):
@@ -164,7 +148,7 @@ def plot(path, found):
         of = [(ms, accuracy) for ms, accuracy, each in points if each == taught]
         if of:
             axes.plot(*zip(*of), "o", color=color, label=label)
-    front = pareto([(ms, accuracy) for ms, accuracy, _ in points])
+    front = report.pareto([(ms, accuracy) for ms, accuracy, _ in points])
     axes.step(*zip(*front), where="post", color="#9ca3af", lw=1, label="Pareto front")
     theirs = found["teacher"]
     axes.plot(theirs["ms"], 100 * theirs["accuracy"], "s", color="#6b7280", label="teacher")
@@ -176,12 +160,3 @@ def plot(path, found):
     axes.legend()
     with _files.whole(path) as part:
         figure.savefig(part, format="png", dpi=120)
-
-
-def pareto(points):
-    """Those of `(cost, score)` that no cheaper or equal one beats, the cheapest first."""
-    front = []
-    for cost, score in sorted(points, key=lambda each: (each[0], -each[1])):
-        if not front or score > front[-1][1]:
-            front.append((cost, score))
-    return front

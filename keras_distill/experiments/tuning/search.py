@@ -55,6 +55,14 @@ def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, lea
         ValueError: for a wrong setting, a number out of its range, or a run with other settings.
         ImportError: where matplotlib is not installed.
         RuntimeError: where another process is running in the folder.
+
+    Example:
+
+    ```python
+    sweep = {"recipe": ["hinton", "dist"], "alpha": [0.5, 0.9]}
+    ranking = experiments.tuning.tune("examples/quickstart.py", "runs/tune", sweep)
+    ranking[0]["setting"]
+    ```
     """
     report_page.check_plots()
     _check(halvings=halvings, leaders=leaders, repeats=repeats)

@@ -22,14 +22,26 @@ SWEEP = {"recipe": ["hinton", "dkd", "dist"], "temperature": [1.0, 2.0, 4.0],
 
 
 def combinations(sweep, *, trials=None, seed=0):
-    """Every combination of the values in `{name: [values]}`, each once: a list of dicts.
+    """Every combination of the values, each once.
 
-    A temperature is left out for a recipe that takes none. Of more than `trials` combinations so
-    many are drawn at random, by `seed`.
+    Args:
+        sweep: `{name: [values]}`. A temperature is left out for a recipe that takes none.
+        trials: how many combinations to draw at random, at least 1. Defaults to `None`: all.
+        seed: of the draw, an integer. Defaults to `0`.
+
+    Returns:
+        A list of dicts `{name: value}`.
 
     Raises:
         ValueError: for a name that may not differ between trials, one without values, or an
             unknown recipe.
+
+    Example:
+
+    ```python
+    sweep = {"recipe": ["hinton", "dist"], "temperature": [1, 4]}
+    experiments.tuning.combinations(sweep)  # four dicts
+    ```
     """
     for name, values in sweep.items():
         if name in FIXED or name.startswith("teacher"):
@@ -95,10 +107,20 @@ def chosen(file, setting, *, trained_teacher=None, trained_with=None, **options)
             them. Defaults to none.
         options: more options of the experiment, which go before the setting.
 
+    Returns:
+        An `Experiment`.
+
     Raises:
         FileNotFoundError: where there is no such teacher.
         ValueError: for an option that the file does not take and that is none of the above, and
             for a value out of its range.
+
+    Example:
+
+    ```python
+    setting = {"recipe": "dist", "temperature": 4, "alpha": 0.9}
+    experiment = experiments.tuning.chosen("examples/quickstart.py", setting, seeds=5)
+    ```
     """
     before = dict(trained_with or {})
     taken = options_of(file)

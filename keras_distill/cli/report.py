@@ -1,0 +1,73 @@
+"""`report`: compares what runs trained and exported, on one page."""
+
+import os
+
+from keras_distill.cli import export_inputs, program, quiet
+from keras_distill.cli.main import VERBS
+
+EXAMPLE = (
+    "python -m keras_distill report runs/quickstart --experiment=examples/quickstart.py "
+    "--out=quickstart.html"
+)
+
+
+def parser():
+    """The verb's arguments."""
+    parser = program.Parser("report", VERBS["report"], EXAMPLE)
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help="the folder of a run of `train` or `compress`")
+    add("--out", metavar="FILE.html", help="the page; Markdown and JSON are written beside it "
+        "(default, for one run: comparison.html in its folder)")  # fmt: skip
+    add("--exported", action="append", default=[], metavar="PATH", help="an exported model of the "
+        "distilled student, beside those in the run's folder; may be repeated")  # fmt: skip
+    add("--split", default="test", choices=("train", "valid", "test"), help="of --experiment; "
+        "without one the examples are measured that the run keeps")  # fmt: skip
+    add("--labels", metavar="FILE", help="the names of the classes, one a line")
+    add("--timings", type=int, default=50, metavar="N", help="how many predictions of each model "
+        "are timed (default: 50)")  # fmt: skip
+    program.add_experiment(parser, required=False)
+    return parser
+
+
+def act(arguments):
+    """Measures every run and writes one page of all."""
+    runs = [os.path.normpath(run) for run in arguments.runs]
+    for run in runs:
+        if not os.path.isdir(run):
+            raise FileNotFoundError(f"No such run: {run}")
+    if len(runs) > 1 and (arguments.out is None or arguments.exported):
+        raise ValueError("Several runs need --out, and take no --exported: it lies in the run.")
+    quiet.import_keras(program.verbose())
+    from keras_distill import report
+    from keras_distill.report.comparison import checked_paths
+    from keras_distill.report.page import check_plots
+
+    out = arguments.out or os.path.join(runs[0], "comparison.html")
+    checked_paths(out)
+    check_plots()
+    from keras_distill.cli import report_inputs
+
+    experiment = program.experiment_of(arguments) if arguments.experiment else None
+    classes = export_inputs.labels(arguments.labels)
+    folders = [report_inputs.run_of(run) for run in runs]
+    sources = [report_inputs.data_of(folder, experiment, arguments.split) for folder in folders]
+    found = []
+    for run, folder, (data, told) in zip(runs, folders, sources):
+        models, histories = report_inputs.trained(folder)
+        teacher = models.pop("teacher")
+        with quiet.filtered(program.verbose()):
+            found.append(report.compare(
+                teacher,
+                models,
+                data,
+                exported={"distilled": [*report_inputs.exported(run), *arguments.exported]},
+                classes=classes,
+                histories=histories,
+                provenance=report_inputs.provenance(folder, told),
+                name=report_inputs.name_of(folder) if len(runs) == 1 else run,
+                runs=arguments.timings,
+            ))  # fmt: skip
+        print(f"{run}: {found[-1].headline()}")
+    paths = report.write_together(out, found)
+    print(f"The report: {', '.join(paths)}")
+    return 0

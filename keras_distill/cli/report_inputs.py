@@ -1,0 +1,114 @@
+"""What `report` reads from a run's folder: its models, its data, and where both come from."""
+
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_distill import _files
+from keras_distill.cli import export_inputs, program
+from keras_distill.experiments.comparison import ARMS
+from keras_distill.experiments.run_folder import OWNER, RUN, RunFolder
+from keras_distill.report import exports
+
+BATCH = 32
+
+
+def run_of(path):
+    """The folder with the trained models: the run's, or the comparison's at the end of `compress`.
+
+    Raises:
+        FileNotFoundError: there is no run of `train` or `compress`, or it is not finished.
+    """
+    for folder in (pathlib.Path(path) / "final", pathlib.Path(path)):
+        if (folder / RUN).is_file():
+            run = RunFolder(folder)
+            missing = [each for each in names_in(run).values() if not run.is_trained(each)]
+            if missing:
+                raise FileNotFoundError(
+                    f"{path} holds no finished run of `train` or `compress`: there is no "
+                    f"{', '.join(missing)} in it."
+                )
+            return folder
+    raise FileNotFoundError(f"{path} holds no run: there is no {RUN} in it.")
+
+
+def names_in(run):
+    """`{(arm, seed): the name of its files}` of all that a run trains."""
+    seeds = _files.read_json(run.path / RUN, {"seeds": list})["seeds"]
+    return {("teacher", None): "teacher"} | {
+        (arm, seed): f"{arm}-{seed}" for arm in ARMS for seed in seeds
+    }
+
+
+def name_of(folder):
+    """What the run is called."""
+    return str(_files.read_json(folder / RUN, {}).get("name", folder.name))
+
+
+def trained(folder):
+    """`(models, histories)` by arm: the teacher, and the students of all seeds as lists.
+
+    The student that the run exported is the first of its list.
+    """
+    run = RunFolder(folder)
+    models, histories = {}, {}
+    for (arm, _), name in names_in(run).items():
+        models.setdefault(arm, []).append(program.model_of(run.file(name)))
+        histories.setdefault(arm, []).append(run.record(name).get("history") or {})
+    file = folder / export_inputs.STUDENT
+    if file.is_file():
+        _first(models["distilled"], histories["distilled"], program.model_of(file))
+    return {**models, "teacher": models["teacher"][0]}, histories
+
+
+def _first(models, histories, chosen):
+    """Puts the model with the weights of `chosen` to the front."""
+    for i, model in enumerate(models):
+        pairs = zip(model.get_weights(), chosen.get_weights())
+        if all(np.array_equal(a, b) for a, b in pairs):
+            models.insert(0, models.pop(i))
+            histories.insert(0, histories.pop(i))
+            return
+
+
+def data_of(folder, experiment, split):
+    """`(batches, what they are)`: a split of the experiment, or the examples that the run keeps.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    if experiment is not None:
+        return experiment.data(split), f"the {split} split of the experiment {experiment.name!r}"
+    inputs, targets = export_inputs.of_run(folder)
+    if targets is None:
+        raise FileNotFoundError(
+            f"{folder} keeps no examples with their answers: give the run's --experiment."
+        )
+    count = len(targets)
+
+    def batch(start):
+        return keras.tree.map_structure(lambda each: each[start : start + BATCH], (inputs, targets))
+
+    told = f"{count} examples of the validation split, by which the run chose what it exported"
+    return [batch(start) for start in range(0, count, BATCH)], told
+
+
+def exported(path):
+    """The paths of what a run exported from the distilled student."""
+    root = pathlib.Path(path)
+    answer = _files.read_json(root / "compress.json") or {}
+    alone = (answer.get("answer") or {}).get("arm") == "alone"  # another student lies in `exported`
+    places = [root / "serving", root / "final" / "serving"]
+    places += [] if alone else [root / "exported"]
+    return [each for place in places for each in exports.found_in(place)]
+
+
+def provenance(folder, data):
+    """Where the models of a run come from: its command, settings, seeds and files."""
+    settings = _files.read_json(folder / RUN, {})
+    known = _files.read_json(folder / "report.json") or {}
+    settings.pop(OWNER, None)
+    return {"command": known.get("command"), "run": str(folder), "data": data, **settings,
+            "seconds of training": round(known["seconds"]) if known.get("seconds") else None,
+            }  # fmt: skip

@@ -1,0 +1,153 @@
+"""Runs models over data, once, and keeps of each answer what its judgement needs."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_distill import _backend
+from keras_distill.report import tasks
+
+
+@dataclasses.dataclass
+class Answers:
+    """What is known of one output of one model, example by example.
+
+    Args:
+        sums: an array `(examples, k)`, as the task adds them up.
+        likeness: the same beside the teacher, or `None` where there is none to compare with.
+        rows: `(confidence, right, label)` of each answer, or `None` for numbers.
+        first: the task's answers to the first examples, of classes of whole examples; else `None`.
+    """
+
+    sums: np.ndarray
+    likeness: np.ndarray | None
+    rows: tuple | None
+    first: np.ndarray | None
+
+
+@dataclasses.dataclass
+class Found:
+    """All answers, and the first examples that they were given to.
+
+    Args:
+        task: what the answers are judged by.
+        answers: `{(model, head): Answers}`; the head is empty for a model of one output.
+        batches: the first batches, `(x, y, weights)` of arrays.
+        examples: how many examples there were.
+    """
+
+    task: object
+    answers: dict
+    batches: list
+    examples: int
+
+
+def answered(models, data, teacher=None, task=None, keep=1000):
+    """The answers of all models to the same batches.
+
+    Args:
+        models: a dict of models, or functions of `x`, by name.
+        data: batches of `(x, y)` or `(x, y, weights)`.
+        teacher: the name of the model that the others are compared with, or `None`.
+        task: the name of a task, or one that is known; by default the first batch shows it.
+        keep: how many examples, and answers to them, are kept. Defaults to `1000`.
+
+    Returns:
+        A `Found`.
+
+    Raises:
+        ValueError: for no data, or outputs and labels that do not fit each other.
+    """
+    kept, parts, examples = [], {}, 0
+    names = [teacher] if teacher is not None else []
+    names += [name for name in models if name != teacher]
+    for batch in data:
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        if y is None:
+            raise ValueError("`data` must hold true answers: batches of (x, y). Received: x alone")
+        x, y = (keras.tree.map_structure(np.asarray, each) for each in (x, y))
+        size, theirs = len(keras.tree.flatten(x)[0]), {}
+        for name in names:
+            heads = heads_of(models[name], x)
+            if task is None or isinstance(task, str):
+                task = _first_task(heads, y, x, task)
+            for head, outputs in heads.items():
+                true = y[head] if isinstance(y, dict) and head in y else y
+                if isinstance(true, dict) or (head and not _fits(task, outputs, true)):
+                    continue  # what a model shows beside its answers
+                of = theirs.get(head, next(reversed(theirs.values()), None))
+                part = _judged(task, outputs, true, weights, of, max(keep - examples, 0))
+                if name == teacher:
+                    theirs[head] = task.answers(outputs)
+                parts.setdefault((name, head), []).append(part)
+        if examples < keep:
+            kept.append((x, y, None if weights is None else np.asarray(weights)))
+        examples += size
+    if not parts:
+        raise ValueError("`data` must hold at least one batch that the models answer. "
+                         f"Received: {examples} examples")  # fmt: skip
+    return Found(task, {key: _joined(each) for key, each in parts.items()}, kept, examples)
+
+
+def heads_of(model, x):
+    """The outputs of a model as arrays, by name; one output has the empty name."""
+    if _backend.NAME == "tensorflow" and any(
+        np.asarray(each).dtype.kind in "OSU" for each in keras.tree.flatten(x)
+    ):
+        x = keras.tree.map_structure(_backend.tensorflow("Text").convert_to_tensor, x)
+    outputs = model.predict_on_batch(x) if isinstance(model, keras.Model) else model(x)
+    if isinstance(outputs, (list, tuple)):
+        outputs = {str(i + 1): each for i, each in enumerate(outputs)}
+    outputs = outputs if isinstance(outputs, dict) else {"": outputs}
+    arrays = {name: keras.ops.convert_to_numpy(each) for name, each in outputs.items()}
+    return {name: array.astype("float64") for name, array in arrays.items()}
+
+
+def _first_task(heads, y, x, name):
+    head, outputs = next(reversed(heads.items()))
+    y = y[head] if isinstance(y, dict) and head in y else y
+    if isinstance(y, dict):
+        raise ValueError(f"`data` must hold one true answer, or one for each of {list(heads)}. "
+                         f"Received: {list(y)}")  # fmt: skip
+    return tasks.task_of(outputs, y, x, name)
+
+
+def _fits(task, outputs, y):
+    try:
+        found = task.answers(outputs)
+        if isinstance(task, tasks.Classes) and found.shape[-1] != task.classes:
+            return False
+        task.sums(found, y, np.ones(_counted(task, found)))
+    except (ValueError, IndexError):
+        return False
+    return True
+
+
+def _counted(task, found):
+    """The shape of what is weighed: each token, or each example."""
+    return found.shape[:-1] if isinstance(task, tasks.Classes) else found.shape[:1]
+
+
+def _judged(task, outputs, y, weights, teacher, keep):
+    found = task.answers(outputs)
+    shape = _counted(task, found)
+    weights = np.ones(len(found)) if weights is None else np.asarray(weights, "float64")
+    if weights.ndim > len(shape):
+        weights = weights[..., 0]
+    weights = weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
+    weights = np.broadcast_to(weights, shape)
+    fits = teacher is not None and teacher.shape == found.shape
+    likeness = task.likeness(found, teacher, weights) if fits else None
+    shown = found[:keep] if isinstance(task, tasks.Classes) and found.ndim == 2 else None
+    return task.sums(found, y, weights), likeness, task.rows(found, y, weights), shown
+
+
+def _joined(parts):
+    sums, likeness, rows, first = zip(*parts)
+    return Answers(
+        np.concatenate(sums),
+        None if any(each is None for each in likeness) else np.concatenate(likeness),
+        None if rows[0] is None else tuple(map(np.concatenate, zip(*rows))),
+        np.concatenate(first) if first[0] is not None else None,
+    )

@@ -1,0 +1,134 @@
+"""A comparison that was measured: as Markdown, as JSON and as a page."""
+
+import json
+import os
+from collections.abc import Sequence
+from os import PathLike
+
+from keras_distill import _files
+from keras_distill.report import comparison_page, tables
+
+
+class Comparison:
+    """What `report.compare` found.
+
+    Args:
+        results: a dict that JSON can hold, as `results` holds it and the JSON file lists it under
+            "comparisons".
+
+    Example:
+
+    ```python
+    found = report.compare(teacher, {"student": student}, [(x, y)], runs=1)
+    print(found.results["rows"]["student"]["value"])
+    ```
+    """
+
+    def __init__(self, results: dict):
+        self.results = _files.jsonable(results)
+
+    def headline(self) -> str:
+        """What was found, in a sentence."""
+        return comparison_page.headline(self.results)
+
+    def markdown(self) -> str:
+        """The tables in Markdown."""
+        return markdown([self])
+
+    def html(self) -> str:
+        """The page, one HTML file with its plots inside. It needs matplotlib."""
+        return comparison_page.page([self.results], self.results["name"])
+
+    def write(self, path: str | PathLike[str]) -> list[str]:
+        """Writes the page to `path`, and beside it the same in Markdown and JSON.
+
+        Args:
+            path: of a file that ends in `.html`. Nothing may lie there, nor under the same name
+                with `.md` or `.json`.
+
+        Returns:
+            The three paths.
+
+        Raises:
+            FileExistsError: there is something under one of the names.
+            ImportError: matplotlib is not installed.
+            ValueError: `path` does not end in `.html`.
+        """
+        return write_together(path, [self])
+
+
+def markdown(comparisons):
+    """The tables of some comparisons in Markdown."""
+    lines = []
+    for each in comparisons:
+        results = each.results
+        lines += [f"# {_cell(results['name'])}", "", comparison_page.headline(results), ""]
+        for title, heads, rows, note in tables.tables(results):
+            lines += [f"## {title}", "", _row(heads), _row(["---"] * len(heads))]
+            lines += [*map(_row, rows), "", *([note, ""] if note else [])]
+    return "\n".join(lines)
+
+
+def _row(cells):
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text):
+    for sign in "\\|<>`*_[]":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())
+
+
+def checked_paths(path):
+    """The three files of a report, if none of them is there.
+
+    Raises:
+        FileExistsError, ValueError: as `Comparison.write` does.
+    """
+    stem, ending = os.path.splitext(os.fspath(path))
+    if ending != ".html":
+        raise ValueError(f"A report is a file that ends in .html. Received: {os.fspath(path)}")
+    paths = [stem + each for each in (".html", ".md", ".json")]
+    for each in paths:
+        if os.path.lexists(each):
+            raise FileExistsError(
+                f"A report is never overwritten: remove it, or give another name. Received: {each}"
+            )
+    return paths
+
+
+def write_together(
+    path: str | PathLike[str], comparisons: Sequence[Comparison], title: str | None = None
+) -> list[str]:
+    """Writes one page of some comparisons, with one plot of quality against cost for all.
+
+    Args:
+        path: as in `Comparison.write`.
+        comparisons: a list of `Comparison`s, at least one.
+        title: of the page. Defaults to the first comparison's name, or their number.
+
+    Returns:
+        The three paths: HTML, Markdown and JSON.
+
+    Raises:
+        FileExistsError, ImportError, ValueError: as `Comparison.write` does.
+
+    Example:
+
+    ```python
+    first = report.compare(teacher, {"student": student}, [(x, y)], runs=1, name="first")
+    report.write_together("both.html", [first, first])
+    ```
+    """
+    paths = checked_paths(path)
+    if not comparisons:
+        raise ValueError("A report needs at least one comparison. Received: none")
+    found = [each.results for each in comparisons]
+    many = len(found) > 1
+    title = title or (f"{len(found)} comparisons" if many else found[0]["name"])
+    texts = [comparison_page.page(found, title), markdown(comparisons),
+             json.dumps({"comparisons": found}, indent=1, allow_nan=False)]  # fmt: skip
+    os.makedirs(os.path.dirname(paths[0]) or ".", exist_ok=True)
+    for each, text in zip(paths, texts):
+        _files.write(each, text)
+    return paths

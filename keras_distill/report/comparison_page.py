@@ -1,0 +1,141 @@
+"""One HTML file with some comparisons in it, which needs nothing but itself."""
+
+import html
+
+from keras_distill.report import comparison_plots, plots, tables
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1f2937;--soft:#5b6472;--page:#f6f7f9;--card:#fff;
+--line:#e5e7eb;--best:#ecfdf5}
+@media(prefers-color-scheme:dark){:root{--ink:#e5e7eb;--soft:#a3abb8;--page:#16181d;--card:#20242b;
+--line:#363c46;--best:#12312a}}
+*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}
+body{margin:0 auto;max-width:72rem;padding:1.2rem 1rem 3rem;background:var(--page);color:var(--ink);
+font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
+h1{font-size:1.6rem;line-height:1.2;margin:.4rem 0}h2{font-size:1.3rem;margin:2.4rem 0 .4rem}
+h3{font-size:1.05rem;margin:1.6rem 0 .5rem}p{margin:.4rem 0}.soft{color:var(--soft);font-size:.9rem}
+.card{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:.7rem;
+overflow-x:auto;max-width:100%}
+.grid{display:grid;gap:.8rem;grid-template-columns:repeat(auto-fill,minmax(min(20rem,100%),1fr));
+align-items:start}.grid>*{min-width:0}
+svg{display:block;width:100%;height:auto;max-width:27rem;margin:0 auto}
+svg text{font-family:system-ui,sans-serif!important}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.875rem}
+th,td{padding:.35rem .55rem;text-align:right;border-bottom:1px solid var(--line);
+white-space:nowrap}th{font-weight:600;color:var(--soft);vertical-align:bottom}
+th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--card);
+white-space:normal;overflow-wrap:break-word;min-width:7.5rem;max-width:11rem}td:first-child{font-weight:600}
+tr:last-child td{border:0}pre{margin:0;white-space:pre-wrap;font-size:.85rem}
+nav a{display:inline-block;margin-right:1rem}a{color:inherit}
+"""
+
+
+def page(comparisons, title):
+    """The whole page, a string.
+
+    Args:
+        comparisons: the results of some `Comparison`s.
+        title: of the page.
+    """
+    many = len(comparisons) > 1
+    with plots.drawing():
+        front = _fronts(comparisons)
+        parts = [_comparison(each, number, many) for number, each in enumerate(comparisons)]
+    links = "".join(f'<a href="#run-{i}">{html.escape(each["name"])}</a>'
+                    for i, each in enumerate(comparisons))  # fmt: skip
+    nav = f"<nav>{links}</nav>" if many else f"<p>{html.escape(headline(comparisons[0]))}</p>"
+    name = html.escape(title)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{STYLE}</style></head><body><h1>{name}</h1>{nav}{front}{''.join(parts)}"
+        "</body></html>"
+    )
+
+
+def headline(results):
+    """The result in a sentence, whichever way it went."""
+    measure, rows = results["measure"], results["rows"]
+    last = [*rows][-1]
+    row, scale = rows[last], measure["scale"]
+    text = f"{last}: {tables.plain(row['value'], scale)} ({measure['heading']}"
+    text += f", {tables.between(row, scale)})" if row["low"] is not None else ")"
+    gap = row.get("difference")
+    if gap and gap["value"] is not None:
+        better = gap["value"] < 0 if measure["lower"] else gap["value"] > 0
+        sure = "The difference is more than chance" if gap["p"] < 0.05 else "It may be chance"
+        how = "better" if better else "not better"
+        text += (f"; {tables.signed(gap['value'], scale)} against {results['baseline']}, which is "
+                 f"{how}. {sure} (p {tables.small(gap['p'], sign=True)})")  # fmt: skip
+    return f"{text}."
+
+
+def _fronts(comparisons):
+    """Quality against cost, of all runs that are measured alike."""
+    many, cards = len(comparisons) > 1, []
+    for name in dict.fromkeys(each["measure"]["name"] for each in comparisons):
+        alike = [each for each in comparisons if each["measure"]["name"] == name]
+        found = []
+        for each in alike:
+            before = f"{each['name']}: " if many else ""
+            found += [(before + label, model, *rest)
+                      for label, model, *rest in comparison_plots.points(each)]  # fmt: skip
+        drawn = comparison_plots.fronts(alike[0]["measure"], found)
+        cards += [_card(made, f"{name} against {what}")
+                  for made, what in zip(drawn, ("latency", "size"))]  # fmt: skip
+    return f'<h2>Quality against cost</h2><div class="grid">{"".join(cards)}</div>' if cards else ""
+
+
+def _comparison(results, number, many):
+    heading = f'<h2 id="run-{number}">{html.escape(results["name"])}</h2>' if many else ""
+    said = f"<p>{html.escape(headline(results))}</p>" if many else ""
+    drawn = [("quality", comparison_plots.intervals(results)),
+             ("calibration", comparison_plots.calibration(results))]  # fmt: skip
+    cards = "".join(_card(made, title) for title, made in drawn if made)
+    parts = [heading, said, f'<h3>Measures</h3><div class="grid">{cards}</div>' if cards else ""]
+    parts += [_table(*table) for table in tables.tables(results)]
+    maps = results["knowledge"]["cka"]
+    parts.append(_section("Layers that show the same (linear CKA)", "", [
+        _card(comparison_plots.layers(name, cka), f"CKA of {name}") for name, cka in maps.items()
+    ]))  # fmt: skip
+    told = "The examples that the teacher doubts most"
+    parts.append(_section("Soft targets", f"{told}, and what each model says of them.", [
+        _card(comparison_plots.soft_target(results, each), "soft targets")
+        for each in results["knowledge"]["soft_targets"]
+    ]))  # fmt: skip
+    parts.append(_section("Training", "A line for each seed.", [
+        _card(made, title) for title, made in comparison_plots.curves(results)
+    ]))  # fmt: skip
+    return "".join(parts) + _provenance(results)
+
+
+def _card(made, title):
+    return f'<div class="card">{plots.svg(made, title)}</div>'
+
+
+def _section(title, told, cards):
+    if not cards:
+        return ""
+    said = f'<p class="soft">{told}</p>' if told else ""
+    return f'<h3>{title}</h3>{said}<div class="grid">{"".join(cards)}</div>'
+
+
+def _table(title, heads, rows, note):
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+    cells = ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows]
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    said = f'<p class="soft">{html.escape(note)}</p>' if note else ""
+    return (f'<h3>{title}</h3><div class="card"><table><tr>{head}</tr>{body}</table></div>'
+            f"{said}")  # fmt: skip
+
+
+def _provenance(results):
+    lines = [f"{key}: {_said(value)}" for key, value in results["provenance"].items() if value]
+    text = html.escape("\n".join(lines))
+    return f'<h3>Where it comes from</h3><div class="card"><pre>{text}</pre></div>'
+
+
+def _said(value):
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_said(each)}" for key, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,78 @@
+"""Times an exported model in its own runtime: `python cost_program.py RUNTIMES FORMAT MODEL ...`.
+
+This is a program, not a module of the package. It runs in a process of its own, as on the machine
+that the model is made for. `RUNTIMES` is the program that loads exported models. `INPUTS` is an
+`.npz` file with an array for each input, `OUTPUTS` becomes one with an array for each output, and
+`COSTS` becomes a JSON file.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import time
+
+if __name__ == "__main__":  # nothing beside this file may stand for a package
+    sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+    sys.modules["keras"] = sys.modules["keras_distill"] = None
+
+import numpy as np
+
+BATCHES = (1, 32)
+WARM_UP = 5
+SECONDS = 20  # for one batch size, however slow the model is
+
+
+def loaded(runtimes, kind, path):
+    """The model in its runtime."""
+    spec = importlib.util.spec_from_file_location("runtimes", runtimes)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.RUNTIMES[kind](path)
+
+
+def timed(model, given, batch, runs):
+    """The seconds of each of some runs of the first `batch` examples, repeated if need be."""
+    rows = np.arange(batch) % len(next(iter(given.values())))
+    fed = model.feed({name: value[rows] for name, value in given.items()})
+    found, end = [], time.perf_counter() + SECONDS
+    while len(found) < WARM_UP + runs:
+        start = time.perf_counter()
+        model.run(fed)
+        found.append(time.perf_counter() - start)
+        if found[WARM_UP:] and time.perf_counter() > end:
+            break
+    return found[WARM_UP:]
+
+
+def peak_memory():
+    """The most bytes that this process has held, or `None` where the system does not say.
+
+    Linux's `getrusage` is of no use: a process inherits its number from the one that started it.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            lines = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return None
+    return 1024 * int(lines["VmHWM"].split()[0]) if "VmHWM" in lines else None
+
+
+def main(runtimes, kind, path, inputs, outputs, costs, runs):
+    """Measures, then answers all inputs, 32 at a time."""
+    with np.load(inputs) as given:
+        given = dict(given)
+    model = loaded(runtimes, kind, path)
+    batches = [batch for batch in BATCHES if model.batch in (batch, -1, 0)] or [model.batch]
+    seconds = {batch: timed(model, given, batch, int(runs)) for batch in batches}
+    found = {"batch": max(model.batch, 0), "seconds": seconds, "peak_bytes": peak_memory()}
+    count = len(next(iter(given.values())))
+    parts = [model({name: value[start : start + 32] for name, value in given.items()})
+             for start in range(0, count, 32)]  # fmt: skip
+    np.savez(outputs, **{n: np.concatenate([part[n] for part in parts]) for n in parts[0]})
+    with open(costs, "w", encoding="utf-8") as file:
+        json.dump(found, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,97 @@
+"""What exported models cost and answer, each in a fresh process by its own runtime."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+from keras_distill.export import places, reload
+from keras_distill.export.exported import size_of
+
+PROGRAM = os.path.join(os.path.dirname(__file__), "cost_program.py")
+ENDINGS = {".tflite": "litert", ".onnx": "onnx", ".openvino": "openvino"}
+QUANTIZED = ("float16", "dynamic_int8", "int8", "int4")
+
+
+def format_of(path):
+    """The format of an exported model.
+
+    Args:
+        path: a `.tflite` or `.onnx` file, or a folder of OpenVINO or with a SavedModel.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: it is no exported model, or one that did not pass its check.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"No such exported model: {path}")
+    if os.path.isfile(os.path.join(path, "saved_model.pb")) and not path.endswith(".failed"):
+        return "serving"
+    kind = ENDINGS.get(os.path.splitext(path.rstrip(os.sep))[1])
+    if kind is None:
+        raise ValueError(
+            f"An exported model is a file or folder that ends in {', '.join(ENDINGS)}, or a "
+            f"SavedModel's folder, and passed its check. Received: {path}"
+        )
+    return kind
+
+
+def found_in(folder):
+    """The paths of all exported models in a folder and below it, those that failed left out."""
+    paths = []
+    for place, folders, files in os.walk(folder):
+        if "saved_model.pb" in files:
+            paths += [] if place.endswith(".failed") else [place]
+            folders.clear()
+            continue
+        paths += [os.path.join(place, n) for n in files if n.endswith((".tflite", ".onnx"))]
+        paths += [os.path.join(place, n) for n in folders if n.endswith(".openvino")]
+        folders[:] = [n for n in folders if not n.endswith(".openvino") and not n.startswith(".")]
+    return sorted(paths)
+
+
+def measured(path, inputs, runs=50):
+    """Times an exported model, and returns what it answers.
+
+    Args:
+        path: as in `format_of`.
+        inputs: an array, or a dict of arrays by input name.
+        runs: how many predictions of each batch size are timed. Defaults to `50`.
+
+    Returns:
+        `(costs, outputs)`: a dict of `path`, `format`, `quantize`, `size_bytes`, `peak_bytes` (of
+        the whole process) and `latency`, and a dict of arrays by output name.
+
+    Raises:
+        RuntimeError: the process failed; the message ends with the last line it said.
+    """
+    kind = format_of(path)
+    with tempfile.TemporaryDirectory() as folder, places.plain(os.fspath(path)) as model:
+        given, got, costs = (os.path.join(folder, n) for n in ("in.npz", "out.npz", "costs.json"))
+        np.savez(given, **(inputs if isinstance(inputs, dict) else {"__only__": inputs}))
+        command = [sys.executable, PROGRAM, str(reload.RUNTIMES), kind, os.path.abspath(model),
+                   given, got, costs, str(runs)]  # fmt: skip
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise RuntimeError(f"{path} could not be run in a fresh process: {said[:1000]}")
+        with np.load(got) as outputs, open(costs, encoding="utf-8") as file:
+            outputs, costs = dict(outputs), json.load(file)
+    latency = {batch: summary(found, int(batch)) for batch, found in costs["seconds"].items()}
+    stem = os.path.splitext(os.path.basename(path))[0]
+    quantize = next((each for each in QUANTIZED if stem.endswith(f"-{each}")), "none")
+    return {"path": os.fspath(path), "format": kind, "quantize": quantize,
+            "size_bytes": size_of(path), "peak_bytes": costs["peak_bytes"],
+            "latency": latency}, outputs  # fmt: skip
+
+
+def summary(seconds, batch):
+    """Milliseconds of a prediction, and examples a second."""
+    median = float(np.median(seconds))
+    return {"median_ms": 1e3 * median, "p99_ms": 1e3 * float(np.percentile(seconds, 99)),
+            "per_second": batch / median}  # fmt: skip

@@ -1,0 +1,82 @@
+"""What a student took over from its teacher: layers that show the same, and shared doubt."""
+
+import keras
+import numpy as np
+
+from keras_distill.report.cka_heat_map import cka_heat_map, layers_of
+from keras_distill.report.doubts import scaled
+from keras_distill.report.measures import divergences
+
+EXAMPLES = 256  # that features are compared on
+LAYERS = 20  # of each side, so that a map can be read
+SHOWN = 6
+
+
+def alike_layers(student, teacher, x):
+    """Linear CKA of the layers of two models, of at most 20 layers each.
+
+    Args:
+        student: a built `keras.Model`.
+        teacher: a built `keras.Model`.
+        x: inputs, of which the first 256 are run.
+
+    Returns:
+        A dict of `cka`, a list for each layer of the teacher of a number for each of the student's,
+        `student` and `teacher`, the layers' paths, and `examples`; or `None` for a model whose
+        layers cannot be run one by one.
+    """
+    x = keras.tree.map_structure(lambda each: each[:EXAMPLES], x)
+    if any(each.dtype.kind not in "fiub" for each in keras.tree.flatten(x)):
+        return None
+    try:
+        paths = [_spread(layers_of(model)) for model in (student, teacher)]
+        cka, ours, theirs = cka_heat_map(student, teacher, x, student_paths=paths[0],
+                                         teacher_paths=paths[1])  # fmt: skip
+    except ValueError:  # its layers cannot be tapped
+        return None
+    examples = len(keras.tree.flatten(x)[0])
+    return {"cka": cka.tolist(), "student": ours, "teacher": theirs, "examples": examples}
+
+
+def _spread(paths):
+    """At most `LAYERS` of them, the first and the last included."""
+    at = np.unique(np.linspace(0, len(paths) - 1, LAYERS).round().astype(int))
+    return [paths[i] for i in at]
+
+
+def soft_targets(x, labels, log_probs, teacher, better=None, worse=None):
+    """The examples of whose class the teacher is least sure, and what each model says of them.
+
+    With `better` and `worse` only those where the one is nearer to the teacher than the other.
+
+    Args:
+        x: the inputs; images are kept as pictures.
+        labels: integer classes, `(n,)`.
+        log_probs: `{model: (n, classes)}`.
+        teacher: the teacher's name.
+        better: the name of a model. Defaults to `None`.
+        worse: the name of another. Defaults to `None`.
+
+    Returns:
+        A list of dicts of `label`, `probabilities` and, for images, `image`.
+    """
+    theirs = log_probs[teacher]
+    entropy = -np.sum(np.exp(theirs) * np.maximum(theirs, -1e30), -1)
+    nearer = np.ones(len(theirs), bool)
+    if better is not None and worse is not None:
+        nearer = divergences(theirs, log_probs[better]) < divergences(theirs, log_probs[worse])
+    nearer &= np.logical_and.reduce([~np.isnan(p).any(-1) for p in log_probs.values()])
+    order = [i for i in np.argsort(-entropy, kind="stable") if nearer[i]][:SHOWN]
+    images = keras.tree.flatten(x)
+    shape = images[0].shape
+    drawn = len(images) == 1 and (len(shape) == 3 or (len(shape) == 4 and shape[-1] in (1, 3, 4)))
+    drawn = drawn and images[0].dtype.kind in "fiu" and min(shape[1:3]) >= 4
+    picture = scaled(images[0]) if drawn else None
+    return [
+        {
+            "label": int(labels[i]),
+            "probabilities": {name: np.exp(p[i]).tolist() for name, p in log_probs.items()},
+            **({"image": picture(images[0][i])} if drawn else {}),
+        }
+        for i in order
+    ]

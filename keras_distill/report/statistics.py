@@ -1,0 +1,95 @@
+"""How sure a difference is: a test of pairs, an interval by resampling, and what nothing beats."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+CHUNK = 100  # resamples at a time
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """The two-sided exact p-value of `won` against `lost` under a fair coin.
+
+    `p = min(1, 2 * sum_{i <= min(won, lost)} C(n, i) / 2^n)` with `n = won + lost`.
+
+    Args:
+        won: how many examples the one is better at, an integer of at least 0.
+        lost: how many the other is better at.
+
+    Returns:
+        A float in (0, 1].
+
+    Example:
+
+    ```python
+    report.mcnemar(won=30, lost=10)
+    ```
+
+    Reference:
+        - McNemar, 1947, Psychometrika 12
+    """
+    count = won + lost
+    if not count:
+        return 1.0
+    logs = [math.lgamma(count + 1) - math.lgamma(i + 1) - math.lgamma(count - i + 1)
+            - count * math.log(2) for i in range(min(won, lost) + 1)]  # fmt: skip
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+
+
+def bootstrap(sums, value, resamples=1000, seed=0):
+    """A measure of resampled examples: what it would have been on other data of the same kind.
+
+    Args:
+        sums: what the measure adds up, an array `(models, examples, k)`.
+        value: a function from totals `(..., k)` to the measure `(...)`.
+        resamples: how often as many examples are drawn with replacement. Defaults to `1000`.
+        seed: of the draws, so that the same data give the same interval. Defaults to `0`.
+
+    Returns:
+        An array `(models, resamples)`. Each model sees the same draws.
+
+    Reference:
+        - Efron and Tibshirani, 1993, An Introduction to the Bootstrap
+    """
+    models, count, width = sums.shape
+    flat = np.moveaxis(sums, 1, 0).reshape(count, models * width)
+    random, found = np.random.default_rng(seed), []
+    for start in range(0, resamples, CHUNK):
+        drawn = min(CHUNK, resamples - start)
+        weights = random.multinomial(count, np.full(count, 1 / count), size=drawn)
+        found.append(value((weights @ flat).reshape(drawn, models, width)))
+    return np.concatenate(found).T
+
+
+def interval(values, level=0.95):
+    """The middle `level` of resampled values: `(low, high)`; `None` twice where one is no number.
+
+    Args:
+        values: an array `(resamples,)`.
+        level: the share of the values inside, from 0 to 1. Defaults to `0.95`.
+    """
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return (float(low), float(high)) if np.isfinite([low, high]).all() else (None, None)
+
+
+def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of `(cost, score)` that no cheaper or equal one beats, the cheapest first.
+
+    Args:
+        points: pairs of numbers; a higher score is better.
+
+    Returns:
+        A list of pairs.
+
+    Example:
+
+    ```python
+    report.pareto([(2, 5), (1, 3), (3, 4)])  # [(1, 3), (2, 5)]
+    ```
+    """
+    front = []
+    for cost, score in sorted(points, key=lambda each: (each[0], -each[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    return front

@@ -1,0 +1,303 @@
+"""What models are judged by: classes, several labels, numbers, or the next token.
+
+A task turns a batch of outputs and true answers into one row of sums for each example. Its measure
+is a function of the total of such rows, so that any resample of the examples has its value too.
+"""
+
+import keras
+import numpy as np
+
+from keras_distill.losses import answers
+
+TINY = np.finfo("float32").tiny
+TOGETHER = 64  # numbers an example; of more the parts are not told apart
+
+
+class Classes:
+    """One class for each example, or for each of its tokens or pixels.
+
+    Args:
+        outputs: a first batch of them, `(batch, ..., classes)` or `(batch, 1)` for two classes.
+    """
+
+    name, metric, heading, scale, lower = "classes", "accuracy", "accuracy %", 100, False
+
+    def __init__(self, outputs):
+        self.classes = max(outputs.shape[-1], 2)
+        self.top = 5 if self.classes > 5 else min(self.classes - 1, 2)  # of two classes the first
+
+    def answers(self, outputs):
+        """Log-probabilities of logits or probabilities, `(batch, ..., classes)`."""
+        if outputs.shape[-1] == 1:
+            outputs = _two_classes(outputs)
+        elif answers.are_probabilities(outputs):
+            outputs = np.log(np.maximum(outputs, TINY))
+        shifted = outputs - outputs.max(-1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+    def labels(self, y, found):
+        """Integer classes, `(batch, ...)`.
+
+        Raises:
+            ValueError: they are no classes of the outputs.
+        """
+        if y.ndim not in (found.ndim, found.ndim - 1):
+            raise ValueError(
+                f"Labels must be classes for outputs of shape {found.shape}. Received: {y.shape}"
+            )
+        if y.shape[-1:] == (1,) and y.ndim == found.ndim:
+            y = y[..., 0]
+        if y.ndim == found.ndim:
+            y = y.argmax(-1)
+        if y.shape != found.shape[:-1]:
+            raise ValueError(
+                f"Labels must be classes for outputs of shape {found.shape}. Received: {y.shape}"
+            )
+        return y.astype("int64")
+
+    def sums(self, found, y, weights):
+        """`(batch, 3)`: the weighted right answers, their negative log-likelihood, the weights."""
+        y = self.labels(y, found)
+        self._check(y, weights)
+        y = np.where(weights > 0, y, 0)
+        right = (found.argmax(-1) == y) & ~np.isnan(found).any(-1)  # no answer is a wrong one
+        nll = -np.take_along_axis(found, y[..., None], -1)[..., 0]
+        return _per_example(right * weights, nll * weights, weights)
+
+    def _check(self, y, weights):
+        y = y[weights > 0]
+        if y.size and not 0 <= y.min() <= y.max() < self.classes:
+            raise ValueError(
+                f"Labels must be one-hot, or integers in [0, {self.classes}). Received: from "
+                f"{y.min()} to {y.max()}"
+            )
+
+    def value(self, totals):
+        return totals[..., 0] / totals[..., 2]
+
+    def score(self, sums):
+        """How good the answer to each example is; larger is better."""
+        return sums[:, 0] / np.maximum(sums[:, 2], TINY)
+
+    def measures(self, totals):
+        """All measures of a total of sums."""
+        right, nll, count = totals
+        return {"accuracy": right / count, "nll": nll / count}
+
+    def likeness(self, found, teacher, weights):
+        """`(batch, 4)`: agreement, the shared part of the likeliest classes, KL, the weights."""
+        same = found.argmax(-1) == teacher.argmax(-1)
+        ours, theirs = (_top(each, self.top) for each in (found, teacher))
+        shared = (ours[..., :, None] == theirs[..., None, :]).any(-1).mean(-1)
+        kl = keras.ops.convert_to_numpy(answers.divergence(teacher, found))
+        return _per_example(same * weights, shared * weights, kl * weights, weights)
+
+    def likenesses(self, totals):
+        """The measures of a total of `likeness`."""
+        names = ("agreement", f"top_{self.top}_agreement", "kl_to_teacher")
+        found = dict(zip(names, (totals[:-1] / totals[-1]).tolist(), strict=True))
+        if self.top == 1:  # which is the agreement
+            del found["top_1_agreement"]
+        return found
+
+    def rows(self, found, y, weights):
+        """`(confidence, right, label)` of each answer that counts."""
+        y = self.labels(y, found).ravel()
+        counted = (weights.ravel() > 0) & ~np.isnan(found).any(-1).ravel()
+        sure, best = np.exp(found.max(-1)).ravel(), found.argmax(-1).ravel()
+        return sure[counted], (best == y)[counted], y[counted]
+
+
+class NextToken(Classes):
+    """The next token of a text, judged by perplexity."""
+
+    name, metric, heading, scale, lower = "language", "perplexity", "perplexity", 1, True
+
+    def value(self, totals):
+        return np.exp(totals[..., 1] / totals[..., 2])
+
+    def score(self, sums):
+        return -sums[:, 1] / np.maximum(sums[:, 2], TINY)
+
+    def measures(self, totals):
+        found = super().measures(totals)
+        return {"perplexity": float(np.exp(found["nll"])), **found}
+
+
+class Labels:
+    """Any number of labels for each example, judged by micro-averaged F1.
+
+    `F1 = 2 tp / (2 tp + fp + fn)`, a label being given where its probability is at least one half.
+
+    Args:
+        outputs: a first batch of them, `(batch, labels)`: logits or probabilities.
+    """
+
+    name, metric, heading, scale, lower = "labels", "f1", "F1 %", 100, False
+
+    def __init__(self, outputs):
+        self.classes = outputs.shape[-1]
+
+    def answers(self, outputs):
+        """Probabilities, `(batch, labels)`."""
+        inside = outputs.size and 0 <= outputs.min() and outputs.max() <= 1
+        return outputs if inside else 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
+
+    def sums(self, found, y, weights):
+        """`(batch, 5)`: true positives, false ones, missed ones, right answers, all answers."""
+        if y.shape != found.shape:
+            raise ValueError(
+                f"Labels must have the outputs' shape, {found.shape}. Received: {y.shape}"
+            )
+        given, true, w = found >= 0.5, y > 0.5, np.broadcast_to(weights[:, None], y.shape)
+        parts = (given & true, given & ~true, ~given & true, given == true, np.ones_like(w))
+        return _per_example(*(part * w for part in parts))
+
+    def value(self, totals):
+        hits, wrong, missed = (totals[..., i] for i in range(3))
+        return 2 * hits / np.maximum(2 * hits + wrong + missed, TINY)
+
+    def score(self, sums):
+        return sums[:, 3]
+
+    def measures(self, totals):
+        return {"f1": float(self.value(totals)), "label_accuracy": totals[3] / totals[4]}
+
+    def likeness(self, found, teacher, weights):
+        """`(batch, 3)`: equal answers, the divergence of each label's probability, all answers."""
+        w = np.broadcast_to(weights[:, None], found.shape)
+        p, q = (np.clip(each, 1e-7, 1 - 1e-7) for each in (teacher, found))
+        kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+        same = (found >= 0.5) == (teacher >= 0.5)
+        return _per_example(same * w, kl * w, w)
+
+    def likenesses(self, totals):
+        return {"agreement": totals[0] / totals[2], "kl_to_teacher": totals[1] / totals[2]}
+
+    def rows(self, found, y, weights):
+        """`(confidence, right, label)` of each label of each example."""
+        given = found >= 0.5
+        sure, right = np.where(given, found, 1 - found), given == (y > 0.5)
+        label = np.broadcast_to(np.arange(found.shape[-1]), found.shape)
+        counted = np.broadcast_to(weights[:, None] > 0, found.shape)
+        return sure[counted], right[counted], label[counted]
+
+
+class Numbers:
+    """Numbers, judged by R squared, the mean over an example's numbers.
+
+    `R2 = 1 - sum (y - f)^2 / sum (y - mean y)^2`.
+
+    Args:
+        outputs: a first batch of them, `(batch, ...)`.
+    """
+
+    name, metric, heading, scale, lower = "numbers", "r2", "R²", 1, False
+
+    def __init__(self, outputs):
+        self.width = int(np.prod(outputs.shape[1:]))
+
+    def answers(self, outputs):
+        """The numbers, `(batch, numbers)`."""
+        return outputs.reshape(len(outputs), -1)
+
+    def sums(self, found, y, weights):
+        """Of each number the squared error, itself and its square; the absolute error; counts."""
+        y, w = y.reshape(len(y), -1).astype("float64"), weights.reshape(-1, 1)
+        if y.shape != found.shape:
+            raise ValueError(
+                f"Targets must have the outputs' shape, {found.shape}. Received: {y.shape}"
+            )
+        wide = self.width > TOGETHER
+        each = [part.mean(-1, keepdims=True) if wide else part
+                for part in ((y - found) ** 2, y, y**2)]  # fmt: skip
+        return np.concatenate([*each, np.abs(y - found).mean(-1, keepdims=True), w**0], -1) * w
+
+    def value(self, totals):
+        width = (totals.shape[-1] - 2) // 3
+        error, total, squares = (totals[..., i * width : (i + 1) * width] for i in range(3))
+        spread = squares - total**2 / totals[..., -1:]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(spread > 0, 1 - error / spread, np.nan).mean(-1)
+
+    def score(self, sums):
+        return -sums[:, -2]
+
+    def measures(self, totals):
+        width = (len(totals) - 2) // 3
+        root = float(np.sqrt(totals[:width].sum() / width / totals[-1]))
+        error = totals[-2] / totals[-1]
+        return {"r2": float(self.value(totals)), "mean_absolute_error": error,
+                "root_mean_square_error": root}  # fmt: skip
+
+    def likeness(self, found, teacher, weights):
+        """`(batch, 2)`: the mean distance to the teacher's numbers, the weights."""
+        return _per_example(np.abs(found - teacher).mean(-1) * weights, weights)
+
+    def likenesses(self, totals):
+        return {"distance_to_teacher": totals[0] / totals[1]}
+
+    def rows(self, found, y, weights):
+        """Numbers have no confidence."""
+        return None
+
+
+TASKS = {task.name: task for task in (Classes, NextToken, Labels, Numbers)}
+
+
+def task_of(outputs, y, x, name=None):
+    """The task that a first batch of outputs and true answers shows.
+
+    Integers are classes, and so is one answer of zeros and ones; rows of zeros and ones of which
+    exactly one is set are classes, others are labels; integers for each token are language where
+    they are the inputs, shifted by one. All else are numbers.
+
+    Args:
+        outputs: an array `(batch, ...)`.
+        y: the true answers, an array.
+        x: the inputs, or a dict of them.
+        name: `"classes"`, `"labels"`, `"numbers"` or `"language"`, where it is known. Defaults to
+            `None`.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if name is not None and name not in TASKS:
+        raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received: task={name!r}")
+    if name is not None:
+        return TASKS[name](outputs)
+    two = np.isin(y, (0, 1)).all()
+    if y.shape == outputs.shape and outputs.ndim == 2 and two and outputs.shape[-1] > 1:
+        return (Classes if (y.sum(-1) == 1).all() else Labels)(outputs)
+    if outputs.ndim == 2 and outputs.shape[-1] == 1:
+        return (Classes if two else Numbers)(outputs)
+    whole = y.dtype.kind in "iub" or (y.ndim < outputs.ndim and (y == np.round(y)).all())
+    columns = y.shape[:-1] if y.ndim == outputs.ndim and y.shape[-1] == 1 else y.shape
+    if outputs.ndim > 1 and whole and columns == outputs.shape[:-1]:
+        return (NextToken if _shifted(x, y) else Classes)(outputs)
+    if outputs.ndim > 2 and y.shape == outputs.shape and two and (y.sum(-1) == 1).all():
+        return Classes(outputs)
+    return Numbers(outputs)
+
+
+def _shifted(x, y):
+    """Whether the labels are the inputs' next tokens."""
+    return any(
+        x.dtype.kind in "iu" and x.shape == y.shape and x.ndim == 2 and x.shape[-1] > 1
+        and (x[:, 1:] == y[:, :-1]).mean() > 0.5
+        for x in map(np.asarray, keras.tree.flatten(x))
+    )  # fmt: skip
+
+
+def _two_classes(outputs):
+    if outputs.size and 0 <= outputs.min() and outputs.max() <= 1:
+        outputs = np.log(np.maximum(outputs, TINY)) - np.log(np.maximum(1 - outputs, TINY))
+    return np.concatenate([np.zeros_like(outputs), outputs], -1)
+
+
+def _per_example(*columns):
+    return np.stack([np.asarray(c, "float64").reshape(len(c), -1).sum(-1) for c in columns], -1)
+
+
+def _top(values, count):
+    return np.argpartition(-values, count - 1, axis=-1)[..., :count]

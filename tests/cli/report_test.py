@@ -1,0 +1,93 @@
+"""The verb `report`: one page of one run and of several, from the data that a run keeps."""
+
+import json
+import os
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill.cli.main import main
+from keras_distill.experiments.run_folder import RunFolder
+
+
+def net(width, seed):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(width, "relu"), keras.layers.Dense(3)]
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of two seeds, of which the second was exported."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    run = RunFolder(folder)
+    run.open({"name": "tiny", "alpha": 0.5, "seeds": [3, 5]})
+    run.keep("teacher", net(8, 0), {"history": {}, "seconds": 1.0})
+    for arm, first in (("alone", 10), ("distilled", 20)):
+        for seed in (3, 5):
+            history = {"loss": [2.0, 1.0 + seed / 10]}
+            run.keep(f"{arm}-{seed}", net(4, first + seed), {"history": history, "seconds": 1.0})
+    shutil.copy(run.file("distilled-5"), folder / "student.keras")
+    (folder / "report.json").write_text(json.dumps({"command": "train it", "seconds": 5.0}))
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    np.savez(folder / "examples.npz", inputs=x, targets=np.arange(40) % 3)
+    return folder
+
+
+def refusal(capsys):
+    printed = capsys.readouterr()
+    assert len(printed.err.strip().splitlines()) == 1 and not printed.out, printed
+    return printed.err
+
+
+def test_a_run_on_the_examples_that_it_keeps(run, capsys):
+    assert main(["report", str(run), "--timings=1"]) == 0
+    said = capsys.readouterr().out
+    assert f"{run}: distilled: " in said and "against alone" in said
+    found, = json.loads((run / "comparison.json").read_text())["comparisons"]
+    assert found["name"] == "tiny" and found["examples"] == 40
+    x = np.load(run / "examples.npz")["inputs"]
+    right = [np.mean(RunFolder(run).model(f"distilled-{seed}").predict(x, verbose=0).argmax(-1)
+                     == np.arange(40) % 3) for seed in (5, 3)]  # fmt: skip
+    assert found["rows"]["distilled"]["by_seed"] == pytest.approx(right)  # the exported one first
+    assert found["histories"]["distilled"][0]["loss"] == [2.0, 1.5]
+    assert found["provenance"]["command"] == "train it" and found["provenance"]["seeds"] == [3, 5]
+    assert "40 examples of the validation split" in found["provenance"]["data"]
+    assert main(["report", str(run)]) == 2
+    assert "never overwritten" in refusal(capsys)
+    for ending in ("html", "md", "json"):
+        os.remove(run / f"comparison.{ending}")
+
+
+def test_several_runs_on_one_page(run, tmp_path, capsys):
+    other = tmp_path / "compressed"
+    shutil.copytree(run, other / "final")
+    argv = ["report", str(run), str(other), "--timings=1"]
+    assert main([*argv, f"--out={tmp_path / 'both.html'}"]) == 0
+    capsys.readouterr()
+    text = (tmp_path / "both.md").read_text(encoding="utf-8")
+    assert text.count("## Quality") == 2
+    assert "2 comparisons" in (tmp_path / "both.html").read_text(encoding="utf-8")
+    assert main(argv) == 2
+    assert "Several runs need --out" in refusal(capsys)
+
+
+def test_mistakes_are_said_in_one_line(run, tmp_path, capsys):
+    def says(what, *argv):
+        assert main(["report", *map(str, argv)]) == 2
+        assert what in refusal(capsys)
+
+    says("No such run", tmp_path / "nowhere")
+    says("there is no run.json in it", tmp_path)
+    says("ends in .html", run, f"--out={tmp_path / 'page.txt'}")
+    says("No such exported model", run, "--exported=nowhere.onnx")
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    os.remove(copy / "examples.npz")
+    says("give the run's --experiment", copy)
+    os.remove(copy / "arms" / "alone-5.json")
+    says("there is no alone-5 in it", copy)
+    assert not list(tmp_path.rglob("comparison.*"))

@@ -1,0 +1,210 @@
+"""Comparisons of every task against plain NumPy, and what is written of them."""
+
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_distill import export, report
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(60, 6)).astype("float32")
+
+
+def net(width, out, seed=0, activation=None):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [keras.Input((6,)), layers.Dense(width, "relu"), layers.Dense(out, activation=activation)]
+    )
+
+
+def batches(x, y, size=16):
+    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
+
+
+@pytest.fixture(scope="module")
+def classes():
+    """A comparison of two students of two seeds, one of them exported, with awkward names."""
+    y = RANDOM.integers(0, 4, 60)
+    teacher = net(8, 4, 9)
+    students = {"alone": [net(3, 4, 0), net(3, 4, 1)], "distilled": [net(3, 4, 2), net(3, 4, 3)]}
+    yield teacher, students, y
+
+
+@pytest.fixture(scope="module")
+def compared(classes, tmp_path_factory):
+    teacher, students, y = classes
+    folder = tmp_path_factory.mktemp("exported")
+    exported, = export.write(students["distilled"][0], folder, name="tiny", inputs=X[:8])
+    history = {"loss": [3.0, 2.0, None], "alpha": [0.5, 0.4, 0.3], "one": [1.0, 1.0, 1.0]}
+    return report.compare(
+        teacher, students, batches(X, y), runs=2, exported=[exported.path],
+        classes=["<b>null</b>", "$a_1$ and $b$", "zwei ☃", "x" * 80],
+        histories={"alone": [{}], "distilled": [history, history]},
+        name="a <i>name</i>", provenance={"command": "python -m x <script>"},
+    )  # fmt: skip
+
+
+def answers(model):
+    return keras.ops.convert_to_numpy(model(X)).argmax(-1)
+
+
+def test_classes_are_judged_by_seeds_and_pairs(classes, compared):
+    teacher, students, y = classes
+    right = {arm: [answers(m) == y for m in each] for arm, each in students.items()}
+    found = compared.results
+    for arm, each in right.items():
+        assert found["rows"][arm]["value"] == pytest.approx(np.mean(each))
+        assert found["rows"][arm]["by_seed"] == pytest.approx([np.mean(r) for r in each])
+        assert found["rows"][arm]["low"] < np.mean(each) < found["rows"][arm]["high"]
+        agreement = np.mean([answers(m) == answers(teacher) for m in students[arm]])
+        assert found["rows"][arm]["likeness"]["agreement"] == pytest.approx(agreement)
+        by_class = [np.mean(np.stack(each)[:, y == c]) for c in range(4)]
+        assert found["rows"][arm]["classes"]["accuracy"] == pytest.approx(by_class)
+    pairs = [*zip(right["distilled"], right["alone"])]
+    gap = found["rows"]["distilled"]["difference"]
+    assert gap["value"] == pytest.approx(np.mean([a.mean() - b.mean() for a, b in pairs]))
+    assert gap["won"] == sum((a & ~b).sum() for a, b in pairs)
+    assert gap["lost"] == sum((b & ~a).sum() for a, b in pairs)
+    assert gap["p"] == report.mcnemar(gap["won"], gap["lost"])
+    assert "difference" not in found["rows"]["alone"] and found["baseline"] == "alone"
+    assert "difference" not in found["rows"]["teacher"]
+
+
+def test_costs_robustness_and_knowledge(classes, compared):
+    found = compared.results
+    assert found["costs"]["distilled"]["parameters"] == 6 * 3 + 3 + 3 * 4 + 4
+    assert found["costs"]["distilled"]["operations"] == 2 * (6 * 3 + 3 * 4)
+    assert {*found["costs"]["teacher"]["latency"]} == {"1", "32"}
+    worse = found["rows"]["distilled"]["robustness"]
+    assert worse["as it is"] == pytest.approx(found["rows"]["distilled"]["by_seed"][0])
+    assert len(worse) == 3
+    assert np.shape(found["knowledge"]["cka"]["distilled"]["cka"]) == (2, 2)
+    shown = found["knowledge"]["soft_targets"]
+    assert shown and {*shown[0]["probabilities"]} == {"teacher", "alone", "distilled"}
+
+
+def test_an_exported_model_is_measured_where_it_runs(compared):
+    each, = compared.results["exported"]
+    assert (each["format"], each["of"], each["quantize"]) == ("serving", "distilled", "none")
+    assert each["quality"]["value"] == each["student"]
+    assert each["student"] == compared.results["rows"]["distilled"]["by_seed"][0]
+    assert each["to_the_student"]["agreement"] == 1 and each["size_bytes"] > 1000
+    assert each["latency"]["32"]["per_second"] > 0
+
+
+def test_three_files_that_are_never_overwritten(compared, tmp_path):
+    paths = compared.write(tmp_path / "new" / "found.html")
+    assert sorted(os.listdir(tmp_path / "new")) == ["found.html", "found.json", "found.md"]
+    page, text, data = (open(path, encoding="utf-8").read() for path in paths)
+    assert json.loads(data)["comparisons"] == [compared.results]
+    for awkward in ("<b>null", "<i>name", "<script"):
+        assert awkward not in page and awkward not in text
+    assert "&lt;script&gt;" in page and "$a_1$ and $b$" in page
+    assert "src=" not in page and 'href="http' not in page and "url(http" not in page
+    assert "alpha" in page and ">one<" not in page  # a number that stays makes no curve
+    assert "| distilled |" in text and "McNemar" in text
+    with pytest.raises(FileExistsError, match="never overwritten"):
+        compared.write(tmp_path / "new" / "found.html")
+    with pytest.raises(ValueError, match="ends in .html"):
+        compared.write(tmp_path / "found.txt")
+    assert os.listdir(tmp_path) == ["new"]
+
+
+def test_numbers():
+    y = (X @ RANDOM.normal(size=(6, 1))).astype("float32")
+    teacher, student = net(8, 1), net(3, 1, 1)
+    students = {"student": student, "alone": net(3, 1, 2)}
+    found = report.compare(teacher, students, batches(X, y[:, 0]), runs=1).results
+    error = y - keras.ops.convert_to_numpy(student(X))
+    row = found["rows"]["student"]
+    assert found["task"] == "numbers"
+    explained = 1 - (error**2).sum() / ((y - y.mean()) ** 2).sum()
+    assert row["value"] == pytest.approx(explained, rel=1e-4)
+    assert row["measures"]["mean_absolute_error"] == pytest.approx(np.abs(error).mean(), rel=1e-4)
+    assert "calibration" not in row and "p" in row["difference"]
+    assert "R²" in report.Comparison(found).html()
+
+
+def test_labels():
+    y = RANDOM.integers(0, 2, (60, 3))
+    found = report.compare(net(8, 3), {"student": net(3, 3, 1, "sigmoid")}, batches(X, y), runs=1)
+    assert found.results["task"] == "labels" and 0 < found.results["rows"]["student"]["value"] < 1
+    assert len(found.results["rows"]["student"]["classes"]["count"]) == 3
+    assert "F1 %" in found.html()
+
+
+def test_a_row_for_each_exit():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,))
+    hidden = layers.Dense(4, "relu")(x)
+    outputs = {"early": layers.Dense(3)(hidden), "hidden": hidden,
+               "late": layers.Dense(3)(layers.Dense(4)(hidden))}  # fmt: skip
+    student = keras.Model(x, outputs)
+    y = RANDOM.integers(0, 3, 60)
+    found = report.compare(net(8, 3), {"student": student}, batches(X, y), runs=1).results
+    assert [*found["rows"]] == ["teacher", "student, early", "student, late"]
+    early = keras.ops.convert_to_numpy(student(X)["early"]).argmax(-1)
+    assert found["rows"]["student, early"]["value"] == pytest.approx(np.mean(early == y))
+    assert found["rows"]["student, early"]["likeness"]["agreement"] <= 1
+
+
+def test_language_by_perplexity():
+    def language(width, seed):
+        keras.utils.set_random_seed(seed)
+        return keras.Sequential([keras.Input((7,), dtype="int32"), layers.Embedding(11, width),
+                                 layers.Dense(11)])  # fmt: skip
+
+    ids = RANDOM.integers(0, 11, (20, 8))
+    x, y, weights = ids[:, :-1], ids[:, 1:], (np.arange(7) < 5) * np.ones((20, 1))
+    data = [(x[i : i + 6], y[i : i + 6], weights[i : i + 6]) for i in range(0, 20, 6)]
+    student = language(3, 1)
+    found = report.compare(language(5, 0), {"student": student, "alone": language(3, 2)}, data,
+                           runs=1, examples=5)  # fmt: skip
+    z = keras.ops.convert_to_numpy(keras.ops.log_softmax(student(x)))
+    nll = [-z[i, t, y[i, t]] for i in range(20) for t in range(5)]
+    row = found.results["rows"]["student"]
+    assert found.results["task"] == "language"
+    assert row["value"] == pytest.approx(np.exp(np.mean(nll)), rel=1e-5)
+    assert {"10% of the tokens missing", "30% of the tokens missing"} < {*row["robustness"]}
+    assert "perplexity" in found.markdown() and "perplexity" in found.html()
+
+
+def test_a_student_whose_answers_are_not_finite(classes):
+    teacher, students, y = classes
+    broken, lost = net(3, 4), net(3, 1)
+    for model in (broken, lost):
+        model.set_weights([weights * np.nan for weights in model.get_weights()])
+    data = batches(X, np.zeros(60, int))  # the class that `argmax` takes NaN for
+    found = report.compare(teacher, {**students, "broken": broken}, data, runs=1)
+    row = found.results["rows"]["broken"]
+    assert row["value"] == 0 and row["measures"]["nll"] is None
+    assert "broken" in found.html() and "| broken | 0.00" in found.markdown()
+    numbers = report.compare(net(8, 1), {"alone": net(3, 1), "broken": lost}, batches(X, X[:, 0]),
+                             runs=1)  # fmt: skip
+    assert numbers.results["rows"]["broken"]["value"] is None
+    assert "broken: -" in numbers.html()
+
+
+def test_mistakes(classes):
+    teacher, students, y = classes
+    data = batches(X, y)
+    with pytest.raises(ValueError, match="none of which is 'teacher'"):
+        report.compare(teacher, {"teacher": teacher}, data)
+    with pytest.raises(ValueError, match="`baseline` must name one of"):
+        report.compare(teacher, students, data, baseline="nobody")
+    with pytest.raises(ValueError, match="`task` must be one of"):
+        report.compare(teacher, students, data, task="ranking")
+    with pytest.raises(ValueError, match="at least one batch"):
+        report.compare(teacher, students, [])
+    with pytest.raises(ValueError, match="must hold true answers"):
+        report.compare(teacher, students, [(X,)])
+    with pytest.raises(ValueError, match=r"integers in \[0, 4\)"):
+        report.compare(teacher, students, batches(X, y + 4))
+    with pytest.raises(FileNotFoundError, match="No such exported model"):
+        report.compare(teacher, students, data, exported=["nowhere.tflite"])
+    with pytest.raises(ValueError, match="must be positive"):
+        report.compare(teacher, students, data, runs=0)
