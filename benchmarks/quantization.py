@@ -12,7 +12,7 @@ it is trained: the same command goes on after an interruption.
 
     python benchmarks/quantization.py --task=digits --out=runs/quantization/digits
     python benchmarks/quantization.py --task=fashion_mnist --data=DIR --limit=10000 \
-        --teacher_epochs=8 --width=1 --out=runs/quantization/fashion_5k
+        --teacher_epochs=16 --width=1 --out=runs/quantization/fashion_5k
     python benchmarks/quantization.py --task=reviews --data=FILE.tsv --out=runs/quantization/reviews
 """
 

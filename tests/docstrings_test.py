@@ -128,12 +128,7 @@ def test_what_is_owed_names_what_is_public():
     assert {name for each in OWED.values() for name in each} | {*NOT_RUN} <= {*PUBLIC}
 
 
-# Modules whose public signatures have no types yet.
-UNTYPED = ("data.", "experiments.", "export.", "models.quantization.", "models.shrinking.",
-           "recipes.defaults.")  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [name for name in PUBLIC if not name.startswith(UNTYPED)])
+@pytest.mark.parametrize("name", [*PUBLIC])
 def test_a_public_signature_has_types(name):
     each = PUBLIC[name]
     if inspect.isclass(each) and (issubclass(each, tuple) or "__init__" not in vars(each)):

@@ -53,7 +53,7 @@ def command(kind, folder):
         "tune": [*ours, "tune", f"--experiment={folder / 'tiny.py'}", f"--out={out}", "--resume",
                  "--sweep", "alpha=0.2,0.9", "--repeats=1", "--leaders=1", "--halvings=1"],
         "cache": [*ours, "cache", "write", str(out), f"--experiment={folder / 'tiny.py'}",
-                  f"--teacher={folder / 'teacher.keras'}"],
+                  f"--teacher={folder / 'teacher.keras'}", "--split=test"],  # in one order
         "export": [*ours, "export", f"--model={folder / 'teacher.keras'}", f"--out={out}",
                    "--name=m", "--version=1"],
     }[kind]  # fmt: skip

@@ -177,7 +177,7 @@ class SelfDistillation(keras.callbacks.Callback):
 
 
 class _Accuracy(DistillationLoss):
-    """One where the likeliest class is the label, else zero: measured, never minimized."""
+    """One where the likeliest class is the label, otherwise zero. It is only measured."""
 
     needs = ("labels",)
 

@@ -3,6 +3,8 @@
 import json
 import pathlib
 import time
+from os import PathLike
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,8 +17,18 @@ UNFINISHED = ".unfinished"  # ends the name that a later run looks for and goes 
 ROW = {"prompt": str, "answer": str, "finished": bool}
 
 
-def generate(teacher, prompts, file, *, temperature=0.0, top_p=1.0, max_length=None,
-             batch_size=32, seed=0, verbose=1):  # fmt: skip
+def generate(
+    teacher: keras.Model,
+    prompts: Any,
+    file: str | PathLike[str],
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    verbose: int = 1,
+) -> dict[str, list]:
     """Writes a teacher's answers to prompts into a file, and returns them.
 
     A student learns from them as from any text. The file holds a line of JSON that says what made

@@ -1,9 +1,10 @@
 """Pipelines whose iterators end at once."""
 
 import sys
+from typing import Any
 
 
-def without_autotune(dataset):
+def without_autotune(dataset: Any) -> Any:
     """A dataset without tf.data's autotuning, unless its options say whether to have it.
 
     When an iterator ends, TensorFlow often misses the call that wakes its tuner, and waits for

@@ -1,7 +1,11 @@
 """Writes a cache by an Apache Beam pipeline: the parts of `write_targets`, on as many workers."""
 
+from typing import Any
 
-def write_targets_with_beam(teacher, dataset, path, *, parts, options=None, **arguments):
+
+def write_targets_with_beam(
+    teacher: Any, dataset: Any, path: str, *, parts: int, options: Any = None, **arguments
+) -> Any:
     """Runs `write_targets` for every part of a cache, each where the pipeline's runner puts it.
 
     The records are those that `write_targets(..., shard="i/n")` writes. A part that fails and is

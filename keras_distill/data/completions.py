@@ -1,12 +1,14 @@
 """Prompts with their answers as training data, weighed on the answers alone."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
 AT_ONCE = 1024  # texts: a tokenizer of KerasHub holds some 300 kB for each while it works
 
 
-def completion_only(task, prompts, answers, finished=None):
+def completion_only(task: keras.Model, prompts: Any, answers: Any, finished: Any = None) -> tuple:
     """`(x, y, sample_weight)` of prompts with their answers, weighed on the answers alone.
 
     The prompt and the answer are tokenized apart, as they are when the task generates. Texts that

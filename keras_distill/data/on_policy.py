@@ -1,5 +1,7 @@
 """Batches of prompts with the student's own answers, made while it is trained."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -53,8 +55,18 @@ class OnPolicy(keras.utils.PyDataset):
         - [Agarwal et al., 2024](https://arxiv.org/abs/2306.13649)
     """
 
-    def __init__(self, student, prompts, answers=None, *, share=0.5, batch_size=32,
-                 temperature=1.0, top_p=1.0, seed=0):  # fmt: skip
+    def __init__(
+        self,
+        student: keras.Model,
+        prompts: Any,
+        answers: Any = None,
+        *,
+        share: float = 0.5,
+        batch_size: int = 32,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ):
         super().__init__()
         schedules.check("share", share, low=0, high=1)
         self.student, self.prompts = student, strings(prompts)

@@ -1,5 +1,9 @@
 """A teacher's targets on disk: written once, read in every epoch and every run."""
 
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any
+
 import keras
 
 from keras_distill import _files
@@ -19,9 +23,23 @@ tf = tensorflow("A cache of targets")
 DTYPES = ("float16", "float32", records.QUANTIZED)
 
 
-def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temperature=1.0,
-                  dtype="float16", key=None, views=1, augment=None, shard="0/1",
-                  fingerprints=None, rows_per_shard=10_000, verbose=1):  # fmt: skip
+def write_targets(
+    teacher: Any,
+    dataset: Any,
+    path: str | PathLike[str],
+    *,
+    paths: Sequence[str] = ("output",),
+    top_k: int | None = None,
+    temperature: float = 1.0,
+    dtype: str = "float16",
+    key: Any = None,
+    views: int = 1,
+    augment: Callable[[Any, Any], Any] | None = None,
+    shard: str = "0/1",
+    fingerprints: dict[str, Any] | None = None,
+    rows_per_shard: int = 10_000,
+    verbose: int = 1,
+) -> TargetsOnDisk | None:
     """Runs a teacher over a dataset once and writes its targets, each known by its example.
 
     The call says what it will take before it writes a byte. Make an interrupted or killed call
@@ -109,8 +127,16 @@ def write_targets(teacher, dataset, path, *, paths=("output",), top_k=None, temp
     return TargetsOnDisk(path) if _is_whole(path, parts) else None
 
 
-def read_targets(dataset, path, *, key=None, augment=None, teacher=None, fingerprints=None,
-                 seed=0):  # fmt: skip
+def read_targets(
+    dataset: Any,
+    path: str | PathLike[str],
+    *,
+    key: Any = None,
+    augment: Callable[[Any, Any], Any] | None = None,
+    teacher: Any = None,
+    fingerprints: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Any:
     """The dataset with the targets that `write_targets` wrote, as `CachedTeacher` serves them.
 
     Each target is found by its example: the dataset may be shuffled, filtered, repeated and

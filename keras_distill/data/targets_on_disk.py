@@ -9,6 +9,7 @@ import threading
 import weakref
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class TargetsOnDisk:
     ```
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | PathLike[str]):
         self.path = os.fspath(path)
         self.header = _header(self.path)
         self.identity = identity(self.header)

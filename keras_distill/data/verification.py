@@ -1,5 +1,9 @@
 """Compares a cache with the live teacher."""
 
+from collections.abc import Callable
+from os import PathLike
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -13,8 +17,16 @@ from keras_distill.data.targets_on_disk import TargetsOnDisk
 tf = tensorflow("A cache of targets")
 
 
-def verify_targets(teacher, dataset, path, *, key=None, augment=None, fingerprints=None,
-                   rows=1000):  # fmt: skip
+def verify_targets(
+    teacher: Any,
+    dataset: Any,
+    path: str | PathLike[str],
+    *,
+    key: Any = None,
+    augment: Callable[[Any, Any], Any] | None = None,
+    fingerprints: dict[str, Any] | None = None,
+    rows: int = 1000,
+) -> Any:
     """Reads every record of a cache, and holds a sample of them against the live teacher.
 
     Args:

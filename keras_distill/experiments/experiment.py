@@ -5,6 +5,8 @@ import functools
 import itertools
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -24,7 +26,7 @@ from keras_distill.experiments.devices import Devices
 from keras_distill.experiments.run_folder import described
 from keras_distill.experiments.runner import Arm, Runner, checked_seeds
 from keras_distill.report import page as report_page
-from keras_distill.schedules import check
+from keras_distill.schedules import Hyperparameter, check
 from keras_distill.training.distiller import Distiller
 from keras_distill.training.guard import NotFinite
 from keras_distill.training.term import teacher_paths
@@ -78,9 +80,23 @@ class Experiment:
     ```
     """
 
-    def __init__(self, name, *, student, teacher, data, terms=None, alpha=0.5, optimizer, loss,
-                 metrics=("accuracy",), epochs, seeds=3, teacher_epochs=None,
-                 teacher_optimizer=None):  # fmt: skip
+    def __init__(
+        self,
+        name: str,
+        *,
+        student: Callable[[], keras.Model],
+        teacher: Callable[[], keras.Model],
+        data: Callable[[str], Any],
+        terms: Any = None,
+        alpha: Hyperparameter = 0.5,
+        optimizer: Callable[[], Any],
+        loss: Any,
+        metrics: Any = ("accuracy",),
+        epochs: int,
+        seeds: int | Sequence[int] = 3,
+        teacher_epochs: int | None = None,
+        teacher_optimizer: Callable[[], Any] | None = None,
+    ):
         self.name, self.terms = _files.checked_name("name", name), checked_terms(terms)
         self.loss, self.metrics = loss, metrics
         self.student = checked_maker("student", student)

@@ -6,6 +6,8 @@ import re
 import secrets
 import shutil
 import zipfile
+from collections.abc import Sequence
+from os import PathLike
 
 import keras
 
@@ -43,7 +45,7 @@ class RunFolder:
     ```
     """
 
-    def __init__(self, path, given=()):
+    def __init__(self, path: str | PathLike[str], given: Sequence[str] = ()):
         self.path = pathlib.Path(path)
         self.given = [pathlib.Path(os.path.abspath(each)) for each in given]
 

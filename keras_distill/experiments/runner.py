@@ -1,6 +1,10 @@
 """Runs a comparison of any task: its arms are trained and measured over seeds, in one folder."""
 
 import typing
+from collections.abc import Callable, Sequence
+from os import PathLike
+
+import keras
 
 from keras_distill import _files
 from keras_distill._messages import say
@@ -82,8 +86,17 @@ class Runner:
     ```
     """
 
-    def __init__(self, arms, *, seeds, folder, settings=None, load=None, given=(),
-                 devices=None):  # fmt: skip
+    def __init__(
+        self,
+        arms: dict,
+        *,
+        seeds: int | Sequence[int],
+        folder: str | PathLike[str],
+        settings: dict | None = None,
+        load: Callable[[str], keras.Model] | None = None,
+        given: Sequence[str] = (),
+        devices: typing.Any = None,
+    ):
         self.arms, self.seeds = dict(arms), checked_seeds(seeds)
         self.folder, self.devices = RunFolder(folder, given), devices or Devices()
         self.settings = described({**(settings or {}), "seeds": self.seeds})

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def over_seeds(results):
+def over_seeds(results: dict) -> dict:
     """One row for each arm, with a list of one number for each seed in each column.
 
     Args:
@@ -25,7 +25,7 @@ def over_seeds(results):
     }
 
 
-def markdown(rows, digits=2):
+def markdown(rows: dict, digits: int = 2) -> str:
     """A Markdown table, one line for each row.
 
     Args:

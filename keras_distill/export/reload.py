@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,7 +16,7 @@ from keras_distill.export import places
 RUNTIMES = pathlib.Path(__file__).with_name("runtimes.py")
 
 
-def check_saved_model(path, inputs, expected, atol=1e-5):
+def check_saved_model(path: str, inputs: Any, expected: Any, atol: float = 1e-5) -> float:
     """Reloads a SavedModel in a fresh process by TensorFlow alone and compares its outputs.
 
     `max |serving_default(inputs) - expected|` over all outputs. Keras cannot be imported in that
@@ -50,7 +51,7 @@ def check_saved_model(path, inputs, expected, atol=1e-5):
     return difference
 
 
-def answers(model, inputs):
+def answers(model: keras.Model, inputs: Any) -> Any:
     """What a model returns for inputs on the CPU, as the fresh process does: arrays.
 
     Args:

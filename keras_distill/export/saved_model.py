@@ -6,6 +6,8 @@ Everything here works on any Keras model; nothing knows how the model was traine
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
+from os import PathLike
 
 import keras
 from keras import tree
@@ -28,7 +30,7 @@ _LACKS = {
 _PASSING = ("Identity", "Cast", "Reshape", "Squeeze")
 
 
-def write_student(model, path):
+def write_student(model: keras.Model, path: str | PathLike[str]) -> str:
     """Saves a model as a `.keras` file without what it was trained with.
 
     The file holds neither the optimizer nor the compiled loss and metrics. It is written beside
@@ -65,16 +67,16 @@ def write_student(model, path):
 
 
 def write_saved_model(
-    model,
-    path,
-    name=None,
-    labels=None,
+    model: keras.Model,
+    path: str | PathLike[str],
+    name: str | None = None,
+    labels: Sequence | None = None,
     *,
-    version=1,
-    top_k=3,
-    from_logits=None,
-    input_signature=None,
-):
+    version: int = 1,
+    top_k: int = 3,
+    from_logits: bool | None = None,
+    input_signature: list | None = None,
+) -> str:
     """Writes a model as a SavedModel in TF Serving's layout, `path/name/version`.
 
     Its signatures are `serve`, which is also `serving_default`, and, for a model with one output

@@ -1,5 +1,7 @@
 """What a built model takes: a specification of its inputs, and inputs of that shape."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import tree
@@ -7,7 +9,7 @@ from keras import tree
 from keras_distill import _backend
 
 
-def signature_of(model):
+def signature_of(model: keras.Model) -> list:
     """What a built model is served with: a specification for each argument of the model.
 
     It is as the model was built, but for the padding masks of a KerasHub task with a preprocessor,
@@ -78,7 +80,7 @@ def tensor_spec(spec):
     return _backend.tensorflow("A SavedModel").TensorSpec(spec.shape, spec.dtype, name=spec.name)
 
 
-def random_inputs(model, count=8, seed=0):
+def random_inputs(model: keras.Model, count: int = 8, seed: int = 0) -> Any:
     """Inputs that a built model takes, to try it on.
 
     Args:

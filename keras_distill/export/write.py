@@ -1,13 +1,16 @@
 """Takes a trained student to the places where it is used, and proves that it arrived."""
 
 import os
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
 
 import keras
 
 from keras_distill import _backend
 from keras_distill._keras import graph
 from keras_distill.export import litert_file, places, reload
-from keras_distill.export.exported import Job
+from keras_distill.export.exported import Exported, Job
 from keras_distill.export.formats import FORMATS, checked_formats
 from keras_distill.export.given import arguments_of, check_targets, checked_inputs
 from keras_distill.export.saved_model import archive_of
@@ -18,24 +21,24 @@ RANDOM = 8  # examples, where no real ones are given
 
 
 def write(
-    student,
-    directory,
-    formats=("serving",),
+    student: keras.Model,
+    directory: str | PathLike[str],
+    formats: str | Sequence[str] = ("serving",),
     *,
-    name=None,
-    quantize="none",
-    exit=None,
-    inputs=None,
-    targets=None,
-    calibration=None,
-    labels=None,
-    batch=None,
-    version=None,
-    agreement=0.9,
-    signatures=None,
-    image_range=(0.0, 1.0),
-    provenance=None,
-):
+    name: str | None = None,
+    quantize: str = "none",
+    exit: str | None = None,
+    inputs: Any = None,
+    targets: Any = None,
+    calibration: Any = None,
+    labels: Sequence[str] | None = None,
+    batch: int | None = None,
+    version: int | None = None,
+    agreement: float = 0.9,
+    signatures: Any = None,
+    image_range: tuple[float, float] = (0.0, 1.0),
+    provenance: dict | None = None,
+) -> list[Exported]:
     """Writes a student for each place, and checks each in a fresh process before it gets its name.
 
     Each format is written beside its place, loaded by its own runtime in a process that can import

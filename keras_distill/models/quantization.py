@@ -1,5 +1,7 @@
 """Students that are trained with the rounding of the integers that they will be exported as."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers
@@ -18,7 +20,9 @@ KERNELS = (layers.Dense, layers.Conv1D, layers.Conv2D)
 FUSED = ("linear", "relu")  # activations that LiteRT computes with the layer
 
 
-def quantization_aware(student, weights=8, activations=8, calibration=None):
+def quantization_aware(
+    student: keras.Model, weights: int = 8, activations: int | None = 8, calibration: Any = None
+) -> keras.Model:
     """The student with fake quantization where LiteRT quantizes, to be trained on.
 
     Train the student first, then teach this one for a few epochs at a small learning rate, with

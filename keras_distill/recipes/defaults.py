@@ -1,7 +1,8 @@
 """A recipe that is good without tuning, chosen by what is known before training."""
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -69,7 +70,14 @@ class Default(NamedTuple):
     signs: Signs
 
 
-def default(teacher, train, valid=None, *, alone_train=None, alone_valid=None):
+def default(
+    teacher: Callable[[Any], Any],
+    train: Iterable,
+    valid: Iterable | None = None,
+    *,
+    alone_train: float | None = None,
+    alone_valid: float | None = None,
+) -> Default:
     """Chooses loss, temperature and alpha by what the teacher says of the data.
 
     The rules, and what each was learned from, stand in `docs/tuning.md`.

@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_distill import _backend
 from keras_distill.losses import answers
+from keras_distill.report.calibration import GROUPS, calibration_error, equal_counts
 
-BINS = 15
 LIKENESS = ("agreement", "kl_to_teacher")
 
 
@@ -102,12 +102,10 @@ def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
     if not known.any():
         return _failed(total, teacher_log_probs is not None)
     log_probs, labels = log_probs[known], labels[known]
-    bins = reliability(log_probs, labels)
-    rows = zip(bins["accuracy"], bins["confidence"], bins["count"], strict=True)
-    gaps = [n * abs(a - c) for a, c, n in rows if n]
+    confidence, right = np.exp(log_probs.max(-1)), log_probs.argmax(-1) == labels
     result = {
-        "accuracy": float(np.mean(log_probs.argmax(-1) == labels) * (len(labels) / total)),
-        "expected_calibration_error": float(sum(gaps) / len(labels)),
+        "accuracy": float(np.mean(right) * (len(labels) / total)),
+        "expected_calibration_error": calibration_error(confidence, right),
         "nll": float(-np.mean(log_probs[np.arange(len(labels)), labels])),
     }
     if teacher_log_probs is not None:
@@ -160,36 +158,31 @@ def _likeness(log_probs, teacher):
     }
 
 
-def reliability(log_probs: Any, labels: Any, bins: int = BINS) -> dict:
-    """How often a model is right where it is this sure, in bins of equal width.
+def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
+    """How often a model is right where it is this sure, in groups of as many answers each.
+
+    Answers that are equally sure stay in one group, so that a model which is sure of most has
+    fewer groups.
 
     Args:
         log_probs: an array `(examples, classes)`.
         labels: integer classes, an array `(examples,)`.
-        bins: how many bins, at least 1. Defaults to `15`.
+        bins: how many groups at most, at least 1. Defaults to `10`.
 
     Returns:
-        A dict of `confidence`, `accuracy` (means within each bin, `None` if empty) and `count`, of
-        the rows without NaN.
+        A dict of `confidence`, `accuracy` (means within each group) and `count`, of the rows
+        without NaN.
 
     Example:
 
     ```python
-    bins = report.reliability(*report.predictions(student, dataset), bins=10)
+    bins = report.reliability(*report.predictions(student, dataset), bins=5)
     bins["accuracy"], bins["confidence"]
     ```
     """
     known = answered(log_probs)
     log_probs, labels = log_probs[known], labels[known]
-    confidence = np.exp(log_probs.max(-1))
-    right = log_probs.argmax(-1) == labels
-    index = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
-    members = [index == i for i in range(bins)]
-    return {
-        "confidence": [float(confidence[m].mean()) if m.any() else None for m in members],
-        "accuracy": [float(right[m].mean()) if m.any() else None for m in members],
-        "count": [int(m.sum()) for m in members],
-    }
+    return equal_counts(np.exp(log_probs.max(-1)), log_probs.argmax(-1) == labels, bins)
 
 
 def divergences(teacher, student):

@@ -252,11 +252,11 @@ def _reliability(bins_of):
     for arm, bins in bins_of.items():
         full = [i for i, n in enumerate(bins["count"]) if n]
         x, y = ([bins[key][i] for i in full] for key in ("confidence", "accuracy"))
-        share = [bins["count"][i] / sum(bins["count"]) for i in full]
-        axis.plot(x, y, color=_color(arm), lw=1, alpha=0.3)
-        axis.scatter(x, y, [8 + 200 * part for part in share], color=_color(arm), alpha=0.7, lw=0)
-        axis.plot([], [], "o", color=_color(arm), label=arm, ms=5)
-    axis.set_title("a point's area: how many examples", fontsize=9, color="#6b7280")
+        axis.plot(x, y, "o-", color=_color(arm), lw=1.2, ms=4, alpha=0.8, label=arm)
+    counts = [n for bins in bins_of.values() for n in bins["count"] if n]
+    if counts:
+        told = f"a point: {min(counts):,} to {max(counts):,} examples"
+        axis.set_title(told, fontsize=9, color="#6b7280")
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.05), ylim=(-0.03, 1.05))
     axis.legend(frameon=False)
     return figure

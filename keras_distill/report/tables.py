@@ -71,7 +71,7 @@ def classes(results):
     if not {"classes"} <= {*theirs} & {*rows[name]} or rows[name] is theirs:
         return "Classes", [], [], ""
     pairs = zip(rows[name]["classes"]["accuracy"], theirs["classes"]["accuracy"])
-    lost = {i: b - a for i, (a, b) in enumerate(pairs) if None not in (a, b)}
+    lost = {i: b - a for i, (a, b) in enumerate(pairs) if None not in (a, b) and a < b}
     worst = sorted(lost, key=lambda i: -lost[i])[:LOST_MOST]
     arms = [arm for arm, row in rows.items() if "classes" in row]
     body = [[class_name(results, i), str(theirs["classes"]["count"][i]),

@@ -24,7 +24,7 @@ class Classes:
 
     def __init__(self, outputs):
         self.classes = max(outputs.shape[-1], 2)
-        self.top = 5 if self.classes > 5 else 2
+        self.top = 5 if self.classes > 5 else min(self.classes - 1, 2)  # of two classes the first
 
     def answers(self, outputs):
         """Log-probabilities of logits or probabilities, `(batch, ..., classes)`."""
@@ -95,7 +95,10 @@ class Classes:
     def likenesses(self, totals):
         """The measures of a total of `likeness`."""
         names = ("agreement", f"top_{self.top}_agreement", "kl_to_teacher")
-        return dict(zip(names, (totals[:-1] / totals[-1]).tolist(), strict=True))
+        found = dict(zip(names, (totals[:-1] / totals[-1]).tolist(), strict=True))
+        if self.top == 1:  # which is the agreement
+            del found["top_1_agreement"]
+        return found
 
     def rows(self, found, y, weights):
         """`(confidence, right, label)` of each answer that counts."""

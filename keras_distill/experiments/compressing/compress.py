@@ -3,6 +3,9 @@
 import copy
 import math
 import time
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
 
 import keras
 
@@ -23,9 +26,25 @@ from keras_distill.report import page as report_page
 BUDGET = ("ms", "mb", "flops")
 
 
-def compress(file, folder, *, teacher=None, max_ms=None, max_mb=None, max_flops=None, keep=None,
-             options=None, repeats=3, seed=0, sizes=None, formats=(), quantize="none",
-             overwrite=False, resume=False, command=""):  # fmt: skip
+def compress(
+    file: str | PathLike[str],
+    folder: str | PathLike[str],
+    *,
+    teacher: str | PathLike[str] | None = None,
+    max_ms: float | None = None,
+    max_mb: float | None = None,
+    max_flops: float | None = None,
+    keep: float | None = None,
+    options: dict | None = None,
+    repeats: int = 3,
+    seed: int = 0,
+    sizes: Sequence[Any] | None = None,
+    formats: str | Sequence[str] = (),
+    quantize: str = "none",
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str = "",
+) -> dict:
     """Finds a small student of a teacher, distils it, and exports what is better on the validation.
 
     1. Students are proposed: cut from the teacher where `models.shrink` can cut it, otherwise the

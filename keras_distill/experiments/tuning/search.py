@@ -2,6 +2,8 @@
 
 import collections
 import math
+from os import PathLike
+from typing import Any
 
 from keras_distill import _files
 from keras_distill._messages import say
@@ -17,9 +19,24 @@ from keras_distill.report import page as report_page
 Candidate = collections.namedtuple("Candidate", "number setting taught epochs")
 
 
-def tune(file, folder, sweep=None, *, options=None, trials=None, halvings=2, leaders=3, repeats=3,
-         seed=0, teacher=None, cache=None, overwrite=False, resume=False, command="",
-         strategy=None):  # fmt: skip
+def tune(
+    file: str | PathLike[str],
+    folder: str | PathLike[str],
+    sweep: dict[str, list] | None = None,
+    *,
+    options: dict | None = None,
+    trials: int | None = None,
+    halvings: int = 2,
+    leaders: int = 3,
+    repeats: int = 3,
+    seed: int = 0,
+    teacher: str | PathLike[str] | None = None,
+    cache: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str = "",
+    strategy: Any = None,
+) -> list[dict]:
     """Finds the best setting of an experiment on its validation split; the test split is not read.
 
     The teacher's targets are written once, and every student trains from them. Among settings that

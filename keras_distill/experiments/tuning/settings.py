@@ -6,6 +6,8 @@ import itertools
 import math
 import pathlib
 import random
+from os import PathLike
+from typing import Any
 
 from keras_distill import recipes
 from keras_distill.experiments.file import load_experiment, options_of, placed
@@ -21,7 +23,7 @@ SWEEP = {"recipe": ["hinton", "dkd", "dist"], "temperature": [1.0, 2.0, 4.0],
          "alpha": [0.25, 0.5, 0.9]}  # fmt: skip
 
 
-def combinations(sweep, *, trials=None, seed=0):
+def combinations(sweep: dict[str, list], *, trials: int | None = None, seed: int = 0) -> list[dict]:
     """Every combination of the values, each once.
 
     Args:
@@ -90,7 +92,14 @@ def alone(setting):
     return {name: value for name, value in setting.items() if name not in TEACHING}
 
 
-def chosen(file, setting, *, trained_teacher=None, trained_with=None, **options):
+def chosen(
+    file: str | PathLike[str],
+    setting: dict[str, Any],
+    *,
+    trained_teacher: str | PathLike[str] | None = None,
+    trained_with: dict | None = None,
+    **options,
+) -> Any:
     """The experiment of a file under a setting, as `tune` tries it and its winner's file has it.
 
     What `experiment(**options)` of the file takes is passed to it; of the rest `recipe`,

@@ -80,7 +80,9 @@ def add_exits(
 
 
 def keep_exit(net: keras.Model, exit: str) -> keras.Model:
-    """The shallow model that ends at one exit; the layers are shared, what lies deeper is not held.
+    """The shallow model that ends at one exit, without the deeper layers.
+
+    It shares its layers with `net`.
 
     Args:
         net: a functional model with a dict of outputs, as `add_exits` makes.

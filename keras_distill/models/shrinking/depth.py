@@ -6,7 +6,7 @@ from keras_distill.models.shrinking.blocks import stacks_of
 from keras_distill.models.shrinking.copied_weights import children
 
 
-def depth_of(model):
+def depth_of(model: keras.Model) -> int:
     """The number of blocks of the deepest stack in a model or in the models inside it; 0: none.
 
     Args:

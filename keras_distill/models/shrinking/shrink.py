@@ -1,5 +1,7 @@
 """A student cut from its teacher: fewer blocks, narrower, with fewer tokens."""
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_distill._keras.graph import is_graph
@@ -8,7 +10,16 @@ from keras_distill.models.shrinking import blocks, copied_weights, graph_cut, si
 from keras_distill.models.shrinking.choice import Choice
 
 
-def shrink(teacher, *, layers=None, every=None, depth=None, width=None, vocabulary=None, name=None):
+def shrink(
+    teacher: keras.Model,
+    *,
+    layers: Sequence[int] | dict[str, Sequence[int]] | None = None,
+    every: int | None = None,
+    depth: int | None = None,
+    width: int | float | None = None,
+    vocabulary: int | Sequence[int] | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Makes a student from a teacher's config, with the teacher's weights copied into it.
 
     Depth: whole blocks are kept, each with its weights. Width: `hidden_dim`, the inner dimension

@@ -1,6 +1,8 @@
 """Which tokens a smaller vocabulary keeps, and the tokenizer that goes with it."""
 
 import collections
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +14,7 @@ from keras_distill.text.tokens import LENGTHS
 BATCH = 256
 
 
-def common_tokens(tokenizer, texts, count):
+def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]:
     """The ids of the tokens that occur most often in texts, for `shrink(vocabulary=...)`.
 
     Special tokens are always among them; for a byte-pair tokenizer the bytes and the pieces that a
@@ -57,7 +59,7 @@ def common_tokens(tokenizer, texts, count):
     return sorted(kept)
 
 
-def kept_tokens(teacher, vocabulary):
+def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[int]:
     """The teacher's ids of the tokens that `shrink(teacher, vocabulary=vocabulary)` keeps.
 
     Token `i` of the student is token `kept_tokens(...)[i]` of the teacher: what
