@@ -36,6 +36,7 @@ setup(
     long_description=README.read_text() if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords="keras knowledge-distillation model-compression tensorflow jax pytorch",
     python_requires=">=3.10",
     packages=find_packages(include=["keras_distill", "keras_distill.*"]),
     package_data={"keras_distill": ["py.typed"]},

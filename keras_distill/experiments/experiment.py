@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from keras_distill.experiments.arguments import (
 )
 from keras_distill.experiments.comparison import ARMS, compare, held, measured
 from keras_distill.experiments.devices import Devices
+from keras_distill.experiments.progress import Progress
 from keras_distill.experiments.run_folder import described
 from keras_distill.experiments.runner import Arm, Runner, checked_seeds
 from keras_distill.report import page as report_page
@@ -302,8 +302,8 @@ class Experiment:
             validation_data=self.data("valid"),
             epochs=epochs,
             shuffle=False,  # the dataset shuffles itself
-            verbose=1 if sys.stdout.isatty() else 2,
-            callbacks=callbacks() if callbacks else None,
+            verbose=0,
+            callbacks=[Progress(epochs), *(callbacks() if callbacks else [])],
         )
         logs = {name: [float(v) for v in values] for name, values in history.history.items()}
         record = {"history": logs, "seconds": time.time() - started}
