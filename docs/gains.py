@@ -1,4 +1,4 @@
-"""Draws `gains.png`: what the untuned default gains over the student alone, each with its interval.
+"""Draws `images/default-gains.png`: what the untuned default gains over the student alone, each with its interval.
 
     python benchmarks/never_hurts.py --data=DIR --out=runs/gains
     python docs/gains.py runs/gains/gains.json
@@ -10,7 +10,7 @@ import sys
 
 from matplotlib.figure import Figure
 
-PLACE = pathlib.Path(__file__).parent / "gains.png"
+PLACE = pathlib.Path(__file__).parent / "images" / "default-gains.png"
 WIN, LOSS = "#2563eb", "#d97706"
 
 
