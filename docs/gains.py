@@ -1,4 +1,4 @@
-"""Draws `images/default-gains.png`: what the untuned default gains over the student alone, each with its interval.
+"""Draws `images/default-gains.png`: gains of the untuned default, each with its interval.
 
     python benchmarks/never_hurts.py --data=DIR --out=runs/gains
     python docs/gains.py runs/gains/gains.json
