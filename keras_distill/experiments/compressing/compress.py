@@ -2,7 +2,6 @@
 
 import copy
 import math
-import time
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any
@@ -14,7 +13,12 @@ from keras_distill._files import plain, read_json, write_json
 from keras_distill._messages import say
 from keras_distill.experiments.comparison import first_examples
 from keras_distill.experiments.compressing import answer
-from keras_distill.experiments.compressing.students import measured, proposals, within
+from keras_distill.experiments.compressing.students import (
+    Proposal,
+    measured,
+    proposals,
+    within,
+)
 from keras_distill.experiments.file import load_experiment
 from keras_distill.experiments.run_folder import RunFolder, described
 from keras_distill.experiments.tuning.search import Candidate, Search
@@ -148,7 +152,8 @@ class Compressing:
 
     def __init__(self, run, experiment, seed):
         self.run, self.experiment, self.seed = run, experiment, seed
-        self.students, self.costs, self.numbers, self.trainings = {}, {}, {}, 0.0
+        self.students, self.costs, self.numbers = {}, {}, {}
+        self.pieces = {}  # `{(arm, last epoch): share of a training}`: asked twice, trained once
 
     def prepare(self, given):
         """Has a teacher, its targets on disk, and the setting to begin with."""
@@ -180,8 +185,8 @@ class Compressing:
         path = self.run.path / "costs.json"
         if read_json(path) is None:
             example = first_examples(experiment.data("valid"), 1)[0]
-            costs = measured(found, example)
-            write_json(path, {"teacher": _alone(self.teacher, example), **costs})
+            teacher = Proposal("teacher", lambda: self.teacher)
+            write_json(path, measured([teacher, *found], example))  # in turns: one drift for all
         self.costs = read_json(path)
         self.theirs = self.costs.pop("teacher")
         kept = within(self.costs, budget)
@@ -238,7 +243,7 @@ class Compressing:
         epochs = self.experiment.epochs
         arm = Candidate(number, made, setting is not None, epochs)
         record = self.search.train(arm, self.seed, begin, end)
-        self.trainings += (end - begin) / epochs
+        self.pieces.setdefault((number, end), (end - begin) / epochs)
         self.search.stages.append({"student": name, "setting": setting, **record})
         return record["accuracy"]
 
@@ -256,23 +261,15 @@ class Compressing:
         experiment = self.make({"student": name, **setting})
         experiment.seeds, experiment.teacher_epochs = seeds, 0
         experiment.teacher = lambda: self.run.model("teacher")
-        began = time.time()
         results = experiment.run(self.run.path / "final", resume=True, command=command,
                                  cache=self.search.cache)  # fmt: skip
         found = {
             "teacher": {"accuracy": self.goal, **self.theirs}, "default": self.default,
-            "students": self.costs, "search": self.search.stages, "trainings": self.trainings,
-            "student": name, "setting": setting, "keep": keep,
-            "cut": self.students[name].cut, "seconds": time.time() - began,
+            "students": self.costs, "search": self.search.stages,
+            "trainings": sum(self.pieces.values()), "student": name, "setting": setting,
+            "keep": keep, "cut": self.students[name].cut,
         }  # fmt: skip
         return answer.write(self.run.path, found, results, experiment, seeds)
-
-
-def _alone(model, example):
-    """The teacher's cost."""
-    from keras_distill.experiments.compressing.students import Proposal
-
-    return measured([Proposal("teacher", lambda: model)], example)["teacher"]
 
 
 def around(setting):
