@@ -132,5 +132,5 @@ def test_names_that_a_folder_can_have(name):
     "name", ["", ".", "..", "../a", "a/b", "/a", "a b", "a\\b", "<b>", "_a", None, "a\n"]
 )
 def test_names_that_it_cannot(name):
-    with pytest.raises(ValueError, match="`name` must be usable as a folder's name"):
+    with pytest.raises(ValueError, match="`name` names a folder"):
         _files.checked_name("name", name)

@@ -175,7 +175,7 @@ WRONG = {
         "from keras_distill import Experiment\ndef experiment():\n    return Experiment('?', "
         "student=1, teacher=1, data=1, optimizer=1, loss=1, epochs=1)",
         3,
-        "ValueError: `name` must be usable",
+        "ValueError: `name` names a folder",
     ),
     "a library's refusal": (
         "import keras\ndef experiment():\n    return keras.layers.Dense(-1)",
