@@ -269,7 +269,7 @@ def differences(before, now, where=""):
         A list of strings, such as `["a.b: 1 there, 2 here"]`.
     """
     if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{where}: {_short(before)} there, {_short(now)} here"]
+        return [] if before == now else [f"{where} was {_short(before)} and is {_short(now)} now"]
     found = []
     for key in dict.fromkeys([*before, *now]):
         place = f"{where}.{key}" if where else str(key)

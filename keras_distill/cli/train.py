@@ -15,15 +15,15 @@ def parser():
     parser = program.Parser("train", VERBS["train"], EXAMPLE)
     program.add_experiment(parser)
     program.add_strategy(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the run is written")
-    parser.add_argument("--cache", metavar="DIR", help="train the students from the teacher's "
-                        "targets in DIR; they are written there first")  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the run")
+    parser.add_argument("--cache", metavar="DIR", help="write the teacher's targets to DIR once, "
+                        "and train the distilled students from them")  # fmt: skip
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
     what.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in DIR, with its options; more seeds may be added",
+        help="continue the run in DIR with the same options; more seeds may be added",
     )
     return parser
 
@@ -35,7 +35,10 @@ def act(arguments):
 
     held = os.path.exists(os.path.join(arguments.out, RUN))
     if held and not (arguments.overwrite or arguments.resume):
-        raise FileExistsError(f"{arguments.out} already holds a run: give --overwrite or --resume.")
+        raise FileExistsError(
+            f"{arguments.out} already holds a run. Give --resume to continue it, or --overwrite to "
+            "delete it."
+        )
     strategy = program.strategy_of(arguments)
     experiment = program.experiment_of(arguments)
     try:
@@ -49,7 +52,7 @@ def act(arguments):
         )
     except KeyboardInterrupt as interruption:
         again = f"{command(arguments)} --resume"
-        print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
+        print(f"\nInterrupted. To continue, run {again}", file=sys.stderr)
         return program.code_of(interruption)
     return 0
 

@@ -189,7 +189,7 @@ def test_a_schedule_is_the_same_in_every_process(tmp_path):
     folder.open(settings())
     folder.open(settings(), resume=True)
     other = tiny(alpha=keras.optimizers.schedules.PolynomialDecay(0.8, 10))._settings()
-    with pytest.raises(ValueError, match="alpha.initial_learning_rate: 0.9 there, 0.8 here"):
+    with pytest.raises(ValueError, match="alpha.initial_learning_rate was 0.9 and is 0.8 now"):
         folder.open(other, resume=True)
 
 
@@ -200,7 +200,7 @@ def test_refuses_a_folder_with_a_run(run):
 
 def test_refuses_to_resume_other_settings(run):
     before = (run[0] / "run.json").read_text()
-    with pytest.raises(ValueError, match="other settings.* epochs: 1 there, 2 here"):
+    with pytest.raises(ValueError, match="other settings.* epochs was 1 and is 2 now"):
         tiny(epochs=2, teacher_epochs=1).run(run[0], resume=True)
     assert (run[0] / "run.json").read_text() == before
 

@@ -112,9 +112,9 @@ def test_a_run_is_neither_mixed_nor_deleted_by_mistake(tmp_path):
     compared.runner(tmp_path, seeds=1, settings={"alpha": 0.5, "data": tmp_path}).run()
     with pytest.raises(FileExistsError, match="already holds a run"):
         compared.runner(tmp_path, seeds=1, settings={"alpha": 0.5}).run()
-    with pytest.raises(ValueError, match="other settings.*alpha: 0.5 there, 0.9 here"):
+    with pytest.raises(ValueError, match="other settings.*alpha was 0.5 and is 0.9 now"):
         compared.runner(tmp_path, settings={"alpha": 0.9, "data": tmp_path}).run(resume=True)
-    with pytest.raises(ValueError, match="seeds: .0. there, .1, 0. here"):
+    with pytest.raises(ValueError, match="seeds was .0. and is .1, 0. now"):
         compared.runner(tmp_path, seeds=[1, 0], settings={"alpha": 0.5, "data": tmp_path}).check(
             resume=True
         )

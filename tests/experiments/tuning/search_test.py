@@ -123,7 +123,7 @@ def test_a_killed_search_resumes_to_the_same_numbers(found, file, tmp_path, monk
         assert {**again, "seconds": 0} == {**expected, "seconds": 0}
     with pytest.raises(FileExistsError):
         tune(file, out, SWEEP, **CALL)
-    with pytest.raises(ValueError, match="halvings: 1 there, 2 here"):
+    with pytest.raises(ValueError, match="halvings was 1 and is 2 now"):
         tune(file, out, SWEEP, resume=True, **{**CALL, "halvings": 2})
 
 
