@@ -101,6 +101,6 @@ def test_no_code_of_a_model_file_runs(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["export", f"--model={tmp_path / 'lambda.keras'}", f"--out={out}"]) == 2
     said = refusal(capsys)
-    assert "no code of a model file is run. Replace the layer" in said and not out.exists()
+    assert "code in a model file is never run. Replace the layer" in said and not out.exists()
     shutil.copy(tmp_path / "lambda.keras", tmp_path / "student.keras")
     assert main(["export", f"--model={tmp_path}", f"--out={out}"]) == 2

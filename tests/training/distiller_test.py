@@ -454,7 +454,7 @@ def test_a_teacher_no_better_than_the_student_is_said():
 
 def test_teacher_agreement_refuses():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
-    with pytest.raises(ValueError, match="sources. There are: teacher. Received: source='other'"):
+    with pytest.raises(ValueError, match="There are: self, teacher. Received: source='other'"):
         made().fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data, source="other")])
     with pytest.raises(ValueError, match="at least one batch"):
         made().fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data.take(0))])
