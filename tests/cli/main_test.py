@@ -101,7 +101,7 @@ def test_mistakes_are_said_in_one_line(file, tmp_path, capsys):
     out = f"--out={tmp_path / 'out'}"
     assert "--experiment" in fails(capsys, "train", out)
     assert "No such experiment file" in fails(capsys, "train", out, "--experiment=nowhere.py")
-    assert "must define a function `experiment" in fails(capsys, "train", out, f"--experiment={empty}")
+    assert "must define a function" in fails(capsys, "train", out, f"--experiment={empty}")
     known = "no option `epoch`. It has: epochs, seeds, units."
     assert known in fails(capsys, "train", out, f"--experiment={file}", "--set", "epoch=2")
     assert "no option `tsv`" in fails(capsys, "train", out, f"--experiment={file}", "--tsv=a")
