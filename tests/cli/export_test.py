@@ -81,7 +81,7 @@ def test_mistakes_are_said_in_one_line(folder, tmp_path, capsys):
     says("must begin with a letter or a digit", "--name=../up")
     says("`formats` must name at least one of", "--format=tflite")
     says("`quantize` must be one of", "--quantize=int3")
-    says("stays in floats", "--quantize=int8")
+    says("cannot be quantized", "--quantize=int8")
     says("`exit` must name one of", "--exit=early")
     says("No such file", "--inputs=nowhere.npz")
     says("takes an .npz file of arrays", f"--inputs={folder / 'labels.txt'}")

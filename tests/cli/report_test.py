@@ -57,7 +57,7 @@ def test_a_run_on_the_examples_that_it_keeps(run, capsys):
     assert found["provenance"]["command"] == "train it" and found["provenance"]["seeds"] == [3, 5]
     assert "40 examples of the validation split" in found["provenance"]["data"]
     assert main(["report", str(run)]) == 2
-    assert "never overwritten" in refusal(capsys)
+    assert "never overwrites" in refusal(capsys)
     for ending in ("html", "md", "json"):
         os.remove(run / f"comparison.{ending}")
 
@@ -82,7 +82,7 @@ def test_mistakes_are_said_in_one_line(run, tmp_path, capsys):
 
     says("No such run", tmp_path / "nowhere")
     says("It has no run.json", tmp_path)
-    says("ends in .html", run, f"--out={tmp_path / 'page.txt'}")
+    says("must end in .html", run, f"--out={tmp_path / 'page.txt'}")
     says("No such exported model", run, "--exported=nowhere.onnx")
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)

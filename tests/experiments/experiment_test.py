@@ -279,7 +279,7 @@ def test_what_does_not_fit_is_said_before_any_training(tmp_path, quick, changes,
 
 def test_what_draws_the_report_is_missed_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"keras_distill\[examples\]"):
+    with pytest.raises(ImportError, match=r"keras-distill\[examples\]"):
         tiny().run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

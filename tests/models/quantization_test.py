@@ -168,7 +168,7 @@ def test_export_writes_the_integers_that_were_simulated(student, weights, activa
     clear = ordered[:, -1] - ordered[:, -2] > 0.02 * scale  # this student is barely trained
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(written.argmax(-1)[clear], logits.argmax(-1)[clear])
-    with pytest.raises(ValueError, match=f"exported with `quantize='{quantize}'`"):
+    with pytest.raises(ValueError, match=f"Export it with `quantize='{quantize}'`"):
         export.write(made, tmp_path, "litert", quantize="float16", inputs=inputs)
 
 
