@@ -104,7 +104,7 @@ def test_every_weight_learns(name):
         (lambda: projectors.MaskedGenerator(3, ratio=1.5), r"`ratio`.*\[0, 1\].*1.5"),
         (lambda: projectors.MaskedGenerator(3, masked="rows"), "`masked` must be.*'rows'"),
         (lambda: projectors.Paraphraser(3, rate=0), "`rate` must be positive.*rate=0"),
-        (lambda: projectors.ReviewMechanism([1, 2], sizes=[3]), "`sizes` must be as many"),
+        (lambda: projectors.ReviewMechanism([1, 2], sizes=[3]), "`sizes` must have the length"),
         (lambda: projectors.ReviewMechanism([1, 2])([normal(1, 2, 2, 1)]), "takes 2 feature maps"),
     ],
 )
@@ -243,7 +243,7 @@ def test_factors_are_transferred():
     [
         ((2, 4), (2, 5, 4), r"\(2, 4\) \(vector\).*\(2, 5, 4\) \(sequence\).*Pool or flatten"),
         ((2, 5, 4), (2, 5, 5, 4), "sequence.*feature map.*Pool or flatten"),
-        ((2, 5, 4), (2, 6, 4), "one length"),
+        ((2, 5, 4), (2, 6, 4), "the same length"),
         ((2, 3, 3, 3, 4), (2, 3, 3, 3, 5), "rank 5.*any Keras layer"),
     ],
 )

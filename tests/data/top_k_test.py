@@ -205,5 +205,5 @@ def test_the_guide_names_the_losses_that_take_it():
 
 def test_another_temperature_than_the_cached_one_is_refused(tmp_path):
     write_targets(TEACHER, dataset(), tmp_path, top_k=K, temperature=2.0, verbose=0)
-    with pytest.raises(ValueError, match="TopK at 2.0"):
+    with pytest.raises(ValueError, match="`TopK` at 2.0"):
         trained(read_targets(dataset(), tmp_path), losses.KLDivergence(4.0))

@@ -249,7 +249,7 @@ def test_a_language_model_learns_from_one_with_another_tokenizer():
 
     aligned.targets = targets
     tokenizers = student.preprocessor.tokenizer, teacher.preprocessor.tokenizer
-    with pytest.warns(UserWarning, match="no partner"):
+    with pytest.warns(UserWarning, match="not in the other vocabulary"):
         shared = losses.ClassSubset.from_tokenizers(losses.KLDivergence(), *tokenizers)
     terms = [
         *recipes.uld(),
@@ -264,7 +264,7 @@ def test_a_language_model_learns_from_one_with_another_tokenizer():
     assert seen["spans:teacher"].numpy().tolist()[0][:3] == [1, 1, 2]
     with pytest.raises(ValueError, match="Give `fit` strings"):
         distiller.fit(student.preprocessor(["abcd ab"])[0], np.zeros((1, 8)), verbose=0)
-    with pytest.warns(UserWarning, match="no partner"):
+    with pytest.warns(UserWarning, match="not in the other vocabulary"):
         names = run_page("vocabularies.md", student=student, teacher=teacher)
     assert np.isfinite(names["distiller"].history.history["shared"]).all()
 
