@@ -238,5 +238,5 @@ def test_what_cannot_be_quantized_is_refused(student):
     with pytest.raises(ValueError, match="must be a functional or sequential model"):
         models.quantization_aware(Own(name="own"))
     inputs = keras.Input((3,))
-    with pytest.raises(ValueError, match="no layer whose weights could be quantized"):
+    with pytest.raises(ValueError, match="must have a layer that can be quantized"):
         models.quantization_aware(keras.Model(inputs, layers.LayerNormalization()(inputs)))
