@@ -265,7 +265,7 @@ def test_bad_arguments_are_refused(changes, said):
         ({"student": lambda: None}, "`student` must return a `keras.Model`"),
         ({"teacher": lambda: len}, "`teacher` must return a `keras.Model`.*`ModelTeacher`"),
         ({"student": lambda: Unregistered(3)}, "Register its classes"),
-        ({"terms": [Term("mse", student="nowhere")]}, "No layer `nowhere`"),
+        ({"terms": [Term("mse", student="nowhere")]}, "has no layer `nowhere`"),
         ({"terms": lambda student, teacher: [Term("mse", source="aide")]}, "aide"),
         ({"data": lambda split: data(split).take(split != "test")}, "at least one batch"),
     ],
@@ -303,7 +303,7 @@ def test_a_list_of_terms_holds_no_weights():
 
 def test_a_run_that_is_there_outlives_a_mistake(tmp_path):
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match="No layer `nowhere`"):
+    with pytest.raises(ValueError, match="has no layer `nowhere`"):
         tiny(terms=[Term("mse", student="nowhere")]).run(tmp_path, overwrite=True)
     assert (tmp_path / "run.json").read_text() == "{}"
 

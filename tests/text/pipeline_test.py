@@ -225,9 +225,9 @@ def test_what_is_text(data, text):
 def test_a_dataset_brings_its_labels():
     distiller = distilled(classifier(), classifier(depth=2))
     data = tf.data.Dataset.from_tensor_slices(TEXTS).batch(8)
-    with pytest.raises(ValueError, match="A dataset brings its own labels"):
+    with pytest.raises(ValueError, match="A dataset holds its own labels"):
         distiller.fit(data, LABELS, verbose=0)
-    with pytest.raises(ValueError, match="`validation_split` takes arrays or lists"):
+    with pytest.raises(ValueError, match="`validation_split` needs arrays or lists"):
         distiller.fit(data, validation_split=0.5, verbose=0)
 
 
@@ -297,7 +297,7 @@ def test_the_page_on_text(monkeypatch):
 
 def test_spans_need_two_language_models():
     aligned = ModelTeacher(classifier(), aligned=True)
-    with pytest.raises(ValueError, match="language models.*label of each token"):
+    with pytest.raises(ValueError, match="language models.*label for each token"):
         distilled(classifier(length=6), aligned).fit(TEXTS, LABELS, verbose=0)
     with pytest.raises(ValueError, match="tokenizers"):
         Distiller(keras.Sequential([layers.Dense(3)]), teacher=aligned)
