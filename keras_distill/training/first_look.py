@@ -146,8 +146,8 @@ def _check_finite(objective, name, answers, values):
         for tensor in tree.flatten(answers[term.source].get(path)):
             if ops.is_tensor(tensor) and np.isnan(_numbers(tensor)).any():
                 raise ValueError(
-                    f"NaN in the output of `{term.source}` at `{path}`, at step 0. Check the inputs "
-                    "and the model's weights."
+                    f"NaN in the output of `{term.source}` at `{path}`, at step 0. Check the "
+                    "inputs and the model's weights."
                 )
 
 
