@@ -157,7 +157,7 @@ def test_seeds_may_be_added_behind_the_others(tmp_path, run, quick):
     assert Interrupt.fits == 2
     assert same_runs(tmp_path / "copy", run[0])
     for seeds in (1, [1, 0], [0, 2]):
-        with pytest.raises(ValueError, match="seeds: "):
+        with pytest.raises(ValueError, match="seeds was"):
             tiny(seeds=seeds).run(tmp_path / "copy", resume=True)
 
 
@@ -208,9 +208,9 @@ def test_refuses_to_resume_other_settings(run):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"optimizer": lambda: keras.optimizers.Adam(0.02)}, "optimizer.learning_rate: .* there"),
-        ({"loss": keras.losses.SparseCategoricalCrossentropy()}, "loss.from_logits: true there"),
-        ({"terms": [Term("mse", weight=2.0)]}, "terms: "),
+        ({"optimizer": lambda: keras.optimizers.Adam(0.02)}, "optimizer.learning_rate was"),
+        ({"loss": keras.losses.SparseCategoricalCrossentropy()}, "loss.from_logits was true and"),
+        ({"terms": [Term("mse", weight=2.0)]}, "terms was"),
     ],
 )
 def test_refuses_to_resume_what_trains_otherwise(run, changes, said):
