@@ -45,8 +45,9 @@ def blocks(student, teacher, pairs=None, *, attending=False):
 def _of_maps(model, end):
     kind = type(taps.find_layer(model, end.path.partition(":")[0])).__name__
     return (
-        f"`{model.name}` has no transformer block. `{end.path}`, a `{kind}`, outputs feature maps "
-        f"{end.shape}. Give pairs of paths, or compare feature maps, as `recipes.fitnets` does."
+        f"`{model.name}` has no transformer block, only feature maps such as {end.shape} at "
+        f"`{end.path}`, a `{kind}`. Give pairs of paths, or compare feature maps, as "
+        "`recipes.fitnets` does."
     )
 
 

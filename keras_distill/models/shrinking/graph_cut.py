@@ -199,8 +199,8 @@ class _Chain:
         if before is None:
             return None
         raise ValueError(
-            f"Blocks can only be dropped from a chain, in which one tensor joins two blocks. "
-            f"{len(outside)} tensors join `{self.stack}{before}` and `{self.stack}{index}`."
+            f"{len(outside)} tensors join `{self.stack}{before}` and `{self.stack}{index}`, but "
+            "blocks can only be dropped from a chain, in which one tensor joins two blocks."
         )
 
     def _last_output(self):
