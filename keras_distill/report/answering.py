@@ -85,7 +85,7 @@ def answered(models, data, teacher=None, task=None, keep=1000):
             kept.append((x, y, None if weights is None else np.asarray(weights)))
         examples += size
     if not parts:
-        raise ValueError("`data` must hold at least one example. "
+        raise ValueError("`data` must hold at least one batch. "
                          f"Received: {examples} examples")  # fmt: skip
     return Found(task, {key: _joined(each) for key, each in parts.items()}, kept, examples)
 

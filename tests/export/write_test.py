@@ -229,7 +229,7 @@ def test_bad_arguments_are_named_and_leave_nothing(student, tmp_path, monkeypatc
     refused(r"needs tensorflow, openvino. Run `pip install keras-distill\[export\]`",
             error=ImportError, formats="openvino")  # fmt: skip
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    refused("`openvino` takes `quantize` of none, float16", formats="openvino", quantize="int8")
+    refused("`openvino` must be one of none, float16", formats="openvino", quantize="int8")
     refused("needs real inputs to calibrate on", formats="litert", quantize="int8")
     refused("`calibration` must have the shape", formats="litert", quantize="int8", inputs=IMAGES,
             calibration=IMAGES[:, :5])  # fmt: skip

@@ -156,7 +156,7 @@ class Late(keras.Model):
 
 def test_a_layer_that_is_not_made_yet():
     model = Late(name="late")
-    with pytest.raises(ValueError, match="`late` is not built.*Call it on a batch first"):
+    with pytest.raises(ValueError, match="`late` has no.*not built.*Call it on a batch first"):
         taps.find_layer(model, "hidden")
     model(X)
     assert taps.find_layer(model, "hidden") is model.hidden

@@ -214,7 +214,7 @@ def test_refused():
     with pytest.raises(ValueError, match="variables of the same shapes"):
         Distiller(net(), teacher=EMATeacher(model=Uncopied(2)))
     student = net()
-    with pytest.raises(ValueError, match="shares"):
+    with pytest.raises(ValueError, match="must not share"):
         Distiller(student, teacher=EMATeacher(model=student))
 
 

@@ -114,7 +114,7 @@ def test_layers_of_one_member_and_of_all():
     "arguments, message",
     [
         (dict(teachers=[A]), "at least two.*1"),
-        (dict(teachers=[A, B], weights=[1]), r"one for each of 2.*\[1.0\]"),
+        (dict(teachers=[A, B], weights=[1]), r"one for each of the 2.*\[1.0\]"),
         (dict(teachers=[A, B], weights=[1, -1]), "non-negative"),
         (dict(teachers=[A, B], weights=[0, 0]), "not all be zero"),
         (dict(teachers=[A, B], combine="vote"), "confidence.*vote"),
@@ -130,7 +130,7 @@ def test_refused_when_made(arguments, message):
     [
         ([A, net(3, classes=4)], r"same shape at `output`.*3\).*4\)"),
         ([A, lambda x: tf.nn.softmax(x[:, :3])], "member `1` gives probabilities"),
-        ([A, lambda x: {"a": x}], "structure"),
+        ([A, lambda x: {"a": x}], "several parts"),
     ],
 )
 def test_refused_before_the_first_update(members, message):

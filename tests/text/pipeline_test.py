@@ -262,7 +262,7 @@ def test_a_language_model_learns_from_one_with_another_tokenizer():
     # what each predicts: "ab c d ␣ab end" and "a b cd ␣ a b end"; the student knows "Ġa", not "Ġab"
     assert seen["spans:student"].numpy().tolist()[0][:3] == [1, 2, 2]
     assert seen["spans:teacher"].numpy().tolist()[0][:3] == [1, 1, 2]
-    with pytest.raises(ValueError, match="Give `fit` strings"):
+    with pytest.raises(ValueError, match="Give strings to `fit`"):
         distiller.fit(student.preprocessor(["abcd ab"])[0], np.zeros((1, 8)), verbose=0)
     with pytest.warns(UserWarning, match="not in the other vocabulary"):
         names = run_page("vocabularies.md", student=student, teacher=teacher)
