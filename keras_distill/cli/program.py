@@ -5,6 +5,7 @@ import ast
 import contextlib
 import io
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -96,6 +97,15 @@ def _guarded(name, act, arguments):
             traceback.print_exc()
         print(f"{name}: {said}", file=sys.stderr)
         return 2
+
+
+def python():
+    """This interpreter as a shell can call it: `python`, or its path where that is another one."""
+    found = shutil.which("python")
+    if found and os.path.dirname(os.path.abspath(found)) == os.path.dirname(sys.executable):
+        return "python"
+    short = os.path.relpath(sys.executable)
+    return sys.executable if short.startswith("..") else short
 
 
 def verbose():

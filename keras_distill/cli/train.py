@@ -54,16 +54,38 @@ def act(arguments):
         again = f"{command(arguments)} --resume"
         print(f"\nInterrupted. To continue, run {again}", file=sys.stderr)
         return program.code_of(interruption)
+    print("\nTry next:")
+    for line in next_commands(arguments):
+        print(f"  {line}")
     return 0
 
 
 def command(arguments):
     """The command line that makes the run in an empty folder."""
-    words = ["python", "-m", "keras_distill", "train", f"--experiment={arguments.experiment}"]
-    for name in ("data", "tfds", "tsv"):
-        if getattr(arguments, name) is not None:
-            words.append(f"--{name}={getattr(arguments, name)}")
-    words += [word for pair in arguments.set for word in ("--set", pair)]
+    words = ["python", "-m", "keras_distill", "train", *_given(arguments)]
     words += [f"--cache={arguments.cache}"] if arguments.cache else []
     words += [f"--strategy={arguments.strategy}"] if arguments.strategy != "none" else []
     return shlex.join([*words, f"--out={arguments.out}"])
+
+
+def next_commands(arguments):
+    """Three commands that continue from a finished run: report, search settings, compress."""
+    out, given = os.path.normpath(arguments.out), _given(arguments)
+    teacher = f"--teacher={os.path.join(out, 'teacher.keras')}"
+    return [
+        shlex.join([program.python(), "-m", "keras_distill", *words])
+        for words in (
+            ["report", out, *given],
+            ["tune", *given, teacher, f"--out={out}-tune"],
+            ["compress", *given, teacher, "--keep=0.99", f"--out={out}-small"],
+        )
+    ]
+
+
+def _given(arguments):
+    """The words that choose the experiment and its options."""
+    words = [f"--experiment={arguments.experiment}"]
+    for name in ("data", "tfds", "tsv"):
+        if getattr(arguments, name) is not None:
+            words.append(f"--{name}={getattr(arguments, name)}")
+    return words + [word for pair in arguments.set for word in ("--set", pair)]

@@ -1,8 +1,10 @@
 """The command line: exit codes and what is said."""
 
+import importlib
 import io
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_distill.cli import train
 from keras_distill.cli.main import VERBS, main
 from keras_distill.experiments import experiment
 
@@ -132,6 +135,18 @@ def test_a_run_is_kept_unless_overwritten(run, file, tmp_path, capsys):
     assert main([*train, "--overwrite", "--set", "units=3"]) == 0
     model = keras.saving.load_model(tmp_path / "copy/student.keras")
     assert model.layers[0].units == 3
+
+
+def test_the_commands_to_try_next_are_those_of_the_command_line(run, file):
+    argv = [f"--experiment={file}", f"--out={run}", "--set", "units=3"]
+    lines = train.next_commands(train.parser().parse_args(argv))
+    for line, verb in zip(lines, ("report", "tune", "compress"), strict=True):
+        python, *module, found = shlex.split(line)[:4]
+        assert shutil.which(python) and module == ["-m", "keras_distill"] and found == verb
+        parser = importlib.import_module(f"keras_distill.cli.{verb}").parser()
+        given = parser.parse_args(shlex.split(line)[4:])
+        assert given.experiment == str(file) and given.set == ["units=3"]
+        assert verb == "report" or os.path.isfile(given.teacher)
 
 
 def test_resume_takes_the_runs_own_options_and_file(run, file, tmp_path, capsys):
