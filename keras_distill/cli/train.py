@@ -54,9 +54,8 @@ def act(arguments):
         again = f"{command(arguments)} --resume"
         print(f"\nInterrupted. To continue, run {again}", file=sys.stderr)
         return program.code_of(interruption)
-    print("\nTry next:")
-    for line in next_commands(arguments):
-        print(f"  {line}")
+    for what, line in next_commands(arguments).items():
+        print(f"\n{what}:\n  {line}")
     return 0
 
 
@@ -69,17 +68,17 @@ def command(arguments):
 
 
 def next_commands(arguments):
-    """Three commands that continue from a finished run: report, search settings, compress."""
+    """Three commands to try after a finished run, each by what it does."""
     out, given = os.path.normpath(arguments.out), _given(arguments)
     teacher = f"--teacher={os.path.join(out, 'teacher.keras')}"
-    return [
-        shlex.join([program.python(), "-m", "keras_distill", *words])
-        for words in (
-            ["report", out, *given],
-            ["tune", *given, teacher, f"--out={out}-tune"],
-            ["compress", *given, teacher, "--keep=0.99", f"--out={out}-small"],
-        )
-    ]
+    found = {
+        "Next, compare the models on one page": ["report", out, *given],
+        "Search for better settings": ["tune", *given, teacher, f"--out={out}-tune"],
+        "Find a smaller student": ["compress", *given, teacher, "--keep=0.99",
+                                   f"--out={out}-small"],
+    }  # fmt: skip
+    start = [program.python(), "-m", "keras_distill"]
+    return {what: shlex.join([*start, *words]) for what, words in found.items()}
 
 
 def _given(arguments):

@@ -140,7 +140,7 @@ def test_a_run_is_kept_unless_overwritten(run, file, tmp_path, capsys):
 def test_the_commands_to_try_next_are_those_of_the_command_line(run, file):
     argv = [f"--experiment={file}", f"--out={run}", "--set", "units=3"]
     lines = train.next_commands(train.parser().parse_args(argv))
-    for line, verb in zip(lines, ("report", "tune", "compress"), strict=True):
+    for line, verb in zip(lines.values(), ("report", "tune", "compress"), strict=True):
         python, *module, found = shlex.split(line)[:4]
         assert shutil.which(python) and module == ["-m", "keras_distill"] and found == verb
         parser = importlib.import_module(f"keras_distill.cli.{verb}").parser()
