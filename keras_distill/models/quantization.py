@@ -23,33 +23,33 @@ FUSED = ("linear", "relu")  # activations that LiteRT computes with the layer
 def quantization_aware(
     student: keras.Model, weights: int = 8, activations: int | None = 8, calibration: Any = None
 ) -> keras.Model:
-    """The student with fake quantization where LiteRT quantizes, to be trained on.
+    """A copy of the student that simulates LiteRT's quantization, for further training.
 
-    Train the student first, then teach this one for a few epochs at a small learning rate, with
-    the same teacher. Its numbers are floats, but only those that the integers can hold, so that
-    `export.write(student, ..., "litert", quantize="int8")` writes the very integers that were
+    Train the student first. Then train this copy for a few epochs at a small learning rate, with
+    the same teacher. Its numbers are floats, but only those that the integers can hold. So
+    `export.write(student, ..., "litert", quantize="int8")` writes exactly the integers that were
     simulated (`"int4"` for `weights=4, activations=None`).
 
     The kernels of `Dense`, `Conv1D`, `Conv2D` and `Embedding` layers are rounded to a symmetric
     grid, with a scale for each output channel. Each batch normalization behind one of the first
-    three is folded into it, with its statistics as they are. Activations are rounded to 256 steps
-    of a range that follows the training data: those of the inputs, and of each layer that computes
-    new numbers. A ReLU belongs to the layer before it. Other layers compute in floats, and the
-    outputs stay floats: of outputs in 256 steps one in fifty would be a tie.
+    three is folded into it, with its current statistics. The inputs and the activations of each
+    layer that computes new numbers are rounded to 256 steps of a range that follows the training
+    data. A ReLU belongs to the layer before it. Other layers compute in floats. The outputs stay
+    floats, because one in fifty outputs in 256 steps would be a tie.
 
     Args:
-        student: A functional or sequential `keras.Model`. It is left as it is.
+        student: A functional or sequential `keras.Model`. It is not changed.
         weights: 8 or 4, the bits of the weights. Defaults to `8`.
-        activations: 8, the bits of what passes between the layers, or `None` for floats.
-        calibration: Inputs for a first range of the activations, as the student takes them, such as
-            the training data's first 256 examples. Defaults to `None`: the first training batch.
+        activations: 8, the bits of the activations, or `None` for floats.
+        calibration: Inputs of the student for a first range of the activations, such as the first
+            256 training examples. Defaults to `None`, which is the first training batch.
 
     Returns:
         A functional `keras.Model` of the student's name, with copies of its weights.
 
     Raises:
-        ValueError: The student is no graph, has a layer that is called twice, or none to
-            quantize; or the bits are others.
+        ValueError: The student is not functional or sequential, calls a layer twice, or has no
+            layer to quantize, or the bits are not allowed.
 
     Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference".

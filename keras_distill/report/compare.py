@@ -35,7 +35,7 @@ def compare(
     examples: int = 1000,
     seed: int = 0,
 ) -> Comparison:
-    """Measures students beside their teacher, and says how sure each difference is.
+    """Compares students with their teacher in quality, cost and knowledge.
 
     *Quality*: the task's measure with a 95% interval by 1,000 resamples of the examples, the
     difference from the baseline with McNemar's exact test, agreement and divergence from the
