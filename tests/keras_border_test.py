@@ -9,9 +9,8 @@ import pytest
 from keras import layers, ops
 from kinds import X, arrays, dense, nested, stacked, subclassed
 
-from keras_distill._keras import graph
+from keras_distill._keras import graph, trainer
 from keras_distill._keras import layers as keras_layers
-from keras_distill._keras import trainer
 from keras_distill._keras.optimizers import scaled
 
 
@@ -234,7 +233,8 @@ class _Looks(trainer.LooksFirst, keras.Sequential):
 
 def test_a_trainer_looks_at_the_data_before_callbacks_and_steps():
     model = _Looks([keras.Input((6,)), layers.Dense(2)])
-    model.heard = heard = []
+    model.heard = []
+    heard = model.heard  # Keras keeps a list of its own
     model.compile("sgd", "mse", run_eagerly=True)
     begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: heard.append("callback"))
     model.fit(X, X[:, :2], epochs=2, callbacks=[begin], verbose=0)
