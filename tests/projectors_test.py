@@ -115,7 +115,7 @@ def test_every_weight_learns(name):
             "at most batch_size=2 examples. Received: 3",
         ),
         (lambda: projectors.Paraphraser(3, rate=0), "`rate` must be positive.*rate=0"),
-        (lambda: projectors.ReviewMechanism([1, 2], sizes=[3]), "`sizes` must be as many"),
+        (lambda: projectors.ReviewMechanism([1, 2], sizes=[3]), "`sizes` must have the length"),
         (lambda: projectors.ReviewMechanism([1, 2])([normal(1, 2, 2, 1)]), "takes 2 feature maps"),
     ],
 )
@@ -275,10 +275,10 @@ def test_factors_are_transferred():
 @pytest.mark.parametrize(
     "student, teacher, said",
     [
-        ((2, 4), (2, 5, 4), r"\(2, 4\) \(vector\).*\(2, 5, 4\) \(sequence\).*Pool or flatten"),
-        ((2, 5, 4), (2, 5, 5, 4), "sequence.*feature map.*Pool or flatten"),
-        ((2, 5, 4), (2, 6, 4), "one length"),
-        ((2, 3, 3, 3, 4), (2, 3, 3, 3, 5), "rank 5.*any Keras layer"),
+        ((2, 4), (2, 5, 4), r"Pool or flatten.*\(2, 4\) \(vector\).*\(2, 5, 4\) \(sequence\)"),
+        ((2, 5, 4), (2, 5, 5, 4), "Pool or flatten.*sequence.*feature map"),
+        ((2, 5, 4), (2, 6, 4), "the same length"),
+        ((2, 3, 3, 3, 4), (2, 3, 3, 3, 5), "any Keras layer.*rank 5"),
     ],
 )
 def test_auto_refuses_what_it_cannot_join(student, teacher, said):

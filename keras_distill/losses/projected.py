@@ -243,9 +243,9 @@ class SemanticCalibration(DistillationLoss):
         layers, targets = attention.shape[1:]
         if len(y_true) != targets or len(students) != layers * targets:
             raise ValueError(
-                f"`{self.name}`: an attention of shape {tuple(attention.shape)} needs {targets} "
-                f"feature maps of the teacher and {layers * targets} of the student. Received: "
-                f"{len(y_true)} and {len(students)}."
+                f"`{self.name}` with an attention of shape {tuple(attention.shape)} needs "
+                f"{targets} feature maps of the teacher and {layers * targets} of the student. "
+                f"Received: {len(y_true)} and {len(students)}"
             )
         pairs = (matched(*pair) for pair in zip(list(y_true) * layers, students))
         errors = [_mean_square(student - teacher) for teacher, student in pairs]

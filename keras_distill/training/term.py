@@ -127,18 +127,18 @@ class Term:
     def _fitting(self, model, y_pred, targets):
         if not isinstance(self.student, str) or not isinstance(self.teacher, str):
             raise ValueError(
-                f'`{self.name}`: `projector="auto"` takes one path on each side. Received: '
-                f"student={self.student}, teacher={self.teacher}. Give a layer for a structure."
+                f'`projector="auto"` of `{self.name}` needs one path on each side. For several '
+                f"paths, give a layer. Received: student={self.student}, teacher={self.teacher}"
             )
         shapes = tuple(y_pred.shape), tuple(targets[self.teacher].shape)
         layer = None if taps.is_edge(self.student) else taps.find_layer(model, self.student)
         heads = isinstance(layer, keras.layers.EinsumDense) and len(shapes[0]) == 4
         if heads or self.student.endswith(taps.SCORES):
             raise ValueError(
-                f"`{self.name}`: `{self.student}` holds attention heads {shapes[0]}, "
+                f"`{self.student}` of `{self.name}` has attention heads {shapes[0]}, "
                 'which `projector="auto"` does not mix. Compare relations between tokens or mean '
                 "attention (`MiniLMRelations`, `AttentionMSE(heads='mean')`), or give a layer that "
-                "maps them."
+                "maps the heads."
             )
         return projectors.fitting(*shapes, name=f"{self.name}_projector")
 
@@ -202,8 +202,8 @@ class Term:
         """The loss's values with the weights that they have, as `Measured`."""
         if len(values.shape) == 0:
             raise ValueError(
-                f"`{self.name}`: a loss must return one value per example or token, not a scalar: "
-                "a term weighs, masks and averages them itself."
+                f"The loss of `{self.name}` must return one value per example or token, because "
+                "the term weighs, masks and averages them. Received: a scalar"
             )
         if counts is None:
             return Measured(values, ops.ones_like(values))
