@@ -206,7 +206,8 @@ class SemanticCalibration(DistillationLoss):
 
     `loss = sum_ij attention_ij * mean((student_ij - teacher_j)^2) / layers`, summed over the
     student's layers `i` and the teacher's layers `j`. The attention, and each of the student's
-    layers brought to the channels of each of the teacher's, come from a projector.
+    layers brought to the channels of each of the teacher's, come from the projector
+    `projectors.SemanticAttention`; `recipes.semckd` joins both.
 
     Args:
         name: the loss's name. Defaults to `"semantic_calibration"`.

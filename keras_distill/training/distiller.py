@@ -29,7 +29,7 @@ from keras_distill.training.weight_files import OPTIMIZER, WeightsFile, assign
 _step = importlib.import_module(f"keras_distill.training.step_{_backend.NAME}")
 
 
-class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
+class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Model):
     """Trains a student on labels and on teachers' targets, through Keras's own `fit`.
 
     `total = (1 - alpha) * label_loss + alpha * sum(weight * term) + the student's regularization`

@@ -25,8 +25,8 @@ class Step:
             alone = trainer.strategy_of(self) is None
             return Guard(halts=alone and not self.jit_compile)
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Keras calls this first in `fit`, `evaluate` and `train_on_batch`, before any callback."""
+    def look_first(self, iterator=None, data_batch=None):
+        """Looks at the first batch, on replicas at a part of it, and builds what is not built."""
         strategy = trainer.strategy_of(self)
         if strategy is None:
             if self.look_is_due and not (data_batch is None and epochs.is_steered(iterator)):

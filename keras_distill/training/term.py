@@ -116,8 +116,8 @@ class Term:
         made = {"projector": self.projector}
         if self.projector == "auto":
             made["projector"] = self._fitting(model, y_pred, targets)
-        if made["projector"] is not None:
-            y_pred = made["projector"](y_pred)  # builds it
+        if made["projector"] is not None:  # the call builds it
+            y_pred = made["projector"](*_seen_by(made["projector"], y_pred, y_true))
         if self.loss.stateful:
             if self.loss.layer is None:
                 self.loss.build(*each(lambda tensor: tuple(tensor.shape), [y_pred, y_true]))
@@ -166,14 +166,17 @@ class Term:
         if counts is not None:  # what is masked may hold anything, NaN included
             axes = self.loss.token_axes
             y_pred, y_true = each(lambda t: weights.silence(t, counts, axes), (y_pred, y_true))
-        if "projector" in layers:  # terms are measured in training only
-            y_pred = layers["projector"](y_pred, training=True)
+        extras, projector = self._extras(features, batch, counts), layers.get("projector")
+        whole = isinstance(projector, projectors.TwoSided)  # it compares the batch's examples
+        if whole:
+            y_true, y_pred, extras = replicas.gathered((y_true, y_pred, extras))
+        if projector is not None:  # terms are measured in training only
+            y_pred = projector(*_seen_by(projector, y_pred, y_true), training=True)
         check_shapes(self, y_true, y_pred)
         y_pred, y_true = each(lambda t: ops.cast(t, self.loss.dtype), (y_pred, y_true))
-        extras = self._extras(features, batch, counts)
-        if self.loss.across_batch:
+        if self.loss.across_batch and not whole:
             y_true, y_pred, extras = replicas.gathered((y_true, y_pred, extras))
-            counts = extras["mask"]
+        counts = extras["mask"]
         asked = {name: extras[name] for name in (*self.loss.needs, *self.loss.reads)}
         values = self.loss.call(y_true, y_pred, **asked)
         return self.weighed(values, counts)
@@ -212,6 +215,11 @@ class Term:
 
     def __repr__(self):
         return f"Term({self.loss.name}, {self.student} <- {self.source}:{self.teacher})"
+
+
+def _seen_by(projector, y_pred, y_true):
+    """What a projector is called with."""
+    return (y_pred, y_true) if isinstance(projector, projectors.TwoSided) else (y_pred,)
 
 
 def each(function, structure):

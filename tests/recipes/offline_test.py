@@ -28,6 +28,7 @@ MAPS = {
     "vid": recipes.vid,
     "mgd": recipes.mgd,
     "review_kd": recipes.review_kd,
+    "semckd": recipes.semckd,
     "cwd": recipes.cwd,
 }
 BLOCKS = {
