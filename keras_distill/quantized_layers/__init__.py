@@ -1,0 +1,37 @@
+"""Layers that compute in floats with the numbers that integers can hold (fake quantization)."""
+
+from keras_distill.quantized_layers.inside import QuantizedBlock
+from keras_distill.quantized_layers.kernels import (
+    QuantizedConv1D,
+    QuantizedConv1DTranspose,
+    QuantizedConv2D,
+    QuantizedConv2DTranspose,
+    QuantizedDense,
+    QuantizedDepthwiseConv1D,
+    QuantizedDepthwiseConv2D,
+    QuantizedEinsumDense,
+    QuantizedEmbedding,
+    QuantizedReversibleEmbedding,
+    kind_of,
+)
+from keras_distill.quantized_layers.rounding import ActivationRange, fake_quantized
+from keras_distill.quantized_layers.simulation import simulation_of, with_rounded_weights
+
+__all__ = [
+    "ActivationRange",
+    "QuantizedBlock",
+    "QuantizedConv1D",
+    "QuantizedConv1DTranspose",
+    "QuantizedConv2D",
+    "QuantizedConv2DTranspose",
+    "QuantizedDense",
+    "QuantizedDepthwiseConv1D",
+    "QuantizedDepthwiseConv2D",
+    "QuantizedEinsumDense",
+    "QuantizedEmbedding",
+    "QuantizedReversibleEmbedding",
+    "fake_quantized",
+    "kind_of",
+    "simulation_of",
+    "with_rounded_weights",
+]
