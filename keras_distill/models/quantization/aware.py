@@ -93,8 +93,8 @@ def quantization_aware(
     made = keras.Model(inputs, builder.rebuilt(student, inputs, outermost=True), name=student.name)
     if not builder.quantized:
         raise ValueError(
-            "The student has no layer whose weights could be quantized: a dense layer, a "
-            f"convolution or an embedding. Received: {student.name!r}"
+            "The student must have a layer that can be quantized (a dense layer, a convolution or "
+            f"an embedding). Received: {student.name!r}"
         )
     for weights, copy in builder.copied:
         copy.set_weights(weights)
