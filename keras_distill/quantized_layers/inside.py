@@ -3,7 +3,8 @@
 import keras
 
 from keras_distill._keras import layers as keras_layers
-from keras_distill.quantized_layers.kernels import Quantized, kind_of
+from keras_distill.quantized_layers.kernels import Quantized
+from keras_distill.quantized_layers.kinds import kind_of
 from keras_distill.quantized_layers.rounding import PACKAGE, ActivationRange, RoundedSoftmax
 
 
