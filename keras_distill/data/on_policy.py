@@ -12,7 +12,7 @@ from keras_distill.data.sampling import Sampler
 
 
 class OnPolicy(keras.utils.PyDataset):
-    """Batches for on-policy distillation, a share of which are the student's own answers.
+    """Batches for on-policy distillation, with a share of the student's own answers.
 
     The teacher scores these answers token by token. Each epoch chooses these batches and the order
     of the prompts at random. The student answers with its current weights, or those of a step or
