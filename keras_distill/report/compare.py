@@ -13,10 +13,12 @@ from keras_distill.export import given as exported_inputs
 from keras_distill.report import exports, judgement, knowledge, robustness
 from keras_distill.report.answering import Answers, answered
 from keras_distill.report.comparison import Comparison
-from keras_distill.report.costs import latency, operations_of, size_on_disk
+from keras_distill.report.costs import latency, operations_of, peak_memory, size_on_disk
 
 TEACHER, ALONE = "teacher", "alone"
+TEXTS = "summaries"
 BATCHES = (1, 32)
+SLOW = 3  # how often texts are written to time them
 
 
 def compare(
@@ -34,6 +36,7 @@ def compare(
     runs: int = 50,
     examples: int = 1000,
     seed: int = 0,
+    memory: bool = False,
 ) -> Comparison:
     """Measures students beside their teacher, and says how sure each difference is.
 
@@ -46,14 +49,16 @@ def compare(
     A model with several outputs has a row for each that answers the task: its exits.
 
     Args:
-        teacher: A `keras.Model`, or a function of `x`.
+        teacher: A `keras.Model`, or a function of `x`. For summaries that is a model with
+            `generate`, such as KerasHub's tasks, or a function from texts to a list of texts.
         students: A dict of models by name. A list of models stands for the seeds of one student.
         data: Batches of `(x, y)` or `(x, y, weights)`, passed over once. `y` are classes (integers
             or one-hot), rows of labels, numbers, or the class of each token.
         baseline: The name of the student that the others are compared with. Defaults to "alone"
             if there is such a student.
-        task: `"classes"`, `"labels"`, `"numbers"` or `"language"`. Defaults to what the first
-            batch shows.
+        task: `"classes"`, `"labels"`, `"numbers"`, `"language"` or `"summaries"`, where `y` are
+            texts and ROUGE is measured. Defaults to what the first batch shows, which is never
+            `"summaries"`.
         exported: Paths of exported models (`export.write`), or a dict of such lists by the name of
             the student that was exported. A list belongs to the last student. Of several seeds
             the first was exported.
@@ -66,6 +71,8 @@ def compare(
         examples: How many of the first examples exported models answer, and worse inputs are made
             of. Defaults to `1000`.
         seed: Of the noise. Defaults to `0`.
+        memory: Whether the peak memory of each Keras model is measured too. It takes a fresh
+            process for each of them. Defaults to `False`.
 
     Returns:
         A `Comparison`: `write` makes a page of it, Markdown and JSON.
@@ -84,6 +91,8 @@ def compare(
     students = _checked(students, baseline, exported, runs, examples)
     baseline = ALONE if baseline is None and ALONE in students else baseline
     exported = exported if isinstance(exported, dict) else {[*students][-1]: list(exported)}
+    if task == TEXTS and any(exported.values()):
+        raise ValueError("Exported models write no texts. Leave `exported` out for summaries.")
     for path in [path for paths in exported.values() for path in paths]:
         exports.format_of(path)
     models = {(TEACHER, 0): teacher}
@@ -95,7 +104,7 @@ def compare(
     for row, worse in _robust(models, found, seed).items():
         judged[row]["robustness"] = worse
     one = {n: each for (n, i), each in models.items() if i == 0}
-    costs = _costs(one, inputs, runs)
+    costs = _costs(one, inputs, runs if found.task.name != TEXTS else min(runs, SLOW), memory)
     described = [_exported(path, of, students[of][0], found, runs, inputs)
                  for of, paths in exported.items() for path in paths]  # fmt: skip
     return Comparison({
@@ -186,7 +195,7 @@ def _robust(models, found, seed):
     return rows
 
 
-def _costs(models, inputs, runs):
+def _costs(models, inputs, runs, memory):
     models = {n: model for n, model in models.items() if isinstance(model, keras.Model)}
     if not models:
         return {}
@@ -197,6 +206,7 @@ def _costs(models, inputs, runs):
             "operations": operations_of(model, inputs),
             "size_bytes": size_on_disk(model),
             "latency": {str(batch): each[name] for batch, each in timed.items()},
+            "peak_bytes": peak_memory(model, inputs) if memory else None,
         }
         for name, model in models.items()
     }
