@@ -38,44 +38,44 @@ def compare(
     seed: int = 0,
     memory: bool = False,
 ) -> Comparison:
-    """Measures students beside their teacher, and says how sure each difference is.
+    """Compares students with their teacher in quality, cost and knowledge.
 
-    *Quality*: the task's measure with a 95% interval by 1,000 resamples of the examples, the
-    difference from the baseline with McNemar's exact test, agreement and divergence from the
-    teacher, calibration, the accuracy of each class, and what noise, shifts or missing words cost.
-    *Cost*: parameters, operations, size, latency and, of exported models, peak memory.
-    *Knowledge*: which layers show the same (CKA), and examples of the teacher's doubt.
+    *Quality* is the task's measure with a 95% interval over 1,000 resamples of the examples, the
+    difference from the baseline with McNemar's exact test, agreement with the teacher and
+    divergence from it, calibration, the accuracy of each class, and the loss through noise, shifts
+    or missing words. *Cost* is parameters, operations, size, latency and, for exported models, peak
+    memory. *Knowledge* is the similarity of layers (CKA), and the examples of which the teacher is
+    least sure.
 
-    A model with several outputs has a row for each that answers the task: its exits.
+    A model with several outputs, such as exits, has a row for each output that fits the task.
 
     Args:
         teacher: A `keras.Model`, or a function of `x`. For summaries that is a model with
             `generate`, such as KerasHub's tasks, or a function from texts to a list of texts.
         students: A dict of models by name. A list of models stands for the seeds of one student.
-        data: Batches of `(x, y)` or `(x, y, weights)`, passed over once. `y` are classes (integers
-            or one-hot), rows of labels, numbers, or the class of each token.
+        data: Batches of `(x, y)` or `(x, y, weights)`, which are read once. `y` holds classes
+            (integers or one-hot), rows of labels, numbers, or the class of each token.
         baseline: The name of the student that the others are compared with. Defaults to "alone"
             if there is such a student.
-        task: `"classes"`, `"labels"`, `"numbers"`, `"language"` or `"summaries"`, where `y` are
-            texts and ROUGE is measured. Defaults to what the first batch shows, which is never
-            `"summaries"`.
+        task: `"classes"`, `"labels"`, `"numbers"`, `"language"` or `"summaries"`. For summaries `y`
+            holds texts, and ROUGE is measured. By default the task is inferred from the first
+            batch, and is never `"summaries"`.
         exported: Paths of exported models (`export.write`), or a dict of such lists by the name of
-            the student that was exported. A list belongs to the last student. Of several seeds
-            the first was exported.
+            the exported student. A list belongs to the last student. If a student has several
+            seeds, the exports must be those of the first.
         classes: The names of the classes. Defaults to their indices.
         histories: `{name: [History.history of each seed]}`. Defaults to none.
-        provenance: What else is to be said of where the models come from, a dict that JSON can
-            hold.
-        name: The title.
+        provenance: A dict about where the models come from. JSON must be able to hold it.
+        name: The title of the page.
         runs: How many predictions are timed, at least 1. Defaults to `50`.
-        examples: How many of the first examples exported models answer, and worse inputs are made
-            of. Defaults to `1000`.
-        seed: Of the noise. Defaults to `0`.
-        memory: Whether the peak memory of each Keras model is measured too. It takes a fresh
-            process for each of them. Defaults to `False`.
+        examples: How many of the first examples are used for exported models and for changed
+            inputs. Defaults to `1000`.
+        seed: The seed of the noise. Defaults to `0`.
+        memory: Whether the peak memory of each Keras model is measured too, each in a fresh
+            process. Defaults to `False`.
 
     Returns:
-        A `Comparison`: `write` makes a page of it, Markdown and JSON.
+        A `Comparison`. Its `write` writes a page, Markdown and JSON.
 
     Raises:
         ValueError: An argument or the data do not fit.

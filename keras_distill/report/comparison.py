@@ -43,8 +43,8 @@ class Comparison:
         """Writes the page to `path`, and beside it the same in Markdown and JSON.
 
         Args:
-            path: of a file that ends in `.html`. Nothing may lie there, nor under the same name
-                with `.md` or `.json`.
+            path: the path of the page, which ends in `.html`. The file must not exist, nor those
+                with the ending `.md` or `.json`.
 
         Returns:
             The three paths.

@@ -60,15 +60,15 @@ def headline(results):
     measure, rows = results["measure"], results["rows"]
     last = [*rows][-1]
     row, scale = rows[last], measure["scale"]
-    text = f"{last}: {tables.plain(row['value'], scale)} ({measure['heading']}"
+    text = f"{last} has {tables.plain(row['value'], scale)} ({measure['heading']}"
     text += f", {tables.between(row, scale)})" if row["low"] is not None else ")"
     gap = row.get("difference")
     if gap and gap["value"] is not None:
         better = gap["value"] < 0 if measure["lower"] else gap["value"] > 0
         sure = "This is more than chance" if gap["p"] < 0.05 else "This may be chance"
         how = "better" if better else "not better"
-        text += (f"; {tables.signed(gap['value'], scale)} against {results['baseline']}, which is "
-                 f"{how}. {sure} (p {tables.small(gap['p'], sign=True)})")  # fmt: skip
+        text += (f", {tables.signed(gap['value'], scale)} compared with {results['baseline']} "
+                 f"({how}). {sure} (p {tables.small(gap['p'], sign=True)})")  # fmt: skip
     return f"{text}."
 
 

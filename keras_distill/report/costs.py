@@ -20,10 +20,10 @@ PROGRAM = os.path.join(os.path.dirname(__file__), "cost_program.py")
 def latency(
     models: dict[str, keras.Model], example: Any, runs: int = 200, warmup: int = 20, batch: int = 1
 ) -> dict:
-    """The time of one prediction. Models take turns, so that drift hits all alike.
+    """Measures the time of one prediction. The models run in turns.
 
-    On TensorFlow a compiled function of the model is timed, as it would be served; on other
-    backends `predict_on_batch`.
+    On TensorFlow it times a compiled function of the model, as a server would run it. On other
+    backends it times `predict_on_batch`.
 
     Args:
         models: a dict of models by name.

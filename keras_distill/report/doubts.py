@@ -9,7 +9,7 @@ from keras_distill.report.measures import divergences
 
 
 def doubts(images: Any, labels: Any, log_probs: Any, count: int = 6) -> list[dict]:
-    """Images the teacher doubts most, where distilling brought the student nearer to it.
+    """Images of which the teacher is least sure, and the distilled student is nearer to it.
 
     Ordered by `H(p_T)`, among those with `KL(p_T || distilled) < KL(p_T || alone)`.
 

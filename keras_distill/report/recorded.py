@@ -64,12 +64,15 @@ def _against(results):
     base, body = arms.get(BASELINE), []
     if base is None or len(next(iter(base.values()), [])) < 2:
         return "Differences", [], [], ""
+    columns = [c for c in results["columns"] if any(
+        _pairs(row.get(c), base.get(c)) is not None for arm, row in arms.items() if arm != BASELINE
+    )]  # fmt: skip
     for arm, row in arms.items():
-        pairs = {c: _pairs(row.get(c), base.get(c)) for c in results["columns"]}
+        pairs = {c: _pairs(row.get(c), base.get(c)) for c in columns}
         if arm != BASELINE and any(each is not None for each in pairs.values()):
             body.append([arm, *map(_gap, pairs.values())])
     told = f"Mean ± standard error of the difference from {BASELINE}, by pairs of the same seed."
-    return "Differences", ["", *results["columns"]], body, told
+    return "Differences", ["", *columns], body, told
 
 
 def _pairs(ours, others):

@@ -54,7 +54,7 @@ def refusal(capsys):
 def test_a_run_on_the_examples_that_it_keeps(run, capsys):
     assert main(["report", str(run), "--timings=1"]) == 0
     said = capsys.readouterr().out
-    assert f"{run}: distilled: " in said and "against alone" in said
+    assert f"{run}: distilled has " in said and "compared with alone" in said
     found, = json.loads((run / "comparison.json").read_text())["comparisons"]
     assert found["name"] == "tiny" and found["examples"] == 40
     x = np.load(run / "examples.npz")["inputs"]

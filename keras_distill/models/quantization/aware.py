@@ -27,40 +27,40 @@ FLOATS = (layers.LayerNormalization, layers.GroupNormalization, layers.RMSNormal
 def quantization_aware(
     student: keras.Model, weights: int = 8, activations: int | None = 8, calibration: Any = None
 ) -> keras.Model:
-    """The student with fake quantization where LiteRT quantizes, to be trained on.
+    """A copy of the student that simulates LiteRT's quantization, for further training.
 
-    Train the student first, then teach this one for a few epochs at a small learning rate, with
-    the same teacher. Its numbers are floats, but only those that the integers can hold, so that
-    `export.write(student, ..., "litert", quantize="int8")` writes the very integers that were
+    Train the student first. Then train this copy for a few epochs at a small learning rate, with
+    the same teacher. Its numbers are floats, but only those that the integers can hold. So
+    `export.write(student, ..., "litert", quantize="int8")` writes exactly the integers that were
     simulated (`"int4"` for `weights=4, activations=None`).
 
     The kernels of dense layers, of convolutions in one and two dimensions (grouped, depthwise,
     separable and transposed ones too) and of embeddings are rounded to a symmetric grid. Each
-    output channel has a scale; an embedding has one in all, and so has a transposed convolution
-    that computes in integers. Each batch normalization behind one of the first two kinds is folded
-    into it, with its statistics as they are. Activations are rounded to 256 steps of a range that
-    follows the training data: those of the inputs, and of each layer that computes new numbers. A
-    ReLU belongs to the layer before it. Within a layer that holds others, such as an attention or
-    a transformer block, the products are quantized, and what stands between them is not.
+    output channel has a scale. An embedding has one scale in all, and so has a transposed
+    convolution that computes in integers. Each batch normalization behind one of the first two
+    kinds is folded into it, with its current statistics. The inputs and the activations of each
+    layer that computes new numbers are rounded to 256 steps of a range that follows the training
+    data. A ReLU belongs to the layer before it. In a layer that holds other layers, such as an
+    attention or a transformer block, only the products are quantized.
 
-    Other layers compute in floats; one line names those that have weights. The outputs stay floats:
-    of outputs in 256 steps one in fifty would be a tie. At 4 bits, depthwise and transposed
-    convolutions stay at 8: LiteRT's quantizer has no less for them.
+    Other layers compute in floats. One printed line names those that have weights. The outputs stay
+    floats, because one in fifty outputs in 256 steps would be a tie. With 4 bits, depthwise and
+    transposed convolutions stay at 8, because LiteRT's quantizer has no 4-bit version of them.
 
     Args:
-        student: A functional or sequential `keras.Model`. It is left as it is.
+        student: A functional or sequential `keras.Model`. It is not changed.
         weights: 8 or 4, the bits of the weights. Defaults to `8`.
-        activations: 8, the bits of what passes between the layers, or `None` for floats.
-        calibration: Inputs for a first range of the activations, as the student takes them, such as
-            the training data's first 256 examples. Defaults to `None`: the first training batch.
+        activations: 8, the bits of the activations, or `None` for floats.
+        calibration: Inputs of the student for a first range of the activations, such as the first
+            256 training examples. Defaults to `None`, which is the first training batch.
 
     Returns:
-        A functional `keras.Model` of the student's name, with copies of its weights. That of a
-        KerasHub task takes token ids or images: it has no preprocessor.
+        A functional `keras.Model` with the student's name and copies of its weights. The copy of a
+        KerasHub task has no preprocessor, so it takes token ids or images.
 
     Raises:
-        ValueError: The student is no graph, has a layer that is called twice, or none to
-            quantize; or the bits are others.
+        ValueError: The student is not functional or sequential, calls a layer twice, or has no
+            layer to quantize, or the bits are not allowed.
 
     Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference".
@@ -102,7 +102,7 @@ def quantization_aware(
         _calibrate(made, calibration)
     if builder.floats:
         names = ", ".join(builder.floats)
-        say(f"{student.name}: these layers have no integer kind and compute in floats: {names}.")
+        say(f"{student.name} computes these layers in floats, without rounding: {names}.")
     return made
 
 
