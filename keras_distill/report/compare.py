@@ -13,10 +13,12 @@ from keras_distill.export import given as exported_inputs
 from keras_distill.report import exports, judgement, knowledge, robustness
 from keras_distill.report.answering import Answers, answered
 from keras_distill.report.comparison import Comparison
-from keras_distill.report.costs import latency, operations_of, size_on_disk
+from keras_distill.report.costs import latency, operations_of, peak_memory, size_on_disk
 
 TEACHER, ALONE = "teacher", "alone"
+TEXTS = "summaries"
 BATCHES = (1, 32)
+SLOW = 3  # how often texts are written to time them
 
 
 def compare(
@@ -34,6 +36,7 @@ def compare(
     runs: int = 50,
     examples: int = 1000,
     seed: int = 0,
+    memory: bool = False,
 ) -> Comparison:
     """Compares students with their teacher in quality, cost and knowledge.
 
@@ -47,14 +50,16 @@ def compare(
     A model with several outputs, such as exits, has a row for each output that fits the task.
 
     Args:
-        teacher: A `keras.Model`, or a function of `x`.
+        teacher: A `keras.Model`, or a function of `x`. For summaries that is a model with
+            `generate`, such as KerasHub's tasks, or a function from texts to a list of texts.
         students: A dict of models by name. A list of models stands for the seeds of one student.
         data: Batches of `(x, y)` or `(x, y, weights)`, which are read once. `y` holds classes
             (integers or one-hot), rows of labels, numbers, or the class of each token.
         baseline: The name of the student that the others are compared with. Defaults to "alone"
             if there is such a student.
-        task: `"classes"`, `"labels"`, `"numbers"` or `"language"`. By default it is inferred from
-            the first batch.
+        task: `"classes"`, `"labels"`, `"numbers"`, `"language"` or `"summaries"`. For summaries `y`
+            holds texts, and ROUGE is measured. By default the task is inferred from the first
+            batch, and is never `"summaries"`.
         exported: Paths of exported models (`export.write`), or a dict of such lists by the name of
             the exported student. A list belongs to the last student. If a student has several
             seeds, the exports must be those of the first.
@@ -66,6 +71,8 @@ def compare(
         examples: How many of the first examples are used for exported models and for changed
             inputs. Defaults to `1000`.
         seed: The seed of the noise. Defaults to `0`.
+        memory: Whether the peak memory of each Keras model is measured too, each in a fresh
+            process. Defaults to `False`.
 
     Returns:
         A `Comparison`. Its `write` writes a page, Markdown and JSON.
@@ -84,6 +91,8 @@ def compare(
     students = _checked(students, baseline, exported, runs, examples)
     baseline = ALONE if baseline is None and ALONE in students else baseline
     exported = exported if isinstance(exported, dict) else {[*students][-1]: list(exported)}
+    if task == TEXTS and any(exported.values()):
+        raise ValueError("Exported models write no texts. Leave `exported` out for summaries.")
     for path in [path for paths in exported.values() for path in paths]:
         exports.format_of(path)
     models = {(TEACHER, 0): teacher}
@@ -95,7 +104,7 @@ def compare(
     for row, worse in _robust(models, found, seed).items():
         judged[row]["robustness"] = worse
     one = {n: each for (n, i), each in models.items() if i == 0}
-    costs = _costs(one, inputs, runs)
+    costs = _costs(one, inputs, runs if found.task.name != TEXTS else min(runs, SLOW), memory)
     described = [_exported(path, of, students[of][0], found, runs, inputs)
                  for of, paths in exported.items() for path in paths]  # fmt: skip
     return Comparison({
@@ -186,7 +195,7 @@ def _robust(models, found, seed):
     return rows
 
 
-def _costs(models, inputs, runs):
+def _costs(models, inputs, runs, memory):
     models = {n: model for n, model in models.items() if isinstance(model, keras.Model)}
     if not models:
         return {}
@@ -197,6 +206,7 @@ def _costs(models, inputs, runs):
             "operations": operations_of(model, inputs),
             "size_bytes": size_on_disk(model),
             "latency": {str(batch): each[name] for batch, each in timed.items()},
+            "peak_bytes": peak_memory(model, inputs) if memory else None,
         }
         for name, model in models.items()
     }

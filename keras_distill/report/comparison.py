@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from os import PathLike
 
 from keras_distill import _files
-from keras_distill.report import comparison_page, tables
+from keras_distill.report import comparison_page
 
 
 class Comparison:
@@ -63,7 +63,7 @@ def markdown(comparisons):
     for each in comparisons:
         results = each.results
         lines += [f"# {_cell(results['name'])}", "", comparison_page.headline(results), ""]
-        for title, heads, rows, note in tables.tables(results):
+        for title, heads, rows, note in comparison_page.tables_of(results):
             lines += [f"## {title}", "", _row(heads), _row(["---"] * len(heads))]
             lines += [*map(_row, rows), "", *([note, ""] if note else [])]
     return "\n".join(lines)
