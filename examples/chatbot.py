@@ -332,7 +332,7 @@ def samples(task, prompts):
 
 
 def arguments(given=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser = argparse.ArgumentParser(description="A chatbot with a third of its layers.")
     data.add_arguments(parser, text="question", label="answer")
     parser.add_argument("--out", default="runs/chatbot", type=pathlib.Path)
     parser.add_argument("--chat", nargs="?", const="on-policy", choices=["teacher", *STUDENTS],

@@ -18,15 +18,23 @@ ARMS = {
     "born_again": ["generation 0", "generation 1", "generation 2", "all generations together",
                    "a fifth of the labels", "and hard answers for the rest",
                    "and soft answers for the rest"],
+    "teacher_assistant": ["teacher", "big assistant", "small assistant", "student of labels",
+                          "student of labels, three times as long", "student of teacher",
+                          "student of teacher, three times as long", "student of one assistant",
+                          "student of two assistants"],
+    "several_teachers": ["first teacher", "second teacher", "third teacher",
+                         "three teachers together", "student of labels", "student of one teacher",
+                         "student of three teachers, probabilities",
+                         "student of three teachers, logits",
+                         "student of three teachers, confidence"],
+    "deit": ["teacher", "labels", "class token, soft", "two tokens, soft", "two tokens, hard"],
+    "function_matching": ["teacher", "labels, short", "labels, long", "fixed teacher, short",
+                          "fixed teacher, long", "same view, short", "same view, long",
+                          "same view, mixed, short", "same view, mixed, long"],
+    "foundation_encoder": ["pixels", "encoder", "student, untrained", "student, by contrast",
+                           "student, direction", "student, likeness",
+                           "student, direction and likeness"],
 }  # fmt: skip
-
-
-@pytest.fixture
-def eagerly():
-    """Two steps an arm are fewer than tracing costs."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.mark.filterwarnings("ignore:Even though")
