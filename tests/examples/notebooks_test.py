@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -59,6 +60,11 @@ def test_cells_hold_all_of_an_example(path):
             assert f"{node.module}.py" in written
     assert "__main__" not in "".join(code) and "__doc__" not in "".join(code)
     assert cells[-1][0] == "code" and len(code[-1].splitlines()) == 1
+
+
+def test_the_page_of_examples_names_each():
+    page = (ROOT / "docs" / "examples.md").read_text("utf-8")
+    assert {path.name for path in notebooks.examples()} <= {*re.findall(r"`(\w+\.py)`", page)}
 
 
 def test_modules_come_after_what_they_import():
