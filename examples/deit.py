@@ -152,7 +152,7 @@ def arms(given, splits, data):
 
 def main(arguments=None):
     given = options("A vision transformer with a distillation token.", arguments, out="runs/deit",
-                    epochs=40, teacher_epochs=12, batch_size=32, alpha=0.5, temperature=2.0,
+                    epochs=30, teacher_epochs=15, batch_size=32, alpha=0.5, temperature=2.0,
                     patch=2)  # fmt: skip
     given.teacher_epochs = min(given.teacher_epochs, given.epochs)
     splits, data = images_of(given)

@@ -63,19 +63,19 @@ def scenes(count, size, seed):
 """
 ## The detectors
 
-A small ResNet, KerasHub's feature pyramid over its last two levels, and heads of one hidden layer.
+A small ResNet, KerasHub's feature pyramid over two of its levels, and heads of one hidden layer.
 KerasHub's pyramid and heads are 256 channels wide whatever the network below, so that teacher and
 student differ in the network, and their maps need no projector.
 """
 
-BIG, SMALL = (32, (32, 64, 128, 256), 2), (8, (8, 16, 32, 64), 1)
+BIG, SMALL = ((64, 128, 256, 64), 2), ((64, 32, 32, 32), 1)  # filters, of which it asks for 64 first
 
 
 def detector(size, sizes, name):
     """A RetinaNet on a ResNet of these filters and blocks."""
-    first, filters, blocks = sizes
+    filters, blocks = sizes
     network = keras_hub.models.ResNetBackbone(
-        [first], [3], filters, [blocks] * 4, [1, 2, 2, 2], "basic_block",
+        [64], [3], filters, [blocks] * 4, [1, 2, 2, 2], "basic_block",
         image_shape=(size, size, 3),
     )  # fmt: skip
     backbone = keras_hub.models.RetinaNetBackbone(
@@ -109,7 +109,7 @@ def terms(kind, given):
     maps = [
         Term(losses.PearsonCorrelation(), student=path, teacher=path, weight=given.maps,
              name=f"maps_{path[-2:]}")
-        for path in ("retina_net_backbone/fpn:P3", "retina_net_backbone/fpn:P4")
+        for path in ("backbone/fpn:P3", "backbone/fpn:P4")
     ]  # fmt: skip
     return {"boxes": [], "logits": [logits], "logits and maps": [logits, *maps]}[kind]
 
@@ -190,7 +190,7 @@ def arms(given):
         precision = [average_precision(found, labels, kind) for kind in range(len(KINDS))]
         return {
             "average precision": 100 * float(np.mean(precision)),
-            "network": model.backbone.image_encoder.count_params(),
+            "network": model.backbone.get_layer("backbone").count_params(),
             "parameters": model.count_params(),
         }
 

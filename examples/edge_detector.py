@@ -154,8 +154,11 @@ def scores(model, images, edges):
     logits = model.predict(images, batch_size=32, verbose=0)["fused"].ravel()
     precision, recall, _ = precision_recall_curve(edges.ravel(), logits)
     both = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
-    return {"F-score": 100 * float(both.max()), "parameters": model.count_params(),
-            "precision": 100 * float(average_precision_score(edges.ravel(), logits))}  # fmt: skip
+    return {
+        "F-score": 100 * float(both.max()),
+        "average precision": 100 * float(average_precision_score(edges.ravel(), logits)),
+        "parameters": model.count_params(),
+    }
 
 
 def arms(given):
@@ -189,7 +192,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="An edge detector of a tenth of the size.")
     parser.add_argument("--out", default="runs/edge_detector", type=pathlib.Path)
     parser.add_argument("--tiny", action="store_true", help="few small images, one epoch")
-    for key, value in {"images": 300, "test": 200, "size": 64, "seeds": 3, "epochs": 15,
+    for key, value in {"images": 200, "test": 100, "size": 48, "seeds": 2, "epochs": 10,
                        "teacher_epochs": 20, "batch_size": 16, "alpha": 0.5}.items():  # fmt: skip
         parser.add_argument(f"--{key}", default=value, type=type(value))
     given = parser.parse_args(arguments)

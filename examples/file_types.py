@@ -245,7 +245,7 @@ def arguments(given=None):
     parser.add_argument("--folder", help="whose files are read; by default this Python's")
     parser.add_argument("--out", default="runs/file_types", type=pathlib.Path)
     parser.add_argument("--tiny", action="store_true", help="few files, one epoch")
-    for key, value in {"files": 400, "bytes": 256, "seeds": 3, "epochs": 30, "batch_size": 64,
+    for key, value in {"files": 400, "bytes": 256, "seeds": 2, "epochs": 15, "batch_size": 64,
                        "temperature": 1.0}.items():  # fmt: skip
         parser.add_argument(f"--{key}", default=value, type=type(value))
     given = parser.parse_args(given)

@@ -102,7 +102,7 @@ def contrasted(filters, name, given, images, seed):
     batches = rows.batch(given.batch_size, drop_remainder=len(images) > given.batch_size).map(pair)
     rate = keras.optimizers.schedules.CosineDecay(3e-3, given.encoder_epochs * len(batches))
     model.compile(keras.optimizers.Adam(rate), contrast)
-    logs = model.fit(batches, epochs=given.encoder_epochs, verbose=2)
+    logs = model.fit(batches, epochs=given.encoder_epochs, verbose=2, shuffle=False)
     return encoder, {"loss": [float(value) for value in logs.history["loss"]]}
 
 

@@ -118,7 +118,7 @@ def arms(given, splits, data):
 
 def main(arguments=None):
     given = options("Function matching, and what each part of it gives.", arguments,
-                    out="runs/function_matching", epochs=20, long=8, teacher_epochs=60,
+                    out="runs/function_matching", epochs=20, long=5, teacher_epochs=60,
                     batch_size=32, temperature=1.0)  # fmt: skip
     if given.tiny:
         given.long, given.teacher_epochs = 1, 1

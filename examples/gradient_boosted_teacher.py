@@ -12,6 +12,19 @@ the trees' answers on 40,000 rows without labels.
 
     python examples/gradient_boosted_teacher.py
 
+It took 50 seconds of CPU time. Mean and deviation over three seeds, each with a table of its own:
+
+| | accuracy | log loss |
+|---|---|---|
+| trees | 86.35 ± 0.21 | 0.384 ± 0.002 |
+| network of labels | 74.15 ± 0.96 | 0.565 ± 0.014 |
+| network of labels and answers | 76.15 ± 1.40 | 0.516 ± 0.019 |
+| network of answers, more rows | 80.64 ± 0.85 | 0.458 ± 0.009 |
+
+The rows without labels gave most of it. No setting was tuned, and the network, of 1,922 parameters,
+is far from the trees still. With labels wrong in one row of twelve nobody can be right in more than
+91.67% of the rows.
+
 The table is made up: a seed draws it, see below. `--csv=FILE --label=COLUMN` takes yours. All other
 columns are numbers, an empty cell is missing, and a row with an empty label has none. `--tiny`
 tries it all out in under a minute: its numbers mean nothing.

@@ -6,11 +6,11 @@ them. But three networks cost three times as much. One student can keep a part o
 together (Hinton et al., 2015, https://arxiv.org/abs/1503.02531). Here a student learns from labels
 alone, from one teacher, and from all three, mixed in three ways.
 
-    python examples/several_teachers.py --data=DIR --limit=5000
+    python examples/several_teachers.py
 
-`DIR` holds the four idx `.gz` files of Fashion-MNIST, `--tfds=fashion_mnist` fetches them;
-without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out in under a minute:
-its numbers mean nothing.
+Scikit-learn's 8 x 8 digits are taken; `--data=DIR` takes the four idx `.gz` files of Fashion-MNIST,
+and `--tfds=fashion_mnist` fetches them. `--tiny` tries it all out in under a minute: its numbers
+mean nothing.
 """
 
 import functools
@@ -98,7 +98,8 @@ def arms(given, splits, data):
 
 def main(arguments=None):
     given = options("Three teachers that answer as one.", arguments,
-                    out="runs/several_teachers", alpha=0.5, temperature=2.0)  # fmt: skip
+                    out="runs/several_teachers", epochs=30, batch_size=32, alpha=0.5,
+                    temperature=2.0)  # fmt: skip
     splits, data = images_of(given)
     compared(given, arms(given, splits, data))
 

@@ -6,11 +6,11 @@ assistant stands between them: the teacher is distilled into the assistant, and 
 the student (Mirzadeh et al., 2020, https://arxiv.org/abs/1902.03393). Here a student learns from
 labels alone, from the teacher, and at the end of a chain of one and of two assistants.
 
-    python examples/teacher_assistant.py --data=DIR --limit=5000
+    python examples/teacher_assistant.py
 
-`DIR` holds the four idx `.gz` files of Fashion-MNIST, `--tfds=fashion_mnist` fetches them;
-without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out in under a minute:
-its numbers mean nothing.
+Scikit-learn's 8 x 8 digits are taken; `--data=DIR` takes the four idx `.gz` files of Fashion-MNIST,
+and `--tfds=fashion_mnist` fetches them. `--tiny` tries it all out in under a minute: its numbers
+mean nothing.
 """
 
 import functools
@@ -92,7 +92,8 @@ def arms(given, data, shape):
 
 def main(arguments=None):
     given = options("Teacher assistants against the straight way.", arguments,
-                    out="runs/teacher_assistant", alpha=0.5, temperature=2.0)  # fmt: skip
+                    out="runs/teacher_assistant", epochs=30, batch_size=32, alpha=0.5,
+                    temperature=2.0)  # fmt: skip
     splits, data = images_of(given)
     compared(given, arms(given, data, splits["train"][0].shape[1:]))
 
