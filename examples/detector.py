@@ -68,7 +68,7 @@ KerasHub's pyramid and heads are 256 channels wide whatever the network below, s
 student differ in the network, and their maps need no projector.
 """
 
-BIG, SMALL = ((64, 128, 256, 64), 2), ((64, 32, 32, 32), 1)  # filters, of which it asks for 64 first
+BIG, SMALL = ((64, 128, 256, 64), 2), ((64, 32, 32, 32), 1)  # KerasHub asks for 64 first
 
 
 def detector(size, sizes, name):

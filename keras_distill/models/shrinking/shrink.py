@@ -69,14 +69,14 @@ def shrink(
     choice.check()
     if not (choice.wanted or width is not None or vocabulary is not None):
         raise ValueError(
-            "Nothing to cut. Give `layers`, `every`, `depth`, `width` or `vocabulary`."
+            "There is nothing to cut. Give `layers`, `every`, `depth`, `width` or `vocabulary`."
         )
     if not isinstance(teacher, keras.Model) or not teacher.built:
         raise ValueError(f"`teacher` must be a built Keras model. Received: {teacher!r}")
     if any(layer.quantization_mode for layer in (teacher, *sublayers(teacher, recursive=True))):
         raise ValueError(
-            f"`{teacher.name}` is quantized, and a student cut from it could not be trained: cut "
-            "it as it was before."
+            f"`{teacher.name}` is quantized, so a student cut from it could not be trained. Cut "
+            "the model before you quantize it."
         )
     name = name or f"{teacher.name}_student"
     backbone = getattr(teacher, "backbone", None)
@@ -100,8 +100,8 @@ def _task(teacher, choice, width, tokens, name):
     backbone = teacher.backbone
     if sizes.config_of(backbone) is None:
         raise ValueError(
-            f"`{teacher.name}` cannot be cut: the config of its backbone, a "
-            f"`{type(backbone).__name__}`, has none of: {', '.join(sizes.DEPTHS)}. Build the "
+            f"`{teacher.name}` cannot be cut, because the config of its backbone (a "
+            f"`{type(backbone).__name__}`) has none of {', '.join(sizes.DEPTHS)}. Build the "
             "smaller student yourself."
         )
     config, selection = _plan(backbone, choice, width, tokens)
@@ -126,14 +126,15 @@ def _graph(teacher, choice, width, tokens, name):
     for argument, value in (("width", width), ("vocabulary", tokens)):
         if value is not None:
             raise ValueError(
-                f"`{teacher.name}` cannot be cut by `{argument}`: its config does not describe "
-                f"its sizes, it has none of: {', '.join(sizes.DEPTHS)}. Received: "
-                f"{argument}={value}. Build the smaller student yourself."
+                f"`{teacher.name}` cannot be cut by `{argument}`, because its config has none of "
+                f"{', '.join(sizes.DEPTHS)}. Build the smaller student yourself. Received: "
+                f"{argument}={value}"
             )
     if not is_graph(teacher):
         raise ValueError(
-            f"`{teacher.name}` (a {type(teacher).__name__}) cannot be cut: it is neither "
-            f"functional nor sequential, and its config has none of: {', '.join(sizes.DEPTHS)}."
+            f"`{teacher.name}` (a {type(teacher).__name__}) cannot be cut. It is neither "
+            f"functional nor sequential, and its config has none of {', '.join(sizes.DEPTHS)}. "
+            "Build the smaller student yourself."
         )
     student, selection = graph_cut.cut(teacher, choice, name)
     copied_weights.copy(student, teacher, selection, copied_weights.Rows())
@@ -148,8 +149,8 @@ def _plan(model, choice, width, tokens):
     if tokens is not None:
         if sizes.words_of(config) is None:
             raise ValueError(
-                f"`{model.name}` has no vocabulary to cut: its config has none of: "
-                f"{', '.join(sizes.WORDS)}. Received: vocabulary={tokens}"
+                f"`{model.name}` has no vocabulary to cut, because its config has none of "
+                f"{', '.join(sizes.WORDS)}. Leave `vocabulary` out. Received: vocabulary={tokens}"
             )
         config[sizes.words_of(config)] = len(vocabulary.kept_tokens(model, tokens))
     return config, selection
