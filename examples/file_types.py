@@ -133,10 +133,10 @@ def network(count, begin, end, types, width=32):
     inputs = keras.Input((begin + end,), dtype="int16")
     x = layers.Embedding(PADDING + 1, 16)(inputs)
     sides = []
-    for side, part in (("begin", x[:, :count]), ("end", x[:, -count:])):
-        y = layers.Conv1D(width, 8, strides=4, activation="relu", name=f"{side}_bytes")(part)
-        y = layers.Conv1D(width, 4, strides=2, activation="relu", name=f"{side}_words")(y)
-        sides += [layers.GlobalMaxPooling1D()(y), layers.GlobalAveragePooling1D()(y)]
+    for part in (x[:, :count], x[:, -count:]):
+        for size in (8, 4):
+            part = layers.Conv1D(width, size, size // 2, "same", activation="relu")(part)
+        sides += [layers.GlobalMaxPooling1D()(part), layers.GlobalAveragePooling1D()(part)]
     x = layers.Dense(64, "relu")(layers.Concatenate()(sides))
     return keras.Model(inputs, layers.Dense(types)(x), name="student")
 

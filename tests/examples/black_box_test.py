@@ -10,7 +10,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())["arms"]
 
 
-def test_trees_teach_a_network(example, tmp_path, capsys):
+def test_trees_teach_a_network(example, eagerly, tmp_path, capsys):
     trees = example("gradient_boosted_teacher")
     trees.main(["--tiny", f"--out={tmp_path}"])
     found = results(tmp_path)
@@ -67,7 +67,7 @@ class Guess:
         return shares
 
 
-def test_files_teach_a_network(example, tmp_path, capsys):
+def test_files_teach_a_network(example, eagerly, tmp_path, capsys):
     types = example("file_types")
     for number in range(40):
         place = tmp_path / "files" / f"folder_{number % 9}"

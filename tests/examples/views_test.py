@@ -20,7 +20,7 @@ def test_an_image_moves_by_an_eighth_at_most(example):
 
 def test_mixed_images_lie_between_two(example):
     keras.utils.set_random_seed(0)
-    images = np.zeros((4, 2, 2, 1), "float32") + np.arange(4).reshape(4, 1, 1, 1)
+    images = np.zeros((4, 2, 2, 1), "float32") + np.arange(4, dtype="float32")[:, None, None, None]
     found = example("function_matching").mixed(tf.constant(images)).numpy()
     assert (found == found[:, :1, :1]).all()  # one share for all pixels of an image
     assert ((found[0] > 0) & (found[0] < 3)).all() and found[1, 0, 0, 0] != found[2, 0, 0, 0]
@@ -55,7 +55,7 @@ def test_tokens_stand_before_the_patches(example):
     layer = deit.Tokens(2)
     patches = np.random.default_rng(0).normal(size=(3, 4, 5)).astype("float32")
     found = np.array(layer(patches))
-    tokens, places = (np.array(weight) for weight in (layer.tokens, layer.places))
+    tokens, places = (weight.numpy() for weight in (layer.tokens, layer.places))
     assert found.shape == (3, 6, 5)
     np.testing.assert_allclose(found[:, :2], np.repeat(tokens + places[:, :2], 3, 0), atol=1e-6)
     np.testing.assert_allclose(found[:, 2:], patches + places[:, 2:], atol=1e-6)
@@ -74,13 +74,13 @@ def test_contrast_is_finding_the_other_view(example):
 
 def test_views_stand_behind_their_images(example):
     encoder = example("foundation_encoder")
-    images = example("images").digits()["train"][0][:5]
+    grey = np.linspace(0.2, 1, 5, dtype="float32")
+    images = np.broadcast_to(grey[:, None, None, None], (5, 8, 8, 1))
     found = encoder.views_of(images, 2)
     assert found.shape == (15, 8, 8, 1)
     np.testing.assert_array_equal(found[:5], images)
-    for part in (found[5:10], found[10:]):
-        assert not np.array_equal(part, images)
-        like = np.corrcoef(part.reshape(5, -1), images.reshape(5, -1))[:5, 5:]
-        assert (like.argmax(1) == np.arange(5)).all()
+    for part in (found[5:10], found[10:]):  # what comes in at the edge is black
+        np.testing.assert_allclose(part[:, 4, 4, 0], grey, atol=1e-5)
+        assert (part[:, [0, -1]] < grey[:, None, None, None] - 1e-3).any()
     labels = np.array([1, 0, 1, 1, 0])
     assert encoder.few(labels, 2).tolist() == [1, 4, 0, 2]
