@@ -63,12 +63,12 @@ def scenes(count, size, seed):
 """
 ## The detectors
 
-A small ResNet, KerasHub's feature pyramid over two of its levels, and heads of one hidden layer.
-KerasHub's pyramid and heads are 256 channels wide whatever the network below, so that teacher and
-student differ in the network, and their maps need no projector.
+A small ResNet, KerasHub's pyramid over its last three levels, and heads of one hidden layer. The
+pyramid and the heads are 256 channels wide whatever the network below, so that teacher and student
+differ in the network, and their maps need no projector.
 """
 
-BIG, SMALL = ((64, 128, 256, 64), 2), ((64, 32, 32, 32), 1)  # KerasHub asks for 64 first
+BIG, SMALL = ((64, 128, 256, 256), 2), ((64, 32, 32, 32), 1)  # KerasHub asks for 64 first
 
 
 def detector(size, sizes, name):
@@ -79,10 +79,10 @@ def detector(size, sizes, name):
         image_shape=(size, size, 3),
     )  # fmt: skip
     backbone = keras_hub.models.RetinaNetBackbone(
-        network, min_level=3, max_level=4, use_p5=False, image_shape=(size, size, 3)
+        network, min_level=3, max_level=5, use_p5=False, image_shape=(size, size, 3)
     )
     anchors = keras_hub.layers.AnchorGenerator(
-        FORMAT, min_level=3, max_level=4, num_scales=2, aspect_ratios=[0.5, 1.0, 2.0],
+        FORMAT, min_level=3, max_level=5, num_scales=2, aspect_ratios=[0.5, 1.0, 2.0],
         anchor_size=2.0,
     )  # fmt: skip
     decoder = keras_hub.layers.NonMaxSuppression(
@@ -97,8 +97,8 @@ def detector(size, sizes, name):
 """
 ## The terms
 
-An image has a hundred anchors, of which a handful lie on something: the divergence is a mean over
-all of them, and its weight makes up for that. A path names one of the values of a layer by a colon.
+An image has 504 anchors, of which a handful lie on something: the divergence is a mean over all of
+them, and its weight makes up for that. A path names one of the values of a layer by a colon.
 """
 
 
@@ -107,9 +107,9 @@ def terms(kind, given):
     logits = Term(losses.BinaryKLDivergence(), student="output:cls_logits",
                   teacher="output:cls_logits", weight=given.logits, name="logits")  # fmt: skip
     maps = [
-        Term(losses.PearsonCorrelation(), student=path, teacher=path, weight=given.maps,
-             name=f"maps_{path[-2:]}")
-        for path in ("backbone/fpn:P3", "backbone/fpn:P4")
+        Term(losses.PearsonCorrelation(), student=f"backbone/fpn:{level}",
+             teacher=f"backbone/fpn:{level}", weight=given.maps, name=f"maps_{level}")
+        for level in ("P3", "P4", "P5")
     ]  # fmt: skip
     return {"boxes": [], "logits": [logits], "logits and maps": [logits, *maps]}[kind]
 
@@ -190,7 +190,7 @@ def arms(given):
         precision = [average_precision(found, labels, kind) for kind in range(len(KINDS))]
         return {
             "average precision": 100 * float(np.mean(precision)),
-            "network": model.backbone.get_layer("backbone").count_params(),
+            "network": model.backbone.image_encoder.count_params(),
             "parameters": model.count_params(),
         }
 
