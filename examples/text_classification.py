@@ -367,6 +367,7 @@ def arguments(given=None):
     given = encoders.parsed(parser, given)
     if given.tiny:
         given.seeds, given.teacher_epochs, given.epochs, given.length = 1, 1, 1, 16
+        given.versions = 2
     return given
 
 
