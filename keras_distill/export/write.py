@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_distill import _backend
+from keras_distill import _backend, _files
 from keras_distill._keras import graph
 from keras_distill.export import litert_file, places, reload
 from keras_distill.export.exported import Exported, Job
@@ -103,7 +103,7 @@ def write(
     check_built(student)
     formats = checked_formats(formats, quantize)
     student = student if exit is None else _at_exit(student, exit)
-    name = places.checked_name(student.name if name is None else name)
+    name = _files.checked_name("name", student.name if name is None else name)
     signature = signature_of(student)
     paths = {kind: _path(directory, name, kind, quantize, version) for kind in formats}
     if not 0 <= agreement <= 1:
