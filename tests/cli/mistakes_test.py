@@ -55,6 +55,11 @@ def test_what_files_refuse_to_tensorflow_is_said():
     tf = pytest.importorskip("tensorflow")
     assert "nowhere/at/all" in line_of(lambda: tf.io.read_file("/nowhere/at/all"))
 
+    def ends(said):
+        raise tf.errors.OutOfRangeError(None, None, said)
+
+    assert "out; File too large" in line_of(lambda: ends("out; File too large"), "/elsewhere")
+
 
 def test_code_without_a_file_is_not_the_users(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
