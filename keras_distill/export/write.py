@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_distill import _backend
+from keras_distill import _backend, _files
 from keras_distill._keras import graph
 from keras_distill.export import arguments, litert_file, places
 from keras_distill.export.exported import Exported, Job
@@ -115,7 +115,7 @@ def write(
     labels, image_range = arguments.checked_labels(labels), arguments.checked_range(image_range)
     signatures = arguments.checked_signatures(signatures, formats)
     student = student if exit is None else _at_exit(student, exit)
-    name = places.checked_name(student.name if name is None else name)
+    name = _files.checked_name("name", student.name if name is None else name)
     signature = signature_of(student)
     paths = {kind: _path(directory, name, kind, quantize, version) for kind in formats}
     simulated = litert_file.quantization_of(student)
