@@ -22,6 +22,7 @@ FORMATS = [
     "openvino>=2026.4",
 ]
 SERVING = ["tensorflow-serving-api>=2.19", "grpcio"]  # warm-up requests and clients
+NEWER = [*FORMATS, *SERVING, "jax>=0.10"]  # for tests; wheels of these need Python 3.11
 EXAMPLES = [
     "scikit-learn>=1.5",
     "matplotlib>=3.9",
@@ -57,7 +58,7 @@ setup(
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
         "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "setuptools", "tensorboard", "pandas",
                 *EXAMPLES, *NLP, *BEAM,
-                *(f'{each}; python_version >= "3.11"' for each in FORMATS + SERVING)],
+                *(f'{each}; python_version >= "3.11"' for each in NEWER)],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
     classifiers=[
