@@ -27,7 +27,6 @@ class Resume(keras.callbacks.Callback):
     the same order, call `keras.utils.set_random_seed` before you make the model and the data.
     `fit` refuses another order.
 
-
     A checkpoint is written completely or not at all. If the latest is damaged, the callback warns
     and uses the one before it. The last one stays after the training. The same call then trains
     nothing, and a call with more epochs continues. A folder holds one training, and only one

@@ -99,8 +99,9 @@ def _export(folder, name, models, inputs):
     export.write_student(models["teacher"], folder / "teacher.keras")
     shutil.rmtree(folder / "serving", ignore_errors=True)
     if _backend.NAME != "tensorflow":
-        say(f"No SavedModel is written on {_backend.NAME}. To have one: KERAS_BACKEND=tensorflow "
-            f"python -m keras_distill export --model={folder} --out={folder / 'serving'}")
+        say(f"A SavedModel cannot be written on {_backend.NAME}. To write one, run "
+            f"KERAS_BACKEND=tensorflow python -m keras_distill export --model={folder} "
+            f"--out={folder / 'serving'}")
         return
     examples = _answerable(models["distilled"], inputs)
     exported, = export.write(models["distilled"], folder / "serving", name=name, inputs=examples)

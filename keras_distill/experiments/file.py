@@ -71,7 +71,7 @@ def _compiled(path):
     """The code of a file, in the encoding that it names."""
     content = path.read_bytes()
     if b"\0" in content:  # Python names no file for these
-        raise ValueError(f"{path} is no Python file: it contains null bytes.")
+        raise ValueError(f"{path} is not a Python file. It contains null bytes.")
     return compile(content, str(path), "exec")
 
 
