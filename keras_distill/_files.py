@@ -204,14 +204,23 @@ def read_json(path, fields=None):
     """
     if not exists(path):
         return None
-    try:
-        with opened(path) as file:
-            found = json.loads(file.read().decode())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: it is not JSON ({error}). Delete it.") from error
+    with opened(path) as file:
+        found = parsed(path, file.read())
     if fields is not None:
         check_fields(path, found, fields)
     return found
+
+
+def parsed(path, content):
+    """What the JSON of a file holds, or of a line of it: bytes or text.
+
+    Raises:
+        ValueError: the file is damaged; the message names its `path`.
+    """
+    try:
+        return json.loads(content if isinstance(content, str) else content.decode())
+    except (ValueError, RecursionError) as error:  # the second: brackets without end
+        raise ValueError(f"{path} is damaged: it is not JSON ({error}). Delete it.") from error
 
 
 def check_fields(path, found, fields):

@@ -61,10 +61,23 @@ def _namespace(path):
     namespace = {"__name__": path.stem, "__file__": str(path)}
     sys.path.insert(0, str(path.parent.resolve()))
     try:
-        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+        exec(_code(path), namespace)
     finally:
         sys.path.pop(0)
     return namespace
+
+
+def _code(path):
+    """A file, compiled; what Python cannot read at all is refused by the file's name."""
+    try:
+        return compile(path.read_text(encoding="utf-8"), str(path), "exec")
+    except SyntaxError as error:
+        if error.filename == str(path):
+            raise
+        said = error
+    except (ValueError, RecursionError, MemoryError) as error:  # encoding, zeros, brackets
+        said = error
+    raise ValueError(f"{path} is no Python file: {said}.") from said
 
 
 def _bound(path, make, options):
