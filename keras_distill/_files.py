@@ -45,9 +45,11 @@ def whole(path):
     try:
         yield part
         rename(part, path)
-    except BaseException:
+    except BaseException as error:
         if exists(part):
             remove(part)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # as of a full disk
+            raise type(error)(error.errno, error.strerror, path) from error
         raise
 
 

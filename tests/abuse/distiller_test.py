@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("hypothesis")
 
 import hypothesis
+from children import result, start
 from contracts import check
 from drawing import cases, unknown_recipes
 
@@ -49,3 +50,10 @@ def test_every_case_keeps_the_contracts(chunk):
 
 def test_every_recipe_is_drawn():
     assert not unknown_recipes()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute")
+def test_replicas_train_as_one_device():
+    count = max(3, CASES // 50)
+    found = result(start("abuse/replicas_child.py", str(count), str(SEED)), 600 + 60 * count)
+    assert not found["failed"], "\n".join(found["failed"])
