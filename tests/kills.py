@@ -159,7 +159,8 @@ def differences(whole, found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=20, help="of each; those of fit are shared "
+                        "by the kinds of data")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     given, bad = parser.parse_args(), []
     kinds = [each for kind in given.kinds.split(",")
@@ -175,8 +176,9 @@ def main():
                 raise RuntimeError(f"{kind} failed: {errors[-2000:]}")
             whole = result(kind, folder, said)
             folder = prepare(pathlib.Path(place) / f"{kind}-killed")
-            differs, ended = killed(kind, folder, given.kills, seconds, rng, whole)
-            print(f"{kind}: {given.kills} kills within {seconds:.1f} s each, ended {ended} times: "
+            kills = -(-given.kills // len(FIT)) if kind in FIT else given.kills
+            differs, ended = killed(kind, folder, kills, seconds, rng, whole)
+            print(f"{kind}: {kills} kills within {seconds:.1f} s each, ended {ended} times: "
                   f"{', '.join(differs) or 'the same'}", flush=True)  # fmt: skip
             bad += [kind] if differs else []
     sys.exit(bool(bad))

@@ -1,6 +1,6 @@
 """A training with everything that changes while it trains; run as a script, it may be killed.
 
-`python resumed.py FOLDER KIND [EPOCHS]` prints a digest of all variables and the last losses, as JSON.
+`python resumed.py FOLDER KIND [EPOCHS]` prints a digest of all variables and the losses, as JSON.
 `KILL=number` in the environment has it killed by a signal after so many batches, `END=number` told
 to end.
 """

@@ -24,13 +24,14 @@ def check(case):
     if case.optimizer == "adam" and {*case.contracts} != {"alone"}:
         case = dataclasses.replace(case, optimizer="momentum")  # Adam blows a rounding up near zero
     parts = made(case)
-    steps = trained(parts.distiller(), parts)
+    batches = None if {"order", "modes"} & {*case.contracts} else [parts.batch(slice(case.batch))]
+    steps = trained(parts.distiller(), parts, batches)
     for name in case.contracts:
         keeps[name](case, parts, steps)
 
 
 def trained(distiller, parts, batches=None):
-    """The student's values after each step on `batches`, by default both of the case; finite."""
+    """The student's values after each step on `batches`, by default two of the case; finite."""
     size, found = parts.case.batch, []
     for batch in batches or [parts.batch(slice(size)), parts.batch(slice(size, None))]:
         if len(keras.tree.flatten(batch)[0]):  # none is left of a batch of one

@@ -19,6 +19,7 @@ from keras_distill import (
     models,
     recipes,
 )
+from keras_distill._keras.graph import output_keys
 
 TOKENS, SIZES, SECOND = 3, (3, 2), 3  # tokens; of both inputs; classes of a second output
 REGISTERED = keras.saving.register_keras_serializable("abuse")
@@ -475,9 +476,11 @@ class Network(Made):
                 theirs = self.path(theirs, self.case.build)
         masks = [f"input:{mask}" for mask in self.case.masks if mask != "keras"]
         source = "cached" if term.source == "top_k" else term.source
-        return Term(loss, student=ours, teacher=theirs, source=source, mask=("sample_weight", *masks),
-                    weight=self.weight(term), projector="auto" if term.projected else None,
-                    name=f"term_{index}")  # fmt: skip
+        return Term(
+            loss, student=ours, teacher=theirs, source=source, mask=("sample_weight", *masks),
+            weight=self.weight(term), projector="auto" if term.projected else None,
+            name=f"term_{index}",
+        )  # fmt: skip
 
     def path(self, names, build):
         prefix = "inner/" if build == "nested" else ""
@@ -578,8 +581,7 @@ class Recipe(Made):
             self.w = dict.fromkeys(names, weight)
 
     def names(self):
-        outputs = self.student.output_names if self.case.recipe in recipes.recipe.TOGETHER else []
-        return outputs or ["label"]
+        return output_keys(self.student) or ["label"]
 
     def like_outputs(self, values):
         if self.case.recipe in recipes.recipe.TOGETHER:

@@ -4,8 +4,8 @@ import json
 import math
 
 OTHERS = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**40, 0.5, -0.0, math.nan, math.inf, 1e308, "", "x",
-    "..", "\0", "é", [], [[]], {}, {"": None}, "NaN", [0] * 40,
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**40, 0.5, -0.0, math.nan, math.inf, 1e308, "",
+    "x", "..", "\0", "é", [], [[]], {}, {"": None}, "NaN", [0] * 40,
 )  # fmt: skip
 
 
