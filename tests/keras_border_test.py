@@ -9,7 +9,7 @@ import pytest
 from keras import layers, ops
 from kinds import X, arrays, dense, nested, stacked, subclassed
 
-from keras_distill._keras import graph
+from keras_distill._keras import graph, trainer
 from keras_distill._keras import layers as keras_layers
 from keras_distill._keras.optimizers import scaled
 
@@ -24,6 +24,30 @@ def test_sublayers_are_those_that_a_layer_holds():
     attention.build((None, 3, 4), (None, 3, 4))
     held = {layer.name for layer in keras_layers.sublayers(attention)}
     assert {"query", "key", "value", "attention_output"} <= held
+
+
+def test_a_built_layer_adopts_others():
+    layer = layers.Dense(2)
+    layer.build((None, 3))
+    keras_layers.adopt(layer, before=layers.Dense(3, name="before"))
+    layer.before.build((None, 3))
+    assert keras_layers.sublayers(layer) == [layer.before] and len(layer.weights) == 4
+    with pytest.raises(ValueError, match="already built"):  # it is locked again
+        layer.after = layers.Dense(3)
+
+
+def test_an_attention_goes_by_its_softmax():
+    attention, x = layers.MultiHeadAttention(2, 2), np.ones((1, 3, 4), "float32")
+    before, called = attention(x, x), []
+    softmax = attention._softmax
+    softmax.call = lambda *args, call=softmax.call, **kwargs: called.append(1) or call(
+        *args, **kwargs)  # fmt: skip
+    attention(x, x)
+    assert not called  # where there is no dropout, a fused kernel computes it
+    keras_layers.compute_scores(attention)
+    np.testing.assert_allclose(arrays(attention(x, x)), arrays(before), atol=1e-6)
+    assert called
+    keras_layers.compute_scores(layers.Dense(2))  # which attends to nothing
 
 
 def test_masks_ride_along():
@@ -216,3 +240,29 @@ def test_a_schedule_is_kept_as_it_is():
     made = scaled(keras.optimizers.SGD(schedule), [])
     assert made._learning_rate is schedule
     assert float(scaled(keras.optimizers.SGD(0.125), []).learning_rate) == 0.125
+
+
+class _Looks(trainer.LooksFirst, keras.Sequential):
+    """Writes down what Keras calls."""
+
+    def look_first(self, iterator=None, data_batch=None):
+        self.heard.append("of fit" if data_batch is None else "of a batch")
+        if keras.backend.backend() != "tensorflow":
+            self.build_as_keras(iterator, data_batch)
+
+    def compute_loss(self, *args, **kwargs):
+        self.heard.append("step")
+        return super().compute_loss(*args, **kwargs)
+
+
+def test_a_trainer_looks_at_the_data_before_callbacks_and_steps():
+    model = _Looks([keras.Input((6,)), layers.Dense(2)])
+    model.heard = []
+    heard = model.heard  # Keras keeps a list of its own
+    model.compile("sgd", "mse", run_eagerly=True)
+    begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: heard.append("callback"))
+    model.fit(X, X[:, :2], epochs=2, callbacks=[begin], verbose=0)
+    assert heard.index("of fit") < heard.index("callback") < len(heard) - heard[::-1].index("step")
+    heard.clear()
+    model.train_on_batch(X, X[:, :2])
+    assert heard[0] == "of a batch"

@@ -30,15 +30,15 @@ class SelfDistillation(keras.callbacks.Callback):
         deep: the name of the output that teaches, such as `"final"`.
         shallow: the names of the outputs that learn.
         loss: a loss between outputs. Defaults to `KLDivergence(temperature=3)`.
-        hint: `{path of a shallow feature: path of a deep feature}`: they are compared by their
-            mean squared error, with an "auto" projector where widths differ, which needs an
+        hint: `{path of a shallow feature: path of a deep feature}`. They are compared by the mean
+            squared error, with an "auto" projector if their widths differ. The projector needs an
             optimizer that is not built yet. Defaults to `None`.
         weight: the terms' weight when open, a non-negative number. Defaults to `1.0`.
         start_epoch: the first epoch, counted from 0, in which they may be open. Defaults to `0`.
-        margin: by how much `monitor` of the deep exit must lead. Defaults to `None`: the epoch
-            alone decides.
-        monitor: what follows `"<exit>_"` in the logs: `"accuracy"`, or another compiled metric,
-            such as `"val_accuracy"` for `"val_<exit>_accuracy"`. Of a `"loss"` less is better.
+        margin: by how much `monitor` of the deep exit must be better. Defaults to `None`, so that
+            only the epoch decides.
+        monitor: the metric after `"<exit>_"` in the logs, `"accuracy"` or another compiled metric,
+            such as `"val_accuracy"` for `"val_<exit>_accuracy"`. A lower `"loss"` is better.
             Defaults to `"accuracy"` with a margin.
         accuracy: whether to log the exits' accuracies, which needs labels. Defaults to `True`.
 
@@ -142,8 +142,8 @@ class SelfDistillation(keras.callbacks.Callback):
         missing = [name for name in names if name not in logs]
         if missing:
             raise ValueError(
-                f"`monitor` must be in the logs for every exit. Received: "
-                f"monitor={self.monitor}, and no {missing}. There are: {', '.join(logs)}."
+                f"The logs must hold `monitor` for every exit. They lack {missing}. They hold "
+                f"{', '.join(logs)}. Received: monitor={self.monitor}"
             )
         deep, *shallow = (logs[name] for name in names)
         return min(shallow) - deep if metric.endswith("loss") else deep - max(shallow)
@@ -160,8 +160,8 @@ class SelfDistillation(keras.callbacks.Callback):
             )
         if not isinstance(hint, (dict, type(None))):
             raise ValueError(
-                "`hint` must be a dict from a shallow feature's path to a deep one's. Received: "
-                f"hint={hint!r}"
+                "`hint` must be a dict that maps paths of shallow features to paths of deep "
+                f"features. Received: hint={hint!r}"
             )
         if not isinstance(self.start_epoch, int) or self.start_epoch < 0:
             raise ValueError(
@@ -169,11 +169,11 @@ class SelfDistillation(keras.callbacks.Callback):
                 f"start_epoch={self.start_epoch}"
             )
         if self.margin is None and monitor is not None:
-            raise ValueError(f"`monitor` needs a `margin`. Received: monitor={monitor}")
+            raise ValueError(f"`monitor` needs a `margin`. Give both. Received: monitor={monitor}")
         if self.margin is not None and not is_number(self.margin):
             raise ValueError(f"`margin` must be a number. Received: margin={self.margin}")
         if self.margin is not None and self.monitor == "accuracy" and not self.accuracy:
-            raise ValueError('`monitor="accuracy"` needs `accuracy=True`.')
+            raise ValueError('`monitor="accuracy"` needs `accuracy=True`. Received: accuracy=False')
 
 
 class _Accuracy(DistillationLoss):
@@ -187,8 +187,8 @@ class _Accuracy(DistillationLoss):
     def call(self, y_true, y_pred, labels):
         if labels is None:
             raise ValueError(
-                "`SelfDistillation` logs accuracies, for which `fit` needs labels. Give "
-                "`accuracy=False` to go without."
+                "`SelfDistillation` logs accuracies, so it needs labels. Give labels to `fit`, or "
+                "`accuracy=False` to the callback."
             )
         right = ops.argmax(y_pred, axis=-1) == class_ids(labels, y_pred, self.name)
         return ops.cast(right, y_pred.dtype)

@@ -15,16 +15,18 @@ def parser():
     """The verb's arguments."""
     parser = program.Parser("report", VERBS["report"], EXAMPLE)
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", help="the folder of a run of `train` or `compress`")
+    add("runs", nargs="+", metavar="RUN", help="the folder of a run of `train`, of "
+        "`compress` or of `experiments.Runner`")  # fmt: skip
     add("--out", metavar="FILE.html", help="the page; Markdown and JSON are written beside it "
-        "(default, for one run: comparison.html in its folder)")  # fmt: skip
-    add("--exported", action="append", default=[], metavar="PATH", help="an exported model of the "
-        "distilled student, beside those in the run's folder; may be repeated")  # fmt: skip
-    add("--split", default="test", choices=("train", "valid", "test"), help="of --experiment; "
-        "without one the examples are measured that the run keeps")  # fmt: skip
-    add("--labels", metavar="FILE", help="the names of the classes, one a line")
+        "(default for one run: comparison.html in its folder)")  # fmt: skip
+    add("--exported", action="append", default=[], metavar="PATH", help="another exported model of "
+        "the distilled student, beside those in the run's folder; may be repeated")  # fmt: skip
+    add("--split", default="test", choices=("train", "valid", "test"), help="the split of "
+        "--experiment's data to measure on (default: test); without --experiment the report "
+        "measures the examples that the run saved")  # fmt: skip
+    add("--labels", metavar="FILE", help="a text file with one class name per line")
     add("--timings", type=int, default=50, metavar="N", help="how many predictions of each model "
-        "are timed (default: 50)")  # fmt: skip
+        "to time (default: 50)")  # fmt: skip
     program.add_experiment(parser, required=False)
     return parser
 
@@ -36,7 +38,10 @@ def act(arguments):
         if not os.path.isdir(run):
             raise FileNotFoundError(f"No such run: {run}")
     if len(runs) > 1 and (arguments.out is None or arguments.exported):
-        raise ValueError("Several runs need --out, and take no --exported: it lies in the run.")
+        raise ValueError(
+            "Several runs need --out and cannot take --exported. Give --out=FILE.html, and export "
+            "into the folders of the runs."
+        )
     quiet.import_keras(program.verbose())
     from keras_distill import report
     from keras_distill.report.comparison import checked_paths
@@ -49,10 +54,17 @@ def act(arguments):
 
     experiment = program.experiment_of(arguments) if arguments.experiment else None
     classes = export_inputs.labels(arguments.labels)
-    folders = [report_inputs.run_of(run) for run in runs]
-    sources = [report_inputs.data_of(folder, experiment, arguments.split) for folder in folders]
+    known = {run: report_inputs.measured_itself(run) for run in runs}
+    folders = {run: report_inputs.run_of(run) for run in runs if known[run] is None}
+    sources = {run: report_inputs.data_of(folder, experiment, arguments.split)
+               for run, folder in folders.items()}  # fmt: skip
     found = []
-    for run, folder, (data, told) in zip(runs, folders, sources):
+    for run in runs:
+        if known[run] is not None:
+            found.append(known[run])
+            print(f"{run}: {found[-1].headline()}")
+            continue
+        folder, (data, told) = folders[run], sources[run]
         models, histories = report_inputs.trained(folder)
         teacher = models.pop("teacher")
         with quiet.filtered(program.verbose()):
@@ -66,6 +78,7 @@ def act(arguments):
                 provenance=report_inputs.provenance(folder, told),
                 name=report_inputs.name_of(folder) if len(runs) == 1 else run,
                 runs=arguments.timings,
+                memory=True,
             ))  # fmt: skip
         print(f"{run}: {found[-1].headline()}")
     paths = report.write_together(out, found)

@@ -1,16 +1,19 @@
 """What `report` reads from a run's folder: its models, its data, and where both come from."""
 
+import os
 import pathlib
 
 import keras
 import numpy as np
 
-from keras_distill import _files
+from keras_distill import _files, report
 from keras_distill.cli import export_inputs, program
 from keras_distill.experiments.comparison import ARMS
 from keras_distill.experiments.run_folder import OWNER, RUN, RunFolder
 from keras_distill.report import exports
+from keras_distill.report.recorded import recorded
 
+RESULTS = "results.json"  # of a run of any task
 BATCH = 32
 
 
@@ -26,11 +29,11 @@ def run_of(path):
             missing = [each for each in names_in(run).values() if not run.is_trained(each)]
             if missing:
                 raise FileNotFoundError(
-                    f"{path} holds no finished run of `train` or `compress`: there is no "
-                    f"{', '.join(missing)} in it."
+                    f"{path} holds no finished run of `train` or `compress`. It has no "
+                    f"{', '.join(missing)}."
                 )
             return folder
-    raise FileNotFoundError(f"{path} holds no run: there is no {RUN} in it.")
+    raise FileNotFoundError(f"{path} holds no run. It has no {RUN}.")
 
 
 def names_in(run):
@@ -39,6 +42,38 @@ def names_in(run):
     return {("teacher", None): "teacher"} | {
         (arm, seed): f"{arm}-{seed}" for arm in ARMS for seed in seeds
     }
+
+
+def measured_itself(path):
+    """What a run of any task (`experiments.Runner`) measured, a `Comparison`; `None` for another.
+    """
+    folder = pathlib.Path(path)
+    run = RunFolder(folder)
+    results = _files.read_json(folder / RESULTS) if (folder / RESULTS).is_file() else None
+    if results is None:
+        return None
+    sizes, histories = {}, {}
+    for arm in results["arms"]:
+        for name in (arm, *(f"{arm}-{seed}" for seed in results["seeds"])):
+            if run.is_trained(name):
+                sizes.setdefault(arm, os.path.getsize(run.file(name)))
+                histories.setdefault(arm, []).append(_history(run.record(name)))
+    told = provenance(folder, "as the run measured it")
+    return report.Comparison(recorded(
+        folder.name, results["arms"], sizes, histories, told))  # fmt: skip
+
+
+def _history(record):
+    """The curves in what is known of a training: the record itself, or its history."""
+    found = record.get("history", record)
+    return {key: values for key, values in found.items() if _is_curve(values)}
+
+
+def _is_curve(values):
+    return isinstance(values, list) and all(
+        value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        for value in values
+    )
 
 
 def name_of(folder):
@@ -83,14 +118,14 @@ def data_of(folder, experiment, split):
     inputs, targets = export_inputs.of_run(folder)
     if targets is None:
         raise FileNotFoundError(
-            f"{folder} keeps no examples with their answers: give the run's --experiment."
+            f"{folder} saved no examples with labels. Give the run's --experiment."
         )
     count = len(targets)
 
     def batch(start):
         return keras.tree.map_structure(lambda each: each[start : start + BATCH], (inputs, targets))
 
-    told = f"{count} examples of the validation split, by which the run chose what it exported"
+    told = f"{count} examples of the validation split, on which the run chose its export"
     return [batch(start) for start in range(0, count, BATCH)], told
 
 

@@ -23,12 +23,12 @@ class Exported:
         format: `"serving"`, `"litert"`, `"onnx"` or `"openvino"`.
         path: The file or folder.
         quantize: How it is quantized, `"none"` for floats.
-        batch: The batch size that it takes, or `None` where it takes any.
+        batch: The batch size that it takes, or `None` if it takes any.
         examples: How many examples were compared.
-        real: Whether these were given; otherwise they were random.
-        size_bytes: The size on disk.
-        parity: A `Parity`: what the comparison found.
-        note: What the place must have beside the format's runtime; empty for nothing.
+        real: Whether the examples were given. Otherwise they were random.
+        size_bytes: The size on disk, in bytes.
+        parity: A `Parity`, the result of the comparison.
+        note: What the model needs beside the format's runtime. Empty if nothing.
 
     Example:
 
@@ -59,7 +59,7 @@ class Exported:
                 f"{name} {self.parity.exported:.4f}, the student's {self.parity.student:.4f}"
             )
         if self.batch:
-            found.append(f"takes {self.batch} at a time")
+            found.append(f"takes batches of {self.batch}")
         how = "" if self.quantize == "none" else f"{self.quantize}, "
         said = f"{self.path}: {how}{self.size_bytes:,} bytes, reloaded, {'; '.join(found)}."
         return f"{said} {self.note}".strip()
@@ -112,8 +112,8 @@ class Job:
             failed = places.failed(path)
             os.rename(part, failed)
         raise ValueError(
-            f"The exported model did not pass its check: {wrong} It lies in {failed!r}, which no "
-            "server loads."
+            f"The exported model did not pass its check: {wrong} It is kept in "
+            f"{failed!r}, which no server loads."
         )
 
     def _serving(self, kind, part, quantize):

@@ -71,7 +71,7 @@ def _converted(model, signature, simulated=False):
         except Exception as error:  # the converter's class is not public
             said = _reason(str(error))
         raise ValueError(
-            "LiteRT cannot hold this model. Replace the layers that need these operations, or "
+            "LiteRT cannot run this model. Replace the layers that need these operations, or "
             f"give a fixed batch size with `batch=1`. Received: {model.name!r}, {said}"
         )
 
@@ -103,8 +103,11 @@ def _recipe(quantize):
 
     if quantize == "dynamic_int8":
         return recipe.dynamic_wi8_afp32()
-    if quantize == "int4":
-        return recipe.weight_only_wi4_afp32()
+    if quantize == "int4":  # the quantizer has no 4 bits for the last two kinds
+        weights = {"dtype": "INT", "num_bits": 8, "symmetric": True, "granularity": "CHANNELWISE"}
+        wider = [_operation(name, "min_max_uniform_quantize", {"weight_tensor_config": weights})
+                 for name in ("DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE")]  # fmt: skip
+        return [*recipe.weight_only_wi4_afp32(), *wider]
     if quantize == "int8":  # floats go in and come out, as in all other formats
         ends = [_operation(name, "no_quantize", {}) for name in ("INPUT", "OUTPUT")]
         return [*recipe.static_wi8_ai8(), *ends]

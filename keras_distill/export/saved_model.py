@@ -20,18 +20,18 @@ CLASSIFY = ("classify",)  # where there are classes
 DEFAULT = ("classify", "image_bytes", "examples")  # what needs no operations but TensorFlow's own
 _LACKS = {
     "classify": "has no single output of shape (batch, classes)",
-    "image_bytes": "does not take images of a fixed size with 1 or 3 channels alone",
+    "image_bytes": "does not take a single image of a fixed size with 1 or 3 channels",
     "examples": "has an input whose size is not fixed",
     "text": "has no preprocessor with a tokenizer",
-    "generate": "is no causal language model of KerasHub",
-    "generate_sampled": "is no causal language model of KerasHub",
+    "generate": "is not a causal language model of KerasHub",
+    "generate_sampled": "is not a causal language model of KerasHub",
 }
 # Operations of a graph that only hand on what the head computed.
 _PASSING = ("Identity", "Cast", "Reshape", "Squeeze")
 
 
 def write_student(model: keras.Model, path: str | PathLike[str]) -> str:
-    """Saves a model as a `.keras` file without what it was trained with.
+    """Saves a model as a `.keras` file without its optimizer, loss and metrics.
 
     The file holds neither the optimizer nor the compiled loss and metrics. It is written beside
     `path` and then moved there, so that a reader never sees half a file.
@@ -81,20 +81,21 @@ def write_saved_model(
 
     Its signatures are `serve`, which is also `serving_default`, and, for a model with one output
     of shape `(batch, classes)`, `classify`. `serve` returns `{"logits": ...}`, or
-    `{"probabilities": ...}` where the model itself ends in a softmax or sigmoid, or the model's
-    own dict of outputs. `classify` returns the `top_k` likeliest `classes` and their `scores`,
-    which are probabilities. It is written to a temporary folder beside, then moved.
+    `{"probabilities": ...}` if the model itself ends in a softmax or sigmoid, or the model's own
+    dict of outputs. `classify` returns the `top_k` most probable `classes` and their `scores`,
+    which are probabilities. The model is written to a temporary folder beside its place, then
+    moved.
 
     Args:
         model: a built `keras.Model`.
-        path: the folder that TF Serving watches; made if need be.
+        path: the folder that TF Serving watches. It is made if needed.
         name: the name to serve under. Defaults to the model's.
-        labels: what `classify` calls the classes, strings or integers in the order of the
+        labels: the names of the classes for `classify`, strings or integers in the order of the
             model's output. Defaults to their indices.
         version: a positive integer. TF Serving serves the highest.
-        top_k: how many classes `classify` returns, or all where there are fewer.
-        from_logits: whether the one output is logits. `None` reads it off the model's last
-            operation: a softmax or sigmoid gives probabilities, anything else logits.
+        top_k: how many classes `classify` returns, or all if there are fewer.
+        from_logits: whether the one output is logits. `None` decides by the model's last
+            operation. A softmax or sigmoid gives probabilities, anything else logits.
         input_signature: a list with a `keras.InputSpec` (or a dict or list of them) for each
             argument of the model. Needed only by a subclassed model whose inputs are not floats.
             Defaults to `signature_of(model)`.
@@ -103,9 +104,9 @@ def write_saved_model(
         The version's folder, a string.
 
     Raises:
-        ValueError: for a model that is not built, and where `labels` do not fit its output.
-        FileExistsError: where this version is there already.
-        ImportError: where TensorFlow is not installed.
+        ValueError: for a model that is not built, or `labels` that do not fit its output.
+        FileExistsError: if this version exists.
+        ImportError: if TensorFlow is not installed.
 
     Example:
 
@@ -121,7 +122,7 @@ def write_saved_model(
     folder = os.path.join(parent, str(version))
     if os.path.exists(folder):
         raise FileExistsError(
-            f"A served version is never overwritten: remove the folder, or give "
+            "This version exists, and an export never overwrites one. Delete the folder, or give "
             f"another `name` or a higher `version`. Received: {folder!r}"
         )
     archive = archive_of(model, labels, top_k, from_logits, input_signature or signature_of(model))
@@ -171,7 +172,7 @@ def archive_of(model, labels, top_k, from_logits, signature, signatures=CLASSIFY
         found["classify"] = answer, signature
     elif labels is not None:
         raise ValueError(
-            "`labels` need a model with one output of shape (batch, classes). "
+            "`labels` needs a model with one output of shape (batch, classes). "
             f"Received: outputs={outputs}"
         )
     for name in _checked_signatures(signatures):
@@ -189,8 +190,8 @@ def _checked_signatures(signatures):
     unknown = [name for name in names if name not in endpoints.SIGNATURES]
     if unknown:
         raise ValueError(
-            f"`signatures` may name {', '.join(endpoints.SIGNATURES)}; `serving_default` is always "
-            f"there. Received: {', '.join(map(str, unknown))}"
+            f"`signatures` may name {', '.join(endpoints.SIGNATURES)}. Leave `serving_default` "
+            f"out, since every export has it. Received: {', '.join(map(str, unknown))}"
         )
     return names
 
@@ -230,7 +231,7 @@ def _classify(forward, classes, labels, top_k, from_logits):
     names = list(range(classes)) if labels is None else list(labels)
     if len(names) != classes:
         raise ValueError(
-            f"`labels` must hold one name per class, {classes} in all. "
+            f"`labels` must hold one name for each of the {classes} classes. "
             f"Received: {len(names)} labels"
         )
 

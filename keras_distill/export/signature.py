@@ -10,12 +10,12 @@ from keras_distill import _backend
 
 
 def signature_of(model: keras.Model) -> list:
-    """What a built model is served with: a specification for each argument of the model.
+    """The input signature of a built model, a specification for each of its arguments.
 
-    It is as the model was built, but for the padding masks of a KerasHub task with a preprocessor,
-    which are booleans, as the preprocessor makes them; the model casts them. Give it to
-    `model.export(path, input_signature=signature_of(model))`, and what the preprocessor returns
-    can be given to the served signature as it is.
+    It has the shapes and types with which the model was built. The padding masks of a KerasHub
+    task with a preprocessor are an exception. They are booleans, as the preprocessor makes them,
+    and the model casts them. With `model.export(path, input_signature=signature_of(model))` the
+    served signature takes the output of the preprocessor unchanged.
 
     Args:
         model: A built `keras.Model`.
@@ -106,8 +106,8 @@ def random_inputs(model: keras.Model, count: int = 8, seed: int = 0) -> Any:
     specs = tree.flatten(signature)
     if not all(spec.name for spec in specs) and len(specs) > 1:
         raise ValueError(
-            "A model of several inputs must take them in a dict. "
-            f"Received: {model.name!r}, which takes {len(specs)} without names"
+            "A model with several inputs must take them in a dict. Received: "
+            f"{model.name!r}, which takes {len(specs)} inputs without names"
         )
     arrays = [_random(spec, count, generator) for spec in specs]
     if len(arrays) == 1 and not isinstance(signature[0], dict):
@@ -129,6 +129,6 @@ def check_built(model):
     """Refuses a model that is not built, whose weights and inputs are not known."""
     if not model.built:
         raise ValueError(
-            "The model must be built before it is written: call it once on a batch. "
+            "The model must be built before it is exported. Call it on a batch first. "
             f"Received: {model.name!r}, not built"
         )

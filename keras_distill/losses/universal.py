@@ -14,12 +14,12 @@ MERGES = ("mean", "product")
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class UniversalLogits(SoftenedLoss):
-    """Distance of sorted probabilities, whatever the classes of either side mean (ULD).
+    """Distance between sorted probabilities, for sides with different classes (ULD).
 
     `loss = sum_i |p_teacher(i) - p_student(i)|`, where `p(i)` is the `i`-th largest of
-    `softmax(logits / T)` and the side with fewer classes has zeros at its end: the Wasserstein
-    distance where all classes are equally far from each other. Tokens are compared place by
-    place; wrap the loss in `AlignedSpans` where the two sides cut text into other tokens.
+    `softmax(logits / T)` and the side with fewer classes has zeros at its end. This is the
+    Wasserstein distance if all classes have the same distance from each other. Tokens are compared
+    one by one. If the two sides have different tokenizers, wrap the loss in `AlignedSpans`.
 
     Args:
         temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
@@ -55,8 +55,9 @@ class UniversalLogits(SoftenedLoss):
         known = [size for size in zip(*(shape[1:-1] for shape in shapes)) if None not in size]
         if len(shapes[0]) != len(shapes[1]) or any(one != other for one, other in known):
             raise ValueError(
-                f"`{self.name}` compares place by place. Received: logits of shapes {shapes[0]} "
-                f"(teacher) and {shapes[1]} (student). Wrap it: `AlignedSpans(UniversalLogits())`."
+                f"`{self.name}` compares token by token, so both sides need the same number of "
+                "tokens. Otherwise give `AlignedSpans(UniversalLogits())`. Received: logits of "
+                f"shapes {shapes[0]} (teacher) and {shapes[1]} (student)"
             )
         temperature = self.temperature_now(y_pred, temperature)
         width = max(shapes[0][-1], shapes[1][-1])
@@ -72,11 +73,11 @@ def _sorted(logits, width):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class AlignedSpans(WrappedLoss):
-    """Another loss on logits, between spans of text that two tokenizers cut into other tokens.
+    """Applies a loss on logits to spans of text, for two sides with different tokenizers.
 
     The tokens of a span become one distribution on each side: the softmax of the mean of their
-    log-probabilities (the geometric mean), or of the sum (the product). `loss` compares these;
-    an example's value is the mean over its spans. A span counts where all of its tokens do.
+    log-probabilities (the geometric mean), or of the sum (the product). `loss` compares these.
+    An example's value is the mean over its spans. A span counts if all of its tokens count.
 
     Args:
         loss: a loss on logits that takes no labels, such as `UniversalLogits()`, or
@@ -126,7 +127,9 @@ class AlignedSpans(WrappedLoss):
     ):
         super().__init__(loss, name=name or f"aligned_{loss.name}", **kwargs)
         if "labels" in loss.needs:
-            raise ValueError(f"`{loss.name}` takes a label of each token, and a span has none.")
+            raise ValueError(
+                f"`{loss.name}` needs a label for each token, but a span has no label."
+            )
         self.merge, self.needs = one_of("merge", merge, MERGES), ("mask",)
 
     def call(self, y_true, y_pred, mask=None, **extras):

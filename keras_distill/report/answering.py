@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_distill import _backend
-from keras_distill.report import tasks
+from keras_distill.report import tasks, texts
 
 
 @dataclasses.dataclass
@@ -65,11 +65,12 @@ def answered(models, data, teacher=None, task=None, keep=1000):
     for batch in data:
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         if y is None:
-            raise ValueError("`data` must hold true answers: batches of (x, y). Received: x alone")
+            raise ValueError("`data` must hold labels, in batches of (x, y). Received: x alone")
         x, y = (keras.tree.map_structure(np.asarray, each) for each in (x, y))
         size, theirs = len(keras.tree.flatten(x)[0]), {}
         for name in names:
-            heads = heads_of(models[name], x)
+            written = getattr(task, "name", task) == texts.Texts.name
+            heads = (texts.texts_of if written else heads_of)(models[name], x)
             if task is None or isinstance(task, str):
                 task = _first_task(heads, y, x, task)
             for head, outputs in heads.items():
@@ -85,7 +86,7 @@ def answered(models, data, teacher=None, task=None, keep=1000):
             kept.append((x, y, None if weights is None else np.asarray(weights)))
         examples += size
     if not parts:
-        raise ValueError("`data` must hold at least one batch that the models answer. "
+        raise ValueError("`data` must hold at least one batch. "
                          f"Received: {examples} examples")  # fmt: skip
     return Found(task, {key: _joined(each) for key, each in parts.items()}, kept, examples)
 
@@ -108,7 +109,7 @@ def _first_task(heads, y, x, name):
     head, outputs = next(reversed(heads.items()))
     y = y[head] if isinstance(y, dict) and head in y else y
     if isinstance(y, dict):
-        raise ValueError(f"`data` must hold one true answer, or one for each of {list(heads)}. "
+        raise ValueError(f"`data` must hold one target, or one for each output of {list(heads)}. "
                          f"Received: {list(y)}")  # fmt: skip
     return tasks.task_of(outputs, y, x, name)
 

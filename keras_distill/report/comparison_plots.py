@@ -29,7 +29,8 @@ def intervals(results):
     axes.set_ylim(len(shown) - 0.5, -0.75)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    plots.label(axes, x=f"{results['measure']['heading']}, 95% interval")
+    line = results["measure"].get("line", "95% interval")
+    plots.label(axes, x=f"{results['measure']['heading']}, {line}")
     return made
 
 
@@ -116,7 +117,7 @@ def calibration(results):
         axes.plot(groups["confidence"], groups["accuracy"], "o-", color=color[row["model"]], ms=4,
                   lw=1.4, label=name, alpha=0.85)  # fmt: skip
     counts = [n for row in rows.values() for n in row["calibration"]["count"]]
-    plots.label(axes, "confidence", f"accuracy; a point: {_span(counts)} answers")
+    plots.label(axes, "confidence", f"accuracy, {_span(counts)} answers per point")
     plots.legend(axes)
     return made
 

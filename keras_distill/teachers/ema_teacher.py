@@ -18,16 +18,17 @@ class EMATeacher(Teacher):
 
     `w_teacher <- m * w_teacher + (1 - m) * w_student` after each update.
 
-    The copy is made, equal to the student, when a `Distiller` takes this teacher. All weights
-    move, batch statistics included; the copy runs in inference mode. It is part of the
-    distiller's checkpoints, with the number of steps, so that a run that resumes at an epoch's
-    end goes on exactly; it is not saved with the student: `teacher.model.save(path)` does that.
+    A `Distiller` that gets this teacher copies the student. All weights of the copy move,
+    including batch statistics. The copy runs in inference mode. It is part of the distiller's
+    checkpoints, with the number of steps, so a run that resumes at the end of an epoch continues
+    exactly. It is not saved with the student. Save it with `teacher.model.save(path)`.
 
     Args:
-        momentum: `m`, in [0, 1]: a number or a schedule of the number of steps, from 0.
+        momentum: `m` in [0, 1], a number or a schedule of the number of steps, counted from 0.
             Defaults to `0.999`.
-        model: the model that becomes the copy, for a student that Keras cannot copy: built, and
-            with the student's weights in the same order. Defaults to `None`: a copy is made.
+        model: the model that becomes the copy, for a student that Keras cannot copy. It must be
+            built, and have the student's weights in the same order. Defaults to `None`, so that
+            Keras copies the student.
         preprocess: as in `ModelTeacher`.
 
     Raises:
@@ -73,7 +74,7 @@ class EMATeacher(Teacher):
         if self._count is not None:
             raise ValueError("This `EMATeacher` already follows a student. Make another one.")
         if not student.built:
-            raise ValueError("An `EMATeacher` copies a student that is built. Call it on a batch.")
+            raise ValueError("The student of an `EMATeacher` must be built. Call it on a batch.")
         with _backend.scope_of(student):
             self._follow(student)
 
@@ -160,8 +161,8 @@ def _copy(student):
             copy.build_from_config(student.get_build_config())
     except Exception as error:
         raise ValueError(
-            f"`{student.name}` cannot be copied through its config ({error}). Give "
-            "`EMATeacher(model=...)` a model like it."
+            f"`{student.name}` cannot be copied from its config ({error}). Give a model with the "
+            "same variables, `EMATeacher(model=...)`."
         ) from error
     return copy
 
@@ -172,9 +173,11 @@ def _check_alike(copy, student):
     shapes = [[tuple(v.shape) for v in model.variables] for model in (copy, student)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            "The copy and the student must have the same variables. Received: "
-            f"{len(shapes[0])} and {len(shapes[1])}, or other shapes. Give `EMATeacher(model=...)` "
-            "a model like the student."
+            "The copy and the student must have variables of the same shapes. Give "
+            "`EMATeacher(model=...)` a model with the student's architecture. Received: "
+            f"{len(shapes[0])} and {len(shapes[1])} variables"
         )
     if {id(v) for v in copy.variables} & {id(v) for v in student.variables}:
-        raise ValueError("The model given to `EMATeacher` shares variables with the student.")
+        raise ValueError(
+            "The model given to `EMATeacher` must not share variables with the student. Clone it."
+        )

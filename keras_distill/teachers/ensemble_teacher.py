@@ -26,20 +26,21 @@ class EnsembleTeacher(Teacher):
       which are logits of that mean (mixed at temperature 1);
     - `combine="logits"`: `sum_k w_k z_k`;
     - `combine="confidence"`: as "probabilities", with `w_k` times
-      `(1 - exp(H_k) / sum_j exp(H_j)) / (K - 1)` for each example, divided by their sum: `H_k` is
-      the member's cross entropy with the labels, which are CA-MKD's weights of predictions, or
-      its entropy where the batch has none. CA-MKD weighs the members' own losses at a
-      temperature, whose gradient is that of a loss with the mixture at temperature 1 only; its
-      code also divides by `K`, and it weighs hints another way.
+      `(1 - exp(H_k) / sum_j exp(H_j)) / (K - 1)` for each example, divided by their sum. `H_k` is
+      the member's cross entropy with the labels, which gives CA-MKD's weights of predictions, or
+      its entropy if the batch has no labels. CA-MKD weighs the members' own losses at a
+      temperature. Their gradient is that of a loss with the mixture only at temperature 1. Its
+      code also divides by `K`, and weighs hints in another way.
 
-    At a layer's path it serves the weighted mean of what all members show there. Layers of
-    networks that were trained apart share no axes: a mean of them says something for attention
-    maps, or for copies of one network. `"name/path"` is the path in one member.
+    At a layer's path it serves the weighted mean of this layer over all members. Networks that
+    were trained separately do not share the axes of their layers, so this mean is useful only for
+    attention maps, or for copies of one network. `"name/path"` is the path in one member.
 
     Args:
         teachers: at least two Keras models, `Teacher`s or functions of the inputs: a list (then
             their names are "0", "1", ...) or a dict by name.
-        weights: non-negative, one a member; only their ratio counts. Defaults to equal ones.
+        weights: non-negative numbers, one for each member. Only their ratio counts. Defaults to
+            equal weights.
         combine: `"probabilities"`, `"logits"` or `"confidence"`. Defaults to `"probabilities"`.
 
     Raises:
@@ -69,8 +70,8 @@ class EnsembleTeacher(Teacher):
             teachers = {str(index): teacher for index, teacher in enumerate(teachers)}
         if len(teachers) < 2:
             raise ValueError(
-                "An ensemble takes at least two `teachers`; one teacher stands alone. "
-                f"Received: {len(teachers)}"
+                "An ensemble needs at least two `teachers`. Give a single teacher to `Distiller` "
+                f"directly. Received: {len(teachers)}"
             )
         if combine not in WAYS:
             raise ValueError(f"`combine` must be one of {WAYS}. Received: combine={combine!r}")
@@ -158,15 +159,15 @@ class EnsembleTeacher(Teacher):
         names = ", ".join(self.members)
         if any(tree.is_nested(value) for value in values):
             raise ValueError(
-                f"An ensemble combines tensors, but a member's `{path}` is a structure. Choose one "
-                "part, as `output:key`, or one member, as `name/path`. Members: " + names
+                f"An ensemble combines tensors, but `{path}` of a member has several parts. Choose "
+                "one part, as in `output:key`, or one member, as in `name/path`. Members: " + names
             )
         shapes = [tuple(value.shape) for value in values]
         if not all(_fits(shapes[0], shape) for shape in shapes):
             raise ValueError(
-                f"The members of an ensemble must agree in shape at `{path}`. Received: "
-                f"{', '.join(map(str, shapes))}. "
-                f"Name one member: `name/{path}`, where `name` is one of {names}."
+                f"All members of an ensemble must have the same shape at `{path}`. Otherwise read "
+                f"one member with `name/{path}`, where `name` is one of {names}. Received: "
+                f"{', '.join(map(str, shapes))}"
             )
         if taps.is_edge(path) and self.combine != "logits":
             for name, value in zip(self.members, values):
@@ -183,7 +184,7 @@ def _normalized(weights, count):
     weights = np.ones(count) if weights is None else np.asarray(weights, "float64")
     if weights.shape != (count,) or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(
-            f"`weights` must be non-negative numbers, one for each of {count} teachers. "
+            f"`weights` must be non-negative numbers, one for each of the {count} teachers. "
             f"Received: weights={weights.tolist()}"
         )
     if not weights.sum() > 0:
@@ -217,7 +218,7 @@ def _check_logits(name, value):
     """Once mixed, probabilities could no longer be told from logits."""
     if not is_symbolic(value) and are_probabilities(value):
         raise ValueError(
-            f"An ensemble takes logits, but its member `{name}` gives probabilities: they are "
-            "non-negative and sum to one. Give `tf.math.log` of its output, or "
-            '`combine="logits"` for a mean of numbers.'
+            f"An ensemble takes logits, but its member `{name}` gives probabilities (non-negative "
+            "values that sum to one). Take the logarithm of its output, or give "
+            '`combine="logits"` to average the values.'
         )

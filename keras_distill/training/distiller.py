@@ -29,7 +29,7 @@ from keras_distill.training.weight_files import OPTIMIZER, WeightsFile, assign
 _step = importlib.import_module(f"keras_distill.training.step_{_backend.NAME}")
 
 
-class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
+class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Model):
     """Trains a student on labels and on teachers' targets, through Keras's own `fit`.
 
     `total = (1 - alpha) * label_loss + alpha * sum(weight * term) + the student's regularization`
@@ -37,30 +37,30 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     With a teacher and nothing else this is Hinton's distillation at temperature 2:
     `alpha * T^2 * KL(p_teacher(T) || p_student(T)) + (1 - alpha) * CE(y, p_student)`.
 
-    A distiller behaves as `student` does in every other respect: `compile` compiles the student,
-    `evaluate`, `predict`, `save` and weights files are the student's own, and what is not found on
-    the distiller is looked up on the student. No teacher runs in `evaluate` or is saved.
+    In every other respect a distiller behaves like `student`. `compile` compiles the student.
+    `evaluate`, `predict`, `save` and weights files are those of the student. Attributes that the
+    distiller lacks come from the student. No teacher runs in `evaluate`, and none is saved.
 
     Args:
         student: the model to train; functional, sequential or subclassed. Its own `compute_loss`
             is the label loss, its own `compute_metrics` the metrics.
         teacher: a Keras model, a `Teacher`, a function of the inputs, `{name: any of these}`, or
-            `None` where the student teaches itself.
-        terms: a list of `Term`s. Defaults to one on the outputs of each teacher, each with the
-            same share: `KLDivergence(temperature=2)`, or what the head and the compiled loss call
-            for (`BinaryKLDivergence` for yes or no in each unit, the squared error for a
-            regression).
-        alpha: **the share of the teachers**, in [0, 1]: a number or a schedule. The labels have
-            `1 - alpha`. Left out, it is 0.5, or 1 where `compile` gets no `loss`.
-        fused_head: whether label loss and divergences of outputs are measured by blocks of the
-            vocabulary, so that no step holds all logits: for a KerasHub `CausalLM` or `Seq2SeqLM`
-            of many words, with teachers of this kind or cached `TopK`s.
+            `None` if the student teaches itself.
+        terms: a list of `Term`s. Defaults to one term on the outputs of each teacher, with equal
+            shares. The loss is `KLDivergence(temperature=2)`, or one that fits the head and the
+            compiled loss (`BinaryKLDivergence` for a binary classifier in each unit, the squared
+            error for a regression).
+        alpha: **the share of the teachers**, in [0, 1], a number or a schedule. The labels have
+            `1 - alpha`. Defaults to 0.5, or 1 if `compile` gets no `loss`.
+        fused_head: whether to compute label loss and divergences of outputs in blocks of the
+            vocabulary, so that no step holds all logits. It is for a KerasHub `CausalLM` or
+            `Seq2SeqLM` with a large vocabulary, with teachers of this kind or cached `TopK`s.
         name: the model's name.
 
     Raises:
-        TypeError: for a student that is no Keras model.
-        ValueError: for a wrong `alpha`, two terms of one name, a term whose source or layer does
-            not exist, a term for a student with a `train_step` of its own, models of different
+        TypeError: if the student is not a Keras model.
+        ValueError: for a wrong `alpha`, two terms with one name, a term whose source or layer does
+            not exist, a term for a student with its own `train_step`, or models of different
             distribution strategies.
 
     Example:
@@ -152,8 +152,8 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
         for term in terms if optimizer is not None and optimizer.built else ():
             if getattr(term, "trains", False) and term.name not in self.objective.layers:
                 raise ValueError(
-                    f"`{term.name}` has weights of its own, and the optimizer is built for other "
-                    "variables. Attach the term before the first `fit`, or `compile` again."
+                    f"`{term.name}` has weights, but the optimizer is already built without them. "
+                    "Attach the term before the first `fit`, or `compile` again."
                 )
         self.objective.attach(*terms)
         self._follow_terms(terms)
@@ -292,7 +292,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     def look(self, data):
         """Prepares the objective with a batch, and builds what trains beside the student."""
         if data is None:
-            raise ValueError("The dataset is empty: `fit` needs at least one batch.")
+            raise ValueError("The dataset is empty. Give `fit` at least one batch.")
         with _backend.scope_of(self):
             self.objective.prepare(self.unpacked(data))
             self.scores.follow_terms()  # the batch may have chosen the default terms
@@ -378,7 +378,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             self._loaded = found
         else:
             raise ValueError(
-                "Projectors are built by the first batch. Call `fit(data, epochs=0)` before "
+                "The projectors are not built yet. Call `fit(data, epochs=0)` before "
                 "`load_weights`."
             )
 
@@ -421,16 +421,16 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     def save_own_variables(self, store):
         """Refused: `keras.saving.save_weights` would write a file that the student cannot load."""
         raise NotImplementedError(
-            "`keras.saving.save_weights` and `load_weights` take a distiller for a layer around "
-            "its student. Call `distiller.save_weights(path)` and `distiller.load_weights(path)`."
+            "`keras.saving.save_weights` and `load_weights` cannot save a distiller. "
+            "Call `distiller.save_weights(path)` and `distiller.load_weights(path)`."
         )
 
     load_own_variables = save_own_variables
 
     def get_config(self):
         raise NotImplementedError(
-            "A distiller is not saved: `distiller.save(path)` saves the student. Give "
-            "`OrbaxCheckpoint` the argument `save_weights_only=True`."
+            "A distiller has no config, so it cannot be saved whole. Save the student with "
+            "`distiller.save(path)`. Give `OrbaxCheckpoint` the argument `save_weights_only=True`."
         )
 
     def get_compile_config(self):

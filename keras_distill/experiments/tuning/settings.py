@@ -48,8 +48,8 @@ def combinations(sweep: dict[str, list], *, trials: int | None = None, seed: int
     for name, values in sweep.items():
         if name in FIXED or name.startswith("teacher"):
             raise ValueError(
-                f"`{name}` cannot be swept: all trials share one teacher, its targets and the "
-                "data. Give it as an option instead."
+                f"`{name}` cannot be swept, because all trials share the teacher, its targets and "
+                "the data. Give it as an option instead."
             )
         if not isinstance(values, (list, tuple)) or not values:
             raise ValueError(f"`{name}` needs a list of values. Received: {values!r}")
@@ -100,21 +100,22 @@ def chosen(
     trained_with: dict | None = None,
     **options,
 ) -> Any:
-    """The experiment of a file under a setting, as `tune` tries it and its winner's file has it.
+    """The experiment of a file with a setting of `tune`, as in the winner's file.
 
-    What `experiment(**options)` of the file takes is passed to it; of the rest `recipe`,
-    `temperature` and `weight` (a factor on the weight of each term) make the terms, `alpha` and
-    `epochs` replace the experiment's. With a `recipe`, the three make the terms in any case.
+    Options that `experiment(**options)` of the file takes are passed to it. Of the others,
+    `recipe`, `temperature` and `weight` (a factor on the weight of each term) make the terms, and
+    `alpha` and `epochs` replace those of the experiment. If there is a `recipe`, these three
+    always make the terms.
 
     Args:
         file: the experiment's file.
-        setting: a dict of what was chosen.
-        trained_teacher: the `.keras` file of a teacher that is trained already, in the place of
-            the experiment's own. It is not used where `options` name other data, or change an
-            option whose name begins with "teacher". Defaults to `None`: none.
-        trained_with: the options that this teacher was trained with, a dict; `options` go before
+        setting: a dict of the chosen values.
+        trained_teacher: the `.keras` file of a trained teacher, instead of the experiment's own.
+            It is not used if `options` give other data, or change an option whose name begins with
+            "teacher". Defaults to `None`, which is none.
+        trained_with: a dict of the options that this teacher was trained with. `options` override
             them. Defaults to none.
-        options: more options of the experiment, which go before the setting.
+        options: more options of the experiment, which override the setting.
 
     Returns:
         An `Experiment`.
@@ -139,7 +140,7 @@ def chosen(
     if unknown:
         raise ValueError(
             f"{file} has no option `{sorted(unknown)[0]}`. It has: {', '.join(taken) or 'none'}. "
-            f"Beside them can be swept: {', '.join((*TEACHING, 'epochs'))}."
+            f"A sweep may also name {', '.join((*TEACHING, 'epochs'))}."
         )
     theirs = {name: value for name, value in setting.items() if name not in ours}
     experiment = under(load_experiment(file, {**theirs, **before, **options}), ours)
@@ -160,7 +161,7 @@ def _take_teacher(experiment, path):
     if not path.is_file():
         raise FileNotFoundError(
             f"No such teacher: {path}. Run `tune` again, or set `TEACHER = None` in the winner's "
-            "file to train another one."
+            "file to train a new teacher."
         )
     experiment.teacher = lambda: loaded(path)
     experiment.teacher_epochs = 0
@@ -212,7 +213,10 @@ def _weighted(terms, factor):
 def _times(term, factor):
     """The same term with another weight."""
     if not is_number(term.weight):
-        raise ValueError(f"The weight of `{term.name}` is a schedule: sweep no `weight`.")
+        raise ValueError(
+            f"The weight of `{term.name}` is a schedule, which a sweep of `weight` cannot scale. "
+            "Leave `weight` out of the sweep."
+        )
     term = copy.copy(term)
     term.weight = term.weight * factor
     return term

@@ -10,14 +10,14 @@ from keras_distill import _backend
 
 
 def operations(function: Callable[..., Any], *specs: Any) -> int:
-    """The operations of matrix products and convolutions in one call: two a multiplication.
+    """Counts the operations of matrix products and convolutions in one call.
 
     Args:
         function: a model, or a function of tensors.
-        *specs: what it takes: `keras.KerasTensor`s, or structures of them, of known shapes.
+        *specs: its arguments, as `keras.KerasTensor`s of known shapes, or structures of them.
 
     Returns:
-        An integer. Elementwise operations are not counted.
+        An integer, two for each multiplication. Elementwise operations are not counted.
 
     Raises:
         ValueError: if a shape is not known.
@@ -30,7 +30,9 @@ def operations(function: Callable[..., Any], *specs: Any) -> int:
     """
     for spec in keras.tree.flatten(specs):
         if None in tuple(spec.shape):
-            raise ValueError(f"Operations need known shapes. Received: {tuple(spec.shape)}")
+            raise ValueError(
+                f"Operations can only be counted for known shapes. Received: {tuple(spec.shape)}"
+            )
     count = {"tensorflow": _of_tensorflow, "jax": _of_jax, "torch": _of_torch}[_backend.NAME]
     return count(function, specs)
 
@@ -56,7 +58,9 @@ def _multiplications(op):
         return 0
     shapes = [tuple(tensor.shape) for tensor in (*op.inputs, *op.outputs)]
     if any(size is None for shape in shapes for size in shape):
-        raise ValueError(f"Operations need known shapes. Received: {op.name} with {shapes}")
+        raise ValueError(
+            f"Operations can only be counted for known shapes. Received: {op.name} with {shapes}"
+        )
     output, kernel = shapes[-1], shapes[1]
     if kind == "Einsum":
         return _of_einsum(op.get_attr("equation").decode(), shapes)

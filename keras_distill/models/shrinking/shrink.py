@@ -22,13 +22,15 @@ def shrink(
 ) -> keras.Model:
     """Makes a student from a teacher's config, with the teacher's weights copied into it.
 
-    Depth: whole blocks are kept, each with its weights. Width: `hidden_dim`, the inner dimension
-    and the number of heads shrink by one share, and of every weight the first rows and columns are
-    copied: a start for training, not a working model. Vocabulary: the kept tokens' rows are copied
-    and, in a task, the tokenizer keeps these tokens alone, numbered anew in their order.
+    - A cut in depth keeps whole blocks, each with its weights.
+    - A cut in width shrinks `hidden_dim`, the inner dimension and the number of heads by the same
+      share, and copies the first rows and columns of every weight. This is a start for training,
+      not a working model.
+    - A cut of the vocabulary copies the rows of the kept tokens. In a task the tokenizer keeps
+      only these tokens, with new ids in the same order.
 
-    The student's blocks are numbered from the first: block 2 of the teacher may be the student's
-    `transformer_layer_1`. With nothing cut the outputs equal the teacher's.
+    The student's blocks are numbered from the first, so block 2 of the teacher may be the student's
+    `transformer_layer_1`. If nothing is cut, the outputs equal the teacher's.
 
     Args:
         teacher: a KerasHub backbone or task (BERT, DistilBERT, RoBERTa, ALBERT, GPT-2, Llama,
@@ -36,23 +38,24 @@ def shrink(
             `encoder_num_layers` and `decoder_num_layers`, or `stackwise_num_blocks`), or a
             functional or sequential model of blocks whose layers are named by number, such as
             `block_0_conv`, `block_1_conv`.
-        layers: the positions of the blocks that are kept, from 0, ascending; in each stack of
-            blocks, or `{part of a stack's name: positions}`. KerasHub's BART and T5 have one depth
-            for encoder and decoder; a backbone with a depth for each may lose decoder blocks alone.
+        layers: the positions of the blocks to keep, ascending from 0, for each stack of blocks, or
+            `{part of a stack's name: positions}`. KerasHub's BART and T5 have one depth for encoder
+            and decoder. A backbone with a depth for each may lose only decoder blocks.
         every: keeps the blocks 0, `every`, 2 `every` and so on.
-        depth: how many blocks are kept of each stack, evenly from the first to the last: what
-            reads the last block's output goes on reading what it knows. One is the first.
-        width: the new `hidden_dim`, or a share of the old one such as `0.5`; only for models made
+        depth: how many blocks of each stack to keep, evenly spaced from the first to the last, so
+            that the next layer still reads the last block. A depth of one keeps the first block.
+        width: the new `hidden_dim`, or a share of the old one such as `0.5`. Only for models made
             from a config of sizes.
-        vocabulary: how many of the first tokens are kept, or the ids of those that are (see
+        vocabulary: how many of the first tokens to keep, or the ids of the tokens to keep (see
             `common_tokens`). `kept_tokens` tells which rows the student has.
-        name: the student's name. Defaults to the teacher's with `_student`.
+        name: the student's name. Defaults to the teacher's name with `_student`.
 
     Returns:
         A model of the teacher's class, a functional or a sequential one.
 
     Raises:
-        ValueError: naming what cannot be cut, or two ways to choose blocks.
+        ValueError: if the teacher cannot be cut in this way (the error says why), or there are two
+            ways to choose blocks.
 
     Example:
 
@@ -69,14 +72,14 @@ def shrink(
     choice.check()
     if not (choice.wanted or width is not None or vocabulary is not None):
         raise ValueError(
-            "Nothing to cut. Give `layers`, `every`, `depth`, `width` or `vocabulary`."
+            "There is nothing to cut. Give `layers`, `every`, `depth`, `width` or `vocabulary`."
         )
     if not isinstance(teacher, keras.Model) or not teacher.built:
         raise ValueError(f"`teacher` must be a built Keras model. Received: {teacher!r}")
     if any(layer.quantization_mode for layer in (teacher, *sublayers(teacher, recursive=True))):
         raise ValueError(
-            f"`{teacher.name}` is quantized, and a student cut from it could not be trained: cut "
-            "it as it was before."
+            f"`{teacher.name}` is quantized, so a student cut from it could not be trained. Cut "
+            "the model before you quantize it."
         )
     name = name or f"{teacher.name}_student"
     backbone = getattr(teacher, "backbone", None)
@@ -100,8 +103,8 @@ def _task(teacher, choice, width, tokens, name):
     backbone = teacher.backbone
     if sizes.config_of(backbone) is None:
         raise ValueError(
-            f"`{teacher.name}` cannot be cut: the config of its backbone, a "
-            f"`{type(backbone).__name__}`, has none of: {', '.join(sizes.DEPTHS)}. Build the "
+            f"`{teacher.name}` cannot be cut, because the config of its backbone (a "
+            f"`{type(backbone).__name__}`) has none of {', '.join(sizes.DEPTHS)}. Build the "
             "smaller student yourself."
         )
     config, selection = _plan(backbone, choice, width, tokens)
@@ -126,14 +129,15 @@ def _graph(teacher, choice, width, tokens, name):
     for argument, value in (("width", width), ("vocabulary", tokens)):
         if value is not None:
             raise ValueError(
-                f"`{teacher.name}` cannot be cut by `{argument}`: its config does not describe "
-                f"its sizes, it has none of: {', '.join(sizes.DEPTHS)}. Received: "
-                f"{argument}={value}. Build the smaller student yourself."
+                f"`{teacher.name}` cannot be cut by `{argument}`, because its config has none of "
+                f"{', '.join(sizes.DEPTHS)}. Build the smaller student yourself. Received: "
+                f"{argument}={value}"
             )
     if not is_graph(teacher):
         raise ValueError(
-            f"`{teacher.name}` (a {type(teacher).__name__}) cannot be cut: it is neither "
-            f"functional nor sequential, and its config has none of: {', '.join(sizes.DEPTHS)}."
+            f"`{teacher.name}` (a {type(teacher).__name__}) cannot be cut. It is neither "
+            f"functional nor sequential, and its config has none of {', '.join(sizes.DEPTHS)}. "
+            "Build the smaller student yourself."
         )
     student, selection = graph_cut.cut(teacher, choice, name)
     copied_weights.copy(student, teacher, selection, copied_weights.Rows())
@@ -148,8 +152,8 @@ def _plan(model, choice, width, tokens):
     if tokens is not None:
         if sizes.words_of(config) is None:
             raise ValueError(
-                f"`{model.name}` has no vocabulary to cut: its config has none of: "
-                f"{', '.join(sizes.WORDS)}. Received: vocabulary={tokens}"
+                f"`{model.name}` has no vocabulary to cut, because its config has none of "
+                f"{', '.join(sizes.WORDS)}. Leave `vocabulary` out. Received: vocabulary={tokens}"
             )
         config[sizes.words_of(config)] = len(vocabulary.kept_tokens(model, tokens))
     return config, selection

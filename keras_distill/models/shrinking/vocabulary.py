@@ -17,14 +17,14 @@ BATCH = 256
 def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]:
     """The ids of the tokens that occur most often in texts, for `shrink(vocabulary=...)`.
 
-    Special tokens are always among them; for a byte-pair tokenizer the bytes and the pieces that a
-    token is merged from; for word pieces the tokens of one ASCII character (`e`, `##e`), with which
-    a word that is cut can be spelled.
+    Special tokens are always kept. A byte-pair tokenizer also keeps the bytes, and the pieces from
+    which a token is merged. A word-piece tokenizer also keeps the tokens of one ASCII character
+    (`e`, `##e`), which can spell other words.
 
     Args:
         tokenizer: a KerasHub tokenizer, preprocessor or task.
         texts: a list of strings.
-        count: how many ids; fewer are returned where the texts have fewer.
+        count: how many ids to return. If the texts have fewer, fewer are returned.
 
     Returns:
         A sorted list of ids.
@@ -41,7 +41,9 @@ def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]
     """
     given, tokenizer = tokenizer, tokenizer_of(tokenizer)
     if tokenizer is None:
-        raise ValueError(f"`{getattr(given, 'name', given)}` has no tokenizer to count with.")
+        raise ValueError(
+            f"`{getattr(given, 'name', given)}` has no tokenizer. Give a model with one."
+        )
     texts, counts = list(texts), collections.Counter()
     progress = keras.utils.Progbar(len(texts), unit_name="text")
     for start in range(0, len(texts), BATCH):
@@ -70,8 +72,8 @@ def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[i
         vocabulary: a list of ids, or how many of the first ones.
 
     Returns:
-        A sorted list of ids: what was asked for and, where the teacher has a tokenizer, what it
-        cannot do without (see `common_tokens`).
+        A sorted list of ids. If the teacher has a tokenizer, it includes the tokens that must stay
+        (see `common_tokens`).
 
     Raises:
         ValueError: for ids that do not exist.
@@ -115,7 +117,8 @@ def size_of(model):
     config = backbone.get_config()
     if words_of(config) is None:
         raise ValueError(
-            f"`{backbone.name}` has no vocabulary: its config has none of: {', '.join(WORDS)}."
+            f"`{backbone.name}` has no vocabulary, because its config has none of "
+            f"{', '.join(WORDS)}."
         )
     return config[words_of(config)]
 
@@ -150,8 +153,8 @@ def cut_preprocessor(preprocessor, ids):
         config["vocabulary"] = tokens
     else:
         raise ValueError(
-            f"A `{type(tokenizer).__name__}` cannot be cut to fewer tokens. Cut the backbone "
-            "alone, `shrink(task.backbone, vocabulary=ids)`, and give it token ids."
+            f"A `{type(tokenizer).__name__}` cannot be cut to fewer tokens. Cut only the backbone "
+            "with `shrink(task.backbone, vocabulary=ids)`, and give it token ids."
         )
     cut = type(tokenizer).from_config(config)
     made = type(preprocessor).from_config({**preprocessor.get_config(), "tokenizer": cut})
