@@ -77,7 +77,7 @@ def _code(path):
         said = error
     except (ValueError, RecursionError, MemoryError) as error:  # encoding, zeros, brackets
         said = error
-    raise ValueError(f"{path} is no Python file: {said}.") from said
+    raise ValueError(f"{path} is not a Python file ({said}). Save it as UTF-8 text.") from said
 
 
 def _bound(path, make, options):

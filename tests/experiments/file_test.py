@@ -25,5 +25,5 @@ def test_a_file_that_python_cannot_read_is_named(tmp_path, content):
 
 def test_a_file_without_an_experiment_is_refused(tmp_path):
     (tmp_path / "tiny.py").write_text("experiment = 3")
-    with pytest.raises(ValueError, match="tiny.py defines no function `experiment`"):
+    with pytest.raises(ValueError, match="tiny.py must define a function `experiment"):
         load_experiment(tmp_path / "tiny.py", {})
