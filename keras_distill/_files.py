@@ -188,7 +188,9 @@ def opened(path, mode="rb"):
 def write(path, content):
     """Writes text or bytes, whole or not at all."""
     with whole(path) as part, opened(part, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        if isinstance(content, str):  # a path in it may hold bytes that the locale cannot read
+            content = content.encode(errors="surrogateescape")
+        file.write(content)
 
 
 def write_json(path, value):

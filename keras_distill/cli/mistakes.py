@@ -49,7 +49,7 @@ def line(error, folder=None):
         return None
     if users:
         return f"{_place(users[-1].filename, users[-1].lineno)}: {_said(error)}"
-    return " ".join(str(error).split())
+    return " ".join(_text(error).split())
 
 
 def _is_refusal(frames):
@@ -111,5 +111,13 @@ def _place(file, number):
 
 
 def _said(error):
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    message = error.msg if isinstance(error, SyntaxError) else _text(error)
     return f"{type(error).__name__}: {' '.join(message.split())}"
+
+
+def _text(error):
+    """What an error says of itself; a user's may fail even at that."""
+    try:
+        return str(error)
+    except Exception:  # of whatever kind
+        return "(its text cannot be read)"

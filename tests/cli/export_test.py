@@ -78,7 +78,7 @@ def test_mistakes_are_said_in_one_line(folder, tmp_path, capsys):
         assert what in refusal(capsys)
         assert not os.path.exists(tmp_path / "out")
 
-    says("must begin with a letter or a digit", "--name=../up")
+    says("names a folder", "--name=../up")
     says("`formats` must name at least one of", "--format=tflite")
     says("`quantize` must be one of", "--quantize=int3")
     says("cannot be quantized", "--quantize=int8")

@@ -194,7 +194,7 @@ def test_summaries_by_rouge():
     assert row["likeness"] == {"agreement": 0, "rouge_to_teacher": pytest.approx(np.mean(teacher))}
     assert "30% of the words missing" in row["robustness"] and "p" in row["difference"]
     assert "ROUGE-L %" in found.markdown() and "ROUGE-L" in found.html()
-    with pytest.raises(ValueError, match="Exported models write no texts"):
+    with pytest.raises(ValueError, match="Exported models cannot write texts"):
         report.compare(first(2), students, data, task="summaries", exported=["x.tflite"])
     with pytest.raises(ValueError, match="one text for each of 2 answers"):
         report.compare(first(2), students, [(texts[:2], right)], task="summaries")
