@@ -227,9 +227,7 @@ def parsed(path, content):
     try:
         return json.loads(content if isinstance(content, str) else content.decode())
     except (ValueError, RecursionError) as error:  # the second: brackets without end
-        raise ValueError(
-            f"{path} is damaged. It is not valid JSON ({error}). Delete it."
-        ) from error
+        raise ValueError(f"{path} is damaged. It is not valid JSON ({error}). Delete it.") from error
 
 
 def check_fields(path, found, fields):
