@@ -219,15 +219,13 @@ def read_json(path, fields=None):
 
 
 def parsed(path, content):
-    """What the JSON of a file holds, or of a line of it: bytes or text.
-
-    Raises:
-        ValueError: the file is damaged; the message names its `path`.
-    """
+    """What the JSON of a file holds, or of a line of it; raises `ValueError` with the `path`."""
     try:
         return json.loads(content if isinstance(content, str) else content.decode())
     except (ValueError, RecursionError) as error:  # the second: brackets without end
-        raise ValueError(f"{path} is damaged. It is not valid JSON ({error}). Delete it.") from error
+        raise ValueError(
+            f"{path} is damaged. It is not valid JSON ({error}). Delete it."
+        ) from error
 
 
 def check_fields(path, found, fields):
