@@ -48,8 +48,8 @@ def whole(path):
     except BaseException as error:
         if exists(part):
             remove(part)
-        if isinstance(error, OSError) and error.errno and not error.filename:  # as of a full disk
-            raise OSError(error.errno, error.strerror, path) from error
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = path  # a full disk names none
         raise
 
 
