@@ -19,6 +19,7 @@ FORMATS = [
     "onnx>=1.23",
     "tf2onnx>=1.17",
     "onnxruntime>=1.32",
+    "openvino>=2026.4",
 ]
 SERVING = ["tensorflow-serving-api>=2.19", "grpcio"]  # warm-up requests and clients
 NEWER = [*FORMATS, *SERVING, "jax>=0.10"]  # for tests; wheels of these need Python 3.11
@@ -49,7 +50,7 @@ setup(
         "nlp": NLP,
         "tfds": TFDS,
         "examples": EXAMPLES,
-        "export": [*FORMATS, "openvino>=2026.4"],  # TensorFlow itself writes SavedModels
+        "export": FORMATS,  # TensorFlow itself writes SavedModels
         "serving": SERVING,
         "beam": BEAM,
         # MkDocs 2 has another format of settings; ruff formats the signatures of the API pages

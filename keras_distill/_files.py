@@ -45,9 +45,11 @@ def whole(path):
     try:
         yield part
         rename(part, path)
-    except BaseException:
+    except BaseException as error:
         if exists(part):
             remove(part)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = path  # a full disk names none
         raise
 
 

@@ -14,6 +14,7 @@ So an error that Python or a library raises in our code is never taken for a ref
 class is, and no error needs a class of its own to be one.
 """
 
+import errno
 import os
 import pathlib
 import sys
@@ -24,6 +25,10 @@ OF_THE_MACHINE = (OSError, ImportError)
 # How TensorFlow names what files and folders refuse.
 OF_FILES = ("AlreadyExistsError", "DataLossError", "FailedPreconditionError", "NotFoundError",
             "PermissionDeniedError", "ResourceExhaustedError")  # fmt: skip
+
+# What a disk says in an error of another name: TensorFlow has OutOfRangeError for a large file.
+SAID = [os.strerror(number) for number, name in errno.errorcode.items()
+        if name in ("EDQUOT", "EFBIG", "EIO", "EMFILE", "ENOSPC", "EROFS", "ESTALE")]  # fmt: skip
 
 
 def line(error, folder=None):
@@ -59,7 +64,8 @@ def _is_of_files(error):
     if tensorflow is None:
         return False
     kinds = tuple(getattr(tensorflow.errors, name) for name in OF_FILES)
-    return isinstance(error, kinds)
+    said = isinstance(error, tensorflow.errors.OpError) and any(each in str(error) for each in SAID)
+    return isinstance(error, kinds) or said
 
 
 def place_of_end(end, folder):

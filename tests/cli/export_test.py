@@ -86,6 +86,10 @@ def test_mistakes_are_said_in_one_line(folder, tmp_path, capsys):
     says("No such file", "--inputs=nowhere.npz")
     says("takes an .npz file of arrays", f"--inputs={folder / 'labels.txt'}")
     says("No such file", "--labels=nowhere.txt")
+    for content, what in ((b"", "a file that is not empty"), (b"\xe9", "text in UTF-8")):
+        (tmp_path / "bad").write_bytes(content)
+        says(what, f"--labels={tmp_path / 'bad'}")
+        says("takes an .npz file of arrays", f"--inputs={tmp_path / 'bad'}")
     np.savez(tmp_path / "other.npz", inputs=np.zeros((2, 5)))
     says("No such file", "--provenance=nowhere.json")
     (tmp_path / "list.json").write_text("[1]")
