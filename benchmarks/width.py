@@ -55,10 +55,11 @@ def residual():
     inputs = keras.Input(SMALL)
     x = layers.Conv2D(32, 3, padding="same")(inputs)
     for _ in range(3):
-        y = layers.ReLU()(layers.BatchNormalization()(x))
-        y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(48, 3, padding="same")(y)))
+        y = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+        y = layers.Conv2D(48, 3, padding="same")(y)
+        y = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(y))
         x = x + layers.Conv2D(32, 3, padding="same")(y)
-    x = layers.ReLU()(layers.BatchNormalization()(layers.MaxPooling2D()(x)))
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(layers.MaxPooling2D()(x)))
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
 
 
@@ -127,7 +128,7 @@ class Cuts:
 
     def batches(self):
         x, y = self.data["train"]
-        for start in range(0, BATCH * BATCHES, BATCH):
+        for start in range(0, min(BATCH * BATCHES, len(y)), BATCH):
             rows = slice(start, start + BATCH)
             yield keras.tree.map_structure(lambda part, rows=rows: part[rows], (x, y))
 

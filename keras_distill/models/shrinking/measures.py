@@ -84,8 +84,15 @@ def worth(model, places, importance):
         importance: an `Importance`.
     """
     if importance.measure == "activation":
-        return _activations(model, places, importance.batches())
-    return _products(model, places, importance)
+        found = _activations(model, places, importance.batches())
+    else:
+        found = _products(model, places, importance)
+    if not all(np.isfinite(each).all() for each in found):
+        raise ValueError(
+            f"`importance`: what `{model.name}` computes on these batches is not finite. Give "
+            "batches that hold examples, and a teacher whose weights are finite."
+        )
+    return found
 
 
 def _activations(model, places, batches):

@@ -88,7 +88,8 @@ def shrink(
 
     ```python
     student = models.shrink(teacher, layers=[0, 3])
-    student = models.shrink(teacher, width=0.5, importance=[x])
+    tokens = [teacher.preprocessor(texts)]
+    student = models.shrink(teacher, width=0.5, importance=tokens)
     student = models.shrink(teacher, depth=2, vocabulary=models.common_tokens(teacher, texts, 8))
     distiller = Distiller(student, teacher=teacher)
     ```
