@@ -36,7 +36,10 @@ setup(
     long_description=README.read_text() if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    keywords="keras knowledge-distillation model-compression tensorflow jax pytorch",
+    keywords=[
+        "keras", "knowledge-distillation", "distillation", "model-compression", "tensorflow", "jax",
+        "pytorch",
+    ],  # fmt: skip
     python_requires=">=3.10",
     packages=find_packages(include=["keras_distill", "keras_distill.*"]),
     package_data={"keras_distill": ["py.typed"]},
@@ -51,13 +54,17 @@ setup(
         # MkDocs 2 has another format of settings; ruff formats the signatures of the API pages
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff"],
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
-        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "tensorboard", "pandas", *EXAMPLES, *NLP,
-                *BEAM, *(f'{each}; python_version >= "3.11"' for each in FORMATS + SERVING)],
+        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "setuptools", "tensorboard", "pandas",
+                *EXAMPLES, *NLP, *BEAM,
+                *(f'{each}; python_version >= "3.11"' for each in FORMATS + SERVING)],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

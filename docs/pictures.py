@@ -125,6 +125,38 @@ class Words(NamedTuple):
         return [text(self.x, self.y, self.words, color, self.size, self.weight, self.anchor)]
 
 
+class Dot(NamedTuple):
+    """A value with its error, on a line of a chart that begins at `x` with the value `low`."""
+
+    x: float
+    y: float
+    low: float
+    unit: float  # how wide 1 is
+    value: float
+    error: float
+    kind: str
+    said: str
+
+    def svg(self, theme):
+        fill, border = theme.boxes[self.kind]
+        middle, low, high = (self.x + self.unit * (self.value + side * self.error - self.low)
+                             for side in (0, -1, 1))  # fmt: skip
+        return [
+            f'<path d="M{self.x} {self.y} H{self.x + 170}" stroke="{theme.line}" '
+            'stroke-width="1" stroke-dasharray="1 4"/>',
+            f'<path d="M{low:.1f} {self.y} H{high:.1f}" stroke="{border}" stroke-width="2.4"/>',
+            f'<circle cx="{middle:.1f}" cy="{self.y}" r="6" fill="{fill}" stroke="{border}" '
+            'stroke-width="2"/>',
+            text(self.x + 180, self.y + 4, self.said, theme.quiet, 12, anchor="start"),
+        ]
+
+
+def columns(**notes):
+    """The headings of a picture with three columns, a note below each."""
+    return [words for x, (title, note) in zip((125, 380, 635), notes.items())
+            for words in (Words(x, 24, title, 16, "600"), Words(x, 44, note))]  # fmt: skip
+
+
 def text(x, y, words, color, size, weight="400", anchor="middle"):
     return (
         f'<text x="{x}" y="{y}" fill="{color}" font-size="{size}" font-weight="{weight}" '
@@ -152,10 +184,8 @@ STEP = (760, 250, "One training step: the student and the teachers read the batc
 
 KNOWLEDGE = (760, 240, "Response knowledge compares outputs, feature knowledge compares layers, "
              "relation knowledge compares distances between examples.", [
-    Words(125, 24, "Response", 16, "600"), Words(380, 24, "Feature", 16, "600"),
-    Words(635, 24, "Relation", 16, "600"),
-    Words(125, 44, "what the model answers"), Words(380, 44, "what a layer shows"),
-    Words(635, 44, "how examples relate"),
+    *columns(Response="what the model outputs", Feature="what a layer outputs",
+             Relation="how examples relate"),
     Box(15, 70, "teacher", "Teacher", "", 100, 44), Box(15, 165, "student", "Student", "", 100, 44),
     Box(160, 70, "data", "softmax", "", 75, 44), Box(160, 165, "data", "softmax", "", 75, 44),
     Arrow(((115, 92), (156, 92))), Arrow(((115, 187), (156, 187))),
@@ -178,10 +208,8 @@ KNOWLEDGE = (760, 240, "Response knowledge compares outputs, feature knowledge c
 
 SCHEMES = (760, 220, "Offline: a trained teacher teaches. Online: models that train together teach "
            "each other. Self: deep layers teach shallow ones.", [
-    Words(125, 24, "Offline", 16, "600"), Words(380, 24, "Online", 16, "600"),
-    Words(635, 24, "Self", 16, "600"),
-    Words(125, 44, "the teacher is trained before"), Words(380, 44, "both train at once"),
-    Words(635, 44, "the student is its own teacher"),
+    *columns(Offline="the teacher is trained before", Online="both train at once",
+             Self="the student is its own teacher"),
     Box(50, 65, "teacher", "Teacher", "frozen, or on disk", 150, 52),
     Box(50, 155, "student", "Student", "", 150, 44), Arrow(((125, 117), (125, 151))),
     Box(305, 65, "student", "Model A", "trains", 150, 52),
@@ -207,7 +235,26 @@ GAINS = (760, 250, "Gains over the student alone on the test split of Fashion-MN
     Gain(216, "keras.distillation, default", -1.15, 0.28, "data"),
 ])  # fmt: skip
 
-PICTURES = {"gains": GAINS, "step": STEP, "knowledge": KNOWLEDGE, "schemes": SCHEMES}
+# From the table of the quickstart in `results.md`: mean and standard deviation over three seeds.
+QUICKSTART = (760, 190, "The quickstart's report: the distilled student has 97.94% accuracy, the "
+              "student alone 97.22%, the teacher 98.50%.", [
+    Words(20, 24, "The quickstart's report: handwritten digits, test split, three seeds", 15, "600",
+          "start"),
+    Words(185, 56, "accuracy, % (from 96.5)", anchor="start"),
+    Words(470, 56, "KL divergence from the teacher", anchor="start"),
+    *(Words(20, y + 4, what, 13, "600", "start") for y, what in (
+        (82, "teacher, 56k weights"), (116, "student alone, 1.4k"), (150, "distilled, 1.4k"))),
+    Dot(185, 82, 96.5, 75, 98.50, 0, "teacher", "98.50"),
+    Dot(185, 116, 96.5, 75, 97.22, 0.59, "data", "97.22 \u00b1 0.59"),
+    Dot(185, 150, 96.5, 75, 97.94, 0.42, "student", "97.94 \u00b1 0.42"),
+    Dot(470, 116, 0, 900, 0.1609, 0.0224, "data", "0.161 \u00b1 0.022"),
+    Dot(470, 150, 0, 900, 0.0581, 0.0125, "student", "0.058 \u00b1 0.013"),
+])  # fmt: skip
+
+PICTURES = {
+    "step": STEP, "knowledge": KNOWLEDGE, "schemes": SCHEMES, "gains": GAINS,
+    "quickstart": QUICKSTART,
+}  # fmt: skip
 
 
 def drawn(name, theme):

@@ -28,7 +28,7 @@ def tensorflow(feature):
         return importlib.import_module("tensorflow")
     except ImportError as error:
         raise ImportError(
-            f"{feature} needs TensorFlow, on every backend: run `pip install tensorflow`."
+            f"{feature} needs TensorFlow on every backend. Run `pip install tensorflow`."
         ) from error
 
 

@@ -95,8 +95,8 @@ def checked_name(argument, name):
     """
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise ValueError(
-            f"`{argument}` must be usable as a folder's name: a letter or a digit, then letters, "
-            f"digits, `_`, `-` and `.`. Received: {argument}={name!r}"
+            f"`{argument}` names a folder. It must begin with a letter or a digit and hold only "
+            f"letters, digits, `_`, `-` and `.`. Received: {argument}={name!r}"
         )
     return name
 
@@ -114,7 +114,9 @@ def check_writable(folder):
                 file.write(bytes(4096))
                 file.flush()
     except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"{folder} is a file, or lies in one: give a folder.") from error
+        raise NotADirectoryError(
+            f"{folder} is a file, or a path inside a file. Give a folder."
+        ) from error
     except OSError as error:
         raise type(error)(f"{folder} cannot be written: {error.strerror or error}.") from error
 
@@ -140,7 +142,8 @@ def alone(path, what):
     with open(path, "a+b") as file:
         if not _locked(file):
             raise RuntimeError(
-                f"{what} is in use by another process. Wait for its end, or take another folder."
+                f"{what} is in use by another process. Wait until it ends, or choose another "
+                "folder."
             )
         yield
 
@@ -208,7 +211,9 @@ def read_json(path, fields=None):
         with opened(path) as file:
             found = json.loads(file.read().decode())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: it is not JSON ({error}). Delete it.") from error
+        raise ValueError(
+            f"{path} is damaged. It is not valid JSON ({error}). Delete it."
+        ) from error
     if fields is not None:
         check_fields(path, found, fields)
     return found
@@ -229,7 +234,7 @@ def check_fields(path, found, fields):
     wrong = [name for name, kind in fields.items() if not isinstance(names.get(name), kind)]
     if wrong:
         raise ValueError(
-            f"{path} is damaged: it holds no valid {', '.join(wrong)}. Delete it. "
+            f"{path} is damaged. It has no valid {', '.join(wrong)}. Delete it. "
             f"Received: {_short(found)}"
         )
 
@@ -264,7 +269,7 @@ def differences(before, now, where=""):
         A list of strings, such as `["a.b: 1 there, 2 here"]`.
     """
     if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{where}: {_short(before)} there, {_short(now)} here"]
+        return [] if before == now else [f"{where} was {_short(before)} and is {_short(now)} now"]
     found = []
     for key in dict.fromkeys([*before, *now]):
         place = f"{where}.{key}" if where else str(key)

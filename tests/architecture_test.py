@@ -154,11 +154,11 @@ def test_a_distiller_has_no_methods_in_exile(file):
 
 # The attributes of Keras that are not public, each of which has its place in `_keras/`.
 PRIVATE = re.compile(
-    r"(?<!self)(?<!super\(\))\._(inputs_struct|outputs_struct|functional|nodes_by_depth|inbound_nodes|"
+    r"(?:\.|def )_(inputs_struct|outputs_struct|functional|nodes_by_depth|inbound_nodes|"
     r"keras_history|flatten_layers|keras_logits|keras_mask|compute_attention|compile_loss|"
-    r"compile_metrics|loss_tracker|distribute_strategy|symbolic_build|aggregate_additional_loss|"
-    r"convert_input_args|distributed_dataset|variant_tensor|call_has_training_arg|"
-    r"standardize_inputs|is_quantized|learning_rate|var_key|remat_mode)\b|keras\.src"
+    r"compile_metrics|loss_tracker|distribute_strategy|symbolic_build|maybe_symbolic_build|"
+    r"get_metrics_result_or_logs|aggregate_additional_loss|convert_input_args|distributed_dataset|"
+    r"variant_tensor|call_has_training_arg|standardize_inputs|is_quantized|learning_rate|var_key|remat_mode)\b|keras\.src"
 )
 
 

@@ -109,7 +109,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 def test_what_differs_is_said_by_its_place():
     before, now = {"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"b": 2, "c": [1]}, "e": None}
-    assert _files.differences(before, now) == ["a.b: 1 there, 2 here", "d: 1 there, null here"]
+    assert _files.differences(before, now) == ["a.b was 1 and is 2 now", "d was 1 and is null now"]
     assert _files.differences(before, before) == []
 
 
@@ -132,5 +132,5 @@ def test_names_that_a_folder_can_have(name):
     "name", ["", ".", "..", "../a", "a/b", "/a", "a b", "a\\b", "<b>", "_a", None, "a\n"]
 )
 def test_names_that_it_cannot(name):
-    with pytest.raises(ValueError, match="`name` must be usable as a folder's name"):
+    with pytest.raises(ValueError, match="`name` names a folder"):
         _files.checked_name("name", name)

@@ -9,7 +9,7 @@ import pytest
 from keras import layers, ops
 from kinds import X, arrays, dense, nested, stacked, subclassed
 
-from keras_distill._keras import graph
+from keras_distill._keras import graph, trainer
 from keras_distill._keras import layers as keras_layers
 from keras_distill._keras.optimizers import scaled
 
@@ -216,3 +216,29 @@ def test_a_schedule_is_kept_as_it_is():
     made = scaled(keras.optimizers.SGD(schedule), [])
     assert made._learning_rate is schedule
     assert float(scaled(keras.optimizers.SGD(0.125), []).learning_rate) == 0.125
+
+
+class _Looks(trainer.LooksFirst, keras.Sequential):
+    """Writes down what Keras calls."""
+
+    def look_first(self, iterator=None, data_batch=None):
+        self.heard.append("of fit" if data_batch is None else "of a batch")
+        if keras.backend.backend() != "tensorflow":
+            self.build_as_keras(iterator, data_batch)
+
+    def compute_loss(self, *args, **kwargs):
+        self.heard.append("step")
+        return super().compute_loss(*args, **kwargs)
+
+
+def test_a_trainer_looks_at_the_data_before_callbacks_and_steps():
+    model = _Looks([keras.Input((6,)), layers.Dense(2)])
+    model.heard = []
+    heard = model.heard  # Keras keeps a list of its own
+    model.compile("sgd", "mse", run_eagerly=True)
+    begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: heard.append("callback"))
+    model.fit(X, X[:, :2], epochs=2, callbacks=[begin], verbose=0)
+    assert heard.index("of fit") < heard.index("callback") < len(heard) - heard[::-1].index("step")
+    heard.clear()
+    model.train_on_batch(X, X[:, :2])
+    assert heard[0] == "of a batch"

@@ -49,13 +49,19 @@ CASES = {
         [(2, 8, 8, 3), (2, 2, 2, 5)],
     ),
     "Paraphraser": (projectors.Paraphraser(4), [normal(2, 3, 3, 4)], (2, 3, 3, 4)),
+    "SemanticAttention": (
+        projectors.SemanticAttention(4, factor=2),
+        [[normal(4, 4, 4, 2)], [normal(4, 2, 2, 3), normal(4, 3, 3, 5)]],
+        [(4, 1, 2), (4, 2, 2, 3), (4, 3, 3, 5)],
+    ),
     "Translator": (projectors.Translator(5), [normal(2, 3, 3, 4)], (2, 3, 3, 5)),
 }
 every = pytest.mark.parametrize("name", CASES)
 
 
 def test_every_projector_is_tested():
-    assert {*CASES} == {name for name in projectors.__all__ if name[0].isupper()}
+    exported = {name for name in projectors.__all__ if name[0].isupper()}
+    assert {*CASES} == exported - {"TwoSided"}  # the base class of a kind
 
 
 @every
@@ -103,8 +109,13 @@ def test_every_weight_learns(name):
         (lambda: projectors.ReusedClassifierProjector(4, factor=5), r"`factor`.*\[1, 4\].*5"),
         (lambda: projectors.MaskedGenerator(3, ratio=1.5), r"`ratio`.*\[0, 1\].*1.5"),
         (lambda: projectors.MaskedGenerator(3, masked="rows"), "`masked` must be.*'rows'"),
+        (lambda: projectors.SemanticAttention(0), "`batch_size` must be positive.*batch_size=0"),
+        (
+            lambda: projectors.SemanticAttention(2)([normal(3, 1, 1, 1)], [normal(3, 1, 1, 1)]),
+            "at most batch_size=2 examples. Received: 3",
+        ),
         (lambda: projectors.Paraphraser(3, rate=0), "`rate` must be positive.*rate=0"),
-        (lambda: projectors.ReviewMechanism([1, 2], sizes=[3]), "`sizes` must be as many"),
+        (lambda: projectors.ReviewMechanism([1, 2], sizes=[3]), "`sizes` must have the length"),
         (lambda: projectors.ReviewMechanism([1, 2])([normal(1, 2, 2, 1)]), "takes 2 feature maps"),
     ],
 )
@@ -161,6 +172,25 @@ def test_a_fusion_hands_on_a_weighed_sum():
     np.testing.assert_allclose(array(fused), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_attention_goes_where_examples_have_the_same_in_common():
+    projector = projectors.SemanticAttention(5, factor=1)
+    ours, theirs = [normal(3, 2, 2, 2)], [normal(3, 2, 2, 3), normal(3, 1, 1, 2)]
+    found = array(projector(ours, theirs)[0])
+    sides = []
+    for maps, embeddings in ((ours, projector.queries), (theirs, projector.keys)):
+        side = []
+        for each, embedding in zip(maps, embeddings):
+            rows = array(each).reshape(3, -1)
+            rows = np.pad(rows @ rows.T, [(0, 0), (0, 2)])  # the batch is filled up
+            w1, b1, w2, b2 = embedding.get_weights()
+            rows = np.maximum(rows @ w1 + b1, 0) @ w2 + b2
+            side.append(rows / np.linalg.norm(rows, axis=-1, keepdims=True))
+        sides.append(side)
+    for example in range(3):
+        scores = np.exp([sides[0][0][example] @ key[example] for key in sides[1]])
+        np.testing.assert_allclose(found[example, 0], scores / scores.sum(), rtol=1e-4)
+
+
 def network(widths, classes=3):
     inputs = x = keras.Input((8, 8, 2))
     for index, width in enumerate(widths):
@@ -197,6 +227,10 @@ TERMS = {
         losses.HierarchicalContext(), student=["block_0", "block_1"],
         teacher=["block_0", "block_1"],
         projector=projectors.ReviewMechanism([6, 8], hidden=4, sizes=[4, 2]),
+    ),
+    "semantic": lambda: keras_distill.Term(
+        losses.SemanticCalibration(), student=["block_0", "block_1"],
+        teacher=["block_0", "block_1"], projector=projectors.SemanticAttention(),
     ),
 }  # fmt: skip
 
@@ -241,10 +275,10 @@ def test_factors_are_transferred():
 @pytest.mark.parametrize(
     "student, teacher, said",
     [
-        ((2, 4), (2, 5, 4), r"\(2, 4\) \(vector\).*\(2, 5, 4\) \(sequence\).*Pool or flatten"),
-        ((2, 5, 4), (2, 5, 5, 4), "sequence.*feature map.*Pool or flatten"),
-        ((2, 5, 4), (2, 6, 4), "one length"),
-        ((2, 3, 3, 3, 4), (2, 3, 3, 3, 5), "rank 5.*any Keras layer"),
+        ((2, 4), (2, 5, 4), r"Pool or flatten.*\(2, 4\) \(vector\).*\(2, 5, 4\) \(sequence\)"),
+        ((2, 5, 4), (2, 5, 5, 4), "Pool or flatten.*sequence.*feature map"),
+        ((2, 5, 4), (2, 6, 4), "the same length"),
+        ((2, 3, 3, 3, 4), (2, 3, 3, 3, 5), "any Keras layer.*rank 5"),
     ],
 )
 def test_auto_refuses_what_it_cannot_join(student, teacher, said):

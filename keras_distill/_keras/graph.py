@@ -176,8 +176,9 @@ def _inside(container, args, kwargs):
         return container.call(*args, **kwargs)
     except (AttributeError, TypeError, NotImplementedError) as error:
         raise ValueError(
-            f"`{container.name}` (a {type(container).__name__}) cannot be opened up: its `call` "
-            f"takes no symbolic input ({error}). Put the exit behind the whole layer."
+            f"An exit cannot read a layer inside `{container.name}` (a "
+            f"{type(container).__name__}), because its `call` does not accept symbolic inputs "
+            f"({error}). Attach the exit to the output of the whole layer."
         ) from error
 
 

@@ -25,6 +25,26 @@ class SharesCompiled:
         return super()._get_metrics_result_or_logs(logs) or self.get_metrics_result()
 
 
+class LooksFirst:
+    """A trainer whose `look_first(iterator, data_batch)` runs before the first step.
+
+    Keras has no public hook there: the data are known, and neither a callback nor a step has run.
+    """
+
+    def build_as_keras(self, iterator, data_batch):
+        """Builds layers, optimizer and metrics, as Keras does on JAX and PyTorch at this place."""
+        super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+
+
+def _look_first(self, iterator=None, data_batch=None):
+    self.look_first(iterator, data_batch)
+
+
+# On TensorFlow Keras itself builds nothing then, and asks by another name whether it must.
+BEFORE_STEPS = "_maybe_symbolic_build" if _backend.NAME == "tensorflow" else "_symbolic_build"
+setattr(LooksFirst, BEFORE_STEPS, _look_first)
+
+
 def _shared(name):
     def read(self):
         return getattr(self.judged, name)

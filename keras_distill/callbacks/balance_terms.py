@@ -126,8 +126,8 @@ class BalanceTerms(keras.callbacks.Callback):
         least = 1e-6 * max(sizes.values())  # below it is rounding
         bad = [name for name in self.shares if not least < sizes[name] < float("inf")]
         if alpha == 0 or bad:
-            what = f"the {self.by} of `{bad[0]}` is {sizes[bad[0]]:.4g}" if bad else "`alpha` is 0"
-            raise ValueError(f"No weight can give a share: {what} at the start of training.")
+            what = f"The {self.by} of `{bad[0]}` is {sizes[bad[0]]:.4g}" if bad else "`alpha` is 0"
+            raise ValueError(f"{what} at the start of training, so no weight can set a share.")
         parts = {name: alpha * weights[name] * sizes[name] for name in weights}
         rest = sum(part for name, part in parts.items() if name not in self.shares)
         rest += (1 - alpha) * sizes.get("label_loss", 0.0)
@@ -157,14 +157,13 @@ class BalanceTerms(keras.callbacks.Callback):
 def _check_term(name, terms, objective):
     if name not in terms:
         raise ValueError(
-            f"`shares` must name terms of the distiller. Received: `{name}`. There are: "
-            f"{', '.join(terms)}."
+            f"`shares` must name terms of the distiller ({', '.join(terms)}). Received: `{name}`"
         )
     weight = objective.weight_of(terms[name])
     if not schedules.is_number(weight) and not isinstance(weight, keras.Variable):
         raise ValueError(
-            f"The weight of `{name}` is a schedule, which cannot be set. Give the term a number, "
-            "or no share."
+            f"`BalanceTerms` cannot set the weight of `{name}`, because it is a schedule. Give the "
+            "term a number as its weight, or leave it out of `shares`."
         )
 
 

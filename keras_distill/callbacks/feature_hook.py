@@ -88,7 +88,7 @@ class FeatureHook(keras.callbacks.Callback):
         self.looks_on = loss is None or probe is not None or heat_map is not None
         if self.looks_on and not (isinstance(student, str) and isinstance(teacher, str)):
             raise ValueError(
-                "A `FeatureHook` without a `loss` takes one path on each side. Received: "
+                "A `FeatureHook` needs a `loss` to compare several paths. Received: "
                 f"student={student}, teacher={teacher}"
             )
         self.probe = None if probe is None else _batch(probe)
@@ -97,10 +97,15 @@ class FeatureHook(keras.callbacks.Callback):
         if not self.looks_on:
             return
         if not hasattr(self.model, "teachers"):
-            raise TypeError(f"A `FeatureHook` looks at a `Distiller`. Received: {self.model!r}")
+            raise TypeError(
+                f"A `FeatureHook` must be used with a `Distiller`. Received: {self.model!r}"
+            )
         if self.source not in self.model.teachers:
             names = ", ".join(self.model.teachers)
-            raise ValueError(f"`{self.name}`: no source `{self.source}`. There are: {names}.")
+            raise ValueError(
+                f"`{self.name}` must read one of the sources {names}. Received: "
+                f"source={self.source!r}"
+            )
         self.model.objective.when_ready(self._check_pair)
         if self.heat_map is not None:
             check_drawable(self.model.student, self._other())
@@ -110,8 +115,8 @@ class FeatureHook(keras.callbacks.Callback):
             if not ops.is_tensor(value) or len(value.shape) < 2:
                 shapes = tree.map_structure(lambda t: getattr(t, "shape", None), value)
                 raise ValueError(
-                    f"`{self.name}` looks at one tensor of shape (batch, ...) on each side. "
-                    f"Received: {side} {shapes}"
+                    f"`{self.name}` without a `loss` compares one tensor of shape (batch, ...) of "
+                    f"the student with one of the teacher. Received: {side} {shapes}"
                 )
 
     def on_epoch_end(self, epoch, logs=None):

@@ -16,8 +16,9 @@ from keras_distill.training import checkpoints, resuming
 KEPT = 2  # checkpoints: where the latest is damaged the one before is taken
 IN_USE = ".in-use"
 INEXACT = (
-    "On PyTorch dropout and shuffles draw from one generator of the process, so the training goes "
-    "on with other masks and another order than it would have had."
+    "On PyTorch, dropout and shuffling share one random generator of the process. The resumed "
+    "training therefore uses other dropout masks and another order of the data than an "
+    "uninterrupted one."
 )
 
 
@@ -71,7 +72,7 @@ class Resume(keras.callbacks.Callback):
         super().__init__()
         if every is not None and (isinstance(every, bool) or not int(every) == every or every < 1):
             raise ValueError(
-                f"`every` must be a number of steps, at least 1, or `None`. Received: every={every}"
+                f"`every` must be a positive integer (steps) or `None`. Received: every={every}"
             )
         self.folder, self.every = os.fspath(folder), every
         self._loaded, self._distiller = None, None
@@ -97,7 +98,7 @@ class Resume(keras.callbacks.Callback):
             if self._loaded is not None:
                 about = self._loaded[1]
                 place = resuming.Place(about["epoch"], about["step"], about["stopped"])
-                say(f"Going on with {self._loaded[0]}.")
+                say(f"Resuming from {self._loaded[0]}.")
                 if _backend.NAME == "torch":
                     warnings.warn(INEXACT, stacklevel=2)
             self._forget(place or resuming.Place(0, 0))
@@ -130,8 +131,8 @@ class Resume(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if self._distiller is not self.model:
             raise TypeError(
-                "`Resume` works in the `fit` of a distiller. Wrap a student that trains alone, "
-                f"`Distiller(student, alpha=0)`. Received: {type(self.model).__name__}"
+                "`Resume` must be used with a `Distiller`. To train a student without a teacher, "
+                f"wrap it in `Distiller(student, alpha=0)`. Received: {type(self.model).__name__}"
             )
         if self._loaded is not None:
             self.model.when_built(self._restore)
@@ -207,9 +208,9 @@ class Resume(keras.callbacks.Callback):
         before, now = about["first_batch"], resuming.digest(model.objective.first_batch)
         if self._writes and None not in (before, now) and before != now:  # others have other parts
             raise ValueError(
-                "The data begin with another batch than in the training that is to go on. Call "
-                "`keras.utils.set_random_seed` before the model and the data are made, or give "
-                f"`shuffle` a seed. Take another folder for other data. Received: {self.folder}"
+                "The first batch differs from that of the training to resume. Call "
+                "`keras.utils.set_random_seed` before you make the model and the data, or give "
+                f"`shuffle` a seed. Choose another folder for other data. Received: {self.folder}"
             )
         optimizer = model.optimizer
         if optimizer is not None and not optimizer.built:

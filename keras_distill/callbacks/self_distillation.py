@@ -142,8 +142,8 @@ class SelfDistillation(keras.callbacks.Callback):
         missing = [name for name in names if name not in logs]
         if missing:
             raise ValueError(
-                f"`monitor` must be in the logs for every exit. Received: "
-                f"monitor={self.monitor}, and no {missing}. There are: {', '.join(logs)}."
+                f"The logs must hold `monitor` for every exit. They lack {missing}. They hold "
+                f"{', '.join(logs)}. Received: monitor={self.monitor}"
             )
         deep, *shallow = (logs[name] for name in names)
         return min(shallow) - deep if metric.endswith("loss") else deep - max(shallow)
@@ -160,8 +160,8 @@ class SelfDistillation(keras.callbacks.Callback):
             )
         if not isinstance(hint, (dict, type(None))):
             raise ValueError(
-                "`hint` must be a dict from a shallow feature's path to a deep one's. Received: "
-                f"hint={hint!r}"
+                "`hint` must be a dict that maps paths of shallow features to paths of deep "
+                f"features. Received: hint={hint!r}"
             )
         if not isinstance(self.start_epoch, int) or self.start_epoch < 0:
             raise ValueError(
@@ -169,11 +169,11 @@ class SelfDistillation(keras.callbacks.Callback):
                 f"start_epoch={self.start_epoch}"
             )
         if self.margin is None and monitor is not None:
-            raise ValueError(f"`monitor` needs a `margin`. Received: monitor={monitor}")
+            raise ValueError(f"`monitor` needs a `margin`. Give both. Received: monitor={monitor}")
         if self.margin is not None and not is_number(self.margin):
             raise ValueError(f"`margin` must be a number. Received: margin={self.margin}")
         if self.margin is not None and self.monitor == "accuracy" and not self.accuracy:
-            raise ValueError('`monitor="accuracy"` needs `accuracy=True`.')
+            raise ValueError('`monitor="accuracy"` needs `accuracy=True`. Received: accuracy=False')
 
 
 class _Accuracy(DistillationLoss):
@@ -187,8 +187,8 @@ class _Accuracy(DistillationLoss):
     def call(self, y_true, y_pred, labels):
         if labels is None:
             raise ValueError(
-                "`SelfDistillation` logs accuracies, for which `fit` needs labels. Give "
-                "`accuracy=False` to go without."
+                "`SelfDistillation` logs accuracies, so it needs labels. Give labels to `fit`, or "
+                "`accuracy=False` to the callback."
             )
         right = ops.argmax(y_pred, axis=-1) == class_ids(labels, y_pred, self.name)
         return ops.cast(right, y_pred.dtype)

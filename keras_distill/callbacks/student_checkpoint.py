@@ -85,8 +85,8 @@ class StudentCheckpoint(keras.callbacks.Callback):
     def _is_better(self, logs):
         if self.monitor not in logs:
             warnings.warn(
-                f"`StudentCheckpoint` saved nothing: no `{self.monitor}` in the logs of this "
-                f"epoch. There are: {', '.join(logs)}.",
+                f"`StudentCheckpoint` saved nothing, because the logs of this epoch hold no "
+                f"`{self.monitor}`. They hold {', '.join(logs)}.",
                 stacklevel=2,
             )
             return False
@@ -104,7 +104,7 @@ class StudentCheckpoint(keras.callbacks.Callback):
             return self.filepath.format(epoch=epoch + 1, **logs)
         except KeyError as error:
             raise ValueError(
-                f"`filepath` names {error}, which is not in the logs. There are: epoch, "
+                f"`filepath` uses {error}, which the logs do not hold. They hold epoch, "
                 f"{', '.join(logs)}. Received: filepath={self.filepath}"
             ) from error
 
@@ -117,7 +117,7 @@ def _mode(mode, monitor):
     more, less = (any(part in monitor for part in parts) for parts in (MORE, LESS))
     if more == less:
         raise ValueError(
-            f"Whether `{monitor}` is better high or low cannot be told by its name. Give "
+            f"The name `{monitor}` does not tell whether higher or lower is better. Give "
             '`mode="min"` or `mode="max"`.'
         )
     return "max" if more else "min"

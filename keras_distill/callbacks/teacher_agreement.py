@@ -61,13 +61,14 @@ class TeacherAgreement(keras.callbacks.Callback):
         teachers = {} if objective is None else objective.teachers
         if self.source not in teachers:
             raise ValueError(
-                f"`TeacherAgreement`: no source `{self.source}`. There are: "
-                f"{', '.join(teachers) or 'none: the model is no `Distiller`'}."
+                "`TeacherAgreement` must read one of the distiller's sources. There are: "
+                f"{', '.join(teachers) or 'none (the model is not a `Distiller`)'}. Received: "
+                f"source={self.source!r}"
             )
         if not self.model.objective.gives_logits:
             raise ValueError(
-                "`TeacherAgreement` compares logits, which `fused_head=True` never makes. Add a "
-                "term, whose value is logged, in its place."
+                "`TeacherAgreement` compares logits, which `fused_head=True` never computes. Add a "
+                "term to the distiller instead, whose value is logged."
             )
         for batch in self.data:
             self._compare(Batch.unpack(batch))  # what does not fit is said before the first step
@@ -76,18 +77,18 @@ class TeacherAgreement(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         rows = [self._compare(Batch.unpack(batch)) for batch in self.data]
         if not rows:
-            raise ValueError("`TeacherAgreement`: `data` must hold at least one batch.")
+            raise ValueError("`data` of `TeacherAgreement` must hold at least one batch.")
         weights, *values = (np.concatenate(parts) for parts in zip(*rows))
         if not weights.any():
-            raise ValueError("`TeacherAgreement`: no row of `data` has a weight.")
+            raise ValueError("`data` of `TeacherAgreement` must have a row with a weight above 0.")
         agreement, divergence, *correct = (np.average(each, weights=weights) for each in values)
         if logs is not None:
             logs["teacher_agreement"] = float(agreement)
             logs["teacher_kl"] = float(divergence)
         if correct and correct[0] <= correct[1]:
             warnings.warn(
-                f"The teacher is no better than the student: accuracy {correct[0]:.4f} against "
-                f"{correct[1]:.4f} on the data of `TeacherAgreement`.",
+                "The teacher is no better than the student. On the data of `TeacherAgreement` the "
+                f"teacher's accuracy is {correct[0]:.4f}, the student's {correct[1]:.4f}.",
                 stacklevel=2,
             )
 

@@ -16,19 +16,26 @@ def parser():
     """The verb's arguments."""
     parser = program.Parser("cache", VERBS["cache"], EXAMPLE)
     parser.add_argument("action", choices=("write", "verify", "info"),
-                        help="write the targets; compare a sample with the live teacher and read "
-                        "every record; or describe what is there")  # fmt: skip
-    parser.add_argument("folder", metavar="DIR", help="the cache")
+                        help="write: compute and save the targets; verify: read every record and "
+                        "compare a sample with the teacher; info: describe the cache")  # fmt: skip
+    parser.add_argument("folder", metavar="DIR", help="the folder of the cache")
     program.add_experiment(parser, required=False)
     parser.add_argument("--teacher", metavar="FILE", help="the trained teacher, a .keras file")
-    parser.add_argument("--split", default="train", choices=("train", "valid", "test"))
-    parser.add_argument("--paths", metavar="PATH,PATH", help="what to keep, by default what the "
-                        "experiment's terms read in the teacher")  # fmt: skip
-    parser.add_argument("--top_k", type=int, help="keep the likeliest classes and the rest's mass")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of --top_k (default: 1)")
-    parser.add_argument("--dtype", default="float32", choices=("float16", "float32", "uint8"))
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="write one of N parts")
-    parser.add_argument("--rows", type=int, default=1000, help="how many rows `verify` compares")
+    parser.add_argument("--split", default="train", choices=("train", "valid", "test"),
+                        help="the split of the experiment's data (default: train)")  # fmt: skip
+    parser.add_argument("--paths", metavar="PATH,PATH", help="the teacher's outputs and layers to "
+                        "save (default: those that the experiment's terms read)")  # fmt: skip
+    parser.add_argument("--top_k", type=int, metavar="K", help="save only the K most probable "
+                        "classes and the total probability of the others")  # fmt: skip
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T",
+                        help="the temperature of --top_k (default: 1)")  # fmt: skip
+    parser.add_argument("--dtype", default="float32", choices=("float16", "float32", "uint8"),
+                        help="the type of the saved numbers (default: float32; uint8 needs "
+                        "--top_k)")  # fmt: skip
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="write part I of N, counted "
+                        "from 0 (default: 0/1, everything)")  # fmt: skip
+    parser.add_argument("--rows", type=int, default=1000, metavar="N",
+                        help="how many examples `verify` compares (default: 1000)")  # fmt: skip
     return parser
 
 
@@ -42,7 +49,7 @@ def act(arguments):
         return 0
     for name in ("experiment", "teacher"):
         if getattr(arguments, name) is None:
-            raise ValueError(f"`cache {arguments.action}` needs --{name}.")
+            raise ValueError(f"`cache {arguments.action}` needs --{name}. Give --{name}=FILE.")
     program.check_models(arguments.teacher)
     experiment = program.experiment_of(arguments)  # it may register the teacher's classes
     teacher = program.model_of(arguments.teacher)
@@ -62,17 +69,17 @@ def _write(arguments, teacher, dataset, paths):
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         again = shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
-        print(f"\nInterrupted. To go on, the same again: {again}", file=sys.stderr)
+        print(f"\nInterrupted. To resume, run the same command again: {again}", file=sys.stderr)
         return program.code_of(interruption)
-    print(cache.summary() if cache else "This part is written; others are not yet.")
+    print(cache.summary() if cache else "This part is written. Other parts are not written yet.")
     return 0
 
 
 def _verify(found):
-    print("Every record is as it was written.")
+    print("Every record is intact.")
     for path, measured in found.items():
         numbers = (f"{name} {value:.3g}" for name, value in measured.items() if name != "rows")
-        print(f"{path}: {measured['rows']} rows against the live teacher: {', '.join(numbers)}")
+        print(f"{path}: {measured['rows']} rows compared with the teacher, {', '.join(numbers)}")
     return 0
 
 

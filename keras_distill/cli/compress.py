@@ -17,27 +17,29 @@ def parser():
     """The verb's arguments."""
     parser = program.Parser("compress", VERBS["compress"], EXAMPLE)
     program.add_experiment(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the run is written")
-    parser.add_argument("--teacher", metavar="FILE", help="a trained teacher, a .keras file; by "
-                        "default the experiment trains its own")  # fmt: skip
-    for name, unit in (("ms", "milliseconds of a prediction at batch 1"),
-                       ("mb", "megabytes of the .keras file"),
-                       ("flops", "operations of a prediction")):  # fmt: skip
-        parser.add_argument(f"--max-{name}", type=float, metavar="X", help=f"the most {unit}")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the run")
+    parser.add_argument("--teacher", metavar="FILE", help="a trained teacher, a .keras file "
+                        "(default: the experiment trains one)")  # fmt: skip
+    for name, what in (("ms", "the maximum latency at batch size 1, in milliseconds"),
+                       ("mb", "the maximum size of the .keras file, in megabytes"),
+                       ("flops", "the maximum number of operations of a prediction")):  # fmt: skip
+        parser.add_argument(f"--max-{name}", type=float, metavar="X", help=what)
     parser.add_argument("--keep", type=float, metavar="SHARE", help="find the smallest student "
-                        "that keeps this share of the teacher's accuracy")  # fmt: skip
-    parser.add_argument("--sizes", metavar="X,X", help="what `student(size=...)` of the "
-                        "experiment is tried with (default: 1,0.7,0.5,0.35,0.25)")  # fmt: skip
+                        "that keeps this share of the teacher's accuracy (0 to 1)")  # fmt: skip
+    parser.add_argument("--sizes", metavar="X,X", help="the sizes to try, if the experiment has "
+                        "`student(size=...)` (default: 1,0.7,0.5,0.35,0.25)")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3, metavar="N",
-                        help="seeds of the last comparison (default: 3)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the search")
-    parser.add_argument("--format", metavar="F,F", help="also take the student to serving, litert, "
-                        "onnx or openvino, into DIR/exported")  # fmt: skip
+                        help="the seeds of the last comparison (default: 3)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N",
+                        help="the seed of the search (default: 0)")  # fmt: skip
+    parser.add_argument("--format", metavar="F,F", help="also export the student to DIR/exported: "
+                        "serving, litert, onnx or openvino")  # fmt: skip
     parser.add_argument("--quantize", default="none", metavar="HOW",
-                        help="how: none, float16, dynamic_int8, int8 or int4")  # fmt: skip
+                        help="quantize the export: none, float16, dynamic_int8, int8 or int4 "
+                        "(default: none)")  # fmt: skip
     held = parser.add_mutually_exclusive_group()
     held.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
-    held.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    held.add_argument("--resume", action="store_true", help="continue the run in DIR")
     return parser
 
 
@@ -60,8 +62,7 @@ def act(arguments):
                  formats=arguments.format.split(",") if arguments.format else (),
                  **{name: getattr(arguments, name) for name in names})  # fmt: skip
     except KeyboardInterrupt as interruption:
-        again = "the same command with --resume"
-        print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
+        print("\nInterrupted. To continue, run the same command with --resume.", file=sys.stderr)
         return program.code_of(interruption)
     return 0
 

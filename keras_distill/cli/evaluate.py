@@ -13,8 +13,9 @@ def parser():
     """The verb's arguments."""
     parser = program.Parser("evaluate", VERBS["evaluate"], EXAMPLE)
     parser.add_argument("--model", required=True, metavar="FILE", help="the student, a .keras file")
-    parser.add_argument("--teacher", metavar="FILE", help="its teacher, a .keras file")
-    parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
+    parser.add_argument("--teacher", metavar="FILE", help="the student's teacher, a .keras file")
+    parser.add_argument("--split", default="test", choices=("train", "valid", "test"),
+                        help="the split of the experiment's data (default: test)")  # fmt: skip
     program.add_experiment(parser)
     return parser
 

@@ -16,25 +16,29 @@ def parser():
     parser = program.Parser("export", VERBS["export"], EXAMPLE)
     add = parser.add_argument
     add("--model", required=True, metavar="FILE|RUN", help="a .keras file, or a run's folder")
-    add("--out", required=True, metavar="DIR", help="the models' folder")
-    add("--name", help="its name there (default: the student's)")
-    add("--format", default="serving", metavar="F,F", help="out of serving, litert, onnx, openvino")
+    add("--out", required=True, metavar="DIR", help="the folder to write the models into")
+    add("--name", help="the name of the exported model (default: the student's)")
+    add("--format", default="serving", metavar="F,F",
+        help="any of serving, litert, onnx, openvino (default: serving)")  # fmt: skip
     add("--quantize", default="none", metavar="HOW",
-        help="none, float16, dynamic_int8, int8 or int4")  # fmt: skip
-    add("--exit", metavar="NAME", help="the one output to keep, such as an exit's")
-    add("--inputs", metavar="FILE.npz", help="real inputs to compare on, an array for each input; "
-        "`targets` in it are the true answers")  # fmt: skip
+        help="none, float16, dynamic_int8, int8 or int4 (default: none)")  # fmt: skip
+    add("--exit", metavar="NAME", help="export only this output, such as an early exit")
+    add("--inputs", metavar="FILE.npz", help="real inputs for the comparison, one array for each "
+        "input of the model; an array `targets` holds the labels")  # fmt: skip
     add("--calibration", metavar="FILE.npz", help="inputs to calibrate int8 on (default: --inputs)")
-    add("--labels", metavar="FILE", help="the names of the classes, one a line")
-    add("--signature", metavar="S,S", help="of the SavedModel, beside serving_default: classify, "
-        "image_bytes, examples, text, generate, generate_sampled (default: the first three, as "
-        "they suit the student)")  # fmt: skip
-    add("--image-range", default="0,1", metavar="LOW,HIGH", help="of a pixel, for image_bytes")
-    add("--provenance", metavar="FILE.json", help="where the student comes from (default: a run's)")
-    add("--batch", type=int, metavar="N", help="a fixed batch size; serving takes any")
-    add("--agreement", type=float, default=0.9, metavar="SHARE",
-        help="of equal answers that a quantized model must have (default: 0.9)")  # fmt: skip
-    add("--version", type=int, help="of TF Serving (default: the next free one)")
+    add("--labels", metavar="FILE", help="a text file with one class name per line")
+    add("--signature", metavar="S,S", help="signatures of the SavedModel beside serving_default: "
+        "classify, image_bytes, examples, text, generate, generate_sampled (default: those of the "
+        "first three that the student can have)")  # fmt: skip
+    add("--image-range", default="0,1", metavar="LOW,HIGH",
+        help="the range of the student's pixels, for image_bytes (default: 0,1)")  # fmt: skip
+    add("--provenance", metavar="FILE.json", help="an object that says where the student comes "
+        "from (default: that of the run)")  # fmt: skip
+    add("--batch", type=int, metavar="N", help="a fixed batch size; a SavedModel takes any size")
+    add("--agreement", type=float, default=0.9, metavar="SHARE", help="the minimum share of "
+        "answers in which a quantized model agrees with the student (default: 0.9)")  # fmt: skip
+    add("--version", type=int, metavar="N",
+        help="the version number of the export (default: the next free one)")  # fmt: skip
     program.add_experiment(parser, required=False)
     return parser
 

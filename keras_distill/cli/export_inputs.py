@@ -20,7 +20,7 @@ def model_file(path):
         return path
     file = os.path.join(path, STUDENT)
     if not os.path.isfile(file):
-        raise FileNotFoundError(f"{path} holds no finished run: there is no {STUDENT} in it.")
+        raise FileNotFoundError(f"{path} holds no finished run. It has no {STUDENT}.")
     return file
 
 

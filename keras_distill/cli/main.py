@@ -7,12 +7,12 @@ VERBS = {
     "train": "train a teacher and a student, alone and distilled, and compare them",
     "tune": "find the best recipe, temperature and alpha of an experiment, over cached targets",
     "compress": "find, distill and export the smallest student that is good enough",
-    "cache": "write a teacher's targets to disk, verify or describe them",
+    "cache": "write a teacher's targets to disk, verify them or describe them",
     "evaluate": "measure a saved student on an experiment's data",
-    "report": "compare a run's models and exports in quality and cost, on one page",
-    "export": "take a saved student to TF Serving, phones, browsers and other runtimes",
-    "layers": "print every layer of a saved model, as a term taps it",
-    "shrink": "cut a student from a saved teacher: fewer blocks, narrower, fewer tokens",
+    "report": "compare a run's models and exports on one page, by quality and cost",
+    "export": "export a saved student to TF Serving, phones, browsers and other runtimes",
+    "layers": "print the path and shape of every layer of a saved model",
+    "shrink": "cut a student with fewer blocks, units or tokens from a saved teacher",
 }
 
 
@@ -24,7 +24,7 @@ def main(argv=None):
         return 0
     verb = argv[0]
     if verb not in VERBS:
-        print(f"keras_distill: no verb `{verb}`. There are: {', '.join(VERBS)}.", file=sys.stderr)
+        print(f"keras_distill: no command `{verb}`. Commands: {', '.join(VERBS)}.", file=sys.stderr)
         return 2
     from keras_distill.cli import program
 
@@ -35,5 +35,5 @@ def main(argv=None):
 def usage():
     """The verbs, one a line."""
     lines = [f"  {verb:10}{what}" for verb, what in VERBS.items()]
-    head = "usage: python -m keras_distill VERB [--help] ...\n\nverbs:\n"
+    head = "usage: python -m keras_distill COMMAND [--help] ...\n\ncommands:\n"
     return head + "\n".join(lines)

@@ -5,6 +5,7 @@ import ast
 import contextlib
 import io
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -23,7 +24,7 @@ class Parser(argparse_flags.ArgumentParser):
         super().__init__(
             prog=f"keras_distill {verb}",
             description=f"{what[0].upper()}{what[1:]}.",
-            epilog=f"example:\n  {example}\n\n--verbosity=1 shows the traceback of an error.",
+            epilog=f"example:\n  {example}\n\nAdd --verbosity=1 to see the traceback of an error.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -85,8 +86,8 @@ def _guarded(name, act, arguments):
         place = mistakes.place_of_end(end, _users_folder(arguments))
         if place is None:
             raise
-        print(f"{name}: {place}: this ends the process, so nothing was done. Received: "
-              f"sys.exit({end.code!r})", file=sys.stderr)  # fmt: skip
+        print(f"{name}: {place}: this line ended the process, so nothing was done. Remove it. "
+              f"Received: sys.exit({end.code!r})", file=sys.stderr)  # fmt: skip
         return 2
     except Exception as error:
         said = mistakes.line(error, _users_folder(arguments))
@@ -96,6 +97,15 @@ def _guarded(name, act, arguments):
             traceback.print_exc()
         print(f"{name}: {said}", file=sys.stderr)
         return 2
+
+
+def python():
+    """This interpreter as a shell can call it: `python`, or its path where that is another one."""
+    found = shutil.which("python")
+    if found and os.path.dirname(os.path.abspath(found)) == os.path.dirname(sys.executable):
+        return "python"
+    short = os.path.relpath(sys.executable)
+    return sys.executable if short.startswith("..") else short
 
 
 def verbose():
@@ -113,17 +123,17 @@ def add_experiment(parser, required=True):
     parser.add_argument("--experiment", required=required, metavar="FILE",
                         help="a Python file that defines `experiment(**options)`")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="an option of the experiment; may be repeated")  # fmt: skip
-    for name, what in (("data", "a folder of data"), ("tfds", "a TensorFlow Datasets name"),
+                        help="set an option of the experiment; may be repeated")  # fmt: skip
+    for name, what in (("data", "a folder of data"), ("tfds", "a name in TensorFlow Datasets"),
                        ("tsv", "a file of tab-separated values")):  # fmt: skip
-        parser.add_argument(f"--{name}", help=f"{what}: the experiment's option `{name}`")
+        parser.add_argument(f"--{name}", help=f"{what} (short for --set {name}=...)")
 
 
 def add_strategy(parser):
     """The argument that chooses over which devices to train."""
-    parser.add_argument("--strategy", default="none", metavar="NAME", help="none, mirrored (all "
-                        "GPUs of this machine), multi_worker (the machines of TF_CONFIG), "
-                        "parameter_server or tpu (default: none)")  # fmt: skip
+    parser.add_argument("--strategy", default="none", metavar="NAME", help="the devices to train "
+                        "on: none, mirrored (all GPUs of this machine), multi_worker (the machines "
+                        "of TF_CONFIG) or tpu (default: none)")  # fmt: skip
 
 
 def strategy_of(arguments):

@@ -17,14 +17,15 @@ def parser():
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="the folder of a run of `train` or `compress`")
     add("--out", metavar="FILE.html", help="the page; Markdown and JSON are written beside it "
-        "(default, for one run: comparison.html in its folder)")  # fmt: skip
-    add("--exported", action="append", default=[], metavar="PATH", help="an exported model of the "
-        "distilled student, beside those in the run's folder; may be repeated")  # fmt: skip
-    add("--split", default="test", choices=("train", "valid", "test"), help="of --experiment; "
-        "without one the examples are measured that the run keeps")  # fmt: skip
-    add("--labels", metavar="FILE", help="the names of the classes, one a line")
+        "(default for one run: comparison.html in its folder)")  # fmt: skip
+    add("--exported", action="append", default=[], metavar="PATH", help="another exported model of "
+        "the distilled student, beside those in the run's folder; may be repeated")  # fmt: skip
+    add("--split", default="test", choices=("train", "valid", "test"), help="the split of "
+        "--experiment's data to measure on (default: test); without --experiment the report "
+        "measures the examples that the run saved")  # fmt: skip
+    add("--labels", metavar="FILE", help="a text file with one class name per line")
     add("--timings", type=int, default=50, metavar="N", help="how many predictions of each model "
-        "are timed (default: 50)")  # fmt: skip
+        "to time (default: 50)")  # fmt: skip
     program.add_experiment(parser, required=False)
     return parser
 
@@ -36,7 +37,10 @@ def act(arguments):
         if not os.path.isdir(run):
             raise FileNotFoundError(f"No such run: {run}")
     if len(runs) > 1 and (arguments.out is None or arguments.exported):
-        raise ValueError("Several runs need --out, and take no --exported: it lies in the run.")
+        raise ValueError(
+            "Several runs need --out and cannot take --exported. Give --out=FILE.html, and export "
+            "into the folders of the runs."
+        )
     quiet.import_keras(program.verbose())
     from keras_distill import report
     from keras_distill.report.comparison import checked_paths

@@ -26,11 +26,11 @@ def run_of(path):
             missing = [each for each in names_in(run).values() if not run.is_trained(each)]
             if missing:
                 raise FileNotFoundError(
-                    f"{path} holds no finished run of `train` or `compress`: there is no "
-                    f"{', '.join(missing)} in it."
+                    f"{path} holds no finished run of `train` or `compress`. It has no "
+                    f"{', '.join(missing)}."
                 )
             return folder
-    raise FileNotFoundError(f"{path} holds no run: there is no {RUN} in it.")
+    raise FileNotFoundError(f"{path} holds no run. It has no {RUN}.")
 
 
 def names_in(run):
@@ -83,14 +83,14 @@ def data_of(folder, experiment, split):
     inputs, targets = export_inputs.of_run(folder)
     if targets is None:
         raise FileNotFoundError(
-            f"{folder} keeps no examples with their answers: give the run's --experiment."
+            f"{folder} saved no examples with labels. Give the run's --experiment."
         )
     count = len(targets)
 
     def batch(start):
         return keras.tree.map_structure(lambda each: each[start : start + BATCH], (inputs, targets))
 
-    told = f"{count} examples of the validation split, by which the run chose what it exported"
+    told = f"{count} examples of the validation split, on which the run chose its export"
     return [batch(start) for start in range(0, count, BATCH)], told
 
 

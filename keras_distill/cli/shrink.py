@@ -14,12 +14,16 @@ def parser():
     parser.add_argument("--model", required=True, metavar="FILE", help="the teacher, a .keras file")
     parser.add_argument("--out", required=True, metavar="FILE", help="the student, a .keras file")
     parser.add_argument("--layers", metavar="N,N", help="the positions of the blocks to keep")
-    parser.add_argument("--every", type=int, metavar="N", help="keep every Nth block, from 0")
+    parser.add_argument(
+        "--every", type=int, metavar="N", help="keep every Nth block, starting with block 0"
+    )
     parser.add_argument("--depth", type=int, metavar="N",
-                        help="keep N blocks, evenly from the first to the last")  # fmt: skip
-    parser.add_argument("--width", metavar="N", help="the new hidden size, or a share such as 0.5")
+                        help="keep N blocks, evenly spaced from first to last")  # fmt: skip
+    parser.add_argument(
+        "--width", metavar="N", help="the new hidden size, or a share of the old one such as 0.5"
+    )
     parser.add_argument("--vocabulary", metavar="N|FILE",
-                        help="keep the first N tokens, or those whose ids a file has")  # fmt: skip
+                        help="keep the first N tokens, or the token ids in FILE")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an existing student")
     return parser
 
@@ -49,7 +53,7 @@ def _check_out(arguments):
     if not arguments.out.endswith(".keras"):
         raise ValueError(f"--out must end in .keras. Received: {arguments.out}")
     if os.path.exists(arguments.out) and not arguments.overwrite:
-        raise ValueError(f"{arguments.out} exists: give another --out, or --overwrite.")
+        raise ValueError(f"{arguments.out} exists. Give another --out, or add --overwrite.")
     folder = os.path.dirname(arguments.out) or "."
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"No such folder: {folder}")

@@ -15,15 +15,15 @@ def parser():
     parser = program.Parser("train", VERBS["train"], EXAMPLE)
     program.add_experiment(parser)
     program.add_strategy(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the run is written")
-    parser.add_argument("--cache", metavar="DIR", help="train the students from the teacher's "
-                        "targets in DIR; they are written there first")  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the run")
+    parser.add_argument("--cache", metavar="DIR", help="write the teacher's targets to DIR once, "
+                        "and train the distilled students from them")  # fmt: skip
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
     what.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in DIR, with its options; more seeds may be added",
+        help="continue the run in DIR with the same options; more seeds may be added",
     )
     return parser
 
@@ -35,7 +35,10 @@ def act(arguments):
 
     held = os.path.exists(os.path.join(arguments.out, RUN))
     if held and not (arguments.overwrite or arguments.resume):
-        raise FileExistsError(f"{arguments.out} already holds a run: give --overwrite or --resume.")
+        raise FileExistsError(
+            f"{arguments.out} already holds a run. Give --resume to continue it, or --overwrite to "
+            "delete it."
+        )
     strategy = program.strategy_of(arguments)
     experiment = program.experiment_of(arguments)
     try:
@@ -49,18 +52,39 @@ def act(arguments):
         )
     except KeyboardInterrupt as interruption:
         again = f"{command(arguments)} --resume"
-        print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
+        print(f"\nInterrupted. To continue, run {again}", file=sys.stderr)
         return program.code_of(interruption)
+    for what, line in next_commands(arguments).items():
+        print(f"\n{what}:\n  {line}")
     return 0
 
 
 def command(arguments):
     """The command line that makes the run in an empty folder."""
-    words = ["python", "-m", "keras_distill", "train", f"--experiment={arguments.experiment}"]
-    for name in ("data", "tfds", "tsv"):
-        if getattr(arguments, name) is not None:
-            words.append(f"--{name}={getattr(arguments, name)}")
-    words += [word for pair in arguments.set for word in ("--set", pair)]
+    words = ["python", "-m", "keras_distill", "train", *_given(arguments)]
     words += [f"--cache={arguments.cache}"] if arguments.cache else []
     words += [f"--strategy={arguments.strategy}"] if arguments.strategy != "none" else []
     return shlex.join([*words, f"--out={arguments.out}"])
+
+
+def next_commands(arguments):
+    """Three commands to try after a finished run, each by what it does."""
+    out, given = os.path.normpath(arguments.out), _given(arguments)
+    teacher = f"--teacher={os.path.join(out, 'teacher.keras')}"
+    found = {
+        "Next, compare the models on one page": ["report", out, *given],
+        "Search for better settings": ["tune", *given, teacher, f"--out={out}-tune"],
+        "Find a smaller student": ["compress", *given, teacher, "--keep=0.99",
+                                   f"--out={out}-small"],
+    }  # fmt: skip
+    start = [program.python(), "-m", "keras_distill"]
+    return {what: shlex.join([*start, *words]) for what, words in found.items()}
+
+
+def _given(arguments):
+    """The words that choose the experiment and its options."""
+    words = [f"--experiment={arguments.experiment}"]
+    for name in ("data", "tfds", "tsv"):
+        if getattr(arguments, name) is not None:
+            words.append(f"--{name}={getattr(arguments, name)}")
+    return words + [word for pair in arguments.set for word in ("--set", pair)]

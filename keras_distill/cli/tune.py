@@ -18,27 +18,28 @@ def parser():
     parser = program.Parser("tune", VERBS["tune"], EXAMPLE)
     program.add_experiment(parser)
     program.add_strategy(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the search is written")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the search")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V,V",
-                        help="values to try of recipe, temperature, weight (of all terms), alpha, "
-                        "epochs or an option of the experiment; may be repeated, and all "
-                        "combinations count; by default three recipes, temperatures and "
-                        "alphas")  # fmt: skip
+                        help="the values to try of recipe, temperature, weight (of all terms), "
+                        "alpha, epochs or an option of the experiment; may be repeated, then all "
+                        "combinations are tried (default: three recipes, temperatures and "
+                        "alphas)")  # fmt: skip
     for name, default, what in (
-        ("trials", None, "draw N combinations (default: all)"),
-        ("halvings", 2, "how often the worse half is stopped early"),
-        ("leaders", 3, "how many settings are repeated over seeds"),
-        ("repeats", 3, "over how many seeds"),
-        ("seed", 0, "of the search"),
+        ("trials", None, "try N random combinations (default: all)"),
+        ("halvings", 2, "stop the worse half early, N times"),
+        ("leaders", 3, "repeat the N best settings with several seeds"),
+        ("repeats", 3, "the number of these seeds"),
+        ("seed", 0, "the seed of the search"),
     ):
         told = what if default is None else f"{what} (default: {default})"
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=told)
-    parser.add_argument("--teacher", metavar="FILE", help="a trained teacher, a .keras file; by "
-                        "default the experiment trains its own")  # fmt: skip
-    parser.add_argument("--cache", metavar="DIR", help="the teacher's targets (default: in --out)")
+    parser.add_argument("--teacher", metavar="FILE", help="a trained teacher, a .keras file "
+                        "(default: the experiment trains one)")  # fmt: skip
+    parser.add_argument("--cache", metavar="DIR",
+                        help="the cache of the teacher's targets (default: in --out)")  # fmt: skip
     held = parser.add_mutually_exclusive_group()
     held.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
-    held.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    held.add_argument("--resume", action="store_true", help="continue the run in DIR")
     return parser
 
 
@@ -59,8 +60,7 @@ def act(arguments):
         tune(arguments.experiment, arguments.out, sweep, options=options, command=command,
              strategy=strategy, **{name: getattr(arguments, name) for name in names})  # fmt: skip
     except KeyboardInterrupt as interruption:
-        again = "the same command with --resume"
-        print(f"\nInterrupted. To go on: {again}", file=sys.stderr)
+        print("\nInterrupted. To continue, run the same command with --resume.", file=sys.stderr)
         return program.code_of(interruption)
     return 0
 

@@ -91,7 +91,7 @@ def strings(texts):
         texts = [each for row in rows for each in np.ravel(row[0] if type(row) is tuple else row)]
     found = [each.decode() if isinstance(each, bytes) else each for each in texts]
     if not found or not all(isinstance(each, str) for each in found):
-        raise ValueError(f"Prompts must be strings, at least one. Received: {found[:1]}")
+        raise ValueError(f"Prompts must be strings, and at least one. Received: {found[:1]}")
     return [str(each) for each in found]
 
 
@@ -137,14 +137,17 @@ def _read(file, header):
     _refuse_another(file, _row(file, lines[0]) if lines else {}, header)
     rows = [_row(file, line, ROW) for line in lines[1:]]
     if len(rows) != header["count"]:
-        raise ValueError(f"{file} is damaged: {len(rows)} answers of {header['count']}. Delete it.")
+        raise ValueError(
+            f"{file} is damaged. It has {len(rows)} of {header['count']} answers. Delete it."
+        )
     return rows
 
 
 def _refuse_another(path, there, header):
     if found := _files.differences(there, header):
         raise ValueError(
-            f"{path} holds other answers: {'; '.join(found)}. Give another file, or delete it."
+            f"{path} holds answers made with other settings ({'; '.join(found)}). Give another "
+            "file, or delete it."
         )
 
 
@@ -157,7 +160,7 @@ def _row(file, line, fields=None):
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}. Delete it.") from error
+        raise ValueError(f"{file} is damaged ({error}). Delete it.") from error
     _files.check_fields(file, row, fields or {})
     return row
 

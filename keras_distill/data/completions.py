@@ -37,8 +37,8 @@ def completion_only(task: keras.Model, prompts: Any, answers: Any, finished: Any
     finished = np.ones(len(prompts), bool) if finished is None else np.asarray(finished, bool)
     if not len(prompts) == len(answers) == len(finished):
         raise ValueError(
-            "There must be an answer, and a value of `finished`, for each prompt. Received: "
-            f"{len(prompts)} prompts, {len(answers)} answers, {len(finished)} values."
+            "Each prompt needs one answer and one value of `finished`. Received: "
+            f"{len(prompts)} prompts, {len(answers)} answers, {len(finished)} values"
         )
     causal = not hasattr(task.preprocessor, "encoder_sequence_length")
     part_of = _of_causal if causal else _of_decoder

@@ -54,8 +54,8 @@ def digest(text):
 
 def _nameless(value, place):
     return ValueError(
-        f"`{place}` is a `{type(value).__name__}`, which has no fingerprint, so a cache that was "
-        "made with another one would pass unnoticed. Name it and its version, as in "
+        f"`{place}` is a `{type(value).__name__}`, which cannot be fingerprinted, so a cache made "
+        "with a different one would go unnoticed. Name it and its version, as in "
         f'`fingerprints={{"{place}": "its name, version 1"}}`, both where the cache is written '
         f"and where it is read. Received: {value!r}"
     )

@@ -66,8 +66,8 @@ def warn_of_versions(path, header):
                    for found in (header["versions"], versions()))  # fmt: skip
     if found := _files.differences(there, here):
         warnings.warn(
-            f"The targets in {path} were computed by other versions, which may round otherwise: "
-            f"{'; '.join(found)}.",
+            f"The targets in {path} were computed with other versions of the libraries, which may "
+            f"round differently ({'; '.join(found)}).",
             stacklevel=3,
         )
 
@@ -77,5 +77,6 @@ def refuse_another(path, header):
     there = _files.read_json(shards.join(path, shards.HEADER), FIELDS)
     if there is not None and (found := _files.differences(there, header)):
         raise ValueError(
-            f"{path} holds another cache: {'; '.join(found)}. Give another folder, or delete it."
+            f"{path} holds a cache made with other settings ({'; '.join(found)}). Give another "
+            "folder, or delete it."
         )

@@ -24,7 +24,7 @@ class Keys:
             raise TypeError(f"`key` must be a name, a function or `None`. Received: key={key!r}")
         if not isinstance(views, int) or views < 1 or (views > 1 and augment is None):
             raise ValueError(
-                "`views` must be a positive integer, and more than one view needs `augment`, a "
+                "`views` must be a positive integer. More than one view needs `augment`, a "
                 f"function `(example, seed)`. Received: views={views}, augment={augment}"
             )
         self.key, self.views, self.augment = key, views, augment
@@ -52,7 +52,7 @@ class Keys:
             keys = self.key(x, y)
         elif not isinstance(x, dict) or self.key not in x:
             there = ", ".join(x) if isinstance(x, dict) else "no names, since they are not a dict"
-            raise ValueError(f"`key` must be a name of an input. Received: key={self.key!r}; the "
+            raise ValueError(f"`key` must be a name of an input. Received: key={self.key!r}. The "
                              f"inputs have {there}")  # fmt: skip
         else:
             x = dict(x)
@@ -66,8 +66,8 @@ def hashed(structure):
     for leaf in leaves:
         if not isinstance(leaf, tf.Tensor) or leaf.shape.rank == 0:
             raise ValueError(
-                "An example is known by its inputs, which must be dense tensors of shape "
-                f"(batch, ...). Received: {leaf}"
+                "The cache identifies an example by its inputs, which must be dense tensors of "
+                f"shape (batch, ...). Received: {leaf}"
             )
     hashes = [tf.fingerprint(leaf) for leaf in leaves]
     whole = hashes[0] if len(hashes) == 1 else tf.fingerprint(tf.concat(hashes, -1))
@@ -79,7 +79,7 @@ def _as_int64(keys):
         keys = tf.squeeze(keys, 1)
     if keys.shape.rank != 1 or not (keys.dtype.is_integer or keys.dtype == tf.string):
         raise ValueError(
-            "Keys must be integers or strings, one an example. Received: "
+            "Keys must be integers or strings, one for each example. Received: "
             f"{keys.dtype.name} of shape {keys.shape}"
         )
     return hashed(keys) if keys.dtype == tf.string else tf.cast(keys, tf.int64)

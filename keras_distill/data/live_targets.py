@@ -45,8 +45,8 @@ class LiveTargets:
             if keras.tree.is_nested(value):
                 parts = ", ".join(value) if isinstance(value, dict) else f"{len(value)} parts"
                 raise ValueError(
-                    f"`paths` must name tensors, and `{path}` has the parts {parts}. Name one, as "
-                    f"in `{path}:key`."
+                    f"`paths` must name single tensors, but `{path}` has the parts {parts}. Name "
+                    f"one of them, as in `{path}:key`."
                 )
         return {path: as_logits(value) for path, value in targets.items()}
 
@@ -86,11 +86,11 @@ class LiveTargets:
         expected = self.forms[path].shape
         if first.shape[1 : 1 + len(expected)] != expected:
             raise ValueError(
-                f"`{path}` must have one shape for all examples: pad or crop them to one size. "
-                f"Received: {first.shape[1:]} after {expected}"
+                f"`{path}` must have the same shape for all examples. Pad or crop them to one "
+                f"size. Received: {first.shape[1:]} after {expected}"
             )
         if any(np.isnan(part).any() for part in keras.tree.flatten(value)):
-            raise ValueError(f"The teacher gives NaN at `{path}`.")
+            raise ValueError(f"The teacher's output `{path}` contains NaN. Check its inputs.")
 
 
 def _in_a_graph(function):
@@ -130,11 +130,11 @@ def _check_top_k(path, value, top_k):
     classes = value.shape[-1]
     if not 1 <= top_k < classes:
         raise ValueError(
-            f"`top_k` must be from 1 to {classes - 1}, below the {classes} classes of `{path}`; "
-            f"leave it out to keep them all. Received: top_k={top_k}"
+            f"`top_k` must be from 1 to {classes - 1}, since `{path}` has {classes} classes. Leave "
+            f"`top_k` out to save all classes. Received: top_k={top_k}"
         )
     if are_probabilities(value):
         raise ValueError(
-            f"`top_k` takes logits, and `{path}` gives probabilities. Take the softmax out of the "
-            "teacher, or give the logarithm of its output."
+            f"`top_k` takes logits, but `{path}` gives probabilities. Remove the softmax from the "
+            "teacher, or take the logarithm of its output."
         )

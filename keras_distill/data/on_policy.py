@@ -77,12 +77,12 @@ class OnPolicy(keras.utils.PyDataset):
             raise ValueError(f"Without `answers`, `share` must be 1. Received: share={share}")
         if self.answers is not None and len(self.answers) != len(self.prompts):
             raise ValueError(
-                "There must be one answer for each prompt. Received: "
-                f"{len(self.prompts)} prompts, {len(self.answers)} answers."
+                "Each prompt needs one answer. Received: "
+                f"{len(self.prompts)} prompts, {len(self.answers)} answers"
             )
         if not len(self):
-            raise ValueError(f"A batch of {batch_size} needs that many prompts. Received: "
-                             f"{len(self.prompts)}")  # fmt: skip
+            raise ValueError(f"`prompts` must hold at least `batch_size` prompts. Received: "
+                             f"{len(self.prompts)} prompts, batch_size={batch_size}")  # fmt: skip
         self.begin(0)
 
     def __len__(self):

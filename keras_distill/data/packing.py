@@ -18,7 +18,7 @@ def width_of(classes):
     """The bits that hold any of `classes` ids."""
     width = max(1, (classes - 1).bit_length())
     if width > 24:
-        raise ValueError(f"There may be 2^24 classes at most. Received: {classes} classes")
+        raise ValueError(f"A cache can hold at most 2^24 classes. Received: {classes} classes")
     return width
 
 

@@ -27,9 +27,9 @@ def reader_of(teacher, x):
     for name, member in _members(teacher).items():
         if _task_of(member) is not None and _reads(member.model, x):
             raise ValueError(
-                f"The member `{name}` of the ensemble has a preprocessor, and the members of an "
+                f"The member `{name}` of the ensemble has a preprocessor, but the members of an "
                 "ensemble must read the same inputs. Write one cache for each member, or "
-                "preprocess the dataset and take the preprocessors off "
+                "preprocess the dataset and remove the preprocessors "
                 "(`model.preprocessor = None`). Received: inputs "
                 f"{keras.tree.map_structure(_brief, x)}"
             )

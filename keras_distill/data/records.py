@@ -40,7 +40,7 @@ class Whole:
         if np.isinf(cast).sum() > np.isinf(value).sum():
             raise ValueError(
                 f"`{self.path}` holds values of up to {np.abs(value[np.isfinite(value)]).max():g}, "
-                'too large for float16: give `dtype="float32"`.'
+                'which float16 cannot hold. Give `dtype="float32"`.'
             )
         return {self.path: cast.reshape(len(value), -1).view("uint8")}
 

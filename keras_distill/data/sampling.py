@@ -47,14 +47,14 @@ class Sampler:
     def __init__(self, task, temperature=0.0, top_p=1.0, max_length=None):
         if getattr(task, "preprocessor", None) is None or not hasattr(task, "generate_step"):
             raise TypeError(
-                "To generate answers a model must be a KerasHub `CausalLM` or `Seq2SeqLM` with a "
-                f"`preprocessor`. Received: {task!r} (of type {type(task).__name__})"
+                "A model that generates answers must be a KerasHub `CausalLM` or `Seq2SeqLM` with "
+                f"a `preprocessor`. Received: {task!r} (of type {type(task).__name__})"
             )
         tokenizer = task.preprocessor.tokenizer
         if tokenizer.pad_token_id == tokenizer.end_token_id:
             raise ValueError(
-                "The tokenizer's end token must differ from its padding, which would otherwise end "
-                f"every answer before it begins. Received: {tokenizer.end_token_id} for both"
+                "The tokenizer's end token must differ from its padding token. Otherwise every "
+                f"answer ends before it begins. Received: {tokenizer.end_token_id} for both"
             )
         self.task = task
         self.max_length = max_length or task.preprocessor.sequence_length
@@ -131,7 +131,7 @@ def _sampler(temperature, top_p):
 def _registered(name):
     found = keras.saving.get_registered_object(f"keras_hub>{name}")
     if found is None:
-        raise ImportError("KerasHub's samplers draw the answers. Run `import keras_hub` first.")
+        raise ImportError("A sampler of KerasHub draws the answers. Run `import keras_hub` first.")
     return found
 
 

@@ -64,7 +64,7 @@ class Writer:
         except (ValueError, OSError, tf.errors.NotFoundError):
             return None, None
         if shard["cache"] != self.identity:
-            raise ValueError(f"{path} is a shard of another cache: delete it.")
+            raise ValueError(f"{path} is a shard of another cache. Delete it.")
         same = _files.size_of(path) == shard["bytes"]
         return (shard, rows) if same else (None, None)
 
@@ -157,7 +157,7 @@ def read_index(path, rows=None):
         rows = np.empty(shard["rows"], ROW) if rows is None else rows
         full = file.readinto(rows.view("uint8")) == rows.nbytes
     if not full or checksum(rows) != shard["checksum"]:
-        raise ValueError(f"{path} is damaged: its checksum differs. Write the cache again.")
+        raise ValueError(f"{path} is damaged. Its checksum differs. Write the cache again.")
     return shard, rows
 
 
@@ -165,7 +165,7 @@ def check_shard(path, shard):
     """Refuses what a file says of a shard, unless it is what a `Writer` writes."""
     _files.check_fields(path, shard, SHARD)
     if min(shard["rows"], shard["bytes"]) < 0:
-        raise ValueError(f"{path} is damaged: it has negative sizes. Write the cache again.")
+        raise ValueError(f"{path} is damaged. It has negative sizes. Write the cache again.")
 
 
 def _opened(path):

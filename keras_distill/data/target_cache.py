@@ -201,13 +201,13 @@ def read_targets(
 def _write_nothing(path, part, parts, whole):
     """Writes a part that has no examples; a whole dataset has some."""
     if whole:
-        raise ValueError("The dataset is empty: there is nothing to write.")
+        raise ValueError("The dataset is empty. Give at least one batch.")
     _files.make_folder(path)
     shards.Writer(str(path), None, part, parts, 1).finish()
     if not _is_whole(path, parts):
         return None
     if not _files.exists(shards.join(path, shards.HEADER)):
-        raise ValueError("The dataset is empty in all parts: there is nothing to write.")
+        raise ValueError("The dataset is empty in all parts. Give at least one batch.")
     return TargetsOnDisk(path)
 
 
@@ -238,7 +238,9 @@ def _part(shard):
 
 def _check_arguments(dataset, dtype, top_k, rows_per_shard):
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("`dataset` repeats without end: leave `repeat` to the reading side.")
+        raise ValueError(
+            "`dataset` repeats without end. Call `repeat` where you read the cache instead."
+        )
     if dtype not in DTYPES or (dtype == records.QUANTIZED and top_k is None):
         raise ValueError(
             '`dtype` must be "float16" or "float32", or "uint8" with `top_k`. '

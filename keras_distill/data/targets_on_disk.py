@@ -85,18 +85,18 @@ class TargetsOnDisk:
         if missing.any():
             raise KeyError(
                 f"{self.path} has no targets for {missing.sum()} of {len(keys)} examples (the "
-                f"first at row {missing.argmax()}). Other inputs than were cached, or other "
-                "preprocessing? A random augmentation before `read_targets` makes new inputs: give "
-                "it as `augment`, with `views`, to `write_targets`."
+                f"first at row {missing.argmax()}). Read the inputs that were cached, with the "
+                "same preprocessing. If a random augmentation runs before `read_targets`, give it "
+                "to `write_targets` as `augment`, with `views`."
             )
         at = self.order[at]
         rows = self.index[at]
         other = rows["hash"] != hashes
         if other.any():
             raise ValueError(
-                f"{self.path}: the input of key {keys[other.argmax()]} is not the one whose "
-                "targets were cached: other preprocessing, or a random augmentation before "
-                "`read_targets` (give it as `augment` instead)."
+                f"The input of key {keys[other.argmax()]} differs from the one whose targets "
+                f"{self.path} holds. Use the same preprocessing. If a random augmentation runs "
+                "before `read_targets`, give it to `write_targets` as `augment`."
             )
         return np.array([self._record(*row) for row in zip(self._owners(at).tolist(),
                          *(rows[name].tolist() for name in ("offset", "size", "crc")))],
@@ -139,14 +139,15 @@ class TargetsOnDisk:
         for name, value in expected.items():
             found += _files.differences(self.header[name], value, name)
         if found:
-            raise ValueError(f"{self.path} was written for something else: {'; '.join(found)}.")
+            raise ValueError(f"{self.path} was written with other settings ({'; '.join(found)}).")
 
     def _record(self, number, offset, size, crc):
         data = _bytes(self._shard(self._local(number)), offset, size)
         if zlib.crc32(data) != crc:
             raise ValueError(
-                f"{self.shards[number]['name']} in {self.path} is damaged or foreign: a record's "
-                "checksum differs. Delete the shard and write the cache again."
+                f"{self.shards[number]['name']} in {self.path} is damaged or belongs to another "
+                "cache. The checksum of a record differs. Delete the shard and write the cache "
+                "again."
             )
         return data
 
@@ -161,8 +162,8 @@ class TargetsOnDisk:
             content = _files.read_json(path, shards.PART)
             if content is None:
                 raise FileNotFoundError(
-                    f"{self.path} is not whole: part {part} of {parts} was not written to its end "
-                    f"(no {name}). Run the same `write_targets` again, which goes on."
+                    f"{self.path} is incomplete. Part {part} of {parts} was not finished (it has "
+                    f"no {name}). Run the same `write_targets` again to continue."
                 )
             if content["shards"] and content["cache"] != self.identity:
                 raise ValueError(
@@ -179,21 +180,28 @@ class TargetsOnDisk:
         missing = [f"{shard['name']} (in {part})" for part, shard in listed
                    if shard["name"] not in there]  # fmt: skip
         if missing:
-            raise FileNotFoundError(f"{self.path} misses shards: {', '.join(missing)}.")
+            raise FileNotFoundError(
+                f"{self.path} lacks the shards {', '.join(missing)}. Write the cache again."
+            )
         if foreign := sorted(there - {shard["name"] for _, shard in listed}):
-            raise ValueError(f"{self.path} holds foreign shards: {', '.join(foreign)}.")
+            raise ValueError(
+                f"{self.path} holds shards of another cache, {', '.join(foreign)}. Delete them."
+            )
         for _, shard in listed:
             size = _files.size_of(shards.join(self.path, shard["name"]))
             if size != shard["bytes"]:
                 raise ValueError(
-                    f"{shard['name']} in {self.path} has {size} bytes, not {shard['bytes']}: it "
-                    "is truncated or foreign. Delete it, and write the cache again."
+                    f"{shard['name']} in {self.path} has {size} bytes instead of "
+                    f"{shard['bytes']}. It is truncated or belongs to another cache. Delete it, "
+                    "and write the cache again."
                 )
 
     def _open(self):
         counts = [shard["rows"] for shard in self.shards]
         if not sum(counts):
-            raise ValueError(f"{self.path} holds no rows, as its {shards.HEADER} and parts say.")
+            raise ValueError(
+                f"{self.path} holds no rows, according to its {shards.HEADER} and its parts."
+            )
         self.index = np.empty(sum(counts), shards.ROW)
         self.ends = np.cumsum(counts)
         places = np.split(self.index, self.ends[:-1])
@@ -206,7 +214,9 @@ class TargetsOnDisk:
         path = shards.index_of(shards.join(self.path, shard["name"]))
         described, _ = shards.read_index(path, place)
         if described != shard:
-            raise ValueError(f"{path} is foreign: it describes another shard.")
+            raise ValueError(
+                f"{path} describes another shard. Delete it, and write the cache again."
+            )
 
     def _local(self, number):
         """The local file of a shard, copied once where the cache is not local."""
@@ -232,11 +242,11 @@ def _header(path):
     file = shards.join(path, shards.HEADER)
     header = _files.read_json(file, {"format": int})
     if header is None:
-        raise FileNotFoundError(f"No cache of targets in {path}: no {shards.HEADER}.")
+        raise FileNotFoundError(f"{path} holds no cache of targets. It has no {shards.HEADER}.")
     if header["format"] != FORMAT:
         raise ValueError(
-            f"{path} has format {header['format']}, this version reads {FORMAT}. Write the cache "
-            "again."
+            f"{path} has the format {header['format']}, but this version reads format {FORMAT}. "
+            "Write the cache again."
         )
     _files.check_fields(file, header, FIELDS)
     return header

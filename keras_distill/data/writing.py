@@ -39,10 +39,11 @@ def estimate(live, first, batches, writer, parts):
     a_row = one.size + shards.BEFORE + shards.AFTER + shards.ROW.itemsize
     if batches < 0:
         return (
-            f"{a_row:,} bytes an example; {seconds:.3g} s a batch; the dataset's size is unknown."
+            f"{a_row:,} bytes per example, {seconds:.3g} s per batch. The size of the dataset is "
+            "unknown."
         )
     rows = batches * len(first[3])
-    done = f", of which {writer.done:,} rows are there" if writer.done else ""
+    done = f", and {writer.done:,} rows are there already" if writer.done else ""
     took = seconds * batches / parts + (middle - started)
     return (
         f"At most {rows:,} rows of {a_row:,} bytes in {parts} part(s): {rows * a_row / 1e6:,.1f} "
@@ -91,7 +92,7 @@ def _fresh(keys, hashes, seen):
     before = np.where(known, before, hashes[first[inverse]])
     if (clash := before != hashes).any():
         raise ValueError(
-            f"The key {keys[clash.argmax()]} stands for two different inputs. Give a `key` that "
+            f"Two different inputs have the key {keys[clash.argmax()]}. Give a `key` that "
             "differs between examples. Give a random augmentation as `augment`."
         )
     return np.array(sorted(at for at in first if not known[at]), int)

@@ -10,8 +10,8 @@ def checked_terms(terms):
     for term in () if terms is None or callable(terms) else terms:
         if term.remembers:
             raise ValueError(
-                "`terms` must be a function `(student, teacher)` where a term has a projector of "
-                "its own or a loss that learns: each seed needs new ones. "
+                "`terms` must be a function `(student, teacher)` if a term has a projector or a "
+                "loss with weights, because each seed trains new weights. "
                 f"Received: a list with {term!r}"
             )
     return terms
@@ -47,8 +47,8 @@ def checked_model(name, made):
     """What the function `name` returned, if it is a model."""
     if not isinstance(made, keras.Model):
         raise TypeError(
-            f"`{name}` must return a `keras.Model`, which the run can save. A SavedModel or "
-            "another function can teach through `ModelTeacher`, in a script of your own. "
+            f"`{name}` must return a `keras.Model`, because the run saves it. To learn from a "
+            "SavedModel or another function, use `ModelTeacher` in your own script. "
             f"Received: {made!r}"
         )
     return made
@@ -61,7 +61,7 @@ def check_loads(name, model):
     except Exception as error:
         reason = " ".join(str(error).split())
         raise TypeError(
-            f"`{name}` must return a model that can be saved and loaded again: register its "
-            "classes by `@keras.saving.register_keras_serializable()` and give each a "
-            f"`get_config`. Received: {model.name}, which fails: {reason[:300]}"
+            f"`{name}` must return a model that can be saved and loaded. Register its classes "
+            "with `@keras.saving.register_keras_serializable()` and give each a `get_config`. "
+            f"Received: {model.name}, which fails with {reason[:300]}"
         ) from error

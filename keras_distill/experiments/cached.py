@@ -26,7 +26,7 @@ def prepare(teacher, dataset, path, paths):
     missing = [name for name in paths if name not in cache.forms]
     if missing:
         raise ValueError(
-            f"{path} has no targets for {missing}, which the terms read. It has: "
+            f"The terms read {missing}, for which {path} has no targets. It has targets for "
             f"{', '.join(cache.forms)}. Write another cache."
         )
 

@@ -39,7 +39,7 @@ def compare(runner, about, valid, test):
     if not failed:
         _export(runner.path, about["name"], models, inputs)
     else:
-        say("Nothing is exported: the distilled student has failed.")
+        say("The distilled student failed, so nothing is exported.")
     return results
 
 
@@ -101,7 +101,7 @@ def _export(folder, name, models, inputs):
     shutil.rmtree(folder / "serving", ignore_errors=True)
     exported, = export.write(models["distilled"], folder / "serving", name=name, inputs=examples)
     said = f"differs by at most {exported.parity.difference:.1e} over {exported.examples}"
-    say(f"{exported.path}: reloaded, {said} test examples.")
+    say(f"The exported model: {exported.path}. Reloaded, it {said} test examples.")
 
 
 def keep_examples(path, valid):

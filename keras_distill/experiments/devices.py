@@ -27,8 +27,9 @@ def strategy_by_name(name):
         return None
     if _backend.NAME != "tensorflow":
         raise ValueError(
-            f"`strategy` is of TensorFlow. Call `keras.distribution.set_distribution` in the "
-            f"experiment's file on {_backend.NAME}. Received: strategy={name!r}"
+            f"`strategy` needs the TensorFlow backend. On {_backend.NAME}, call "
+            "`keras.distribution.set_distribution` in the experiment's file. Received: "
+            f"strategy={name!r}"
         )
     tf = _backend.tensorflow("A strategy")
     if name == "mirrored":
@@ -36,14 +37,14 @@ def strategy_by_name(name):
     if name == "multi_worker":
         if "TF_CONFIG" not in os.environ:
             raise ValueError(
-                "`strategy='multi_worker'` needs the environment variable TF_CONFIG on each "
-                "worker, which names all of them."
+                "`strategy='multi_worker'` needs the environment variable TF_CONFIG. Set it on "
+                "each worker to the addresses of all workers."
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "parameter_server":
         raise ValueError(
-            "`strategy='parameter_server'` cannot train: Keras's `fit` has no coordinator for it. "
-            "Take 'mirrored' or 'multi_worker'."
+            "`strategy='parameter_server'` cannot train, because Keras's `fit` has no coordinator "
+            "for it. Choose 'mirrored' or 'multi_worker'."
         )
     return _tpu(tf)
 
@@ -55,8 +56,8 @@ def _tpu(tf):
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError, RuntimeError) as error:
         raise ValueError(
-            f"`strategy='tpu'` finds no TPU that TensorFlow {tf.__version__} can use: its last "
-            "release for TPUs is 2.20. Take the JAX backend there."
+            f"`strategy='tpu'` finds no TPU that TensorFlow {tf.__version__} can use. The last "
+            "release for TPUs is 2.20. Use the JAX backend on TPUs."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
 

@@ -240,7 +240,7 @@ class Experiment:
         with self.devices.scope():
             teacher = checked_model("teacher", self.teacher())
         if self.teacher_epochs == 0:
-            say("The teacher is taken as it is.")
+            say("The teacher is used without further training.")
             return teacher, {"history": {}, "seconds": 0.0}
         say(f"Training the teacher for {self.teacher_epochs} epochs.")
         with self.devices.scope():
@@ -281,7 +281,7 @@ class Experiment:
         try:
             return student, self._fit(student, model, train, self.epochs, callbacks)
         except NotFinite as error:
-            say(f"This training has failed: {error}")
+            say(f"This training failed. {error}")
             return student, {"history": {}, "seconds": 0.0, "failed": str(error)}
 
     def _distiller(self, student, teacher, source=None):
@@ -309,7 +309,7 @@ class Experiment:
         record = {"history": logs, "seconds": time.time() - started}
         if not report.is_finite(judged):
             record["failed"] = "Its weights are not finite."
-            say("This training has failed: the weights are not finite.")
+            say("This training failed. The weights are not finite.")
         return record
 
 

@@ -53,7 +53,7 @@ def _maker(path):
         raise FileNotFoundError(f"No such experiment file: {path}")
     make = _namespace(path).get("experiment")
     if not callable(make):
-        raise ValueError(f"{path} defines no function `experiment`.")
+        raise ValueError(f"{path} must define a function `experiment(**options)`. Add it.")
     return make
 
 

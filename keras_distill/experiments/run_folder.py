@@ -102,8 +102,8 @@ class RunFolder:
             inside = [each for each in self.given if self._place(name) in each.parents]
             if inside:
                 raise ValueError(
-                    f"To overwrite the run in {self.path} would delete {inside[0]}, which is "
-                    "given. Take another folder, or move what is given."
+                    f"Overwriting the run in {self.path} would delete {inside[0]}, which this run "
+                    "reads. Choose another folder, or move that file."
                 )
 
     def keep(self, key, model, record):
@@ -154,8 +154,9 @@ class RunFolder:
         found = differences(before, _files.plain(settings))
         if found:
             raise ValueError(
-                f"{self.path} holds a run with other settings, and a run goes on only with its "
-                f"own. Go on with those, or take another folder. Received: {'; '.join(found)}"
+                f"{self.path} holds a run with other settings. A run can only be resumed with the "
+                "same settings. Give those, or choose another folder. Received: "
+                f"{'; '.join(found)}"
             )
 
     def _remove(self, held):
@@ -180,8 +181,8 @@ def loaded(path):
         said = " ".join(str(error).split())
         if "`Lambda` layer" in said:  # its code would run here, whoever wrote the file
             said = (
-                "it holds a `Lambda` layer, and no code of a model file is run. Replace the layer "
-                "by one of keras.layers or by a registered class, and save the model again."
+                "it holds a `Lambda` layer, and code in a model file is never run. Replace the "
+                "layer with one of keras.layers or a registered class, and save the model again."
             )
         raise ValueError(f"{path} cannot be loaded as a Keras model: {said}") from error
 
@@ -227,8 +228,8 @@ def _file_name(key):
 
 def _why_refused(path, held, resume):
     if resume:
-        return f"{path} holds parts of a run ({', '.join(held)}) but no {RUN}: overwrite it."
-    return f"{path} already holds a run: overwrite or resume it."
+        return f"{path} holds parts of a run ({', '.join(held)}) but no {RUN}. Overwrite it."
+    return f"{path} already holds a run. Overwrite it or resume it."
 
 
 def write_json(path, value):

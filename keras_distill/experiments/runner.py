@@ -104,7 +104,7 @@ class Runner:
         files = {self.folder.file(name).name: name for name in self.arms}
         if len(files) < len(self.arms):
             raise ValueError(
-                "The names of two arms may not differ in signs alone, since they name files. "
+                "The names of arms also name files, so they must differ in letters or digits. "
                 f"Received: {', '.join(self.arms)}"
             )
 
@@ -186,8 +186,7 @@ class Runner:
         if name not in self.arms or self.arms[name].train is None:
             trained = [each for each, arm in self.arms.items() if arm.train is not None]
             raise ValueError(
-                f"There must be an arm of this name that is trained. Received: {name!r}. "
-                f"There are: {', '.join(trained)}"
+                f"The name must be that of a trained arm ({', '.join(trained)}). Received: {name!r}"
             )
         return name if self.arms[name].once else f"{name}-{seed}"
 
@@ -221,8 +220,8 @@ def checked_seeds(seeds):
     found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not found or len(set(found)) < len(found) or not all(isinstance(s, int) for s in found):
         raise ValueError(
-            "`seeds` must name at least one seed, each once: a number of seeds or a list of "
-            f"integers. Received: seeds={seeds!r}"
+            "`seeds` must be a positive number of seeds or a list of different integers. "
+            f"Received: seeds={seeds!r}"
         )
     return found
 

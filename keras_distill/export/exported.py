@@ -59,7 +59,7 @@ class Exported:
                 f"{name} {self.parity.exported:.4f}, the student's {self.parity.student:.4f}"
             )
         if self.batch:
-            found.append(f"takes {self.batch} at a time")
+            found.append(f"takes batches of {self.batch}")
         how = "" if self.quantize == "none" else f"{self.quantize}, "
         said = f"{self.path}: {how}{self.size_bytes:,} bytes, reloaded, {'; '.join(found)}."
         return f"{said} {self.note}".strip()
@@ -112,8 +112,8 @@ class Job:
             failed = places.failed(path)
             os.rename(part, failed)
         raise ValueError(
-            f"The exported model did not pass its check: {wrong} It lies in {failed!r}, which no "
-            "server loads."
+            f"The exported model did not pass its check: {wrong} It is kept in "
+            f"{failed!r}, which no server loads."
         )
 
     def _serving(self, kind, part, quantize):

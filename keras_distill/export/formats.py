@@ -59,8 +59,8 @@ def checked_formats(formats, quantize):
     others = [kind for kind in formats if kind != "serving"]
     if quantize != "none" and not others:
         raise ValueError(
-            "A SavedModel for TF Serving stays in floats. Add another format, such as `litert`, or "
-            f"leave `quantize` out. Received: quantize={quantize!r}"
+            "A SavedModel for TF Serving cannot be quantized. Add another format, such as "
+            f"`litert`, or leave `quantize` out. Received: quantize={quantize!r}"
         )
     for kind in others:
         _check_format(kind, quantize)
@@ -71,8 +71,8 @@ def _check_format(kind, quantize):
     format = FORMATS[kind]
     if quantize not in format.quantizations:
         raise ValueError(
-            f"The format `{kind}` takes `quantize` of {', '.join(format.quantizations)}. Leave the "
-            f"format out, or choose one of these. Received: quantize={quantize!r}"
+            f"`quantize` for the format `{kind}` must be one of {', '.join(format.quantizations)}. "
+            f"Choose one of these, or leave the format out. Received: quantize={quantize!r}"
         )
     missing = [each for each in format.packages if importlib.util.find_spec(each) is None]
     if missing:

@@ -77,7 +77,8 @@ def check_targets(targets, given):
     count = len(next(iter(given.values())))
     if targets is not None and len(targets) != count:
         raise ValueError(
-            f"`targets` must hold one for each example, {count} in all. Received: {len(targets)}"
+            f"`targets` must hold one target for each of the {count} examples. Received: "
+            f"{len(targets)}"
         )
 
 

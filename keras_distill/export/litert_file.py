@@ -71,7 +71,7 @@ def _converted(model, signature, simulated=False):
         except Exception as error:  # the converter's class is not public
             said = _reason(str(error))
         raise ValueError(
-            "LiteRT cannot hold this model. Replace the layers that need these operations, or "
+            "LiteRT cannot run this model. Replace the layers that need these operations, or "
             f"give a fixed batch size with `batch=1`. Received: {model.name!r}, {said}"
         )
 

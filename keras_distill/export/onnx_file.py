@@ -37,8 +37,8 @@ def _convert(model, path, signature):
         except Exception as error:  # whatever the converter meets
             said = " ".join(str(error).split())[:400]
     raise ValueError(
-        "ONNX's converter cannot hold this model. Export it to another format, or replace the "
-        f"layers that it names. Received: {model.name!r}, {said}"
+        "The converter to ONNX cannot convert this model. Export it to another format, or replace "
+        f"the layers that it names. Received: {model.name!r}, {said}"
     )
 
 

@@ -36,7 +36,7 @@ def write(model, path, signature, *, quantize="none", calibration=None):
             found, said = None, " ".join(str(error).split())[:400]
     if found is None:
         raise ValueError(
-            "OpenVINO cannot hold this model. Export it to another format, or replace the layers "
+            "OpenVINO cannot run this model. Export it to another format, or replace the layers "
             f"that it names. Received: {model.name!r}, {said}"
         )
     half = quantize == "float16"

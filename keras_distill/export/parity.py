@@ -88,8 +88,8 @@ def judged(parity, exact, allowed, agreement):
         )
     if not exact and parity.agreement is not None and parity.agreement < agreement:
         return (
-            f"{parity.agreement:.1%} of its answers are the student's. At least {agreement:.1%} "
-            "is asked for."
+            f"it agrees with the student on {parity.agreement:.1%} of the answers. At least "
+            f"{agreement:.1%} is required."
         )
     return None
 

@@ -45,8 +45,8 @@ def check_saved_model(path: str, inputs: Any, expected: Any, atol: float = 1e-5)
     difference = largest_difference(outputs_of("serving", path, inputs), expected)
     if not difference <= atol:  # NaN too
         raise ValueError(
-            f"The reloaded SavedModel must agree with the model to atol={atol}. "
-            f"Received: a largest difference of {difference}, in {path!r}"
+            f"The outputs of the reloaded SavedModel may differ from the model's by at most "
+            f"atol={atol}. Received: a largest difference of {difference}, in {path!r}"
         )
     return difference
 
@@ -115,7 +115,7 @@ def _run_fresh(kind, *arguments):
     if done.returncode:
         what = "SavedModel" if kind == "serving" else f"exported model ({kind})"
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise RuntimeError(f"The {what} could not be run in a fresh process: {lines[-1][:1000]}")
+        raise RuntimeError(f"The {what} failed in a new process: {lines[-1][:1000]}")
 
 
 def largest_difference(outputs, expected):

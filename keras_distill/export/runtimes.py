@@ -47,7 +47,7 @@ def load_text_operations(tf):
     """Registers the operations of tensorflow-text; the package itself would import Keras."""
     spec = importlib.util.find_spec("tensorflow_text")
     if spec is None:
-        sys.exit("The signature `text` needs tensorflow-text: run `pip install tensorflow-text`.")
+        sys.exit("The signature `text` needs tensorflow-text. Run `pip install tensorflow-text`.")
     for file in sorted(pathlib.Path(spec.origin).parent.glob("python/ops/_*.so")):
         tf.load_op_library(str(file))
 

@@ -20,11 +20,11 @@ CLASSIFY = ("classify",)  # where there are classes
 DEFAULT = ("classify", "image_bytes", "examples")  # what needs no operations but TensorFlow's own
 _LACKS = {
     "classify": "has no single output of shape (batch, classes)",
-    "image_bytes": "does not take images of a fixed size with 1 or 3 channels alone",
+    "image_bytes": "does not take a single image of a fixed size with 1 or 3 channels",
     "examples": "has an input whose size is not fixed",
     "text": "has no preprocessor with a tokenizer",
-    "generate": "is no causal language model of KerasHub",
-    "generate_sampled": "is no causal language model of KerasHub",
+    "generate": "is not a causal language model of KerasHub",
+    "generate_sampled": "is not a causal language model of KerasHub",
 }
 # Operations of a graph that only hand on what the head computed.
 _PASSING = ("Identity", "Cast", "Reshape", "Squeeze")
@@ -121,7 +121,7 @@ def write_saved_model(
     folder = os.path.join(parent, str(version))
     if os.path.exists(folder):
         raise FileExistsError(
-            f"A served version is never overwritten: remove the folder, or give "
+            "This version exists, and an export never overwrites one. Delete the folder, or give "
             f"another `name` or a higher `version`. Received: {folder!r}"
         )
     archive = archive_of(model, labels, top_k, from_logits, input_signature or signature_of(model))
@@ -171,7 +171,7 @@ def archive_of(model, labels, top_k, from_logits, signature, signatures=CLASSIFY
         found["classify"] = answer, signature
     elif labels is not None:
         raise ValueError(
-            "`labels` need a model with one output of shape (batch, classes). "
+            "`labels` needs a model with one output of shape (batch, classes). "
             f"Received: outputs={outputs}"
         )
     for name in _checked_signatures(signatures):
@@ -189,8 +189,8 @@ def _checked_signatures(signatures):
     unknown = [name for name in names if name not in endpoints.SIGNATURES]
     if unknown:
         raise ValueError(
-            f"`signatures` may name {', '.join(endpoints.SIGNATURES)}; `serving_default` is always "
-            f"there. Received: {', '.join(map(str, unknown))}"
+            f"`signatures` may name {', '.join(endpoints.SIGNATURES)}. Leave `serving_default` "
+            f"out, since every export has it. Received: {', '.join(map(str, unknown))}"
         )
     return names
 
@@ -230,7 +230,7 @@ def _classify(forward, classes, labels, top_k, from_logits):
     names = list(range(classes)) if labels is None else list(labels)
     if len(names) != classes:
         raise ValueError(
-            f"`labels` must hold one name per class, {classes} in all. "
+            f"`labels` must hold one name for each of the {classes} classes. "
             f"Received: {len(names)} labels"
         )
 

@@ -91,10 +91,10 @@ def _write_warm_up(path, name, given, count=8):
 
 def _warm_up_told(warmed):
     if warmed:
-        return "`assets.extra` holds requests from real inputs, which TF Serving answers first."
+        return "TF Serving first answers the requests in `assets.extra`, made from real inputs."
     return (
-        "None. They are written where real inputs are given and `tensorflow-serving-api` is "
-        "installed (`pip install keras-distill[serving]`)."
+        "None. To have warm-up requests, give real inputs and install `tensorflow-serving-api` "
+        "(`pip install keras-distill[serving]`)."
     )
 
 

@@ -106,8 +106,8 @@ def random_inputs(model: keras.Model, count: int = 8, seed: int = 0) -> Any:
     specs = tree.flatten(signature)
     if not all(spec.name for spec in specs) and len(specs) > 1:
         raise ValueError(
-            "A model of several inputs must take them in a dict. "
-            f"Received: {model.name!r}, which takes {len(specs)} without names"
+            "A model with several inputs must take them in a dict. Received: "
+            f"{model.name!r}, which takes {len(specs)} inputs without names"
         )
     arrays = [_random(spec, count, generator) for spec in specs]
     if len(arrays) == 1 and not isinstance(signature[0], dict):
@@ -129,6 +129,6 @@ def check_built(model):
     """Refuses a model that is not built, whose weights and inputs are not known."""
     if not model.built:
         raise ValueError(
-            "The model must be built before it is written: call it once on a batch. "
+            "The model must be built before it is exported. Call it on a batch first. "
             f"Received: {model.name!r}, not built"
         )

@@ -111,8 +111,8 @@ def write(
     simulated = litert_file.quantization_of(student)
     if "litert" in formats and simulated not in (None, quantize):
         raise ValueError(
-            f"The student was trained to be exported with `quantize={simulated!r}`, whose rounding "
-            f"it simulates. Received: quantize={quantize!r}"
+            f"The student was trained with the rounding of {simulated}. Export it with "
+            f"`quantize={simulated!r}`. Received: quantize={quantize!r}"
         )
     if quantize == "int8" and simulated is None and calibration is None and inputs is None:
         raise ValueError(
@@ -139,8 +139,9 @@ def write(
 def _check_backend():
     if _backend.NAME != "tensorflow":
         raise RuntimeError(
-            "`export.write` needs Keras on TensorFlow. Load the student's `.keras` file with "
-            f"KERAS_BACKEND=tensorflow, and export it there. Received: {_backend.NAME}"
+            "`export.write` needs the TensorFlow backend. Start a process with "
+            "KERAS_BACKEND=tensorflow, load the student's `.keras` file, and export it there. "
+            f"Received: {_backend.NAME}"
         )
 
 
@@ -168,7 +169,7 @@ def _path(directory, name, kind, quantize, version):
         path = os.path.join(directory, f"{name}{ending}{FORMATS[kind].ending}")
     if os.path.lexists(path):
         raise FileExistsError(
-            "What was exported is never overwritten: remove it, or give another `name` or a "
-            f"higher `version`. Received: {path!r}"
+            "This export exists, and an export is never overwritten. Delete it, or give another "
+            f"`name` or a higher `version`. Received: {path!r}"
         )
     return path

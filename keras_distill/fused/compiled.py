@@ -63,9 +63,10 @@ def given_loss(loss):
     fits = isinstance(loss, kind) and loss.from_logits
     if not fits or loss.ignore_class is not None:
         raise ValueError(
-            "With `fused_head=True` there are no logits of all words, so `compile` takes one loss: "
-            "`SparseCategoricalCrossentropy(from_logits=True)`, without `ignore_class` (weigh "
-            f"these tokens 0 by `sample_weight`). Received: loss={loss!r}"
+            "With `fused_head=True` the logits of all tokens are never in memory, so `compile` "
+            "takes one loss, `SparseCategoricalCrossentropy(from_logits=True)`. Instead of "
+            "`ignore_class`, give these tokens the `sample_weight` 0. Received: "
+            f"loss={loss!r}"
         )
     return GivenCrossEntropy(reduction=loss.reduction, name=loss.name)
 
@@ -74,7 +75,7 @@ def given_metrics(metrics):
     """The compiled metrics, as they are measured by blocks."""
     if metrics is not None and not isinstance(metrics, (list, tuple)):
         raise ValueError(
-            f"With `fused_head=True`, metrics are a list. Received: metrics={metrics!r}"
+            f"With `fused_head=True`, `metrics` must be a list. Received: metrics={metrics!r}"
         )
     return None if metrics is None else [_given_metric(metric) for metric in metrics]
 
@@ -87,7 +88,7 @@ def _given_metric(metric):
     if _is_perplexity(metric) and metric.from_logits:
         return GivenPerplexity(metric.name, metric.mask_token_id)
     raise ValueError(
-        "With `fused_head=True` there are no logits of all words, so metrics are "
+        "With `fused_head=True` the logits of all tokens are never in memory, so a metric must be "
         '"accuracy", `SparseCategoricalAccuracy` or KerasHub\'s `Perplexity(from_logits=True)`. '
         f"Received: {metric!r}"
     )

@@ -117,22 +117,22 @@ def check(student, teacher, loss):
         return
     if not _sums_over_classes(loss):
         raise TypeError(
-            "A fused head measures divergences that are sums over the classes, such as "
-            f"`KLDivergence`, `ReverseKL` and `JensenShannon`. Received: {loss!r}"
+            "A fused head needs a divergence that is a sum over the classes, such as "
+            f"`KLDivergence`, `ReverseKL` or `JensenShannon`. Received: {loss!r}"
         )
     if not _is_one_number(loss.temperature):
         raise ValueError(
-            f"`{loss.name}`: a fused head takes one temperature for all examples: a number, a "
-            "schedule or a scalar `keras.Variable`. Received: "
-            f"temperature={loss.temperature!r}. Leave `fused_head=True` out for a temperature "
-            "per example."
+            f"With `fused_head=True` the temperature of `{loss.name}` must be the same for all "
+            "examples (a number, a schedule or a scalar `keras.Variable`). For a temperature "
+            "per example, leave `fused_head=True` out. Received: "
+            f"temperature={loss.temperature!r}"
         )
     if isinstance(teacher, TopK):
         loss._check_temperature(teacher)
     elif teacher.vocabulary != student.vocabulary:
         raise ValueError(
-            "Student and teacher must have one vocabulary. Received: "
-            f"{student.vocabulary} and {teacher.vocabulary} words."
+            "Student and teacher must have the same vocabulary. Received: "
+            f"{student.vocabulary} and {teacher.vocabulary} tokens"
         )
 
 

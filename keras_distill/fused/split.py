@@ -63,16 +63,15 @@ def _last_step(model):
     if last is None or not _makes_logits(last):
         made = type(output).__name__ if last is None else type(last.operation).__name__
         raise ValueError(
-            "A fused head needs a functional model whose one output is that of a "
-            "`ReversibleEmbedding` (`reverse=True`) or of a linear `Dense`, as in a KerasHub "
-            f"`CausalLM` or `Seq2SeqLM`. Received: {getattr(model, 'name', model)}, which ends in "
-            f"{made}."
+            "A fused head needs a functional model with one output that a `ReversibleEmbedding` "
+            "(`reverse=True`) or a linear `Dense` layer computes, as in a KerasHub `CausalLM` or "
+            f"`Seq2SeqLM`. Received: {getattr(model, 'name', model)}, which ends in {made}"
         )
     layer = last.operation
     if layer.quantization_mode is not None:
         raise ValueError(
-            f"A fused head reads embeddings as floats. Received: {model.name}, whose output layer "
-            f"is quantized to {layer.quantization_mode}."
+            f"A fused head needs embeddings in floats. Received: {model.name}, whose output layer "
+            f"is quantized to {layer.quantization_mode}"
         )
     hidden = last.input_tensors[0]
     return layer, hidden if tokens is None else hidden[tokens]

@@ -106,7 +106,7 @@ class OverhaulMargin(DistillationLoss):
         margin = np.asarray(ops.convert_to_numpy(margin), "float32")
         if margin.ndim > 1 or not np.all(margin <= 0):
             raise ValueError(
-                "`margin` must be at most zero, one number or one for each channel. "
+                "`margin` must be one non-positive number, or one for each channel. "
                 f"Received: margin={margin}"
             )
         self.margin = margin.tolist()

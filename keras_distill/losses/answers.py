@@ -28,7 +28,7 @@ def class_ids(labels, logits, name="labels"):
         found = ops.argmax(labels, axis=-1) if one_hot else ops.squeeze(labels, axis=-1)
     if len(found.shape) != rank - 1:
         raise ValueError(
-            f"`{name}` needs one label for each row of logits. Received: labels of shape "
+            f"`{name}` needs one class id for each row of logits. Received: labels of shape "
             f"{tuple(labels.shape)}, logits of shape {tuple(logits.shape)}"
         )
     return ops.cast(found, "int32")

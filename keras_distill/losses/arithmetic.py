@@ -28,7 +28,8 @@ def _windows(length, cells, dtype):
     """The weight of every position in every cell; `None` where a cell is a position."""
     if length is None:
         raise ValueError(
-            "Feature maps can be pooled where their height and width are known. Received: None"
+            "Feature maps can only be pooled if their height and width are known. Give the model's "
+            "`Input` a fixed height and width. Received: None"
         )
     if length == cells:
         return None

@@ -196,7 +196,7 @@ class IntraClassVariation(DistillationLoss):
         sizes = zip(y_true.shape[1:3], y_pred.shape[1:3])
         if labels is None or any(None not in size and size[0] != size[1] for size in sizes):
             raise ValueError(
-                "`IntraClassVariation` needs labels, and features of one height and width. "
+                "`IntraClassVariation` needs labels, and features of the same height and width. "
                 f"Received: teacher {y_true.shape}, student {y_pred.shape}, labels={labels}"
             )
         members = self._members(labels, y_pred, mask)

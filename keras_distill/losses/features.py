@@ -206,6 +206,6 @@ def check_channels(loss, y_true, y_pred):
     """Refuses features of different widths, which would broadcast in silence."""
     if y_true.shape[-1] != y_pred.shape[-1]:
         raise ValueError(
-            f"`{loss.name}` compares features of as many channels. Received: teacher "
-            f"{tuple(y_true.shape)}, student {tuple(y_pred.shape)}. Give a projector."
+            f"`{loss.name}` compares features with the same number of channels. Give a "
+            f"`projector`. Received: teacher {tuple(y_true.shape)}, student {tuple(y_pred.shape)}"
         )

@@ -104,8 +104,8 @@ class SequenceFlow(DistillationLoss):
         widths = [[layer.shape[-1] for layer in side] for side in (y_true, y_pred)]
         if widths[0] != widths[1]:
             raise ValueError(
-                f"`{self.name}` compares layers of equal widths. Received: widths {widths[0]} "
-                f"(teacher), {widths[1]} (student). Give a `projector`."
+                f"`{self.name}` compares layers of the same width. Give a `projector`. Received: "
+                f"widths {widths[0]} (teacher), {widths[1]} (student)"
             )
         difference = _flow(y_true, mask) - _flow(y_pred, mask)
         return ops.mean(ops.square(difference), axis=(1, 2))
@@ -176,7 +176,8 @@ def _two_layers(loss, *sides):
     found = [len(side) if isinstance(side, (list, tuple)) else 1 for side in sides]
     if found != [2, 2]:
         raise ValueError(
-            f"`{loss.name}` compares two layers of each side. Received: {found[0]} of the teacher, "
-            f"{found[1]} of the student. Give two paths, as in `student=[first, second]`."
+            f"`{loss.name}` compares two layers of the student with two of the teacher. Give two "
+            f"paths for each, as in `student=[first, second]`. Received: {found[0]} of the "
+            f"teacher, {found[1]} of the student"
         )
     return sides

@@ -183,7 +183,9 @@ class WeightedSoftLabels(SoftenedLoss):
 def target_mask(loss, labels, logits):
     """Whether a class is the label's: a boolean (batch, ..., classes)."""
     if labels is None:
-        raise ValueError(f"`{loss.name}` needs `labels`. Received: labels=None")
+        raise ValueError(
+            f"`{loss.name}` needs `labels`. Give labels to `fit`. Received: labels=None"
+        )
     labels = class_ids(labels, logits, loss.name)
     classes = ops.arange(logits.shape[-1], dtype="int32")
     return ops.equal(ops.expand_dims(labels, -1), classes)

@@ -52,7 +52,7 @@ class AttentionTransfer(DistillationLoss):
         self.p, self.variant = p, check_variant(variant)
         if p < 1 or (variant == "code" and p != int(p)):
             raise ValueError(
-                f'`p` must be at least 1, and whole with `variant="code"`. Received: p={p}'
+                f'`p` must be at least 1, and an integer if `variant="code"`. Received: p={p}'
             )
 
     def call(self, y_true, y_pred):
@@ -106,7 +106,7 @@ class NeuronSelectivity(DistillationLoss):
     def __init__(self, degree: int = 2, **kwargs):
         super().__init__(**kwargs)
         if degree < 1 or degree != int(degree):
-            raise ValueError(f"`degree` must be whole and positive. Received: degree={degree}")
+            raise ValueError(f"`degree` must be a positive integer. Received: degree={degree}")
         self.degree = int(degree)
 
     def call(self, y_true, y_pred):
@@ -248,8 +248,8 @@ def pairs_of(loss, y_true, y_pred, least=1):
     y_true, y_pred = (list(s) if isinstance(s, (list, tuple)) else [s] for s in (y_true, y_pred))
     if len(y_true) != len(y_pred) or len(y_pred) < least:
         raise ValueError(
-            f"`{loss.name}` takes as many feature maps on both sides, at least {least}. Received: "
-            f"{len(y_true)} of the teacher, {len(y_pred)} of the student."
+            f"`{loss.name}` needs the same number of feature maps from student and teacher, at "
+            f"least {least}. Received: {len(y_true)} of the teacher, {len(y_pred)} of the student"
         )
     for teacher, student in zip(y_true, y_pred):
         check_channels(loss, teacher, student)

@@ -112,6 +112,6 @@ class MiniLMRelations(DistillationLoss):
 
 def _refusal(received):
     return (
-        "`relation_heads` must be given, and divide the width, where teacher and student have "
-        f"unequal heads or none. Received: {received}"
+        "`relation_heads` is needed if teacher and student have different numbers of heads, or "
+        f"none. Give a number that divides both widths. Received: {received}"
     )

@@ -206,7 +206,8 @@ class SemanticCalibration(DistillationLoss):
 
     `loss = sum_ij attention_ij * mean((student_ij - teacher_j)^2) / layers`, summed over the
     student's layers `i` and the teacher's layers `j`. The attention, and each of the student's
-    layers brought to the channels of each of the teacher's, come from a projector.
+    layers brought to the channels of each of the teacher's, come from the projector
+    `projectors.SemanticAttention`; `recipes.semckd` joins both.
 
     Args:
         name: the loss's name. Defaults to `"semantic_calibration"`.
@@ -242,9 +243,9 @@ class SemanticCalibration(DistillationLoss):
         layers, targets = attention.shape[1:]
         if len(y_true) != targets or len(students) != layers * targets:
             raise ValueError(
-                f"`{self.name}`: an attention of shape {tuple(attention.shape)} needs {targets} "
-                f"feature maps of the teacher and {layers * targets} of the student. Received: "
-                f"{len(y_true)} and {len(students)}."
+                f"`{self.name}` with an attention of shape {tuple(attention.shape)} needs "
+                f"{targets} feature maps of the teacher and {layers * targets} of the student. "
+                f"Received: {len(y_true)} and {len(students)}"
             )
         pairs = (matched(*pair) for pair in zip(list(y_true) * layers, students))
         errors = [_mean_square(student - teacher) for teacher, student in pairs]

@@ -58,8 +58,8 @@ class SoftenedLoss(DistillationLoss):
             return _for_each(ops.cast(temperature, like.dtype), len(like.shape) - 1)
         if self.reads:
             raise ValueError(
-                f"`{self.name}` needs the temperature that stands at `{self.temperature}`. Call it "
-                "with `temperature=`, as a `Term` does. Received: temperature=None"
+                f"`{self.name}` needs the value of its temperature `{self.temperature}`. Call it "
+                "with `temperature=...`, as a `Term` does. Received: temperature=None"
             )
         return ops.cast(value_at(self.temperature), like.dtype)
 
@@ -116,8 +116,8 @@ class Divergence(SoftenedLoss):
         same = known and math.isclose(top.temperature, self.temperature, rel_tol=1e-6)
         if is_number(top.temperature) and not same:
             raise ValueError(
-                f"`{self.name}` must have the `temperature` at which the teacher's `TopK` was "
-                f"taken. Received: temperature={self.temperature}, TopK at {top.temperature}"
+                f"`{self.name}` must have the `temperature` of the teacher's `TopK`. Received: "
+                f"temperature={self.temperature}, `TopK` at {top.temperature}"
             )
 
 

@@ -55,8 +55,9 @@ class UniversalLogits(SoftenedLoss):
         known = [size for size in zip(*(shape[1:-1] for shape in shapes)) if None not in size]
         if len(shapes[0]) != len(shapes[1]) or any(one != other for one, other in known):
             raise ValueError(
-                f"`{self.name}` compares place by place. Received: logits of shapes {shapes[0]} "
-                f"(teacher) and {shapes[1]} (student). Wrap it: `AlignedSpans(UniversalLogits())`."
+                f"`{self.name}` compares token by token, so both sides need the same number of "
+                "tokens. Otherwise give `AlignedSpans(UniversalLogits())`. Received: logits of "
+                f"shapes {shapes[0]} (teacher) and {shapes[1]} (student)"
             )
         temperature = self.temperature_now(y_pred, temperature)
         width = max(shapes[0][-1], shapes[1][-1])
@@ -126,7 +127,9 @@ class AlignedSpans(WrappedLoss):
     ):
         super().__init__(loss, name=name or f"aligned_{loss.name}", **kwargs)
         if "labels" in loss.needs:
-            raise ValueError(f"`{loss.name}` takes a label of each token, and a span has none.")
+            raise ValueError(
+                f"`{loss.name}` needs a label for each token, but a span has no label."
+            )
         self.merge, self.needs = one_of("merge", merge, MERGES), ("mask",)
 
     def call(self, y_true, y_pred, mask=None, **extras):

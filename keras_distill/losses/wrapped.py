@@ -141,11 +141,14 @@ class ClassSubset(WrappedLoss):
         both = (self.student_classes, self.teacher_classes)
         if None not in both and len(both[0]) != len(both[1]):
             raise ValueError(
-                "`student_classes` and `teacher_classes` must be of the same length. "
+                "`student_classes` and `teacher_classes` must have the same length. "
                 f"Received: {len(both[0])} and {len(both[1])} classes"
             )
         if "labels" in self.needs and student_classes is not None:
-            raise ValueError(f"`student_classes` would renumber the labels of `{loss.name}`")
+            raise ValueError(
+                f"`{loss.name}` takes labels, which `student_classes` would renumber. Leave "
+                "`student_classes` out, or give a loss without labels."
+            )
 
     @classmethod
     def from_tokenizers(cls, loss, student, teacher, **kwargs):
@@ -171,12 +174,12 @@ class ClassSubset(WrappedLoss):
         lost = [1 - len(ours) / size for size in sizes]
         missing = (
             f"{lost[0]:.1%} of the student's {sizes[0]:,} tokens and {lost[1]:.1%} of the "
-            f"teacher's {sizes[1]:,} have no partner on the other side"
+            f"teacher's {sizes[1]:,} tokens are not in the other vocabulary"
         )
         if not ours:
-            raise ValueError(f"{missing}. Compare them by `UniversalLogits`, or give other ones.")
+            raise ValueError(f"{missing}. Compare the vocabularies with `UniversalLogits`.")
         if any(lost):
-            warnings.warn(f"{missing}: the loss leaves them out.", stacklevel=2)
+            warnings.warn(f"{missing}. The loss leaves them out.", stacklevel=2)
         if ours == list(range(len(ours))):  # so that labels may count the student's classes
             ours = None
         return cls(loss, student_classes=ours, teacher_classes=theirs, **kwargs)
@@ -197,8 +200,8 @@ class ClassSubset(WrappedLoss):
             return logits[..., :size]
         if len(classes) > size or max(classes) >= width:
             raise ValueError(
-                f"`{self.name}`: `{name}` has {len(classes)} classes, the last {max(classes)}, "
-                f"which do not fit logits of width {width} and {size} classes of the other side."
+                f"`{name}` of `{self.name}` must name {size} classes below {width}, the width of "
+                f"the logits. Received: {len(classes)} classes up to {max(classes)}"
             )
         return ops.take(logits, ops.convert_to_tensor(classes, dtype="int32"), axis=-1)
 
@@ -208,5 +211,5 @@ def _classes(name, classes):
         return None
     classes = [int(one) for one in classes]
     if not classes or min(classes) < 0:
-        raise ValueError(f"`{name}` must be non-negative classes. Received: {name}={classes}")
+        raise ValueError(f"`{name}` must be non-negative class ids. Received: {name}={classes}")
     return classes

@@ -21,7 +21,7 @@ class _MeanOverRows(keras.metrics.Mean):
         y_true, y_pred = (ops.cast(ops.convert_to_tensor(y), self.dtype) for y in (y_true, y_pred))
         if len(y_true.shape) != len(y_pred.shape) or y_true.shape[-1] != y_pred.shape[-1]:
             raise ValueError(
-                f"`{self.name}` compares logits of one shape. Received: teacher "
+                f"`{self.name}` compares logits of the same shape. Received: teacher "
                 f"{tuple(y_true.shape)}, student {tuple(y_pred.shape)}."
             )
         values = self.of_rows(y_true, y_pred)

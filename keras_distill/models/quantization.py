@@ -82,8 +82,8 @@ def quantization_aware(
     made = keras.Model(inputs, builder.rebuilt(student, inputs, outermost=True), name=student.name)
     if not builder.quantized:
         raise ValueError(
-            "The student has no layer whose weights could be quantized: a Dense, Conv1D, Conv2D or "
-            f"Embedding layer. Received: {student.name!r}"
+            "The student must have a layer that can be quantized (a Dense, Conv1D, Conv2D or "
+            f"Embedding layer). Received: {student.name!r}"
         )
     for source, copy in builder.copied:
         copy.set_weights(source)

@@ -8,6 +8,7 @@ from keras_distill.projectors.regressors import (
     ReusedClassifierProjector,
     VariationalProjector,
 )
+from keras_distill.projectors.semantic import SemanticAttention, TwoSided
 
 __all__ = [
     "AttentionFusion",
@@ -15,7 +16,9 @@ __all__ = [
     "Paraphraser",
     "ReusedClassifierProjector",
     "ReviewMechanism",
+    "SemanticAttention",
     "Translator",
+    "TwoSided",
     "VariationalProjector",
     "fitting",
 ]

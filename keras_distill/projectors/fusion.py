@@ -136,7 +136,7 @@ class ReviewMechanism(layers.Layer):
         self.sizes = [None] * len(self.channels) if sizes is None else list(sizes)
         if len(self.sizes) != len(self.channels):
             raise ValueError(
-                "`sizes` must be as many as `channels`. Received: "
+                "`sizes` must have the length of `channels`. Received: "
                 f"channels={self.channels}, sizes={self.sizes}"
             )
         last = len(self.channels) - 1

@@ -2,10 +2,11 @@
 
 from keras_distill.recipes import matching
 from keras_distill.recipes.defaults import Default, Signs, default
-from keras_distill.recipes.features import at, cwd, fitnets, mgd, nst, review_kd, vid
+from keras_distill.recipes.features import at, cwd, fitnets, mgd, nst, vid
 from keras_distill.recipes.outputs import dist, dkd, hinton, mlkd, standardized
 from keras_distill.recipes.relations import cc, cka, crd, pkt, rkd, sp
 from keras_distill.recipes.schemes import byot, kdcl, mutual, one, online
+from keras_distill.recipes.several_layers import review_kd, semckd
 from keras_distill.recipes.transformers import distilbert, minilm, pkd, tinybert, uld
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "pkt",
     "review_kd",
     "rkd",
+    "semckd",
     "sp",
     "standardized",
     "tinybert",

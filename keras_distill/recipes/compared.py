@@ -45,9 +45,9 @@ def blocks(student, teacher, pairs=None, *, attending=False):
 def _of_maps(model, end):
     kind = type(taps.find_layer(model, end.path.partition(":")[0])).__name__
     return (
-        f"`{end.path}` of `{model.name}`, a `{kind}`, ends a stage of feature maps {end.shape}, "
-        "and no block of a transformer was found. Give pairs of paths, or compare feature maps, "
-        "as `recipes.fitnets` does."
+        f"`{model.name}` has no transformer block, only feature maps such as {end.shape} at "
+        f"`{end.path}`, a `{kind}`. Give pairs of paths, or compare feature maps, as "
+        "`recipes.fitnets` does."
     )
 
 
@@ -62,9 +62,9 @@ def check_attention(student, teacher, stacks):
 def _no_attention(model, path):
     layer = taps.find_layer(model, path)
     return (
-        f"`{path}` of `{model.name}`, a `{type(layer).__name__}`, holds no attention layer. It "
-        f"has: {', '.join(_below(layer)) or 'none'}. Give paths of blocks that do; "
-        "`keras_distill.taps.shapes(model)` lists them."
+        f"`{path}` of `{model.name}`, a `{type(layer).__name__}`, holds no attention layer. Its "
+        f"layers are: {', '.join(_below(layer)) or 'none'}. Give paths of blocks with attention. "
+        "`keras_distill.taps.shapes(model)` lists all layers."
     )
 
 
@@ -73,8 +73,9 @@ def scores_of(model, block, attention):
     if not attention.shows_scores:
         kind = type(taps.find_layer(model, attention.path)).__name__
         raise ValueError(
-            f"`{block.path}` of `{model.name}` shows no attention scores: `{attention.path}` is a "
-            f"`{kind}`. Compare its projections, {_layers_of(attention)}, as `recipes.minilm` does."
+            f"The attention scores of `{attention.path}` in `{model.name}`, a `{kind}`, cannot be "
+            f"read. Compare its projections {_layers_of(attention)} instead, as `recipes.minilm` "
+            "does."
         )
     return f"{attention.path}:scores"
 
@@ -84,9 +85,9 @@ def projections_of(model, block):
     attention = block.attentions[0]
     if attention.fused:
         raise ValueError(
-            f"`{block.path}` of `{model.name}` has query, key and value in one layer, "
-            f"{_layers_of(attention)}, which cannot be told apart. Compare hidden states, as "
-            "`recipes.distilbert` does, or attention scores, as `recipes.tinybert` does."
+            f"`{block.path}` of `{model.name}` computes query, key and value in one layer, "
+            f"{_layers_of(attention)}, so they cannot be compared one by one. Compare hidden "
+            "states, as `recipes.distilbert` does, or attention scores, as `recipes.tinybert` does."
         )
     return attention.projections
 
@@ -98,9 +99,9 @@ def heads_of(ours, theirs):
         return None
     if attention.heads is None or attention.heads != other.heads:
         raise ValueError(
-            f"`relation_heads` must be given: the projections {_layers_of(attention)} and "
-            f"{_layers_of(other)} are not split into heads. Received: {attention.heads} (student) "
-            f"and {other.heads} (teacher) heads. Give a number that divides both widths."
+            f"`relation_heads` is needed, because the projections {_layers_of(attention)} and "
+            f"{_layers_of(other)} are not split into heads. Give a number that divides both "
+            f"widths. Received: {attention.heads} (student) and {other.heads} (teacher) heads"
         )
     return attention.heads
 

@@ -119,7 +119,7 @@ def _asked(teacher, batches):
         output = teacher.predict_on_batch(x) if isinstance(teacher, keras.Model) else teacher(x)
         if keras.tree.is_nested(output):
             raise ValueError(
-                "`default` takes a teacher of one output. Give a function that picks one. "
+                "`default` needs a teacher with one output. Give a function that returns one. "
                 f"Received: a teacher of {len(keras.tree.flatten(output))} outputs"
             )
         outputs.append(keras.ops.convert_to_numpy(output))
@@ -173,12 +173,12 @@ def chosen_by(found):
 
 def _loss(found):
     if found.kind == "values":
-        return {"loss": "mse"}, "A regression: the student follows the teacher's values."
+        return {"loss": "mse"}, "This is a regression. The student learns the teacher's values."
     if found.kind == "binary":
-        return {"loss": "binary"}, "The student follows the teacher's yes or no."
+        return {"loss": "binary"}, "The student learns the teacher's probability of yes."
     why = (
-        f"{found.classes} classes: their probabilities are matched (`hinton`) at temperature 1. "
-        "Softening takes updates that a small student lacks."
+        f"The student learns the teacher's probabilities of {found.classes} classes (`hinton`) at "
+        "temperature 1. A higher temperature needs more updates than a small student gets."
     )
     return {"recipe": "hinton", "temperature": 1.0}, why
 
@@ -187,17 +187,17 @@ def _share(found):
     """The share of the teacher, and why."""
     if None not in (found.valid, found.alone_valid) and found.valid <= found.alone_valid:
         return LITTLE, (
-            f"The teacher, with {found.valid:.4f} of the validation split, is no better than the "
-            f"student alone, with {found.alone_valid:.4f}: it gets little say."
+            f"The teacher ({found.valid:.4f} on the validation split) is no better than the "
+            f"student alone ({found.alone_valid:.4f}), so the teacher gets a small share."
         )
     if None not in (found.alone_train, found.alone_valid):
         gap = found.alone_train - found.alone_valid
         if gap >= GAP and found.kind != "values":
             return MUCH, (
-                f"The student alone is {gap:.4f} better on what it was trained on: it learns its "
-                "labels by heart, and the teacher gets most of the say."
+                f"The student alone is {gap:.4f} better on the training split than on the "
+                "validation split. It memorizes the labels, so the teacher gets a large share."
             )
-    return SHARE, "Labels and teacher have equal shares."
+    return SHARE, "Labels and teacher get equal shares."
 
 
 def _terms(setting):

@@ -71,7 +71,7 @@ def at(
     Reference:
         - [Zagoruyko and Komodakis, 2017](https://arxiv.org/abs/1612.03928)
     """
-    pairs = _pairs(student, teacher, pairs)
+    pairs = given_or_all(student, teacher, pairs)
     return each(lambda: losses.AttentionTransfer(variant="code"), pairs, weight)
 
 
@@ -133,7 +133,7 @@ def vid(
     Reference:
         - [Ahn et al., 2019](https://arxiv.org/abs/1904.05835)
     """
-    pairs, shapes = _pairs(student, teacher, pairs), taps.shapes(teacher)
+    pairs, shapes = given_or_all(student, teacher, pairs), taps.shapes(teacher)
 
     def projector(path):
         _, height, width, channels = shapes[path]
@@ -184,52 +184,6 @@ def mgd(
 
 
 @recipe
-def review_kd(
-    student: Model,
-    teacher: Model,
-    pairs: Pairs | None = None,
-    hidden: int | None = None,
-    weight: Hyperparameter = 1.0,
-) -> list[Term]:
-    """Knowledge review: the student's deep features help its shallow ones (ReviewKD).
-
-    Args:
-        student: a built convolutional model.
-        teacher: a built convolutional model.
-        pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
-        hidden: channels of what the layers hand on. Defaults to the widest of the student's.
-        weight: of the term, non-negative. Defaults to `1.0`, the authors' code's for ResNet-18 on
-            ImageNet. It has 8 for MobileNet there, and 0.6 to 8 on CIFAR-100, from one pair of
-            networks to another.
-
-    Returns:
-        A list of one `Term`, with a `ReviewMechanism`.
-
-    Raises:
-        ValueError: if the models have no layers of one kind and no `pairs` are given.
-
-    Example:
-
-    ```python
-    terms = recipes.review_kd(student, teacher, hidden=64)
-    ```
-
-    Reference:
-        - [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
-    """
-    pairs = _pairs(student, teacher, pairs)
-    ours, theirs = (list(side) for side in zip(*pairs))
-    of_student, of_teacher = taps.shapes(student), taps.shapes(teacher)
-    shapes = [of_teacher[path] for path in theirs]
-    hidden = hidden or max(of_student[path][-1] for path in ours)
-    projector = projectors.ReviewMechanism(
-        [shape[-1] for shape in shapes], hidden, [shape[1:3] for shape in shapes]
-    )
-    loss = losses.HierarchicalContext(name="review")
-    return [Term(loss, student=ours, teacher=theirs, projector=projector, weight=weight)]
-
-
-@recipe
 def cwd(
     student: Model,
     teacher: Model,
@@ -267,7 +221,8 @@ def cwd(
     return each(lambda: losses.ChannelWise(temperature), pairs, weight, projector="auto")
 
 
-def _pairs(student, teacher, pairs):
+def given_or_all(student, teacher, pairs):
+    """The given pairs, or all that match."""
     return pairs or match_layers(student, teacher, verbose=False)
 
 

@@ -57,10 +57,10 @@ def matched(student, teacher, count=None, keep=None):
         ours, theirs = _flat(ours), _flat(theirs)
     if not ours or [_kind(ends[-1]) for ends in ours] != [_kind(ends[-1]) for ends in theirs]:
         raise ValueError(
-            "`match_layers` found no layers of one kind: stages of feature maps, or as many stacks "
-            f"of a transformer's blocks on both sides. Received: {_told(ours)} (student), "
-            f"{_told(theirs)} (teacher). Give the pairs of paths yourself; "
-            "`keras_distill.taps.shapes(model)` lists them."
+            "`match_layers` needs two models with stages of feature maps, or with the same number "
+            "of stacks of transformer blocks. Otherwise give pairs of paths. "
+            "`keras_distill.taps.shapes(model)` lists them. Received: "
+            f"{_told(ours)} (student), {_told(theirs)} (teacher)"
         )
     pairs = [_paired(*ends) for ends in zip(ours, theirs)]
     return [each[-count:] if count else each for each in pairs]
@@ -99,8 +99,8 @@ def embedding(model):
     ]
     if not isinstance(classes, tuple) or not vectors:
         raise ValueError(
-            f"`{model.name}` has no single vector before its output. Name the layer to compare; "
-            "`keras_distill.taps.shapes(model)` lists them."
+            f"`{model.name}` has no single vector before its output. Name the layer to compare. "
+            "`keras_distill.taps.shapes(model)` lists all layers."
         )
     return vectors[-1]
 

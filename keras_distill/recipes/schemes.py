@@ -245,11 +245,13 @@ def _others(net, chosen):
     names = output_keys(net)
     if chosen not in names or len(names) < 2:
         raise ValueError(
-            f"`net` must have an output `{chosen}` and others. Received: {names or net}"
+            f"`net` must have an output `{chosen}` and at least one other. Received: {names or net}"
         )
     return [name for name in names if name != chosen]
 
 
 def _check_members(members):
     if len(members) < 2 or len(set(members)) < len(members):
-        raise ValueError(f"Two members or more must be named, once each. Received: {members}")
+        raise ValueError(
+            f"`members` must name at least two members, each once. Received: {members}"
+        )

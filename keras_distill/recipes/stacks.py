@@ -77,8 +77,9 @@ def _odd(model, path, calls):
     inside = [below for below in taps.paths(taps.find_layer(model, path)) if "/" not in below]
     return (
         f"`{path}` of `{model.name}`, a `{type(taps.find_layer(model, path)).__name__}`, holds an "
-        "attention but returns no (batch, tokens, width), so that its blocks cannot be compared. "
-        f"Received: {calls[path][0]}. It has: {', '.join(inside)}. Give paths of layers inside."
+        "attention layer but does not return a tensor (batch, tokens, width), so it cannot be "
+        f"compared as a block. Give paths of layers inside it ({', '.join(inside)}). Received: "
+        f"{calls[path][0]}"
     )
 
 

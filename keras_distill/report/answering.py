@@ -65,7 +65,7 @@ def answered(models, data, teacher=None, task=None, keep=1000):
     for batch in data:
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         if y is None:
-            raise ValueError("`data` must hold true answers: batches of (x, y). Received: x alone")
+            raise ValueError("`data` must hold labels, in batches of (x, y). Received: x alone")
         x, y = (keras.tree.map_structure(np.asarray, each) for each in (x, y))
         size, theirs = len(keras.tree.flatten(x)[0]), {}
         for name in names:
@@ -85,7 +85,7 @@ def answered(models, data, teacher=None, task=None, keep=1000):
             kept.append((x, y, None if weights is None else np.asarray(weights)))
         examples += size
     if not parts:
-        raise ValueError("`data` must hold at least one batch that the models answer. "
+        raise ValueError("`data` must hold at least one batch. "
                          f"Received: {examples} examples")  # fmt: skip
     return Found(task, {key: _joined(each) for key, each in parts.items()}, kept, examples)
 
@@ -108,7 +108,7 @@ def _first_task(heads, y, x, name):
     head, outputs = next(reversed(heads.items()))
     y = y[head] if isinstance(y, dict) and head in y else y
     if isinstance(y, dict):
-        raise ValueError(f"`data` must hold one true answer, or one for each of {list(heads)}. "
+        raise ValueError(f"`data` must hold one target, or one for each output of {list(heads)}. "
                          f"Received: {list(y)}")  # fmt: skip
     return tasks.task_of(outputs, y, x, name)
 

@@ -83,7 +83,7 @@ def rows_of(feature):
 def layers_of(model):
     """The paths of the layers with weights, those of normalizations left out."""
     if not isinstance(model, keras.layers.Layer):
-        raise ValueError("A teacher that is no Keras model has no layers to find. Give paths.")
+        raise ValueError("The teacher is not a Keras model, so it has no layers. Give paths.")
     shapes = taps.shapes(model)
     found = [path for path, shape in shapes.items() if _shows(model, path, shape, shapes)]
     if not found:
@@ -111,7 +111,7 @@ def _figure_class():
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "A picture needs matplotlib: run `pip install keras_distill[examples]`."
+            "A picture needs matplotlib. Run `pip install keras-distill[examples]`."
         ) from error
     return Figure
 

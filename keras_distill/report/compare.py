@@ -120,14 +120,14 @@ def _checked(students, baseline, exported, runs, examples):
     """The students as lists of seeds."""
     if not isinstance(students, dict) or not students or TEACHER in students:
         raise ValueError(
-            "`students` must be a dict of models by name, none of which is 'teacher'. "
+            "`students` must be a dict that maps names to models. No name may be 'teacher'. "
             f"Received: {students if not isinstance(students, dict) else list(students)}"
         )
     if baseline is not None and baseline not in students:
         raise ValueError(f"`baseline` must name one of {', '.join(students)}. "
                          f"Received: baseline={baseline!r}")  # fmt: skip
     if isinstance(exported, dict) and not {*exported} <= {*students}:
-        raise ValueError(f"`exported` must name students ({', '.join(students)}). "
+        raise ValueError(f"The names in `exported` must be students ({', '.join(students)}). "
                          f"Received: {', '.join(exported)}")  # fmt: skip
     if runs < 1 or examples < 1:
         raise ValueError(

@@ -87,12 +87,13 @@ def checked_paths(path):
     """
     stem, ending = os.path.splitext(os.fspath(path))
     if ending != ".html":
-        raise ValueError(f"A report is a file that ends in .html. Received: {os.fspath(path)}")
+        raise ValueError(f"The report's path must end in .html. Received: {os.fspath(path)}")
     paths = [stem + each for each in (".html", ".md", ".json")]
     for each in paths:
         if os.path.lexists(each):
             raise FileExistsError(
-                f"A report is never overwritten: remove it, or give another name. Received: {each}"
+                f"This file exists, and a report never overwrites one. Delete it, or give another "
+                f"name. Received: {each}"
             )
     return paths
 

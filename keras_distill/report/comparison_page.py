@@ -63,7 +63,7 @@ def headline(results):
     gap = row.get("difference")
     if gap and gap["value"] is not None:
         better = gap["value"] < 0 if measure["lower"] else gap["value"] > 0
-        sure = "The difference is more than chance" if gap["p"] < 0.05 else "It may be chance"
+        sure = "This is more than chance" if gap["p"] < 0.05 else "This may be chance"
         how = "better" if better else "not better"
         text += (f"; {tables.signed(gap['value'], scale)} against {results['baseline']}, which is "
                  f"{how}. {sure} (p {tables.small(gap['p'], sign=True)})")  # fmt: skip
@@ -98,12 +98,12 @@ def _comparison(results, number, many):
     parts.append(_section("Layers that show the same (linear CKA)", "", [
         _card(comparison_plots.layers(name, cka), f"CKA of {name}") for name, cka in maps.items()
     ]))  # fmt: skip
-    told = "The examples that the teacher doubts most"
-    parts.append(_section("Soft targets", f"{told}, and what each model says of them.", [
+    told = "The examples of which the teacher is least sure, and what each model predicts."
+    parts.append(_section("Soft targets", told, [
         _card(comparison_plots.soft_target(results, each), "soft targets")
         for each in results["knowledge"]["soft_targets"]
     ]))  # fmt: skip
-    parts.append(_section("Training", "A line for each seed.", [
+    parts.append(_section("Training", "One line for each seed.", [
         _card(made, title) for title, made in comparison_plots.curves(results)
     ]))  # fmt: skip
     return "".join(parts) + _provenance(results)

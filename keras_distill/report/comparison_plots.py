@@ -116,7 +116,7 @@ def calibration(results):
         axes.plot(groups["confidence"], groups["accuracy"], "o-", color=color[row["model"]], ms=4,
                   lw=1.4, label=name, alpha=0.85)  # fmt: skip
     counts = [n for row in rows.values() for n in row["calibration"]["count"]]
-    plots.label(axes, "confidence", f"accuracy; a point: {_span(counts)} answers")
+    plots.label(axes, "confidence", f"accuracy, {_span(counts)} answers per point")
     plots.legend(axes)
     return made
 

@@ -34,8 +34,8 @@ def format_of(path):
     kind = ENDINGS.get(os.path.splitext(path.rstrip(os.sep))[1])
     if kind is None:
         raise ValueError(
-            f"An exported model is a file or folder that ends in {', '.join(ENDINGS)}, or a "
-            f"SavedModel's folder, and passed its check. Received: {path}"
+            f"An exported model must be a file or folder that ends in {', '.join(ENDINGS)}, or the "
+            f"folder of a SavedModel, and must have passed its check. Received: {path}"
         )
     return kind
 
@@ -79,7 +79,7 @@ def measured(path, inputs, runs=50):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise RuntimeError(f"{path} could not be run in a fresh process: {said[:1000]}")
+            raise RuntimeError(f"{path} failed in a new process: {said[:1000]}")
         with np.load(got) as outputs, open(costs, encoding="utf-8") as file:
             outputs, costs = dict(outputs), json.load(file)
     latency = {batch: summary(found, int(batch)) for batch, found in costs["seconds"].items()}

@@ -95,8 +95,8 @@ def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
     """
     if teacher_log_probs is not None and teacher_log_probs.shape != log_probs.shape:
         raise ValueError(
-            "The teacher must have the model's classes. Received: shapes "
-            f"{teacher_log_probs.shape} and {log_probs.shape}"
+            "The teacher and the model must have the same classes. Received: log-probabilities of "
+            f"shapes {teacher_log_probs.shape} and {log_probs.shape}"
         )
     known, total = answered(log_probs), len(labels)
     if not known.any():

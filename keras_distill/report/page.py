@@ -46,7 +46,7 @@ def check_plots():
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "The report's plots need matplotlib: run `pip install keras_distill[examples]`."
+            "The report's plots need matplotlib. Run `pip install keras-distill[examples]`."
         ) from error
 
 
@@ -77,7 +77,7 @@ def headline(arms):
     failed = {arm: int(s["failed"]["mean"]) for arm, s in arms.items() if "failed" in s}
     if failed:
         told = ", ".join(f"{count} of {arm}" for arm, count in failed.items())
-        return f"Trainings failed, with answers that are not finite ({told}): no gain is told."
+        return f"The gain is unknown, because trainings gave outputs that are not finite ({told})."
     accuracy = {arm: 100 * s["accuracy"]["mean"] for arm, s in arms.items() if "accuracy" in s}
     if not {"alone", "distilled"} <= set(accuracy):
         return "; ".join(f"{arm}: {value:.2f}% accuracy" for arm, value in accuracy.items())
@@ -163,7 +163,7 @@ def _image(draw, title):
     except ImportError:
         raise
     except Exception as error:  # matplotlib's, of whatever kind: the numbers are the result
-        return f"<p>This could not be drawn: {html.escape(str(error))}</p>"
+        return f"<p>This plot could not be drawn. {html.escape(str(error))}</p>"
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
 
@@ -255,7 +255,7 @@ def _reliability(bins_of):
         axis.plot(x, y, "o-", color=_color(arm), lw=1.2, ms=4, alpha=0.8, label=arm)
     counts = [n for bins in bins_of.values() for n in bins["count"] if n]
     if counts:
-        told = f"a point: {min(counts):,} to {max(counts):,} examples"
+        told = f"{min(counts):,} to {max(counts):,} examples per point"
         axis.set_title(told, fontsize=9, color="#6b7280")
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.05), ylim=(-0.03, 1.05))
     axis.legend(frameon=False)

@@ -49,8 +49,8 @@ def quality(results):
                      *compared, *measures])  # fmt: skip
     told = f"{results['examples']:,} examples. The interval is over resampled examples."
     if base:
-        told += (" Better / worse counts the examples, of all seeds, that a model answers better or"
-                 f" worse than {base}; p is McNemar's.")  # fmt: skip
+        told += (" Better / worse counts the examples of all seeds on which a model is better or "
+                 f"worse than {base}. p is that of McNemar's test.")  # fmt: skip
     return "Quality", ["", *heads], body, told
 
 
@@ -78,7 +78,8 @@ def classes(results):
              *(plain(rows[arm]["classes"]["accuracy"][i], 100) for arm in arms),
              signed(-lost[i], 100)] for i in worst]  # fmt: skip
     heads = ["", "answers", *(f"{arm} %" for arm in arms), "difference"]
-    told = f"What {name} lost most of, against the teacher: {len(worst)} of {len(lost)} classes."
+    told = (f"The {len(worst)} of {len(lost)} classes in which {name} lost most, compared with the "
+            "teacher.")  # fmt: skip
     return "Classes", heads, body, told
 
 
@@ -90,7 +91,7 @@ def robust(results):
     scale = results["measure"]["scale"]
     body = [[name, *(plain(row[kind], scale) for kind in kinds)] for name, row in rows.items()]
     told = (f"{results['measure']['heading']} on the first {results['examples_of_exports']:,} "
-            "examples, made worse. Of several seeds the first.")  # fmt: skip
+            "examples after each change. Of several seeds the first is measured.")  # fmt: skip
     return "Robustness", ["", *kinds], body, told
 
 
@@ -99,7 +100,7 @@ def costs(results):
     body = [[name, f"{row['parameters']:,}", count(row["operations"]), size(row["size_bytes"]),
              *latencies(row)] for name, row in results["costs"].items()]  # fmt: skip
     heads = ["", "parameters", "operations", ".keras file", *LATENCY_HEADS]
-    return "Cost", heads, body, "Latency as a compiled function, models taking turns."
+    return "Cost", heads, body, "Latency of a compiled function. The models run in turns."
 
 
 def exported(results):
@@ -113,9 +114,10 @@ def exported(results):
                      size(each["peak_bytes"]), *latencies(each)])  # fmt: skip
     heads = ["", results["measure"]["heading"], "its student", "agreement %", "size", "peak memory",
              *LATENCY_HEADS]  # fmt: skip
-    told = (f"Each by its own runtime in a fresh process, beside the student that was exported, on "
-            f"the first {results['examples_of_exports']:,} examples. Of several seeds the first. "
-            "Peak memory is the whole process's.")  # fmt: skip
+    told = (f"Each exported model runs in its own runtime and a new process, on the first "
+            f"{results['examples_of_exports']:,} examples, beside the student that was exported. "
+            "Of several seeds the first is measured. Peak memory is that of the whole process."
+            )  # fmt: skip
     return "Exported models", heads, body, told
 
 

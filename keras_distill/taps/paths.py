@@ -151,8 +151,8 @@ def call_of(path):
         return None
     if not number.removeprefix("-").isdecimal():
         raise ValueError(
-            f"`{path}`: `#` must be followed by the number of a call, and end the names of a "
-            "path, as in `attention/query#0`."
+            "`#` in a path must follow the last layer's name and precede the number of a call, as "
+            f"in `attention/query#0`. Received: `{path}`"
         )
     return int(number)
 
@@ -182,11 +182,11 @@ def _missing(layer, name, path, below):
     owner = getattr(layer, "name", layer)
     if isinstance(layer, keras.layers.Layer) and not layer.built:
         return (
-            f"No layer `{name}` under `{owner}` (path `{path}`): `{owner}` is not built, so that "
-            "its layers may not exist yet. Call it on a batch first. There are: "
+            f"`{owner}` has no layer `{name}` (path `{path}`). It is not built, so its layers may "
+            "not exist yet. Call it on a batch first. Its layers are: "
             f"{', '.join(below) or 'none'}."
         )
     return (
-        f"No layer `{name}` under `{owner}` (path `{path}`). "
-        f"There are: {', '.join(below) or 'none'}."
+        f"`{owner}` has no layer `{name}` (path `{path}`). "
+        f"Its layers are: {', '.join(below) or 'none'}."
     )

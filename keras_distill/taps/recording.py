@@ -123,8 +123,9 @@ def refuse_checkpoints(model, owner, path):
     for layer in above:
         if keras_layers.checkpoints(layer):
             raise ValueError(
-                f"`{path}`: `{layer.name}` runs under `keras.RematScope`, so that what its layers "
-                "output is not kept. Tap the whole layer, or make it outside of the scope."
+                f"`{path}` cannot be tapped, because `{layer.name}` runs under "
+                "`keras.RematScope`, which discards the outputs of its layers. Tap the whole "
+                "layer, or make it outside of the scope."
             )
 
 
@@ -229,7 +230,7 @@ def _key(path, layer):
 def heard(model, path, calls):
     """What a path names among what the calls of its layer returned."""
     if not calls:
-        raise ValueError(f"`{path}`: `{model.name}` did not call this layer: nothing to tap.")
+        raise ValueError(f"`{path}` cannot be tapped, because `{model.name}` did not call it.")
     number = call_of(path)
     if number is None:
         number = -1
@@ -237,8 +238,8 @@ def heard(model, path, calls):
             warnings.warn(_ambiguous(path, calls), stacklevel=4)
     if not -len(calls) <= number < len(calls):
         raise ValueError(
-            f"`{path}`: `{model.name}` called this layer {len(calls)} times. The first call is "
-            f"`{naming(path, 0)}`, the last `{naming(path, len(calls) - 1)}`."
+            f"`{model.name}` called the layer of `{path}` {len(calls)} times. Name a call, from "
+            f"`{naming(path, 0)}` to `{naming(path, len(calls) - 1)}`."
         )
     _refuse_other_graphs(path, calls[number])
     return calls[number] if path.endswith(SCORES) else part(path, calls[number], "layer")
@@ -247,10 +248,10 @@ def heard(model, path, calls):
 def _ambiguous(path, calls):
     shapes = [keras.tree.map_structure(lambda v: tuple(getattr(v, "shape", ())), each)
               for each in calls]  # fmt: skip
-    others = f", of the shapes {shapes}" if any(shape != shapes[0] for shape in shapes) else ""
+    others = f", with the shapes {shapes}" if any(shape != shapes[0] for shape in shapes) else ""
     return (
-        f"`{path}` was called {len(calls)} times{others}: the last counts. Name one of them, from "
-        f"`{naming(path, 0)}` to `{naming(path, len(calls) - 1)}`."
+        f"`{path}` was called {len(calls)} times{others}. The last call is used. To choose a call, "
+        f"name one from `{naming(path, 0)}` to `{naming(path, len(calls) - 1)}`."
     )
 
 
@@ -263,6 +264,6 @@ def _refuse_other_graphs(path, value):
     for tensor in keras.tree.flatten(value):
         if tf.is_symbolic_tensor(tensor) and tensor.graph is not here:
             raise ValueError(
-                f"`{path}`: this layer runs in a graph of its own (`tf.while_loop`, `tf.cond` or a "
-                "`tf.function` inside the model). Tap the layer around it."
+                f"`{path}` cannot be tapped, because the layer runs inside a `tf.while_loop`, "
+                "`tf.cond` or `tf.function` of the model. Tap the layer around it."
             )

@@ -15,7 +15,7 @@ USUAL = {  # settings of Gemma's kin, without which its scores are others
     "query_head_dim_normalize": True,
 }
 UNLIKE = {  # KerasHub's layers whose scores are no scaled dot products of query and key
-    "DisentangledSelfAttention": "it adds those of the relative positions",
+    "DisentangledSelfAttention": "it adds scores of relative positions",
     "Gemma3nTextAttention": "it scales them in a way of its own",
     "Gemma4TextAttention": "it scales them in a way of its own",
     "Gemma4VisionAttention": "it scales them in a way of its own",
@@ -36,19 +36,20 @@ def check(layer):
     kind = type(layer).__name__
     if unlike := [name for name, usual in USUAL.items() if getattr(layer, name, usual) != usual]:
         raise ValueError(
-            f"`{layer.name}`, a `{kind}` with its own {', '.join(unlike)}, shows no "
-            "attention scores: it changes them before the softmax. Compare query, key and value."
+            f"The attention scores of `{layer.name}`, a `{kind}`, cannot be read, because its "
+            f"{', '.join(unlike)} changes them before the softmax. Compare query, key and value "
+            "instead."
         )
     if not attends(layer):
         raise ValueError(
-            f"A `{kind}` shows no attention scores: `{SCORES}` needs a layer with query, "
-            "key and value such as `keras.layers.MultiHeadAttention`."
+            f"`{SCORES}` needs a layer with query, key and value, such as "
+            f"`keras.layers.MultiHeadAttention`. Received: a `{kind}`"
         )
     for each in type(layer).__mro__:
         if each.__name__ in UNLIKE:
             raise ValueError(
-                f"`{layer.name}`, a `{kind}`, shows no attention scores: {UNLIKE[each.__name__]}. "
-                "Compare query, key and value."
+                f"The attention scores of `{layer.name}`, a `{kind}`, cannot be read, because "
+                f"{UNLIKE[each.__name__]}. Compare query, key and value instead."
             )
 
 

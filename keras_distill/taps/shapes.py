@@ -83,9 +83,9 @@ def _traced(model, unknown=None):
         known = _inferred(look, spec)
     except Exception as error:
         raise ValueError(
-            f"`{model.name}` was saved with the inputs {_described(spec)} and does not run on "
-            "these. Call it on a batch of its data, and read `taps.shapes` there; a subclassed "
-            "model whose `call` takes several inputs should take them in one dict. It said: "
+            f"`{model.name}` was saved with the inputs {_described(spec)} but does not run on "
+            "them. Call it on a batch of its data before `taps.shapes`. A subclassed model with "
+            "several inputs must take them in one dict. Received the error: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
     recorded, output = keras.tree.map_structure(

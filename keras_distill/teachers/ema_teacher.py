@@ -73,7 +73,7 @@ class EMATeacher(Teacher):
         if self._count is not None:
             raise ValueError("This `EMATeacher` already follows a student. Make another one.")
         if not student.built:
-            raise ValueError("An `EMATeacher` copies a student that is built. Call it on a batch.")
+            raise ValueError("The student of an `EMATeacher` must be built. Call it on a batch.")
         with _backend.scope_of(student):
             self._follow(student)
 
@@ -160,8 +160,8 @@ def _copy(student):
             copy.build_from_config(student.get_build_config())
     except Exception as error:
         raise ValueError(
-            f"`{student.name}` cannot be copied through its config ({error}). Give "
-            "`EMATeacher(model=...)` a model like it."
+            f"`{student.name}` cannot be copied from its config ({error}). Give a model with the "
+            "same variables, `EMATeacher(model=...)`."
         ) from error
     return copy
 
@@ -172,9 +172,11 @@ def _check_alike(copy, student):
     shapes = [[tuple(v.shape) for v in model.variables] for model in (copy, student)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            "The copy and the student must have the same variables. Received: "
-            f"{len(shapes[0])} and {len(shapes[1])}, or other shapes. Give `EMATeacher(model=...)` "
-            "a model like the student."
+            "The copy and the student must have variables of the same shapes. Give "
+            "`EMATeacher(model=...)` a model with the student's architecture. Received: "
+            f"{len(shapes[0])} and {len(shapes[1])} variables"
         )
     if {id(v) for v in copy.variables} & {id(v) for v in student.variables}:
-        raise ValueError("The model given to `EMATeacher` shares variables with the student.")
+        raise ValueError(
+            "The model given to `EMATeacher` must not share variables with the student. Clone it."
+        )

@@ -69,8 +69,8 @@ class EnsembleTeacher(Teacher):
             teachers = {str(index): teacher for index, teacher in enumerate(teachers)}
         if len(teachers) < 2:
             raise ValueError(
-                "An ensemble takes at least two `teachers`; one teacher stands alone. "
-                f"Received: {len(teachers)}"
+                "An ensemble needs at least two `teachers`. Give a single teacher to `Distiller` "
+                f"directly. Received: {len(teachers)}"
             )
         if combine not in WAYS:
             raise ValueError(f"`combine` must be one of {WAYS}. Received: combine={combine!r}")
@@ -158,15 +158,15 @@ class EnsembleTeacher(Teacher):
         names = ", ".join(self.members)
         if any(tree.is_nested(value) for value in values):
             raise ValueError(
-                f"An ensemble combines tensors, but a member's `{path}` is a structure. Choose one "
-                "part, as `output:key`, or one member, as `name/path`. Members: " + names
+                f"An ensemble combines tensors, but `{path}` of a member has several parts. Choose "
+                "one part, as in `output:key`, or one member, as in `name/path`. Members: " + names
             )
         shapes = [tuple(value.shape) for value in values]
         if not all(_fits(shapes[0], shape) for shape in shapes):
             raise ValueError(
-                f"The members of an ensemble must agree in shape at `{path}`. Received: "
-                f"{', '.join(map(str, shapes))}. "
-                f"Name one member: `name/{path}`, where `name` is one of {names}."
+                f"All members of an ensemble must have the same shape at `{path}`. Otherwise read "
+                f"one member with `name/{path}`, where `name` is one of {names}. Received: "
+                f"{', '.join(map(str, shapes))}"
             )
         if taps.is_edge(path) and self.combine != "logits":
             for name, value in zip(self.members, values):
@@ -183,7 +183,7 @@ def _normalized(weights, count):
     weights = np.ones(count) if weights is None else np.asarray(weights, "float64")
     if weights.shape != (count,) or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(
-            f"`weights` must be non-negative numbers, one for each of {count} teachers. "
+            f"`weights` must be non-negative numbers, one for each of the {count} teachers. "
             f"Received: weights={weights.tolist()}"
         )
     if not weights.sum() > 0:
@@ -217,7 +217,7 @@ def _check_logits(name, value):
     """Once mixed, probabilities could no longer be told from logits."""
     if not is_symbolic(value) and are_probabilities(value):
         raise ValueError(
-            f"An ensemble takes logits, but its member `{name}` gives probabilities: they are "
-            "non-negative and sum to one. Give `tf.math.log` of its output, or "
-            '`combine="logits"` for a mean of numbers.'
+            f"An ensemble takes logits, but its member `{name}` gives probabilities (non-negative "
+            "values that sum to one). Take the logarithm of its output, or give "
+            '`combine="logits"` to average the values.'
         )

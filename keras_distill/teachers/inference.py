@@ -59,7 +59,8 @@ class Inference:
         precision.check(model, self.dtype, self.errors)
         shown = ", ".join(f"{measure} {error:.1g} at `{path}`"
                           for path, (measure, error, _) in self.errors.items())  # fmt: skip
-        say(f"The teacher `{model.name}` runs in {self.dtype}; from float32: {shown}.")
+        say(f"The teacher `{model.name}` runs in {self.dtype}. Its errors against float32 are "
+            f"{shown}.")  # fmt: skip
 
     def _run(self, x, paths):
         if not isinstance(self.model, keras.layers.Layer):

@@ -80,15 +80,15 @@ def quantized(model):
         ValueError: where Keras cannot copy the model, or has no layer of it in int8.
     """
     if not model.built:
-        raise ValueError(f'`dtype="int8"`: `{model.name}` is not built: call it on a batch first.')
+        raise ValueError(f'`dtype="int8"`: `{model.name}` is not built. Call it on a batch first.')
     try:
         with _backend.scope_of(model):
             twin = copy.deepcopy(model)
     except Exception as error:
         raise ValueError(
-            f'`dtype="int8"` needs a copy of `{model.name}`, which Keras cannot make: '
-            f"{' '.join(str(error).split())[:300]}. Give the class a `get_config` and register "
-            'it, or take `dtype="mixed_bfloat16"`, which copies nothing.'
+            f'`dtype="int8"` needs a copy of `{model.name}`, which Keras cannot make '
+            f"({' '.join(str(error).split())[:300]}). Give the class a `get_config` and register "
+            'it, or give `dtype="mixed_bfloat16"`, which needs no copy.'
         ) from error
     for layer in sublayers(twin, recursive=True):
         if layer.built and not list(sublayers(layer)):  # a tokenizer is not built
@@ -96,8 +96,8 @@ def quantized(model):
                 layer.quantize("int8")
     if not any(is_quantized(layer) for layer in sublayers(twin, recursive=True)):
         raise ValueError(
-            f"`{model.name}` has no layer that Keras runs in int8 (dense, einsum and embedding "
-            'layers; no convolutions): `dtype="mixed_bfloat16"` may help it.'
+            f"`{model.name}` has no layer that Keras can run in int8 (a dense, einsum or embedding "
+            'layer, but no convolution). Try `dtype="mixed_bfloat16"`.'
         )
     return twin
 
@@ -157,7 +157,8 @@ def check(model, dtype, errors):
     for path, (measure, error, bound) in errors.items():
         if not error <= bound:  # NaN too
             raise ValueError(
-                f"`{model.name}` in {dtype} differs from float32 at `{path}` on the first batch: "
-                f'{measure} {error:.2g}, allowed is {bound:g}. Take `dtype="mixed_bfloat16"` where '
-                "float16 overflows or int8 is too coarse, else leave `dtype` out."
+                f"`{model.name}` in {dtype} differs too much from float32 at `{path}` on the first "
+                f"batch. The {measure} is {error:.2g}, and at most {bound:g} is allowed. If "
+                "float16 overflows or int8 is too coarse, give "
+                '`dtype="mixed_bfloat16"`. Otherwise leave `dtype` out.'
             )

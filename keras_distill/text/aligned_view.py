@@ -17,8 +17,8 @@ class AlignedView(View):
         for side in (model, student):
             if getattr(preprocessor_of(side), "tokenizer", None) is None:
                 raise ValueError(
-                    "`aligned=True` takes a teacher and a student of KerasHub with tokenizers. "
-                    f"Received: `{getattr(side, 'name', side)}`, which has none."
+                    "`aligned=True` needs KerasHub models with tokenizers as teacher and student. "
+                    f"Received: `{getattr(side, 'name', side)}`, which has no tokenizer"
                 )
         super().__init__(model, student)
         sides = preprocessor_of(student).tokenizer, model.preprocessor.tokenizer
@@ -26,7 +26,7 @@ class AlignedView(View):
 
     def rides_in(self, batch):
         if self.key not in (batch.views or ()):
-            raise ValueError("`aligned=True` takes raw text. Give `fit` strings.")
+            raise ValueError("`aligned=True` needs raw text. Give strings to `fit`.")
         return True
 
     def beside(self, theirs, ours):
@@ -51,7 +51,7 @@ def _tokens(labels, weight):
     tf = _backend.tensorflow("`aligned=True`")
     if not tf.is_tensor(labels) or labels.shape.rank != 2 or not labels.dtype.is_integer:
         raise ValueError(
-            "`aligned=True` takes language models, whose preprocessors make a label of each "
+            "`aligned=True` needs language models, whose preprocessors make a label for each "
             f"token. Received: labels {labels!r}"
         )
     return labels, tf.ones_like(labels) if weight is None else weight

@@ -73,7 +73,7 @@ class Readers:
             divided = math.ceil(count / steps) if steps and self.student is None else 32
             data = data.batch(given.get("batch_size") or divided)
         elif given.get("y") is not None:
-            raise ValueError("A dataset brings its own labels: `y` must be left out.")
+            raise ValueError("A dataset holds its own labels. Leave `y` out.")
         data = data.map(self.read, num_parallel_calls=tf.data.AUTOTUNE)
         return data.prefetch(tf.data.AUTOTUNE)
 
@@ -168,7 +168,9 @@ def _split(given):
     if not share or given.get("validation_data") is not None:
         return
     if is_dataset(given["x"]):
-        raise ValueError("`validation_split` takes arrays or lists, not a dataset.")
+        raise ValueError(
+            "`validation_split` needs arrays or lists. Give `validation_data` for a dataset."
+        )
     samples = {name: _slices(given.get(name)) for name in SAMPLES}
     kept = int(math.floor(_count(samples["x"]) * (1 - share)))
     rest = [_rows(samples[name], slice(kept, None)) for name in SAMPLES]

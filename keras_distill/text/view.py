@@ -53,10 +53,10 @@ class View:
             ranks = [len(getattr(v, "shape", ())) for v in keras.tree.flatten(value)]
             if self.why and max(ranks, default=0) > 2:
                 raise ValueError(
-                    f"`{path}` of the teacher `{self.model.name}` has values for every token, and "
-                    f"the student's tokens are others: {self.why}. Give both one tokenizer and one "
-                    "sequence length, or compare what is one value an example, such as the logits "
-                    "of classes. Language models may differ: `ModelTeacher(model, aligned=True)`."
+                    f"`{path}` of the teacher `{self.model.name}` has values for every token, but "
+                    f"the student has other tokens ({self.why}). Give both the same tokenizer and "
+                    "sequence length, or compare one value per example, such as the logits of "
+                    "classes. For language models, give `ModelTeacher(model, aligned=True)`."
                 )
 
 
@@ -96,7 +96,7 @@ def unpacked(data):
 def _difference(theirs, ours):
     """In what two preprocessors' tokens differ, in words, or `None`."""
     if ours is None:
-        return "they are made without a preprocessor"
+        return "the student has no preprocessor"
     return _other_tokenizer(theirs, ours) or _other_length(theirs, ours)
 
 

@@ -76,7 +76,7 @@ def latest(folder):
             return (path, *read(path))
         except DAMAGED as error:
             warnings.warn(
-                f"{path} is damaged, and the checkpoint before it is taken: {error}", stacklevel=2
+                f"{path} is damaged ({error}). The checkpoint before it is used.", stacklevel=2
             )
     if paths:
         raise ValueError(

@@ -29,9 +29,9 @@ def check_own_step(student):
     """Refuses a student that trains in a way that cannot be kept where terms are added."""
     if trainer.overrides(student, "train_step"):
         raise ValueError(
-            f"`{type(student).__name__}` has a `train_step` of its own, which a distiller cannot "
-            "combine with a teacher. Put what it adds to the loss into `compute_loss`, and what it "
-            "logs into `compute_metrics`: a distiller keeps both."
+            f"`{type(student).__name__}` has its own `train_step`, which a distiller cannot "
+            "combine with a teacher. Move what it adds to the loss into `compute_loss`, and what "
+            "it logs into `compute_metrics`. A distiller calls both."
         )
 
 
@@ -47,8 +47,8 @@ def check_strategies(student, teachers):
     for name, model in models:
         if isinstance(model, keras.Model) and trainer.strategy_of(model) is not owner:
             raise ValueError(
-                f"The student and its teacher `{name}` must be made under one `strategy.scope()`. "
-                f"Received: {owner} and {trainer.strategy_of(model)}."
+                f"Make the student and its teacher `{name}` under the same `strategy.scope()`. "
+                f"Received: {owner} and {trainer.strategy_of(model)}"
             )
 
 
@@ -64,14 +64,14 @@ def warn_of_shared(student, teachers):
         for model in teacher.models():
             if model is student:
                 warnings.warn(
-                    f"The teacher `{name}` is the student itself: its answers move with it. Give "
-                    'the term `source="self"`, which needs no second pass, or take an '
-                    "`EMATeacher`, or a clone with the weights of now.",
+                    f"The teacher `{name}` is the student itself, so its outputs change with every "
+                    'update. Give the term `source="self"`, which needs no second forward pass, '
+                    "or give an `EMATeacher`, or a clone of the student as it is now.",
                     stacklevel=4,
                 )
             elif trained & {id(variable) for variable in getattr(model, "variables", ())}:
                 warnings.warn(
-                    f"The teacher `{name}` shares weights with the student, and moves as these "
+                    f"The teacher `{name}` shares weights with the student and changes as these "
                     "train. Freeze the shared layers, or clone the teacher.",
                     stacklevel=4,
                 )
@@ -116,8 +116,8 @@ def check_share(alpha, labels, terms):
     if labels or not terms or alpha is None or (schedules.is_number(alpha) and alpha == 1):
         return
     raise ValueError(
-        "Without a `loss` in `compile` there is only the teacher: `alpha` must be 1 or left "
-        f"out. Received: alpha={alpha}"
+        "Without a `loss` in `compile` the student learns from the teacher alone. Leave `alpha` "
+        f"out, or give 1. Received: alpha={alpha}"
     )
 
 
@@ -131,18 +131,18 @@ def check_ready(objective, given):
     idle = set(objective.teachers) - {"self"} - {term.source for term in objective.terms}
     if idle and not (schedules.is_number(objective.alpha) and objective.alpha == 0):
         raise ValueError(
-            f"No term uses the teacher `{', '.join(sorted(idle))}`. Give a `Term` with that "
-            f"`source`, or leave the teacher out. Terms: {objective.terms}"
+            f"No term uses the teacher `{', '.join(sorted(idle))}`. Give a `Term` with this "
+            f"`source`, or leave the teacher out. Received: {objective.terms}"
         )
     validates = given.get("validation_data") is not None or given.get("validation_split")
     if validates and not objective.loses and objective.compiled_metrics is None:
-        raise ValueError("Nothing to validate. Give `compile` a `loss` or `metrics`.")
+        raise ValueError("There is nothing to validate. Give `compile` a `loss` or `metrics`.")
 
 
 def check_evaluates(objective):
     """Refuses an evaluation of nothing."""
     if not objective.loses and objective.compiled_metrics is None:
-        raise ValueError("Nothing to evaluate. Give `compile` a `loss` or `metrics`.")
+        raise ValueError("There is nothing to evaluate. Give `compile` a `loss` or `metrics`.")
 
 
 def listed(callbacks):

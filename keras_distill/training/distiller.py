@@ -29,7 +29,7 @@ from keras_distill.training.weight_files import OPTIMIZER, WeightsFile, assign
 _step = importlib.import_module(f"keras_distill.training.step_{_backend.NAME}")
 
 
-class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
+class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Model):
     """Trains a student on labels and on teachers' targets, through Keras's own `fit`.
 
     `total = (1 - alpha) * label_loss + alpha * sum(weight * term) + the student's regularization`
@@ -152,8 +152,8 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
         for term in terms if optimizer is not None and optimizer.built else ():
             if getattr(term, "trains", False) and term.name not in self.objective.layers:
                 raise ValueError(
-                    f"`{term.name}` has weights of its own, and the optimizer is built for other "
-                    "variables. Attach the term before the first `fit`, or `compile` again."
+                    f"`{term.name}` has weights, but the optimizer is already built without them. "
+                    "Attach the term before the first `fit`, or `compile` again."
                 )
         self.objective.attach(*terms)
         self._follow_terms(terms)
@@ -294,7 +294,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     def look(self, data):
         """Prepares the objective with a batch, and builds what trains beside the student."""
         if data is None:
-            raise ValueError("The dataset is empty: `fit` needs at least one batch.")
+            raise ValueError("The dataset is empty. Give `fit` at least one batch.")
         with _backend.scope_of(self):
             self.objective.prepare(self.unpacked(data))
             self.scores.follow_terms()  # the batch may have chosen the default terms
@@ -380,7 +380,7 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
             self._loaded = found
         else:
             raise ValueError(
-                "Projectors are built by the first batch. Call `fit(data, epochs=0)` before "
+                "The projectors are not built yet. Call `fit(data, epochs=0)` before "
                 "`load_weights`."
             )
 
@@ -423,16 +423,16 @@ class Distiller(_step.Step, trainer.SharesCompiled, keras.Model):
     def save_own_variables(self, store):
         """Refused: `keras.saving.save_weights` would write a file that the student cannot load."""
         raise NotImplementedError(
-            "`keras.saving.save_weights` and `load_weights` take a distiller for a layer around "
-            "its student. Call `distiller.save_weights(path)` and `distiller.load_weights(path)`."
+            "`keras.saving.save_weights` and `load_weights` cannot save a distiller. "
+            "Call `distiller.save_weights(path)` and `distiller.load_weights(path)`."
         )
 
     load_own_variables = save_own_variables
 
     def get_config(self):
         raise NotImplementedError(
-            "A distiller is not saved: `distiller.save(path)` saves the student. Give "
-            "`OrbaxCheckpoint` the argument `save_weights_only=True`."
+            "A distiller has no config, so it cannot be saved whole. Save the student with "
+            "`distiller.save(path)`. Give `OrbaxCheckpoint` the argument `save_weights_only=True`."
         )
 
     def get_compile_config(self):

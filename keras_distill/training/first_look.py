@@ -130,9 +130,9 @@ def _check_places(objective, features):
         paths = tree.flatten(term.student) if term.source != "self" else []
         if any(len(getattr(features[path], "shape", ())) > 3 for path in paths):
             warnings.warn(
-                f"`{term.name}` compares feature maps place by place, but the student moves its "
-                f"images at random inside ({', '.join(moved)}), and the teacher sees them unmoved. "
-                "Move the augmentation into the data, so that both see the same images.",
+                f"`{term.name}` compares feature maps position by position, but layers inside the "
+                f"student shift its images at random ({', '.join(moved)}) and the teacher sees "
+                "other images. Put the augmentation into the data, so that both see the same ones.",
                 stacklevel=2,
             )
 
@@ -145,7 +145,10 @@ def _check_finite(objective, name, answers, values):
     for path in tree.flatten(term.teacher):
         for tensor in tree.flatten(answers[term.source].get(path)):
             if ops.is_tensor(tensor) and np.isnan(_numbers(tensor)).any():
-                raise ValueError(f"NaN in the output of `{term.source}` at `{path}`, at step 0.")
+                raise ValueError(
+                    f"NaN in the output of `{term.source}` at `{path}`, at step 0. Check the "
+                    "inputs and the model's weights."
+                )
 
 
 def _numbers(tensor):

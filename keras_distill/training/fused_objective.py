@@ -47,7 +47,9 @@ class Judge(keras.Model):
                 weighted_metrics=None, **kwargs):  # fmt: skip
         """Keras's, with a cross-entropy from logits as the only loss."""
         if loss_weights is not None:
-            raise ValueError("With `fused_head=True` there is one loss. Leave `loss_weights` out.")
+            raise ValueError(
+                "With `fused_head=True` there is only one loss. Leave `loss_weights` out."
+            )
         metrics, weighted = given_metrics(metrics), given_metrics(weighted_metrics)
         super().compile(optimizer, given_loss(loss), metrics=metrics, weighted_metrics=weighted,
                         **kwargs)  # fmt: skip
@@ -117,17 +119,17 @@ class FusedObjective(Objective):
             or not fused.takes(term.loss)
         ):
             raise ValueError(
-                f"`{term.name}`: with `fused_head=True` a term on outputs is a divergence that is "
-                "a sum over the classes (`KLDivergence`, `ReverseKL`, `JensenShannon` ...) "
-                f"between `output` and `output`, without a projector. Received: {term!r}"
+                f"With `fused_head=True` the term `{term.name}` on outputs must have a divergence "
+                "that is a sum over the classes (`KLDivergence`, `ReverseKL`, `JensenShannon` ...) "
+                f"and compare `output` with `output`, without a projector. Received: {term!r}"
             )
         if type(teacher) is ModelTeacher and term.source not in self._splits:
             split = self._splits[term.source] = SplitModel(teacher.model)
             self.teachers[term.source] = teacher.running(split.body)
         elif not isinstance(teacher, (ModelTeacher, CachedTeacher)):
             raise ValueError(
-                f"`{term.name}`: with `fused_head=True` outputs come from a model with an output "
-                f"head, or as a `TopK` from a cache. Received: {type(teacher).__name__}"
+                f"With `fused_head=True` the teacher of `{term.name}` must be a model with an "
+                f"output head, or a cache of `TopK`. Received: {type(teacher).__name__}"
             )
 
     def features(self, batch, training):
@@ -191,8 +193,9 @@ class FusedObjective(Objective):
             parts = (silenced(part, [counts]) for part in target[1:3])
             return TopK(target.ids, *parts, target.temperature)
         raise ValueError(
-            f"`{term.name}`: with `fused_head=True` a cache gives a `TopK`: whole logits are what "
-            f"it spares. Received: a tensor of shape {tuple(target.shape)}. Cache with `top_k=...`."
+            f"With `fused_head=True` the cache of `{term.name}` must hold a `TopK` instead of "
+            "whole logits. Write the cache with `top_k=...`. Received: a tensor of shape "
+            f"{tuple(target.shape)}"
         )
 
 

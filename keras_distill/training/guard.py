@@ -81,9 +81,9 @@ def fault_of(names, step):
     if isinstance(names[0], Knob):
         return names[0].error(step)
     return NotFinite(
-        f"Not finite (NaN or infinite) at step {step}: {', '.join(names)}. The update was "
-        "skipped: the last good weights remain. Look for bad inputs or labels out of range. If "
-        "there are none, lower the learning rate or the term's weight, or set `clipnorm`."
+        f"Not finite (NaN or infinite) at step {step}: {', '.join(names)}. This update was "
+        "skipped, so the weights are those before it. Check for bad inputs and for labels out of "
+        "range. If there are none, lower the learning rate or the term's weight, or set `clipnorm`."
     )
 
 

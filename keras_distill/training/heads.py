@@ -60,8 +60,8 @@ def _choose_defaults(objective, output):
         return  # attached since
     objective.terms = made
     say(
-        f"The default term compares outputs by `{made[0].loss.name}`: the student's head and the "
-        "compiled loss call for it. Give `terms` to choose."
+        f"The default term compares outputs by `{made[0].loss.name}`, which fits the student's "
+        "head and the compiled loss. Give `terms` to choose another loss."
     )
 
 
@@ -83,8 +83,8 @@ def _check_parts(term, features, targets):
         if tree.is_nested(value) and not isinstance(value, TopK):
             keys = value if isinstance(value, dict) else map(str, range(len(value)))
             raise ValueError(
-                f"`{term.name}`: the {side}'s `{path}` has several parts. Name one as "
-                f"`{path}:KEY`. There are: {', '.join(keys)}."
+                f"`{term.name}`: the {side}'s `{path}` has several parts ({', '.join(keys)}). Name "
+                f"one of them as `{path}:KEY`."
             )
 
 
@@ -100,7 +100,8 @@ def _check_logits(term, loss, features, targets):
             _check_one(term, side, path, value, activation, compiled)
             if logits_of(value) is not None:
                 say(
-                    f"`{term.name}`: the {side}'s `{path}` ends in {activation}: its logits count."
+                    f"`{term.name}`: the {side}'s `{path}` ends in {activation}. The loss uses its "
+                    "logits."
                 )
 
 
@@ -112,26 +113,26 @@ def _check_one(term, side, path, value, activation, compiled):
     )
     if softmax and value.shape[-1] == 1:
         raise ValueError(
-            f"{where} has one unit, {tuple(value.shape)}, and the divergence between distributions "
-            "over one class is always 0. Give `BinaryKLDivergence` for yes or no, or a loss on "
-            'values such as "mse" for a regression.'
+            f"{where} has one unit, {tuple(value.shape)}, but the divergence between distributions "
+            "over one class is always 0. Give `BinaryKLDivergence` for a binary classifier, or a "
+            'loss on values such as "mse" for a regression.'
         )
     independent = activation == "sigmoid" or (compiled == "binary" and activation != "softmax")
     if softmax and independent:
         raise ValueError(
-            f"{where} answers yes or no for each unit, and `{type(term.loss).__name__}` compares "
-            "distributions over all units. Give `BinaryKLDivergence`."
+            f"{where} is a binary classifier for each unit, but `{type(term.loss).__name__}` "
+            "compares distributions over all units. Give `BinaryKLDivergence`."
         )
     if softmax and compiled == "regression" and activation == "linear":
         raise ValueError(
-            f"{where} is a regression by the compiled loss, and `{type(term.loss).__name__}` "
-            "compares distributions over classes, which a shift of all values does not change. "
-            'Give a loss on values such as `Term("mse")`.'
+            f"{where} is a regression according to the compiled loss, but "
+            f"`{type(term.loss).__name__}` compares distributions over classes, which ignore a "
+            'shift of all values. Give a loss on values such as `Term("mse")`.'
         )
     if sigmoid and activation == "softmax":
         raise ValueError(
-            f"{where} ends in a softmax: its classes exclude each other, and `BinaryKLDivergence` "
-            "compares each alone. Give `KLDivergence`."
+            f"{where} ends in a softmax over classes, but `BinaryKLDivergence` compares each class "
+            "alone. Give `KLDivergence`."
         )
     if logits_of(value) is None:
         _check_probabilities(term, where, value, sigmoid)
@@ -141,15 +142,15 @@ def _check_probabilities(term, where, value, sigmoid):
     """A softmax must not be softened twice, nor a yes or no."""
     if are_probabilities(value):
         raise ValueError(
-            f"{where} gives probabilities where the loss takes logits: the first batch is "
-            "non-negative and sums to one. Take the softmax out of the model, or give the log of "
-            "its output."
+            f"{where} gives probabilities, but the loss takes logits. On the first batch the "
+            "values are non-negative and sum to one. Remove the softmax from the model, or take "
+            "the logarithm of its output."
         )
     if sigmoid and _between_0_and_1(value):
         raise ValueError(
-            f"{where} gives probabilities of yes where the loss takes logits: all values of the "
-            "first batch lie in [0, 1]. Take the sigmoid out of the model, or give "
-            "`log(p / (1 - p))` of its output."
+            f"{where} gives probabilities, but the loss takes logits. On the first batch all "
+            "values lie in [0, 1]. Remove the sigmoid from the model, or take `log(p / (1 - p))` "
+            "of its output."
         )
 
 

@@ -21,8 +21,8 @@ def check(loss, batch, output):
         return
     if batch.labels is None:
         raise ValueError(
-            "`compile` has a `loss`, but the data hold no labels. Give `(x, y)`, or leave the "
-            "loss out to learn from the teacher alone."
+            "`compile` has a `loss`, but the data hold no labels. Give `(x, y)`. To learn from the "
+            "teacher alone, leave the loss out."
         )
     if not ops.is_tensor(output):
         return
@@ -47,7 +47,7 @@ def _check_from_logits(loss, probabilities):
     if from_logits == probabilities:
         gives = "probabilities" if probabilities else "logits"
         raise ValueError(
-            f"The student gives {gives}: `compile` needs a loss with "
+            f"The student gives {gives}, so `compile` needs a loss with "
             f"`from_logits={not probabilities}`. Received: from_logits={from_logits}"
         )
 

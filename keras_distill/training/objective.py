@@ -94,10 +94,13 @@ class Objective:
         for term in terms:
             if not isinstance(term, Term):
                 raise TypeError(
-                    f"`terms` must hold `Term`s. Received: {term!r}; give `Term(loss)`."
+                    f"`terms` must hold `Term` objects. Wrap a loss as `Term(loss)`. Received: "
+                    f"{term!r}"
                 )
             if term.name in names:
-                raise ValueError(f"The name `{term.name}` is taken. Give the term another `name`.")
+                raise ValueError(
+                    f"Another term is named `{term.name}`. Give this term another `name`."
+                )
             names.append(term.name)
             self.check(term)
         self.terms.extend(terms)
@@ -111,7 +114,8 @@ class Objective:
         compiling.check_own_step(self.student)
         if term.source not in self.teachers:
             raise ValueError(
-                f"`{term.name}`: no source `{term.source}`. There are: {', '.join(self.teachers)}."
+                f"The `source` of `{term.name}` must be one of {', '.join(self.teachers)}. "
+                f"Received: source={term.source!r}"
             )
         if self.student.built:
             for path in student_paths([term]):
@@ -124,8 +128,8 @@ class Objective:
                     if isinstance(model, keras.layers.Layer):
                         taps.find_layer(model, path)  # its error names the layers that there are
                 raise ValueError(
-                    f"`{term.name}`: the teacher `{term.source}` has no layers, so there is no "
-                    f"`{path}`. Compare its output, or give a Keras model. Received: "
+                    f"`{term.name}` reads `{path}`, but the teacher `{term.source}` has no layers. "
+                    f"Compare its output, or give a Keras model as the teacher. Received: "
                     f"{teacher.describe()}"
                 )
 
@@ -339,7 +343,8 @@ class Objective:
         parts += [*added, *(ops.sum(loss) for layer in layers for loss in layer.losses)]
         if not parts:
             raise ValueError(
-                "Nothing to train on. Give `compile` a `loss`, or the distiller a teacher or terms."
+                "There is nothing to learn from. Give `compile` a `loss`, or give the distiller a "
+                "teacher or terms."
             )
         return parts[0] if len(parts) == 1 else ops.sum(parts)
 
@@ -449,9 +454,9 @@ def teachers_by_name(teacher):
     cached = [key for key, source in given.items() if isinstance(source, CachedTeacher)]
     if len(cached) > 1:
         raise ValueError(
-            "One `CachedTeacher` serves all targets of a batch, and a second one would serve the "
-            'same. Give the targets of each teacher a path of their own, such as "a/output", and '
-            f"name it as the `teacher` of a term. Received: CachedTeacher as {cached}"
+            "Only one teacher may be a `CachedTeacher`, since each would read the same targets. "
+            'Cache the targets of several teachers under different paths, such as "a/output", and '
+            f"name the path as the `teacher` of a term. Received: CachedTeacher as {cached}"
         )
     return {"self": SelfTeacher()} | {
         key: source if isinstance(source, Teacher) else ModelTeacher(source)

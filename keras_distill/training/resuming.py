@@ -41,7 +41,7 @@ def place_of(callbacks, model):
     """Where the `fit` of a distiller with these callbacks begins: a `Place`, or `None`."""
     found = [each for each in callbacks if isinstance(each, Resuming)]
     if len(found) > 1:
-        raise ValueError(f"One callback may resume a `fit`. Received: {found}")
+        raise ValueError(f"Only one callback may resume a `fit`. Received: {found}")
     with found[0].resuming(model) if found else contextlib.nullcontext() as place:
         yield place
 
@@ -69,9 +69,9 @@ def assign(variables, values, what):
     shapes = [tuple(variable.shape) for variable in variables]
     if shapes != [value.shape for value in values]:
         raise ValueError(
-            f"{what} holds other variables than this training has. Give the same student, "
-            f"teachers, terms, optimizer and callbacks, or another folder. Received: {shapes} for "
-            f"{[value.shape for value in values]}"
+            f"{what} has other variables than this training. Give the same student, "
+            f"teachers, terms, optimizer and callbacks, or another folder. Received: {shapes} "
+            f"instead of {[value.shape for value in values]}"
         )
     for variable, value in zip(variables, values):
         variable.assign(value)

@@ -73,7 +73,7 @@ class Scores:
         for name in self.means:
             if name in logs:
                 raise ValueError(
-                    f"A metric of the student is named `{name}`. Give the term a `name`."
+                    f"A metric of the student is also named `{name}`. Give the term another `name`."
                 )
         return {**logs, **{mean.name: mean.result() for mean in self.own()}}
 

@@ -41,13 +41,13 @@ class Step:
         """The optimizer's, or none."""
         return [] if self.optimizer is None else self.optimizer.variables
 
-    def _symbolic_build(self, iterator=None, data_batch=None):
-        """Keras calls this first in `fit`, `evaluate` and `train_on_batch`."""
+    def look_first(self, iterator=None, data_batch=None):
+        """Looks at the first batch, and builds what is not built."""
         if self.look_is_due:
             data_batch = epochs.first_batch(self, iterator) if data_batch is None else data_batch
             self.look(data_batch)
         with trainer.optimizer_left(self, self.mode != "train"):
-            super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+            self.build_as_keras(iterator, data_batch)
         self.go_to_place(iterator)
 
     def groups(self):

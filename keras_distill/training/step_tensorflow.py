@@ -25,8 +25,8 @@ class Step:
             alone = trainer.strategy_of(self) is None
             return Guard(halts=alone and not self.jit_compile)
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Keras calls this first in `fit`, `evaluate` and `train_on_batch`, before any callback."""
+    def look_first(self, iterator=None, data_batch=None):
+        """Looks at the first batch, on replicas at a part of it, and builds what is not built."""
         strategy = trainer.strategy_of(self)
         if strategy is None:
             if self.look_is_due and not (data_batch is None and epochs.is_steered(iterator)):
@@ -36,8 +36,8 @@ class Step:
         several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         if several and self.steps_per_execution > 1:
             raise ValueError(
-                "`steps_per_execution` must be 1 on several workers, where Keras's loop of steps "
-                f"cannot be run. Received: steps_per_execution={self.steps_per_execution}"
+                "`steps_per_execution` must be 1 on several workers, because Keras's loop of steps "
+                f"does not run there. Received: steps_per_execution={self.steps_per_execution}"
             )
         if iterator is not None:  # Keras itself looks at a batch here
             data_batch = keras.tree.map_structure(_local, epochs.peek(iterator))
@@ -117,8 +117,9 @@ class Step:
                 return function(iterator)
             except LOST as error:
                 raise RuntimeError(
-                    "Another worker has ended, or cannot be reached: no worker can go on without "
-                    "it. Start all again; with `callbacks.Resume` they go on where they were."
+                    "Another worker has ended or cannot be reached, so this worker cannot "
+                    "continue. Restart all workers. With `callbacks.Resume` they continue from "
+                    "the last checkpoint."
                 ) from error
 
         return run

@@ -18,8 +18,8 @@ class Step:
         """The guard of updates: it raises in the step itself."""
         return Guard()
 
-    def _symbolic_build(self, iterator=None, data_batch=None):
-        """Keras calls this first in `fit`, `evaluate` and `train_on_batch`."""
+    def look_first(self, iterator=None, data_batch=None):
+        """Looks at the first batch, and builds what is not built."""
         if self.look_is_due:
             with torch.no_grad():
                 data_batch = (
@@ -27,7 +27,7 @@ class Step:
                 )
                 self.look(data_batch)
         with trainer.optimizer_left(self, self.mode != "train"):
-            super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+            self.build_as_keras(iterator, data_batch)
         self.go_to_place(iterator)
 
     def train_step(self, data):

@@ -116,8 +116,8 @@ class Term:
         made = {"projector": self.projector}
         if self.projector == "auto":
             made["projector"] = self._fitting(model, y_pred, targets)
-        if made["projector"] is not None:
-            y_pred = made["projector"](y_pred)  # builds it
+        if made["projector"] is not None:  # the call builds it
+            y_pred = made["projector"](*_seen_by(made["projector"], y_pred, y_true))
         if self.loss.stateful:
             if self.loss.layer is None:
                 self.loss.build(*each(lambda tensor: tuple(tensor.shape), [y_pred, y_true]))
@@ -127,18 +127,18 @@ class Term:
     def _fitting(self, model, y_pred, targets):
         if not isinstance(self.student, str) or not isinstance(self.teacher, str):
             raise ValueError(
-                f'`{self.name}`: `projector="auto"` takes one path on each side. Received: '
-                f"student={self.student}, teacher={self.teacher}. Give a layer for a structure."
+                f'`projector="auto"` of `{self.name}` needs one path on each side. For several '
+                f"paths, give a layer. Received: student={self.student}, teacher={self.teacher}"
             )
         shapes = tuple(y_pred.shape), tuple(targets[self.teacher].shape)
         layer = None if taps.is_edge(self.student) else taps.find_layer(model, self.student)
         heads = isinstance(layer, keras.layers.EinsumDense) and len(shapes[0]) == 4
         if heads or self.student.endswith(taps.SCORES):
             raise ValueError(
-                f"`{self.name}`: `{self.student}` holds attention heads {shapes[0]}, "
+                f"`{self.student}` of `{self.name}` has attention heads {shapes[0]}, "
                 'which `projector="auto"` does not mix. Compare relations between tokens or mean '
                 "attention (`MiniLMRelations`, `AttentionMSE(heads='mean')`), or give a layer that "
-                "maps them."
+                "maps the heads."
             )
         return projectors.fitting(*shapes, name=f"{self.name}_projector")
 
@@ -166,14 +166,17 @@ class Term:
         if counts is not None:  # what is masked may hold anything, NaN included
             axes = self.loss.token_axes
             y_pred, y_true = each(lambda t: weights.silence(t, counts, axes), (y_pred, y_true))
-        if "projector" in layers:  # terms are measured in training only
-            y_pred = layers["projector"](y_pred, training=True)
+        extras, projector = self._extras(features, batch, counts), layers.get("projector")
+        whole = isinstance(projector, projectors.TwoSided)  # it compares the batch's examples
+        if whole:
+            y_true, y_pred, extras = replicas.gathered((y_true, y_pred, extras))
+        if projector is not None:  # terms are measured in training only
+            y_pred = projector(*_seen_by(projector, y_pred, y_true), training=True)
         check_shapes(self, y_true, y_pred)
         y_pred, y_true = each(lambda t: ops.cast(t, self.loss.dtype), (y_pred, y_true))
-        extras = self._extras(features, batch, counts)
-        if self.loss.across_batch:
+        if self.loss.across_batch and not whole:
             y_true, y_pred, extras = replicas.gathered((y_true, y_pred, extras))
-            counts = extras["mask"]
+        counts = extras["mask"]
         asked = {name: extras[name] for name in (*self.loss.needs, *self.loss.reads)}
         values = self.loss.call(y_true, y_pred, **asked)
         return self.weighed(values, counts)
@@ -199,8 +202,8 @@ class Term:
         """The loss's values with the weights that they have, as `Measured`."""
         if len(values.shape) == 0:
             raise ValueError(
-                f"`{self.name}`: a loss must return one value per example or token, not a scalar: "
-                "a term weighs, masks and averages them itself."
+                f"The loss of `{self.name}` must return one value per example or token, because "
+                "the term weighs, masks and averages them. Received: a scalar"
             )
         if counts is None:
             return Measured(values, ops.ones_like(values))
@@ -212,6 +215,11 @@ class Term:
 
     def __repr__(self):
         return f"Term({self.loss.name}, {self.student} <- {self.source}:{self.teacher})"
+
+
+def _seen_by(projector, y_pred, y_true):
+    """What a projector is called with."""
+    return (y_pred, y_true) if isinstance(projector, projectors.TwoSided) else (y_pred,)
 
 
 def each(function, structure):

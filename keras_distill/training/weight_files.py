@@ -30,8 +30,8 @@ class WeightsFile:
             return
         if not str(filepath).endswith(".h5"):
             raise ValueError(
-                "A file of weights in shards holds the student alone, and this distillation trains "
-                f"{', '.join(self.layers)} beside it: save to a path that ends in `.weights.h5`. "
+                "Weights in shards hold only the student, but this distillation also trains "
+                f"{', '.join(self.layers)}. Save to a path that ends in `.weights.h5`. "
                 f"Received: filepath={filepath}"
             )
         with h5py.File(filepath, "a") as file:
@@ -83,8 +83,9 @@ def assign(layer, arrays, name):
     shapes = [tuple(variable.shape) for variable in layer.variables]
     if [array.shape for array in arrays] != shapes:
         raise ValueError(
-            f"The weights file holds `{name}` in other shapes: {[a.shape for a in arrays]}. This "
-            f"distiller has {shapes}. Give the same student, teachers and terms."
+            f"The weights file holds `{name}` with other shapes than this distiller. Give the same "
+            f"student, teachers and terms. Received: {[a.shape for a in arrays]} instead of "
+            f"{shapes}"
         )
     for variable, array in zip(layer.variables, arrays):
         variable.assign(array)

@@ -124,7 +124,7 @@ def _only(weights, name):
         if first.shape != other.shape or not bool(ops.all(first == other)):
             raise ValueError(
                 f"`{name}`: the outputs have different sample weights, and this term reads a "
-                "hidden layer, so it cannot choose one. Name it with "
+                "hidden layer, so it cannot choose one. Name the output with "
                 '`mask="sample_weight:KEY"`, or give `mask=None`.'
             )
     return first
@@ -146,8 +146,9 @@ def aligned(weights, values, name):
     fits = all(w is None or v is None or w in (1, v) for w, v in sizes)
     if len(weights.shape) > len(values.shape) or not fits:
         raise ValueError(
-            f"`{name}`: weights of shape {tuple(weights.shape)} do not fit values of shape "
-            f"{tuple(values.shape)}. Name another `mask`, or give `mask=None`."
+            f"The weights of `{name}` have the shape {tuple(weights.shape)}, which does not fit "
+            f"the loss's values of shape {tuple(values.shape)}. Give another `mask`, or "
+            "`mask=None`."
         )
     return ops.cast(expanded(weights, len(values.shape)), values.dtype) * ops.ones_like(values)
 

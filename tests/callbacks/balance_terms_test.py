@@ -197,8 +197,8 @@ def test_refused_when_made(arguments, message):
 @pytest.mark.parametrize(
     "options, shares, message",
     [
-        ({}, {"ke": 0.5}, "`ke`.*kd, hint"),
-        ({"terms": [kd(weight=lambda step: 0.5)]}, {"kd": 0.5}, "`kd` is a schedule"),
+        ({}, {"ke": 0.5}, "kd, hint.*`ke`"),
+        ({"terms": [kd(weight=lambda step: 0.5)]}, {"kd": 0.5}, "`kd`, because it is a schedule"),
         ({}, {"kd": 0.5, "hint": 0.5}, "less than 1"),
         ({"alpha": 1.0, "loss": None}, {"kd": 0.5, "hint": 0.2}, "sum to 1"),
         ({"alpha": 0.0}, {"kd": 0.5}, "`alpha` is 0"),

@@ -169,7 +169,7 @@ def test_self_and_projector():
     [
         (lambda: FeatureHook("nowhere", "hidden"), "nowhere.*hidden"),
         (lambda: FeatureHook("hidden", "nowhere"), "nowhere.*hidden"),
-        (lambda: FeatureHook("hidden", "hidden", source="other"), "other.*teacher"),
+        (lambda: FeatureHook("hidden", "hidden", source="other"), "teacher.*other"),
     ],
 )
 def test_refused_before_the_first_step(hook, message):
@@ -180,7 +180,7 @@ def test_refused_before_the_first_step(hook, message):
 
 
 def test_an_onlooker_of_several_layers_is_refused():
-    with pytest.raises(ValueError, match="one path.*head"):
+    with pytest.raises(ValueError, match="needs a `loss`.*head"):
         FeatureHook(["hidden", "head"], "hidden")
 
 

@@ -75,7 +75,7 @@ def test_where_all_are_damaged_nothing_is_trained(tmp_path):
 
 def test_data_in_another_order_are_refused(tmp_path):
     killed("arrays", tmp_path, 3)
-    with pytest.raises(ValueError, match="The data begin with another batch"):
+    with pytest.raises(ValueError, match="The first batch differs"):
         train("arrays", tmp_path, seed=1)
 
 

@@ -166,7 +166,7 @@ def test_hints_have_projectors_that_are_trained():
     distiller = made()
     logs = fit(distiller, SelfDistillation("final", "exit_1", hint=hint), epochs=6)
     assert logs["exit_1_feature_hint"][-1] < logs["exit_1_feature_hint"][0]
-    with pytest.raises(ValueError, match="optimizer is built"):
+    with pytest.raises(ValueError, match="optimizer is already built"):
         fit(distiller, SelfDistillation("final", "exit_1", hint={"exit_2_feature": "exit_2_head"}))
 
 

@@ -49,20 +49,20 @@ def test_an_estimate_comes_before_the_writing(made, tmp_path, capsys):
     assert "At most 16 rows" in printed.splitlines()[0]
     assert cache(made, "verify", tmp_path / "new") == 0
     printed = capsys.readouterr().out
-    assert "Every record is as it was written" in printed and "largest_error" in printed
+    assert "Every record is intact" in printed and "largest_error" in printed
 
 
 def test_parts(made, tmp_path, capsys):
     assert cache(made, "write", tmp_path / "new", "--shard=0/2") == 0
-    assert "others are not yet" in capsys.readouterr().out
+    assert "Other parts are not written yet" in capsys.readouterr().out
     assert cache(made, "write", tmp_path / "new", "--shard=1/2") == 0
     assert "16 rows" in capsys.readouterr().out
 
 
 def test_mistakes_are_said_in_one_line(made, tmp_path, capsys):
     assert main(["cache", "info", str(tmp_path)]) == 2
-    assert "No cache of targets" in capsys.readouterr().err
+    assert "holds no cache of targets" in capsys.readouterr().err
     assert main(["cache", "verify", str(made / "targets")]) == 2
     assert "needs --experiment" in capsys.readouterr().err
     assert cache(made, "write", made / "targets", "--dtype=float16") == 2
-    assert "another cache: paths.output.dtype" in capsys.readouterr().err
+    assert "other settings (paths.output.dtype" in capsys.readouterr().err

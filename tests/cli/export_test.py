@@ -81,7 +81,7 @@ def test_mistakes_are_said_in_one_line(folder, tmp_path, capsys):
     says("must begin with a letter or a digit", "--name=../up")
     says("`formats` must name at least one of", "--format=tflite")
     says("`quantize` must be one of", "--quantize=int3")
-    says("stays in floats", "--quantize=int8")
+    says("cannot be quantized", "--quantize=int8")
     says("`exit` must name one of", "--exit=early")
     says("No such file", "--inputs=nowhere.npz")
     says("takes an .npz file of arrays", f"--inputs={folder / 'labels.txt'}")
@@ -101,6 +101,6 @@ def test_no_code_of_a_model_file_runs(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["export", f"--model={tmp_path / 'lambda.keras'}", f"--out={out}"]) == 2
     said = refusal(capsys)
-    assert "no code of a model file is run. Replace the layer" in said and not out.exists()
+    assert "code in a model file is never run. Replace the layer" in said and not out.exists()
     shutil.copy(tmp_path / "lambda.keras", tmp_path / "student.keras")
     assert main(["export", f"--model={tmp_path}", f"--out={out}"]) == 2

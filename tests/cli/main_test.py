@@ -1,8 +1,10 @@
 """The command line: exit codes and what is said."""
 
+import importlib
 import io
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_distill.cli import train
 from keras_distill.cli.main import VERBS, main
 from keras_distill.experiments import experiment
 
@@ -86,7 +89,7 @@ def test_help_shows_an_example(verb, capsys):
 
 
 def test_a_wrong_verb(capsys):
-    assert "no verb `tarin`" in fails(capsys, "tarin")
+    assert "no command `tarin`" in fails(capsys, "tarin")
 
 
 def test_help_imports_no_tensorflow():
@@ -101,7 +104,7 @@ def test_mistakes_are_said_in_one_line(file, tmp_path, capsys):
     out = f"--out={tmp_path / 'out'}"
     assert "--experiment" in fails(capsys, "train", out)
     assert "No such experiment file" in fails(capsys, "train", out, "--experiment=nowhere.py")
-    assert "no function `experiment`" in fails(capsys, "train", out, f"--experiment={empty}")
+    assert "must define a function" in fails(capsys, "train", out, f"--experiment={empty}")
     known = "no option `epoch`. It has: epochs, seeds, units."
     assert known in fails(capsys, "train", out, f"--experiment={file}", "--set", "epoch=2")
     assert "no option `tsv`" in fails(capsys, "train", out, f"--experiment={file}", "--tsv=a")
@@ -114,7 +117,7 @@ def test_an_experiment_that_ends_the_process_is_said(tmp_path, capsys, code):
     file = tmp_path / "ends.py"
     file.write_text(f"import sys\n\n\ndef experiment():\n    sys.exit({code})\n")
     said = fails(capsys, "train", f"--out={tmp_path / 'out'}", f"--experiment={file}")
-    assert "ends.py:5: this ends the process" in said
+    assert "ends.py:5: this line ended the process" in said
 
 
 def test_a_locale_without_some_signs_is_no_end(tmp_path, monkeypatch):
@@ -128,18 +131,30 @@ def test_a_locale_without_some_signs_is_no_end(tmp_path, monkeypatch):
 def test_a_run_is_kept_unless_overwritten(run, file, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "copy")
     train = ["train", f"--experiment={file}", f"--out={tmp_path / 'copy'}"]
-    assert "--overwrite or --resume" in fails(capsys, *train)
+    assert "Give --resume to continue it, or --overwrite" in fails(capsys, *train)
     assert main([*train, "--overwrite", "--set", "units=3"]) == 0
     model = keras.saving.load_model(tmp_path / "copy/student.keras")
     assert model.layers[0].units == 3
+
+
+def test_the_commands_to_try_next_are_those_of_the_command_line(run, file):
+    argv = [f"--experiment={file}", f"--out={run}", "--set", "units=3"]
+    lines = train.next_commands(train.parser().parse_args(argv))
+    for line, verb in zip(lines.values(), ("report", "tune", "compress"), strict=True):
+        python, *module, found = shlex.split(line)[:4]
+        assert shutil.which(python) and module == ["-m", "keras_distill"] and found == verb
+        parser = importlib.import_module(f"keras_distill.cli.{verb}").parser()
+        given = parser.parse_args(shlex.split(line)[4:])
+        assert given.experiment == str(file) and given.set == ["units=3"]
+        assert verb == "report" or os.path.isfile(given.teacher)
 
 
 def test_resume_takes_the_runs_own_options_and_file(run, file, tmp_path, capsys):
     out = f"--out={run}"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     resume = ["train", f"--experiment={file}", out, "--resume", "--set"]
-    assert "options.units: 2 there, 3 here" in fails(capsys, *resume, "units=3")
-    assert "epochs: 1 there, 2 here" in fails(capsys, *resume, "epochs=2")
+    assert "options.units was 2 and is 3 now" in fails(capsys, *resume, "units=3")
+    assert "epochs was 1 and is 2 now" in fails(capsys, *resume, "epochs=2")
     changed = tmp_path / "tiny.py"
     changed.write_text(file.read_text() + "# another")
     said = fails(capsys, "train", f"--experiment={changed}", out, "--resume")
@@ -175,7 +190,7 @@ WRONG = {
         "from keras_distill import Experiment\ndef experiment():\n    return Experiment('?', "
         "student=1, teacher=1, data=1, optimizer=1, loss=1, epochs=1)",
         3,
-        "ValueError: `name` must be usable",
+        "ValueError: `name` names a folder",
     ),
     "a library's refusal": (
         "import keras\ndef experiment():\n    return keras.layers.Dense(-1)",

@@ -57,7 +57,7 @@ def test_a_run_on_the_examples_that_it_keeps(run, capsys):
     assert found["provenance"]["command"] == "train it" and found["provenance"]["seeds"] == [3, 5]
     assert "40 examples of the validation split" in found["provenance"]["data"]
     assert main(["report", str(run)]) == 2
-    assert "never overwritten" in refusal(capsys)
+    assert "never overwrites" in refusal(capsys)
     for ending in ("html", "md", "json"):
         os.remove(run / f"comparison.{ending}")
 
@@ -81,13 +81,13 @@ def test_mistakes_are_said_in_one_line(run, tmp_path, capsys):
         assert what in refusal(capsys)
 
     says("No such run", tmp_path / "nowhere")
-    says("there is no run.json in it", tmp_path)
-    says("ends in .html", run, f"--out={tmp_path / 'page.txt'}")
+    says("It has no run.json", tmp_path)
+    says("must end in .html", run, f"--out={tmp_path / 'page.txt'}")
     says("No such exported model", run, "--exported=nowhere.onnx")
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     os.remove(copy / "examples.npz")
-    says("give the run's --experiment", copy)
+    says("Give the run's --experiment", copy)
     os.remove(copy / "arms" / "alone-5.json")
-    says("there is no alone-5 in it", copy)
+    says("It has no alone-5", copy)
     assert not list(tmp_path.rglob("comparison.*"))

@@ -30,7 +30,7 @@ def test_cuts_a_saved_model(teacher, tmp_path, capsys):
         )
     written = out.read_bytes()
     assert main([*command, "--every=2"]) == 2
-    assert "exists: give another --out, or --overwrite." in capsys.readouterr().err
+    assert "exists. Give another --out, or add --overwrite." in capsys.readouterr().err
     assert main([*command, "--depth=9", "--overwrite"]) == 2
     assert out.read_bytes() == written
     assert main([*command, "--depth=1", "--overwrite"]) == 0

@@ -148,7 +148,7 @@ WITHOUT_A_FINGERPRINT = {
 @pytest.mark.parametrize("what", WITHOUT_A_FINGERPRINT)
 def test_what_has_no_fingerprint_needs_a_name(what):
     value = {"part": WITHOUT_A_FINGERPRINT[what]}
-    said = f"`tokenizer.part` is a `{type(value['part']).__name__}`, which has no fingerprint"
+    said = f"`tokenizer.part` is a `{type(value['part']).__name__}`, which cannot be fingerprinted"
     with pytest.raises(ValueError, match=re.escape(said)) as error:
         fingerprints_of(value, {"another": "v1"}, "tokenizer")
     assert 'fingerprints={"tokenizer.part": "its name, version 1"}' in str(error.value)

@@ -101,7 +101,7 @@ def test_a_teachers_own_preprocess_comes_before_the_tasks(tmp_path):
 
 def test_an_ensemble_of_tasks_is_refused_in_words(tmp_path):
     ensemble = EnsembleTeacher([text_task(0), text_task(1)])
-    with pytest.raises(ValueError, match="has a preprocessor, and the members.*must read the same"):
+    with pytest.raises(ValueError, match="has a preprocessor, but the members.*must read the same"):
         write_targets(ensemble, strings(), tmp_path, verbose=0)
     tokens = tf.data.Dataset.from_tensor_slices(text_task().preprocessor(TEXTS)).batch(2)
     assert write_targets(ensemble, tokens, tmp_path, verbose=0).rows == len(TEXTS)

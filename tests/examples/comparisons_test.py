@@ -48,7 +48,7 @@ def test_a_tiny_run_that_is_not_trained_twice(
         monkeypatch.setattr(each, "trained", again, raising=False)
     module.main(["--tiny", f"--out={tmp_path}", "--on=test"])
     assert without_times(rows(tmp_path)) == without_times(first)
-    with pytest.raises(ValueError, match="other settings.*alpha: .* there, 0.9 here"):
+    with pytest.raises(ValueError, match="other settings.*alpha was .* and is 0.9 now"):
         module.main(["--tiny", f"--out={tmp_path}", "--alpha=0.9"])
     for file in tmp_path.rglob("*.keras"):
         assert keras.models.load_model(file).count_params()

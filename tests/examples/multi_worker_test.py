@@ -44,4 +44,4 @@ def test_a_worker_that_dies_ends_the_others_and_all_go_on(tmp_path):
     assert "Another worker has ended" in said
 
     resumed = start(tmp_path / "broken").communicate(timeout=600)[0]
-    assert "Going on with" in resumed and sums(resumed) == sums(whole), resumed[-4000:]
+    assert "Resuming from" in resumed and sums(resumed) == sums(whole), resumed[-4000:]

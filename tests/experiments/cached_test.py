@@ -49,5 +49,5 @@ def test_students_are_those_of_the_live_teacher(tmp_path):
 def test_a_cache_of_another_teacher_or_place_is_refused(tmp_path):
     other = tmp_path / "other"
     write_targets(model(8), data("train"), other, verbose=0)
-    with pytest.raises(ValueError, match="other.*was written for something else.*weights"):
+    with pytest.raises(ValueError, match="other.*was written with other settings.*weights"):
         experiment().run(tmp_path / "run", cache=other)

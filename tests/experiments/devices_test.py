@@ -12,7 +12,7 @@ from keras_distill.experiments.devices import Devices, strategy_by_name
         ("many", "must be one of none, mirrored"),
         ("multi_worker", "needs the environment variable TF_CONFIG"),
         ("parameter_server", "has no coordinator"),
-        ("tpu", "its last release for TPUs is 2.20. Take the JAX backend"),
+        ("tpu", "The last release for TPUs is 2.20. Use the JAX backend"),
     ],
 )
 def test_what_cannot_train_is_refused(name, said, monkeypatch):

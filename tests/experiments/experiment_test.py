@@ -157,7 +157,7 @@ def test_seeds_may_be_added_behind_the_others(tmp_path, run, quick):
     assert Interrupt.fits == 2
     assert same_runs(tmp_path / "copy", run[0])
     for seeds in (1, [1, 0], [0, 2]):
-        with pytest.raises(ValueError, match="seeds: "):
+        with pytest.raises(ValueError, match="seeds was"):
             tiny(seeds=seeds).run(tmp_path / "copy", resume=True)
 
 
@@ -189,7 +189,7 @@ def test_a_schedule_is_the_same_in_every_process(tmp_path):
     folder.open(settings())
     folder.open(settings(), resume=True)
     other = tiny(alpha=keras.optimizers.schedules.PolynomialDecay(0.8, 10))._settings()
-    with pytest.raises(ValueError, match="alpha.initial_learning_rate: 0.9 there, 0.8 here"):
+    with pytest.raises(ValueError, match="alpha.initial_learning_rate was 0.9 and is 0.8 now"):
         folder.open(other, resume=True)
 
 
@@ -200,7 +200,7 @@ def test_refuses_a_folder_with_a_run(run):
 
 def test_refuses_to_resume_other_settings(run):
     before = (run[0] / "run.json").read_text()
-    with pytest.raises(ValueError, match="other settings.* epochs: 1 there, 2 here"):
+    with pytest.raises(ValueError, match="other settings.* epochs was 1 and is 2 now"):
         tiny(epochs=2, teacher_epochs=1).run(run[0], resume=True)
     assert (run[0] / "run.json").read_text() == before
 
@@ -208,9 +208,9 @@ def test_refuses_to_resume_other_settings(run):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"optimizer": lambda: keras.optimizers.Adam(0.02)}, "optimizer.learning_rate: .* there"),
-        ({"loss": keras.losses.SparseCategoricalCrossentropy()}, "loss.from_logits: true there"),
-        ({"terms": [Term("mse", weight=2.0)]}, "terms: "),
+        ({"optimizer": lambda: keras.optimizers.Adam(0.02)}, "optimizer.learning_rate was"),
+        ({"loss": keras.losses.SparseCategoricalCrossentropy()}, "loss.from_logits was true and"),
+        ({"terms": [Term("mse", weight=2.0)]}, "terms was"),
     ],
 )
 def test_refuses_to_resume_what_trains_otherwise(run, changes, said):
@@ -247,8 +247,8 @@ class Unregistered(keras.Model):
         ({"student": model(2)}, "`student` must be a function without arguments"),
         ({"student": lambda width: model(width)}, "`student` must be a function without arguments"),
         ({"data": lambda: None}, "`data` must be a function of 'split'"),
-        ({"seeds": 0}, "at least one seed"),
-        ({"seeds": [1, 1]}, "each once"),
+        ({"seeds": 0}, "positive number of seeds"),
+        ({"seeds": [1, 1]}, "different integers"),
         ({"epochs": 0}, "`epochs` must be an integer of at least 1. Received: epochs=0"),
         ({"teacher_epochs": -1}, "`teacher_epochs` must be an integer of at least 0"),
         ({"alpha": 2}, r"`alpha` must be in \[0, 1\]. Received: alpha=2"),
@@ -264,8 +264,8 @@ def test_bad_arguments_are_refused(changes, said):
     [
         ({"student": lambda: None}, "`student` must return a `keras.Model`"),
         ({"teacher": lambda: len}, "`teacher` must return a `keras.Model`.*`ModelTeacher`"),
-        ({"student": lambda: Unregistered(3)}, "register its classes"),
-        ({"terms": [Term("mse", student="nowhere")]}, "No layer `nowhere`"),
+        ({"student": lambda: Unregistered(3)}, "Register its classes"),
+        ({"terms": [Term("mse", student="nowhere")]}, "has no layer `nowhere`"),
         ({"terms": lambda student, teacher: [Term("mse", source="aide")]}, "aide"),
         ({"data": lambda split: data(split).take(split != "test")}, "at least one batch"),
     ],
@@ -279,7 +279,7 @@ def test_what_does_not_fit_is_said_before_any_training(tmp_path, quick, changes,
 
 def test_what_draws_the_report_is_missed_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"keras_distill\[examples\]"):
+    with pytest.raises(ImportError, match=r"keras-distill\[examples\]"):
         tiny().run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -303,7 +303,7 @@ def test_a_list_of_terms_holds_no_weights():
 
 def test_a_run_that_is_there_outlives_a_mistake(tmp_path):
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match="No layer `nowhere`"):
+    with pytest.raises(ValueError, match="has no layer `nowhere`"):
         tiny(terms=[Term("mse", student="nowhere")]).run(tmp_path, overwrite=True)
     assert (tmp_path / "run.json").read_text() == "{}"
 

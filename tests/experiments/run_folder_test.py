@@ -87,7 +87,7 @@ def test_what_is_given_and_would_be_deleted_is_refused(run):
 def test_a_file_in_the_folders_place_is_said(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in ("file", "file/run"):
-        with pytest.raises(NotADirectoryError, match="is a file, or lies in one"):
+        with pytest.raises(NotADirectoryError, match="is a file, or a path inside a file"):
             RunFolder(tmp_path / path).open(SETTINGS)
 
 

@@ -112,9 +112,9 @@ def test_a_run_is_neither_mixed_nor_deleted_by_mistake(tmp_path):
     compared.runner(tmp_path, seeds=1, settings={"alpha": 0.5, "data": tmp_path}).run()
     with pytest.raises(FileExistsError, match="already holds a run"):
         compared.runner(tmp_path, seeds=1, settings={"alpha": 0.5}).run()
-    with pytest.raises(ValueError, match="other settings.*alpha: 0.5 there, 0.9 here"):
+    with pytest.raises(ValueError, match="other settings.*alpha was 0.5 and is 0.9 now"):
         compared.runner(tmp_path, settings={"alpha": 0.9, "data": tmp_path}).run(resume=True)
-    with pytest.raises(ValueError, match="seeds: .0. there, .1, 0. here"):
+    with pytest.raises(ValueError, match="seeds was .0. and is .1, 0. now"):
         compared.runner(tmp_path, seeds=[1, 0], settings={"alpha": 0.5, "data": tmp_path}).check(
             resume=True
         )
@@ -144,13 +144,13 @@ def test_a_model_is_kept_without_its_optimizer_and_read_by_load(tmp_path):
 def test_wrong_arguments_are_refused(tmp_path):
     arms = Comparison().arms()
     for seeds in (0, [], [1, 1], ["one"]):
-        with pytest.raises(ValueError, match="`seeds` must name at least one seed"):
+        with pytest.raises(ValueError, match="`seeds` must be a positive number"):
             Runner(arms, seeds=seeds, folder=tmp_path)
-    with pytest.raises(ValueError, match="names of two arms"):
+    with pytest.raises(ValueError, match="names of arms also name files"):
         Runner({"a, b": arms["both"], "a: b": arms["both"]}, seeds=1, folder=tmp_path)
     runner = Runner(arms, seeds=1, folder=tmp_path)
     for name in ("both", "nobody"):
-        with pytest.raises(ValueError, match="an arm of this name that is trained.*teacher, stud"):
+        with pytest.raises(ValueError, match="a trained arm .teacher, stud"):
             runner.model(name, 0)
 
 

@@ -90,7 +90,7 @@ def test_what_the_fresh_process_says_is_passed_on(monkeypatch, tmp_path):
     script = tmp_path / "says.py"
     script.write_text("import sys; sys.exit('no such op')")
     monkeypatch.setattr(reload, "RUNTIMES", script)
-    with pytest.raises(RuntimeError, match="could not be run in a fresh process: no such op"):
+    with pytest.raises(RuntimeError, match="failed in a new process: no such op"):
         export.check_saved_model("anywhere", images(), np.zeros(3))
 
 
@@ -151,7 +151,7 @@ def test_a_models_own_dicts_keep_their_names(tmp_path):
     got, expected = serve(token_ids=tf.constant(given)), model({"token_ids": given})
     assert set(got) == {"a", "b"}
     np.testing.assert_allclose(got["a"], expected["a"], atol=1e-6)
-    with pytest.raises(ValueError, match="`labels` need a model with one output"):
+    with pytest.raises(ValueError, match="`labels` needs a model with one output"):
         export.write_saved_model(model, tmp_path, name="other", labels=["x", "y"])
 
 
@@ -183,7 +183,7 @@ def test_what_a_preprocessor_makes_is_taken_as_it_is(tmp_path):
 def test_a_version_is_never_overwritten(tmp_path):
     folder = tmp_path / "small" / "1"
     folder.mkdir(parents=True)
-    with pytest.raises(FileExistsError, match="remove the folder, or give another `name`"):
+    with pytest.raises(FileExistsError, match="Delete the folder, or give another `name`"):
         export.write_saved_model(student(), tmp_path)
     assert export.write_saved_model(student(), tmp_path, version=2).endswith("2")
     assert sorted(os.listdir(tmp_path / "small")) == ["1", "2"]
@@ -192,7 +192,7 @@ def test_a_version_is_never_overwritten(tmp_path):
 def test_bad_arguments_are_named_and_leave_nothing(tmp_path):
     with pytest.raises(ValueError, match="must be built"):
         export.write_saved_model(keras.Sequential([keras.layers.Dense(2)]), tmp_path)
-    with pytest.raises(ValueError, match="one name per class, 4 in all. Received: 2 labels"):
+    with pytest.raises(ValueError, match="one name for each of the 4 classes. Received: 2 labels"):
         export.write_saved_model(student(), tmp_path, labels=["a", "b"])
     with pytest.raises(ValueError, match="`version` must be a positive integer"):
         export.write_saved_model(student(), tmp_path, version=0)

@@ -130,8 +130,8 @@ def test_a_model_has_the_signatures_that_suit_it(tmp_path):
 
 
 @pytest.mark.parametrize("signature,said", [
-    ("image_bytes", "does not take images"), ("text", "has no preprocessor"),
-    ("generate", "is no causal language model"), ("predict", "`signatures` may name classify"),
+    ("image_bytes", "does not take a single image"), ("text", "has no preprocessor"),
+    ("generate", "is not a causal language model"), ("predict", "`signatures` may name classify"),
 ])  # fmt: skip
 def test_a_signature_that_does_not_suit_is_refused(signature, said, tmp_path):
     with pytest.raises(ValueError, match=said):

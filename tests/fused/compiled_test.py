@@ -68,7 +68,7 @@ def test_perplexity_of_keras_hub(weights):
     (given,) = given_metrics([metric])
     found = result(given, judged(), False, weights)
     assert result(metric, LOGITS, False, weights) == pytest.approx(found, rel=1e-5)
-    with pytest.raises(ValueError, match="metrics are"):
+    with pytest.raises(ValueError, match="a metric must be"):
         given_metrics([keras_hub.metrics.Perplexity(from_logits=False)])
 
 
@@ -79,7 +79,7 @@ class Perplexity(keras.metrics.Mean):
 
 
 def test_a_metric_of_the_same_name_is_not_taken_for_it():
-    with pytest.raises(ValueError, match="metrics are"):
+    with pytest.raises(ValueError, match="a metric must be"):
         given_metrics([Perplexity()])
 
 
@@ -88,6 +88,6 @@ def test_what_it_refuses():
     for loss in ("mse", keras.losses.SparseCategoricalCrossentropy(), ignoring):
         with pytest.raises(ValueError, match="takes one loss"):
             given_loss(loss)
-    with pytest.raises(ValueError, match="are a list"):
+    with pytest.raises(ValueError, match="must be a list"):
         given_metrics({"output": "accuracy"})
     assert given_loss(None) is None and given_metrics(None) is None

@@ -57,7 +57,7 @@ def test_overhaul_margin_loss(margin):
 
 @pytest.mark.parametrize("margin", [0.1, [-1.0, 0.1], [[-1.0]], np.nan])
 def test_margins_are_not_positive(margin):
-    with pytest.raises(ValueError, match="`margin` must be at most zero"):
+    with pytest.raises(ValueError, match="`margin` must be one non-positive number"):
         losses.OverhaulMargin(margin)
 
 

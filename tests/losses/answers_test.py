@@ -21,7 +21,7 @@ def test_labels_become_class_ids(labels):
 
 
 def test_labels_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"`mine` needs one label .* labels of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"`mine` needs one class id .* labels of shape \(2,\)"):
         answers.class_ids(tensor(np.zeros(2)), tensor(LOGITS), "mine")
 
 

@@ -123,5 +123,5 @@ def test_arguments_are_checked():
         IntraClassVariation(0)
     with pytest.raises(ValueError, match="needs labels"):
         call(IntraClassVariation(3))
-    with pytest.raises(ValueError, match="one height and width"):
+    with pytest.raises(ValueError, match="same height and width"):
         call(IntraClassVariation(3), TEACHER[:, :2], labels=tensor([1, 2]))

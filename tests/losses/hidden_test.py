@@ -83,7 +83,7 @@ def test_the_flow_between_two_layers(mask):
 
 def test_the_flow_needs_equal_widths():
     sides = [TEACHER, SECOND_TEACHER], [STUDENT, STUDENT]
-    with pytest.raises(ValueError, match=r"equal widths.*\[5, 3\] \(teacher\), \[5, 5\]"):
+    with pytest.raises(ValueError, match=r"same width.*\[5, 3\] \(teacher\), \[5, 5\]"):
         call(losses.SequenceFlow(), *sides)
 
 

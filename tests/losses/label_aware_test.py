@@ -82,7 +82,7 @@ def test_labels_may_be_columns_or_one_hot(loss):
 def test_labels_are_needed_one_for_each_row(loss):
     with pytest.raises(ValueError, match="needs `labels`"):
         call(loss, TEACHER, STUDENT)
-    with pytest.raises(ValueError, match="one label for each row"):
+    with pytest.raises(ValueError, match="one class id for each row"):
         call(loss, TEACHER[None], STUDENT[None], LABELS)
 
 

@@ -57,10 +57,10 @@ def test_all_classes_are_the_dense_loss(loss):
 
 
 def test_another_temperature_is_refused():
-    with pytest.raises(ValueError, match="temperature=1.0, TopK at 2.0"):
+    with pytest.raises(ValueError, match="temperature=1.0, `TopK` at 2.0"):
         call(KLDivergence(), top(TEACHER, 3, 2.0), tensor(STUDENT))
     schedule = keras.optimizers.schedules.PolynomialDecay(2.0, 10, 1.0)
-    with pytest.raises(ValueError, match="TopK at 2.0"):
+    with pytest.raises(ValueError, match="`TopK` at 2.0"):
         call(KLDivergence(schedule), top(TEACHER, 3, 2.0), tensor(STUDENT))
 
 
@@ -97,5 +97,5 @@ def test_a_term_takes_it_and_masks_it(loss, jit_compile):
 def test_a_temperature_may_have_been_rounded_to_float32():
     target = top(TEACHER, 2, 1.3)._replace(temperature=float(np.float32(1.3)))
     assert np.isfinite(call(KLDivergence(1.3), target, STUDENT)).all()
-    with pytest.raises(ValueError, match="temperature=1.31, TopK at 1.29999"):
+    with pytest.raises(ValueError, match="temperature=1.31, `TopK` at 1.29999"):
         KLDivergence(1.31).call(target, tensor(STUDENT))

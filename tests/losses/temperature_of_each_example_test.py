@@ -110,7 +110,7 @@ def test_what_is_not_positive_is_seen():
 
 
 def test_without_it_the_loss_says_where_it_stands():
-    with pytest.raises(ValueError, match="needs the temperature that stands at `input:temp"):
+    with pytest.raises(ValueError, match="needs the value of its temperature `input:temp"):
         called(losses.KLDivergence(PATH), TEACHER, STUDENT)
 
 

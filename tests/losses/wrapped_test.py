@@ -78,10 +78,10 @@ def test_wrapped_losses_are_serialized_with_what_they_wrap():
     (lambda: Standardized(DistillationLoss()), "must be a loss on logits"),
     (lambda: ClassSubset(KLDivergence(), [0, 1], [0]), "the same length. Received: 2 and 1"),
     (lambda: ClassSubset(KLDivergence(), [-1]), "`student_classes` must be non-negative"),
-    (lambda: ClassSubset(KLDivergence(), teacher_classes=[]), "must be non-negative classes"),
-    (lambda: ClassSubset(DecoupledKD(), [0, 1]), "would renumber the labels"),
-    (lambda: call(ClassSubset(KLDivergence(), [5, 1]), TEACHER, STUDENT), "do not fit"),
-    (lambda: call(ClassSubset(KLDivergence(), [1] * 6), TEACHER, STUDENT), "do not fit"),
+    (lambda: ClassSubset(KLDivergence(), teacher_classes=[]), "must be non-negative class ids"),
+    (lambda: ClassSubset(DecoupledKD(), [0, 1]), "would renumber"),
+    (lambda: call(ClassSubset(KLDivergence(), [5, 1]), TEACHER, STUDENT), "must name"),
+    (lambda: call(ClassSubset(KLDivergence(), [1] * 6), TEACHER, STUDENT), "must name"),
     (lambda: call(Standardized(KLDivergence()), TopK(1, 2, 3), STUDENT), "needs the teacher's"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(make, message):
@@ -106,7 +106,7 @@ class Tokenizer:
 def test_a_permuted_and_padded_vocabulary_is_mapped_by_its_tokens():
     ours = Tokenizer(["cat", "sat", "</s>"], end_token="</s>")
     theirs = Tokenizer(["[SEP]", "sat", "mat", "cat"], sep_token="[SEP]")
-    with pytest.warns(UserWarning, match=r"0.0% of the student's 3 tokens.* 25.0%.* 4 have no"):
+    with pytest.warns(UserWarning, match=r"0.0% of the student's 3 .* 25.0%.* 4 tokens are not in"):
         loss = ClassSubset.from_tokenizers(DecoupledKD(), ours, theirs)
     found = loss.call(TEACHER, STUDENT, labels=LABELS[:2].repeat([1, 2]) % 3)
     sides = TEACHER[:, [3, 1, 0]], STUDENT[:, :3]  # the fourth and fifth classes are padding

@@ -168,7 +168,7 @@ def test_export_writes_the_integers_that_were_simulated(student, weights, activa
     clear = ordered[:, -1] - ordered[:, -2] > 0.02 * scale  # this student is barely trained
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(written.argmax(-1)[clear], logits.argmax(-1)[clear])
-    with pytest.raises(ValueError, match=f"exported with `quantize='{quantize}'`"):
+    with pytest.raises(ValueError, match=f"Export it with `quantize='{quantize}'`"):
         export.write(made, tmp_path, "litert", quantize="float16", inputs=inputs)
 
 
@@ -238,5 +238,5 @@ def test_what_cannot_be_quantized_is_refused(student):
     with pytest.raises(ValueError, match="must be a functional or sequential model"):
         models.quantization_aware(Own(name="own"))
     inputs = keras.Input((3,))
-    with pytest.raises(ValueError, match="no layer whose weights could be quantized"):
+    with pytest.raises(ValueError, match="must have a layer that can be quantized"):
         models.quantization_aware(keras.Model(inputs, layers.LayerNormalization()(inputs)))

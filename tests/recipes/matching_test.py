@@ -69,7 +69,7 @@ def test_the_embedding_is_the_last_vector(pair):
 
 
 def test_models_of_different_kinds_are_refused(pair):
-    with pytest.raises(ValueError, match="no layers of one kind.*taps.shapes"):
+    with pytest.raises(ValueError, match="needs two models.*taps.shapes"):
         recipes.matching.match_layers(pair("cnn")[0], pair("vit")[1])
     headless = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="no single vector"):

@@ -20,7 +20,7 @@ def test_what_lies_in_a_folder(tmp_path):
     kinds = [exports.format_of(path) for path in found]
     assert kinds == ["serving", "openvino", "onnx", "litert"]
     for name in ("a/2.failed", "b.tflite.failed", "notes.txt"):
-        with pytest.raises(ValueError, match="An exported model is"):
+        with pytest.raises(ValueError, match="An exported model must be"):
             exports.format_of(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="No such exported model"):
         exports.format_of(tmp_path / "c.onnx")
@@ -29,7 +29,7 @@ def test_what_lies_in_a_folder(tmp_path):
 def test_a_damaged_model_is_said_in_one_line(tmp_path):
     pytest.importorskip("onnxruntime")
     (tmp_path / "b.onnx").write_text("no model")
-    with pytest.raises(RuntimeError, match="b.onnx could not be run in a fresh process"):
+    with pytest.raises(RuntimeError, match="b.onnx failed in a new process"):
         exports.measured(tmp_path / "b.onnx", np.zeros((2, 3), "float32"), runs=1)
 
 

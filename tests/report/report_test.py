@@ -95,7 +95,7 @@ def test_what_is_not_finite_is_said_and_is_no_gain(tmp_path):
     arms = {"alone": {"seeds": [none]}, "distilled": {"seeds": [found]}}
     page = report.write(tmp_path, {"arms": arms})
     with open(page, encoding="utf-8") as file:
-        assert "no gain is told" in file.read()
+        assert "The gain is unknown" in file.read()
     assert "alone (1 failed)" in report.table(report.summaries({"arms": arms}))
 
 

@@ -211,10 +211,10 @@ def test_refused():
         Distiller(net(), teacher=teacher)
     with pytest.raises(ValueError, match="built"):
         Distiller(keras.Sequential([layers.Dense(3)]), teacher=EMATeacher())
-    with pytest.raises(ValueError, match="same variables"):
+    with pytest.raises(ValueError, match="variables of the same shapes"):
         Distiller(net(), teacher=EMATeacher(model=Uncopied(2)))
     student = net()
-    with pytest.raises(ValueError, match="shares"):
+    with pytest.raises(ValueError, match="must not share"):
         Distiller(student, teacher=EMATeacher(model=student))
 
 

@@ -103,7 +103,7 @@ def test_layers_of_one_member_and_of_all():
     teacher = EnsembleTeacher({"a": A, "b": B, "c": net(3)})
     assert [part.shape for part in answer(teacher, ["a/hidden", "b/hidden"])] == [(8, 4), (8, 5)]
     np.testing.assert_array_equal(answer(teacher, ["b/output"])[0], B(X).numpy())
-    with pytest.raises(ValueError, match=r"agree in shape at `hidden`.*4\).*5\).*a, b, c"):
+    with pytest.raises(ValueError, match=r"same shape at `hidden`.*a, b, c.*4\).*5\)"):
         answer(teacher, ["hidden"])
     a, c = (keras.Model(m.inputs, m.get_layer("hidden").output)(X).numpy() for m in (A, net(3)))
     alike = EnsembleTeacher([A, net(3)], weights=[1, 3])
@@ -114,7 +114,7 @@ def test_layers_of_one_member_and_of_all():
     "arguments, message",
     [
         (dict(teachers=[A]), "at least two.*1"),
-        (dict(teachers=[A, B], weights=[1]), r"one for each of 2.*\[1.0\]"),
+        (dict(teachers=[A, B], weights=[1]), r"one for each of the 2.*\[1.0\]"),
         (dict(teachers=[A, B], weights=[1, -1]), "non-negative"),
         (dict(teachers=[A, B], weights=[0, 0]), "not all be zero"),
         (dict(teachers=[A, B], combine="vote"), "confidence.*vote"),
@@ -128,9 +128,9 @@ def test_refused_when_made(arguments, message):
 @pytest.mark.parametrize(
     "members, message",
     [
-        ([A, net(3, classes=4)], r"agree in shape at `output`.*3\).*4\)"),
+        ([A, net(3, classes=4)], r"same shape at `output`.*3\).*4\)"),
         ([A, lambda x: tf.nn.softmax(x[:, :3])], "member `1` gives probabilities"),
-        ([A, lambda x: {"a": x}], "structure"),
+        ([A, lambda x: {"a": x}], "several parts"),
     ],
 )
 def test_refused_before_the_first_update(members, message):

@@ -225,9 +225,9 @@ def test_what_is_text(data, text):
 def test_a_dataset_brings_its_labels():
     distiller = distilled(classifier(), classifier(depth=2))
     data = tf.data.Dataset.from_tensor_slices(TEXTS).batch(8)
-    with pytest.raises(ValueError, match="A dataset brings its own labels"):
+    with pytest.raises(ValueError, match="A dataset holds its own labels"):
         distiller.fit(data, LABELS, verbose=0)
-    with pytest.raises(ValueError, match="`validation_split` takes arrays or lists"):
+    with pytest.raises(ValueError, match="`validation_split` needs arrays or lists"):
         distiller.fit(data, validation_split=0.5, verbose=0)
 
 
@@ -249,7 +249,7 @@ def test_a_language_model_learns_from_one_with_another_tokenizer():
 
     aligned.targets = targets
     tokenizers = student.preprocessor.tokenizer, teacher.preprocessor.tokenizer
-    with pytest.warns(UserWarning, match="no partner"):
+    with pytest.warns(UserWarning, match="not in the other vocabulary"):
         shared = losses.ClassSubset.from_tokenizers(losses.KLDivergence(), *tokenizers)
     terms = [
         *recipes.uld(),
@@ -262,9 +262,9 @@ def test_a_language_model_learns_from_one_with_another_tokenizer():
     # what each predicts: "ab c d ␣ab end" and "a b cd ␣ a b end"; the student knows "Ġa", not "Ġab"
     assert seen["spans:student"].numpy().tolist()[0][:3] == [1, 2, 2]
     assert seen["spans:teacher"].numpy().tolist()[0][:3] == [1, 1, 2]
-    with pytest.raises(ValueError, match="Give `fit` strings"):
+    with pytest.raises(ValueError, match="Give strings to `fit`"):
         distiller.fit(student.preprocessor(["abcd ab"])[0], np.zeros((1, 8)), verbose=0)
-    with pytest.warns(UserWarning, match="no partner"):
+    with pytest.warns(UserWarning, match="not in the other vocabulary"):
         names = run_page("vocabularies.md", student=student, teacher=teacher)
     assert np.isfinite(names["distiller"].history.history["shared"]).all()
 
@@ -297,7 +297,7 @@ def test_the_page_on_text(monkeypatch):
 
 def test_spans_need_two_language_models():
     aligned = ModelTeacher(classifier(), aligned=True)
-    with pytest.raises(ValueError, match="language models.*label of each token"):
+    with pytest.raises(ValueError, match="language models.*label for each token"):
         distilled(classifier(length=6), aligned).fit(TEXTS, LABELS, verbose=0)
     with pytest.raises(ValueError, match="tokenizers"):
         Distiller(keras.Sequential([layers.Dense(3)]), teacher=aligned)

@@ -61,11 +61,11 @@ def test_default_is_hintons_loss():
         ({"alpha": float("nan")}, r"alpha"),
         ({"terms": [Term("mse", student="nowhere")]}, r"nowhere.*hidden"),
         ({"terms": [Term("mse", student="hidden", teacher="nowhere")]}, r"nowhere.*hidden"),
-        ({"terms": [Term("mse", source="other")]}, r"other.*teacher"),
-        ({"terms": [Term("mse", name="loss")]}, r"`loss` is taken"),
+        ({"terms": [Term("mse", source="other")]}, r"teacher.*other"),
+        ({"terms": [Term("mse", name="loss")]}, r"Another term is named `loss`"),
         ({"terms": [Term("mse"), Term("mse")]}, r"name"),
         ({"teacher": {"self": net(8)}}, r"`self` is reserved for the student's own"),
-        ({"teacher": {"a": CachedTeacher(), "b": CachedTeacher()}}, r"One `CachedTeacher` serves"),
+        ({"teacher": {"a": CachedTeacher(), "b": CachedTeacher()}}, r"Only one teacher may be"),
     ],
 )
 def test_refused_when_made(arguments, message):
@@ -125,7 +125,7 @@ def test_a_term_refuses():
 @pytest.mark.parametrize(
     "case, message",
     [
-        (dict(teacher=net(8, classes=5)), r"shapes differ.*classes differ, 5 and 3.*ClassSubset"),
+        (dict(teacher=net(8, classes=5)), r"shapes.*classes differ .5 and 3.*ClassSubset"),
         (dict(terms=[Term("mse", student="hidden", teacher="hidden")]), r"projector"),
         (dict(teacher=lambda x: tf.nn.softmax(x[:, :3])), r"probabilities"),
         (dict(teacher=lambda x: x[:, :3] * np.nan), r"NaN.*teacher.*step 0"),
@@ -171,7 +171,7 @@ def test_no_labels_for_a_loss():
 def test_several_outputs_must_be_named():
     distiller = Distiller(two_headed(), teacher=net(8))
     distiller.compile("sgd", {"a": CE, "b": CE})
-    with pytest.raises(ValueError, match="student's `output` has several.*`output:KEY`.*a, b"):
+    with pytest.raises(ValueError, match="student's `output` has several.*a, b.*`output:KEY`"):
         distiller.fit(X, Y, verbose=0)
 
 
@@ -195,7 +195,7 @@ def test_a_student_without_terms_is_built_by_its_first_batch(tmp_path):
 def test_models_of_different_strategies_are_refused():
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         student = net()
-    with pytest.raises(ValueError, match="under one `strategy.scope"):
+    with pytest.raises(ValueError, match="under the same `strategy.scope"):
         Distiller(student, teacher=net(8))
 
 
@@ -454,7 +454,7 @@ def test_a_teacher_no_better_than_the_student_is_said():
 
 def test_teacher_agreement_refuses():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
-    with pytest.raises(ValueError, match="no source `other`.*teacher"):
+    with pytest.raises(ValueError, match="There are: self, teacher. Received: source='other'"):
         made().fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data, source="other")])
     with pytest.raises(ValueError, match="at least one batch"):
         made().fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data.take(0))])

@@ -71,5 +71,5 @@ def test_a_layer_of_the_student_learns_it():
 
 
 def test_an_unknown_path_is_named():
-    with pytest.raises(ValueError, match="No layer `coach`"):
+    with pytest.raises(ValueError, match="has no layer `coach`"):
         Distiller(net(), teacher=net(), terms=[Term(losses.KLDivergence("coach"))])

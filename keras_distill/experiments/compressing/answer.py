@@ -92,25 +92,25 @@ def verdict(judged, found):
     said = (f"{judged['gain']:+.2f}{error} points on the validation split over "
             f"{len(judged['alone'])} seeds, p = {judged['p']:.2g}")  # fmt: skip
     if judged["gain"] <= 0:
-        return (f"The teacher does not help here: {said}. The student alone is exported. "
+        return (f"The teacher does not help here ({said}). The student alone is exported. "
                 f"{advice(judged, found)}")  # fmt: skip
     if judged["p"] >= SURE:
-        return (f"The teacher may help: {said}. The distilled student is exported. Give more "
+        return (f"The teacher may help ({said}). The distilled student is exported. Give more "
                 "--repeats to be sure.")  # fmt: skip
-    return f"The teacher helps: {said}. The distilled student is exported."
+    return f"The teacher helps ({said}). The distilled student is exported."
 
 
 def advice(judged, found):
     """What to try next, by what the teacher says of the data."""
     signs = found["default"]["signs"]
     if found["teacher"]["accuracy"] * 100 <= np.mean(judged["alone"]):
-        return "Train a better teacher: it is no better than the student."
+        return "The teacher is no better than the student. Train a better teacher."
     if signs.get("confidence") and signs["confidence"] > 0.99:
         return (
-            "Train for more epochs, and give the teacher inputs that it was not trained on, such "
-            "as augmented or unlabeled ones: it is sure of all its training examples."
+            "The teacher is sure of all its training examples. Train for more epochs, and give the "
+            "teacher inputs that it was not trained on, such as augmented or unlabeled ones."
         )
-    return "Train for more epochs: soft targets need more than labels."
+    return "Soft targets need more epochs than labels. Train for more epochs."
 
 
 def summary(found):
@@ -128,7 +128,7 @@ def summary(found):
     share = np.mean(answer[answer["arm"]]) / (100 * theirs["accuracy"])
     kept = f"It keeps {share:.1%} of the teacher's validation accuracy"
     if found["keep"]:
-        kept += f"; asked were {found['keep']:.1%}"
+        kept += f" ({found['keep']:.1%} were asked for)"
     cost = (f"The search cost {found['trainings']:.1f} trainings of a student, the comparison "
             f"{2 * len(answer['alone'])}.")  # fmt: skip
     return "\n".join([*lines, "", answer["verdict"], f"{kept}. {cost}", ""])

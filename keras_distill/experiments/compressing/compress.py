@@ -174,7 +174,7 @@ class Compressing:
             say(reason)
         valid = self.experiment.data("valid")
         self.goal = measure(self.teacher, valid)["accuracy"]
-        say(f"The teacher has {100 * self.goal:.2f}% of the validation split.")
+        say(f"The teacher's validation accuracy is {100 * self.goal:.2f}%.")
 
     def propose(self, budget, sizes):
         """The names of the students within the budget, those of most operations first."""
@@ -219,7 +219,8 @@ class Compressing:
         fine = [name for name, score in found.items() if score >= keep * self.goal]
         if fine:
             return min(fine, key=self._size)
-        say(f"No student that was tried keeps {keep:.1%} of the teacher: the best goes on.")
+        say(f"No student that was tried keeps {keep:.1%} of the teacher's accuracy. The search "
+            "continues with the best one.")  # fmt: skip
         return max(found, key=found.get)
 
     def settle(self, name):

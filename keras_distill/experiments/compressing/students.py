@@ -116,7 +116,7 @@ def within(costs, budget):
     if not kept:
         least = {limit: min(cost[limit] for cost in costs.values()) for limit in limits}
         raise ValueError(
-            "No student is within the budget. Allow more, or give `student(size=...)` in the "
-            f"experiment, which makes smaller ones. The least of each: {least}. Received: {limits}"
+            "No student is within the budget. Raise the budget, or let the experiment make smaller "
+            f"students with `student(size=...)`. The smallest costs are {least}. Received: {limits}"
         )
     return kept

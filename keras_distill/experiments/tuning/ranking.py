@@ -59,7 +59,7 @@ def table(rows):
 
 def _gain(found):
     if found["failed"]:
-        return f"none: {found['failed']} of {2 * len(found['alone'])} trainings failed"
+        return f"none, {found['failed']} of {2 * len(found['alone'])} trainings failed"
     return ("+" if found["gain"] >= 0 else "") + _spread(found["gain"], found["error"])
 
 
@@ -71,27 +71,38 @@ def verdict(rows):
     """Whether the best is better than the student alone, in a sentence."""
     best = rows[0]
     if best["failed"]:
-        return "No gain is told: trainings of the best setting, or of the student alone, failed."
+        return (
+            "The gain is unknown, because trainings of the best setting, or of the student alone, "
+            "failed."
+        )
     if best["gain"] <= 0:
-        return "No setting was better than the student alone: train longer, or sweep others."
-    if best["error"] is None or best["gain"] < 2 * best["error"]:
-        return "The best gain is within two standard errors, or was not measured twice: a maybe."
+        return "No setting beat the student alone. Train for more epochs, or try other settings."
+    if best["error"] is None:
+        return "The best gain was measured with one seed, so it may be chance. Give more repeats."
+    if best["gain"] < 2 * best["error"]:
+        return (
+            "The best gain is less than two standard errors, so it may be chance. Give more "
+            "repeats."
+        )
     return "The best gain is more than two standard errors."
 
 
 def write(folder, rows, stages, *, file, options, command):
     """Prints the ranking and writes it, its plot and the winner's file."""
     said = f"{table(rows)}\n\n{verdict(rows)}"
-    say(f"\nValidation split, mean ± deviation over {len(rows[0]['accuracies'])} seeds; gains "
-        f"± their standard error, by pairs:\n\n{said}")  # fmt: skip
+    say("\nValidation accuracy, mean ± standard deviation over "
+        f"{len(rows[0]['accuracies'])} seeds. A gain is the mean difference between a distilled "
+        "student and the student alone of the same seed, ± its standard error."
+        f"\n\n{said}")  # fmt: skip
     _files.write(folder / "winner.py", _winner(folder, rows, said, file, options, command))
     # who finds it finds the winner whole
     write_json(folder / "ranking.json", {"rows": rows, "search": stages, "verdict": verdict(rows)})
     try:
         _plot(folder / "ranking.png", rows)
     except Exception as error:  # matplotlib's, of whatever kind: a picture is not the result
-        say(f"ranking.png could not be drawn: {error}")
-    say(f"\nThe winner: python -m keras_distill train --experiment={folder / 'winner.py'}")
+        say(f"ranking.png could not be drawn. {error}")
+    say("\nTo train the best setting, run python -m keras_distill train "
+        f"--experiment={folder / 'winner.py'} --out=DIR")  # fmt: skip
 
 
 def _winner(folder, rows, said, file, options, command):

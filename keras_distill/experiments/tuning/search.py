@@ -86,8 +86,8 @@ def tune(
     devices = Devices(strategy)
     if devices.are_workers:
         raise ValueError(
-            "`tune` trains on one machine: give `strategy='mirrored'`, or share the sweep out "
-            f"among machines, each with a folder of its own. Received: {strategy}"
+            "`tune` trains on one machine. Give `strategy='mirrored'`, or run a part of the sweep "
+            f"on each machine, with a folder for each. Received: {strategy}"
         )
     options = dict(options or {})
 

@@ -48,8 +48,8 @@ def combinations(sweep: dict[str, list], *, trials: int | None = None, seed: int
     for name, values in sweep.items():
         if name in FIXED or name.startswith("teacher"):
             raise ValueError(
-                f"`{name}` cannot be swept: all trials share one teacher, its targets and the "
-                "data. Give it as an option instead."
+                f"`{name}` cannot be swept, because all trials share the teacher, its targets and "
+                "the data. Give it as an option instead."
             )
         if not isinstance(values, (list, tuple)) or not values:
             raise ValueError(f"`{name}` needs a list of values. Received: {values!r}")
@@ -139,7 +139,7 @@ def chosen(
     if unknown:
         raise ValueError(
             f"{file} has no option `{sorted(unknown)[0]}`. It has: {', '.join(taken) or 'none'}. "
-            f"Beside them can be swept: {', '.join((*TEACHING, 'epochs'))}."
+            f"A sweep may also name {', '.join((*TEACHING, 'epochs'))}."
         )
     theirs = {name: value for name, value in setting.items() if name not in ours}
     experiment = under(load_experiment(file, {**theirs, **before, **options}), ours)
@@ -160,7 +160,7 @@ def _take_teacher(experiment, path):
     if not path.is_file():
         raise FileNotFoundError(
             f"No such teacher: {path}. Run `tune` again, or set `TEACHER = None` in the winner's "
-            "file to train another one."
+            "file to train a new teacher."
         )
     experiment.teacher = lambda: loaded(path)
     experiment.teacher_epochs = 0
@@ -212,7 +212,10 @@ def _weighted(terms, factor):
 def _times(term, factor):
     """The same term with another weight."""
     if not is_number(term.weight):
-        raise ValueError(f"The weight of `{term.name}` is a schedule: sweep no `weight`.")
+        raise ValueError(
+            f"The weight of `{term.name}` is a schedule, which a sweep of `weight` cannot scale. "
+            "Leave `weight` out of the sweep."
+        )
     term = copy.copy(term)
     term.weight = term.weight * factor
     return term

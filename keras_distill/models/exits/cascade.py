@@ -148,8 +148,9 @@ def _are_logits(outputs):
     softmax = {name: _ends_in_softmax(output) for name, output in outputs.items()}
     if len({*softmax.values()}) > 1:
         raise ValueError(
-            "All exits must give logits, or all of them probabilities. Received, as whether they "
-            f"end in a softmax: {softmax}. If they agree all the same, say which by `from_logits`."
+            "All exits must give logits, or all must give probabilities. If they do, say which "
+            "with `from_logits`. Received exits that end in a softmax (True) or do not (False): "
+            f"{softmax}"
         )
     return not any(softmax.values())
 
@@ -167,7 +168,7 @@ def _check_classes(outputs):
         sigmoid = activation is keras.activations.sigmoid
         if len(output.shape) != 2 or (output.shape[-1] or 2) < 2 or sigmoid:
             raise ValueError(
-                "Each exit must give logits or probabilities of two classes or more, "
-                f"(batch, classes). Received: `{name}` of shape {tuple(output.shape)}"
-                f"{', from a sigmoid' if sigmoid else ''}. Make a binary model with two outputs."
+                "Each exit must give logits or probabilities (batch, classes) of at least two "
+                "classes. For a binary model, use two classes. Received: "
+                f"`{name}` of shape {tuple(output.shape)}{', from a sigmoid' if sigmoid else ''}"
             )

@@ -62,7 +62,8 @@ def add_exits(
     """
     if not exits or FINAL in exits:
         raise ValueError(
-            f'`exits` must name at least one exit, and none "{FINAL}". Received: exits={exits}'
+            f'`exits` must name at least one exit, and no exit may be named "{FINAL}". Received: '
+            f"exits={exits}"
         )
     inputs, output, features = unrolled(model, exits.values())
     if keras.tree.is_nested(output):
@@ -74,8 +75,8 @@ def add_exits(
         return keras.Model(inputs, {**outputs, FINAL: output}, name=f"{model.name}_with_exits")
     except ValueError as error:
         raise ValueError(
-            f"`{model.name}` cannot get these exits: {error} Layers and exits, those of an opened "
-            "model included, need names of their own."
+            f"`{model.name}` cannot get these exits. {error} Give all layers and exits different "
+            "names, also the layers of models inside the model."
         ) from error
 
 
@@ -132,8 +133,8 @@ def feature_path(net: keras.Model, exit: str = FINAL) -> str:
     source = graph.operation_of(_feature(outputs[exit]))
     if not isinstance(source, layers.Layer) or isinstance(source, layers.InputLayer):
         raise ValueError(
-            f"The feature of `{exit}` comes from no layer that could be tapped. Choose a path "
-            f"yourself. It comes from: {getattr(source, 'name', source)}"
+            f"No layer of the model outputs the feature of `{exit}`. Choose a path "
+            f"yourself. It comes from {getattr(source, 'name', source)}."
         )
     return source.name
 
@@ -143,7 +144,8 @@ def outputs_of(net):
     outputs = graph.outputs(net)
     if not isinstance(outputs, dict):
         raise ValueError(
-            "A model with exits is functional and has a dict of outputs, as `add_exits` makes it. "
+            "A model with exits must be functional and have a dict of outputs. Make it with "
+            "`add_exits`. "
             f"Received: {getattr(net, 'name', net)} (of type {type(net).__name__})"
         )
     return dict(outputs)
@@ -157,7 +159,7 @@ def unrolled(model, paths):
     """
     if not graph.is_graph(model):
         raise ValueError(
-            "Exits need a functional or sequential model that is built. Received: "
+            "`model` must be a functional or sequential model that is built. Received: "
             f"{getattr(model, 'name', model)} (of type {type(model).__name__})"
         )
     inputs = graph.inputs(model)
@@ -203,8 +205,8 @@ class _Head:
     def __init__(self, name, output, classes):
         if len(output.shape) != 2:
             raise ValueError(
-                "The default head makes an output of shape (batch, classes), as the model's must "
-                f"be. Received: {tuple(output.shape)}. Give a `head`."
+                "The default head needs a model with an output of shape (batch, classes). Give a "
+                f"`head`. Received: {tuple(output.shape)}"
             )
         self.name = name
         self.last = graph.operation_of(output)
@@ -215,8 +217,8 @@ class _Head:
         pooled = {2: self._vector, 3: self._sequence, 4: self._feature_map}
         if len(feature.shape) not in pooled:
             raise ValueError(
-                f"`{self.name}`: the default head takes vectors, sequences or feature maps. "
-                f"Received: a feature of shape {tuple(feature.shape)}. Give a `head`."
+                f"The default head of `{self.name}` takes vectors, sequences or feature maps. Give "
+                f"a `head`. Received: a feature of shape {tuple(feature.shape)}"
             )
         vector = pooled[len(feature.shape)](feature)
         activation = getattr(self.last, "activation", None)

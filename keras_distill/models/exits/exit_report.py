@@ -99,7 +99,9 @@ def cheapest(report: dict, lost: float = 0.005) -> dict:
     least = report["exits"][-1]["accuracy"] - lost
     rows = [row for row in report["thresholds"] if row["accuracy"] >= least]
     if not rows:
-        raise ValueError(f"Every threshold loses more. Give higher ones. Received: lost={lost}")
+        raise ValueError(
+            f"Every threshold loses more than `lost`. Give higher thresholds. Received: lost={lost}"
+        )
     return min(rows, key=lambda row: row["operations"])
 
 

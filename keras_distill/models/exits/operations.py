@@ -30,7 +30,9 @@ def operations(function: Callable[..., Any], *specs: Any) -> int:
     """
     for spec in keras.tree.flatten(specs):
         if None in tuple(spec.shape):
-            raise ValueError(f"Operations need known shapes. Received: {tuple(spec.shape)}")
+            raise ValueError(
+                f"Operations can only be counted for known shapes. Received: {tuple(spec.shape)}"
+            )
     count = {"tensorflow": _of_tensorflow, "jax": _of_jax, "torch": _of_torch}[_backend.NAME]
     return count(function, specs)
 
@@ -56,7 +58,9 @@ def _multiplications(op):
         return 0
     shapes = [tuple(tensor.shape) for tensor in (*op.inputs, *op.outputs)]
     if any(size is None for shape in shapes for size in shape):
-        raise ValueError(f"Operations need known shapes. Received: {op.name} with {shapes}")
+        raise ValueError(
+            f"Operations can only be counted for known shapes. Received: {op.name} with {shapes}"
+        )
     output, kernel = shapes[-1], shapes[1]
     if kind == "Einsum":
         return _of_einsum(op.get_attr("equation").decode(), shapes)

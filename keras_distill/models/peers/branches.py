@@ -43,12 +43,13 @@ def gated_ensemble(net: keras.Model, gate: str, *, name: str | None = "ensemble"
     names = list(outputs_of(net))
     if len(names) < 2 or name in names:
         raise ValueError(
-            f"An ensemble needs two outputs or more, none named `{name}`. Received: {names}"
+            f"An ensemble needs at least two outputs, and none may be named `{name}`. Received: "
+            f"{names}"
         )
     inputs, outputs, features = unrolled(net, [gate])
     if len({tuple(output.shape) for output in outputs.values()}) > 1:
         shapes = {key: tuple(output.shape) for key, output in outputs.items()}
-        raise ValueError(f"The branches must have one shape. Received: {shapes}")
+        raise ValueError(f"All branches must have the same shape. Received: {shapes}")
     feature = features[gate]
     if len(feature.shape) > 2:
         feature = ops.mean(feature, axis=tuple(range(1, len(feature.shape) - 1)))

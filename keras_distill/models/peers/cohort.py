@@ -67,7 +67,9 @@ class Cohort(keras.Model):
         self.members = {}
         for key, member in members.items():
             if hasattr(self, key):
-                raise ValueError(f"A member cannot be named `{key}`: a Keras model has that.")
+                raise ValueError(
+                    f"A member cannot be named `{key}`, which is an attribute of Keras models."
+                )
             self.members[key] = member
             setattr(self, key, member)
         self.output_names = list(members)  # as Keras and `recipes` read them
@@ -91,7 +93,7 @@ class Cohort(keras.Model):
 
 def _check(members):
     if len(members) < 2:
-        raise ValueError(f"A cohort has at least two members. Received: {list(members)}")
+        raise ValueError(f"A cohort needs at least two members. Received: {list(members)}")
     for key, member in members.items():
         if not isinstance(member, keras.Model):
             raise TypeError(
@@ -100,9 +102,11 @@ def _check(members):
             )
         others = [other for other in members if other != key]
         if any(member is members[other] for other in others):
-            raise ValueError(f"The member `{key}` is given twice. Clone the model.")
+            raise ValueError(
+                f"The member `{key}` is the same model as another member. Clone the model."
+            )
         if member.name in others:
             raise ValueError(
-                f"The model of the member `{key}` is named `{member.name}`, as another member is: "
-                "give the model another name, or paths would mean either."
+                f"The model of the member `{key}` is named `{member.name}`, like another member, "
+                "so a path could mean either. Give the model another name."
             )

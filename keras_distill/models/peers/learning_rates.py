@@ -44,12 +44,12 @@ def scale_learning_rates(
 def _check_scalable(optimizer):
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise ValueError(
-            "Give the inner optimizer: `compile` adds the scaling of the loss. Received: "
-            "a LossScaleOptimizer"
+            "`optimizer` cannot be a LossScaleOptimizer. Give its inner optimizer. `compile` adds "
+            "the scaling of the loss."
         )
     if not isinstance(optimizer, keras.optimizers.Optimizer) or optimizer.built:
         raise ValueError(
-            "`optimizer` must be a Keras optimizer that is not built yet. Received: "
+            "`optimizer` must be a Keras optimizer that is not yet built. Received: "
             f"optimizer={optimizer!r}"
         )
 
@@ -66,6 +66,8 @@ def _scales(multipliers):
             raise ValueError(f"`{layer.name}` is not built. Call it on a batch first.")
         for variable in layer.trainable_variables:
             if id(variable) in found:
-                raise ValueError(f"`{variable.path}` belongs to two of the layers. Name one.")
+                raise ValueError(
+                    f"`{variable.path}` belongs to two of the layers. Name only one of them."
+                )
             found[id(variable)] = variable, scale
     return list(found.values())

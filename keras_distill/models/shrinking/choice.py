@@ -21,7 +21,7 @@ class Choice(NamedTuple):
         given = [name for name, value in zip(self._fields, self) if value is not None]
         if len(given) > 1:
             raise ValueError(
-                "Blocks are chosen by one of `layers`, `every` and `depth`. "
+                "Give only one of `layers`, `every` and `depth`. "
                 f"Received: {', '.join(f'{name}={getattr(self, name)}' for name in given)}"
             )
         for name in ("every", "depth"):
@@ -45,15 +45,15 @@ class Choice(NamedTuple):
             keys = [key for key in listed if key in stack]
             if len(keys) != 1:
                 raise ValueError(
-                    f"`layers` must name each stack of blocks once, by a part of its name. "
-                    f"`{stack}` is named by: {keys or 'none'}. Received: layers={listed}"
+                    f"Each stack of blocks needs exactly one key in `layers` that is a part of the "
+                    f"stack's name. `{stack}` matches {keys or 'none'}. Received: layers={listed}"
                 )
             listed = listed[keys[0]]
         positions = [whole("layers", position) for position in listed]
         ascends = all(a < b for a, b in zip(positions, positions[1:]))
         if not positions or not ascends or positions[0] < 0 or positions[-1] >= count:
             raise ValueError(
-                f"`layers` must be ascending positions in [0, {count}), the blocks of `{stack}`. "
+                f"`layers` must be ascending positions in [0, {count}) of the blocks of `{stack}`. "
                 f"Received: layers={list(listed)}"
             )
         return positions

@@ -102,13 +102,13 @@ def _of_teacher(name, student, teacher, theirs):
 def _without_counterpart(layer, name, teacher, selection):
     if selection.holds(layer.name):
         return (
-            f"`{layer.name}` of the student would need a layer `{name}`, which `{teacher.name}` "
-            f"does not have: another choice of blocks is needed. Kept: {_told(selection)}"
+            f"`{layer.name}` of the student needs a layer `{name}`, which `{teacher.name}` does "
+            f"not have. Choose other blocks. Received: {_told(selection)}"
         )
     return (
-        f"`{layer.name}` of the student has no counterpart in `{teacher.name}`: a "
-        f"`{type(teacher).__name__}` of these sizes has a layer more. Choose other sizes, or build "
-        "the student yourself."
+        f"`{layer.name}` of the student has no counterpart in `{teacher.name}`, because a "
+        f"`{type(teacher).__name__}` of these sizes has one more layer. Choose other sizes, or "
+        "build the student yourself."
     )
 
 
@@ -135,8 +135,9 @@ def _copy_layer(layer, source, in_place, rows):
             size < wanted for size, wanted in zip(value.shape, variable.shape)
         ):
             raise ValueError(
-                f"`{source.name}` of the teacher cannot stand in the place of `{layer.name}`: "
-                f"`{key[-1]}` has the shape {value.shape}, there {tuple(variable.shape)}."
+                f"The weights of the teacher's `{source.name}` cannot be copied to "
+                f"`{layer.name}`, because the shapes of `{key[-1]}` differ, {value.shape} and "
+                f"{tuple(variable.shape)}."
             )
         variable.assign(rows.cut(value, variable.shape, weight))
     for each in (layer, *sublayers(layer, recursive=True)):
@@ -148,12 +149,12 @@ def _other_weights(layer, source, in_place, keys):
     named = ", ".join(sorted({"/".join(map(str, key)) for key in keys}))
     if in_place is not None and in_place is not source:
         return (
-            f"`{source.name}` of the teacher cannot stand in the place of `{in_place.name}`: only "
+            f"The teacher's `{source.name}` cannot replace `{in_place.name}`, because only "
             f"one of them has the weights {named}. Choose `layers` that keep `{in_place.name}`."
         )
     return (
-        f"`{source.name}` of the teacher cannot be cut: its weights differ from those of a new "
-        f"`{layer.name}` (changed after it was made?): {named}"
+        f"The teacher's `{source.name}` cannot be cut, because the weights {named} differ from "
+        f"those of a new `{layer.name}`. Was the layer changed after it was built?"
     )
 
 
@@ -188,9 +189,9 @@ def _check_settings(layer, source):
         if isinstance(value, KINDS) and key not in PLACE and not key.startswith("_"):
             if isinstance(theirs, KINDS) and theirs != value:
                 raise ValueError(
-                    f"`{source.name}` of the teacher cannot stand in the place of `{layer.name}`: "
-                    f"its `{key}` is {theirs}, there {value}. Choose `layers` whose pattern the "
-                    "student repeats."
+                    f"The teacher's `{source.name}` cannot replace `{layer.name}`, because their "
+                    f"`{key}` differs, {theirs} and {value}. Choose `layers` that repeat the "
+                    "teacher's pattern of blocks."
                 )
 
 

@@ -35,8 +35,8 @@ def cut(model, choice, name=None):
     inputs, outputs = _replayed(model, clone, _bypasses(model, stacks, selection))
     if not stacks and not selection.nested:
         raise ValueError(
-            f"`{model.name}` has no repeated named blocks to choose from, such as "
-            "`block_0_conv`, `block_1_conv`. Its layers: "
+            f"`{model.name}` must have blocks with numbered names, such as `block_0_conv` and "
+            "`block_1_conv`. Received the layers: "
             f"{', '.join(layer.name for layer in model.layers[:12])}"
         )
     return _as_before(model, inputs, outputs, made, name), selection
@@ -92,8 +92,8 @@ def _config_of(layer):
         return _without_adapters(layer.get_config())
     except NotImplementedError:
         raise ValueError(
-            f"`{layer.name}`, a `{type(layer).__name__}`, cannot be made anew for a cut model: it "
-            "takes arguments and has no `get_config`. Build the student yourself."
+            f"`{layer.name}`, a `{type(layer).__name__}`, cannot be copied, because it takes "
+            "arguments and has no `get_config`. Build the student yourself."
         ) from None
 
 
@@ -167,8 +167,8 @@ def _bypasses(model, stacks, selection):
                 received, given = chain.ends(index)
                 if received.shape != given.shape:
                     raise ValueError(
-                        f"`{stack}{index}` cannot be dropped: it changes the shape from "
-                        f"{tuple(received.shape)} to {tuple(given.shape)}."
+                        f"`{stack}{index}` cannot be dropped, because it changes the shape from "
+                        f"{tuple(received.shape)} to {tuple(given.shape)}. Keep it."
                     )
                 bypasses[id(given)] = received
     return bypasses
@@ -195,8 +195,8 @@ class _Chain:
             given = self._last_output()
         if self.received[index] is None:
             raise ValueError(
-                f"`{self.stack}{index}` cannot be dropped: which of its inputs it passes on is not "
-                "clear. Keep the first block."
+                f"`{self.stack}{index}` cannot be dropped, because it is not clear which input "
+                "would take its place. Keep the first block."
             )
         return self.received[index], given
 
@@ -231,8 +231,8 @@ class _Chain:
         if before is None:
             return None
         raise ValueError(
-            f"`{self.stack}{index}` and `{self.stack}{before}` are not a chain: {len(outside)} "
-            "tensors join them, and blocks can be dropped only where it is one."
+            f"{len(outside)} tensors join `{self.stack}{before}` and `{self.stack}{index}`, but "
+            "blocks can only be dropped from a chain, in which one tensor joins two blocks."
         )
 
     def _last_output(self):
@@ -251,7 +251,7 @@ class _Chain:
                     ends[id(tensor)] = tensor
         if not same or len(ends) != 1:
             raise ValueError(
-                f"`{self.stack}{last}` cannot be dropped: where it ends is not clear, since it "
+                f"`{self.stack}{last}` cannot be dropped, because its last layer is unknown. It "
                 f"differs from `{self.stack}{before}`. Keep the last block, or name its last layer."
             )
         return next(iter(ends.values()))

@@ -32,15 +32,15 @@ def narrowed(model, share, importance=None, name=None):
         )
     if any(getattr(layer, "lora_enabled", False) for layer in sublayers(model, recursive=True)):
         raise ValueError(
-            f"`{model.name}` has adapters (LoRA) and cannot be cut by `width`. Merge them first: "
-            "`shrink` without `width` does."
+            f"`{model.name}` has adapters (LoRA) and cannot be cut by `width`. Cut its depth, or "
+            "merge the adapters into the weights first."
         )
     channels = Channels(model)
     if not channels.groups:
         raise ValueError(
-            f"`{model.name}` cannot be cut by `width`: no layer was found whose channels can be "
-            "fewer, such as a `Dense` or `Conv2D` before the last. Build the smaller student "
-            "yourself."
+            f"`{model.name}` cannot be cut by `width`, because no layer was found whose channels "
+            "can be fewer, such as a `Dense` or `Conv2D` before the last. Build the smaller "
+            "student yourself."
         )
     dropped = _dropped(model, channels, share, importance)
 

@@ -104,15 +104,15 @@ def shrink(
     widths = sizes.Widths(width, heads, feed_forward)
     if not (choice.wanted or widths.given or vocabulary is not None):
         raise ValueError(
-            "Nothing to cut. Give `layers`, `every`, `depth`, `width`, `heads`, `feed_forward` or "
+            "There is nothing to cut. Give `layers`, `every`, `depth`, `width`, `heads`, `feed_forward` or "
             "`vocabulary`."
         )
     if not isinstance(teacher, keras.Model) or not teacher.built:
         raise ValueError(f"`teacher` must be a built Keras model. Received: {teacher!r}")
     if any(layer.quantization_mode for layer in (teacher, *sublayers(teacher, recursive=True))):
         raise ValueError(
-            f"`{teacher.name}` is quantized, and a student cut from it could not be trained: cut "
-            "it as it was before."
+            f"`{teacher.name}` is quantized, so a student cut from it could not be trained. Cut "
+            "the model before you quantize it."
         )
     name = name or f"{teacher.name}_student"
     measured = _importance(importance, measure, loss, widths)
@@ -168,8 +168,8 @@ def _config(model):
     config = sizes.config_of(backbone)
     if config is None:
         raise ValueError(
-            f"`{model.name}` cannot be cut: the config of its backbone, a "
-            f"`{type(backbone).__name__}`, has none of: {', '.join(sizes.DEPTHS)}. Build the "
+            f"`{model.name}` cannot be cut, because the config of its backbone (a "
+            f"`{type(backbone).__name__}`) has none of {', '.join(sizes.DEPTHS)}. Build the "
             "smaller student yourself."
         )
     return config
@@ -204,8 +204,8 @@ def _sized(teacher, choice, widths, tokens, name):
     if tokens is not None:
         if sizes.words_of(config) is None:
             raise ValueError(
-                f"`{backbone.name}` has no vocabulary to cut: its config has none of: "
-                f"{', '.join(sizes.WORDS)}. Received: vocabulary={tokens}"
+                f"`{backbone.name}` has no vocabulary to cut, because its config has none of "
+                f"{', '.join(sizes.WORDS)}. Leave `vocabulary` out. Received: vocabulary={tokens}"
             )
         size = vocabulary.size_of(teacher)
         rows = copied_weights.Rows(size, vocabulary.kept_tokens(teacher, tokens))
@@ -221,14 +221,15 @@ def _graph(teacher, choice, widths, importance, tokens, name):
     for argument, value in given.items():
         if value is not None:
             raise ValueError(
-                f"`{teacher.name}` cannot be cut by `{argument}`: its config does not describe "
-                f"its sizes, it has none of: {', '.join(sizes.DEPTHS)}. Received: "
-                f"{argument}={value}. Build the smaller student yourself."
+                f"`{teacher.name}` cannot be cut by `{argument}`, because its config has none of "
+                f"{', '.join(sizes.DEPTHS)}. Build the smaller student yourself. Received: "
+                f"{argument}={value}"
             )
     if not is_graph(teacher):
         raise ValueError(
-            f"`{teacher.name}` (a {type(teacher).__name__}) cannot be cut: it is neither "
-            f"functional nor sequential, and its config has none of: {', '.join(sizes.DEPTHS)}."
+            f"`{teacher.name}` (a {type(teacher).__name__}) cannot be cut. It is neither "
+            f"functional nor sequential, and its config has none of {', '.join(sizes.DEPTHS)}. "
+            "Build the smaller student yourself."
         )
     if widths.width is not None:
         teacher = narrowing.narrowed(teacher, widths.width, importance, name)

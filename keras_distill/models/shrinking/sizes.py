@@ -82,14 +82,16 @@ def cut_depth(config, stacks, choice, name):
     found, stacks = stacks, {key: each for key, each in stacks.items() if len(each) == count}
     if not stacks:
         raise ValueError(
-            f"`{name}` cannot be cut in depth: its {count} blocks were not found, which must be "
-            f"named by number. Found: {_counted(found)}. Build the shallower student yourself."
+            f"`{name}` cannot be cut in depth, because its {count} blocks were not found. Their "
+            f"names must be numbered. Found: {_counted(found)}. Build the shallower student "
+            "yourself."
         )
     kept = selected(stacks, choice)
     depths = {stack: len(each) for stack, each in kept.items()}
     if len(set(depths.values())) > 1:
         raise ValueError(
-            f"`{name}` has one depth for all its stacks (`num_layers`). Received: {depths}"
+            f"All stacks of `{name}` have the same depth (`num_layers`). Keep the same number of "
+            f"blocks in each. Received: {depths}"
         )
     stack, each = next(iter(kept.items()))
     positions = [old - stacks[stack][0] for old in each.values()]
@@ -101,13 +103,13 @@ def _refuse_depth(config, name):
     """Refuses what `num_layers` alone does not describe."""
     if "layerwise_depths" in config:
         raise ValueError(
-            f"`{name}` cannot be cut in depth: it has stages of `layerwise_depths` blocks. Build "
-            "the shallower student yourself."
+            f"`{name}` cannot be cut in depth, because it has stages of `layerwise_depths` blocks. "
+            "Build the shallower student yourself."
         )
     if config.get("num_kv_shared_layers"):
         raise ValueError(
-            f"`{name}` cannot be cut in depth: its last {config['num_kv_shared_layers']} blocks "
-            "take keys and values from blocks before (`num_kv_shared_layers`)."
+            f"`{name}` cannot be cut in depth, because its last {config['num_kv_shared_layers']} "
+            "blocks use keys and values of earlier blocks (`num_kv_shared_layers`)."
         )
 
 
@@ -139,11 +141,11 @@ def _two_sided(config, stacks, choice, name):
     }
     if any(len(named) != 1 for named in found.values()):
         raise ValueError(
-            f"`{name}` cannot be cut in depth: the blocks of its sides were not found. "
+            f"`{name}` cannot be cut in depth, because the blocks of its sides were not found. "
             f"Found: {found}"
         )
     if not found:
-        raise ValueError(f"`{name}` cannot be cut in depth: each side has one block.")
+        raise ValueError(f"`{name}` cannot be cut in depth, because each side has one block.")
     for side in {*depths.values()} - {*deep.values()}:
         if isinstance(choice.layers, dict) and side in choice.layers:
             choice.of(side, 1)  # refuses blocks that are not there
@@ -163,8 +165,8 @@ def _stackwise(config, stacks, choice, name):
     single = [index for index, count in enumerate(counts) if count == 1]
     if not stacks or len(stacks) + len(single) != len(counts):
         raise ValueError(
-            f"`{name}` cannot be cut in depth: its {len(counts)} stages of {counts} blocks were "
-            f"not found. Found: {_counted(stacks)}. Build the shallower student yourself."
+            f"`{name}` cannot be cut in depth, because its {len(counts)} stages of {counts} blocks "
+            f"were not found. Found: {_counted(stacks)}. Build the shallower student yourself."
         )
     kept = selected(stacks, choice)
     depths = iter([len(each) for each in kept.values()])
@@ -185,8 +187,8 @@ def _grouped(config, choice):
         repeats[position // size] += 1
     if len(set(repeats.values())) > 1:
         raise ValueError(
-            f"Blocks are shared in {groups} groups of {size}: a student must keep equally many of "
-            f"each group that it keeps. Received, by group: {repeats}"
+            f"The blocks share weights in {groups} groups of {size}. Keep the same number of "
+            f"blocks in each group that you keep. Received, by group: {repeats}"
         )
     inner = range(config["num_inner_repetitions"])
     kept = {"group_": dict(enumerate(repeats))} if inner else {}
@@ -215,8 +217,9 @@ def cut_widths(config, widths, name):
     if widths.heads is not None:
         if not any(config.get(key) for key in OF_A_HEAD):
             raise ValueError(
-                f"`heads`: in `{name}` a head is as wide as `hidden_dim` divided by their number, "
-                "so that fewer heads would be wider ones. Cut `width`: heads fall with it."
+                f"`{name}` cannot be cut by `heads`, because a head is as wide as `hidden_dim` "
+                "divided by their number, so that fewer heads would be wider. Cut `width`, which "
+                "takes heads away too."
             )
         old = _known(config, HEADS, name, "heads")
         new = fewer("heads", widths.heads, old, "the teacher's number of heads")
@@ -254,7 +257,7 @@ def _known(config, keys, name, argument):
         if config.get(key) is not None:
             return config[key]
     raise ValueError(
-        f"`{name}` cannot be cut in `{argument}`: its config has no "
+        f"`{name}` cannot be cut by `{argument}`, because its config has no "
         f"{' or '.join(f'`{key}`' for key in keys)}. Cut its depth, or build the narrower student "
         "yourself."
     )
@@ -270,8 +273,9 @@ def _scaled(config, keys, new, old, argument):
         found[key], rest = divmod(config[key] * new, old)
         if rest or not found[key]:
             raise ValueError(
-                f"`{argument}`: {new} instead of {old} must leave whole numbers. `{key}` would be "
-                f"{found[key] + rest / old:.4g}. Heads keep their width."
+                f"`{argument}` must leave whole numbers, and attention heads keep their width. "
+                f"With {new} instead of {old}, `{key}` would be {found[key] + rest / old:.4g}. "
+                f"Choose another `{argument}`."
             )
     return found
 

@@ -41,7 +41,9 @@ def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]
     """
     given, tokenizer = tokenizer, tokenizer_of(tokenizer)
     if tokenizer is None:
-        raise ValueError(f"`{getattr(given, 'name', given)}` has no tokenizer to count with.")
+        raise ValueError(
+            f"`{getattr(given, 'name', given)}` has no tokenizer. Give a model with one."
+        )
     texts, counts = list(texts), collections.Counter()
     progress = keras.utils.Progbar(len(texts), unit_name="text")
     for start in range(0, len(texts), BATCH):
@@ -115,7 +117,8 @@ def size_of(model):
     config = backbone.get_config()
     if words_of(config) is None:
         raise ValueError(
-            f"`{backbone.name}` has no vocabulary: its config has none of: {', '.join(WORDS)}."
+            f"`{backbone.name}` has no vocabulary, because its config has none of "
+            f"{', '.join(WORDS)}."
         )
     return config[words_of(config)]
 
@@ -150,8 +153,8 @@ def cut_preprocessor(preprocessor, ids):
         config["vocabulary"] = tokens
     else:
         raise ValueError(
-            f"A `{type(tokenizer).__name__}` cannot be cut to fewer tokens. Cut the backbone "
-            "alone, `shrink(task.backbone, vocabulary=ids)`, and give it token ids."
+            f"A `{type(tokenizer).__name__}` cannot be cut to fewer tokens. Cut only the backbone "
+            "with `shrink(task.backbone, vocabulary=ids)`, and give it token ids."
         )
     cut = type(tokenizer).from_config(config)
     made = type(preprocessor).from_config({**preprocessor.get_config(), "tokenizer": cut})

@@ -69,7 +69,7 @@ class Killed(BaseException):
 def test_the_winner_takes_the_teacher_that_the_search_trained(found, file, tmp_path, capsys):
     winner = found[0] / "winner.py"
     load_experiment(winner, {"epochs": 1}).run(tmp_path)
-    assert "The teacher is taken as it is." in capsys.readouterr().out
+    assert "The teacher is used without further training." in capsys.readouterr().out
     ours, theirs = (
         keras.saving.load_model(folder / "arms" / "teacher.keras").get_weights()
         for folder in (tmp_path, found[0])
@@ -123,7 +123,7 @@ def test_a_killed_search_resumes_to_the_same_numbers(found, file, tmp_path, monk
         assert {**again, "seconds": 0} == {**expected, "seconds": 0}
     with pytest.raises(FileExistsError):
         tune(file, out, SWEEP, **CALL)
-    with pytest.raises(ValueError, match="halvings: 1 there, 2 here"):
+    with pytest.raises(ValueError, match="halvings was 1 and is 2 now"):
         tune(file, out, SWEEP, resume=True, **{**CALL, "halvings": 2})
 
 
@@ -174,7 +174,7 @@ def test_a_training_that_failed_is_no_gain():
     found = row({"alpha": 1}, [{"accuracy": 0.9}], failed, {})
     assert found["gain"] is None and found["failed"] == 1
     assert "1 of 2 trainings failed" in ranking.table([found])
-    assert "No gain is told" in verdict([found])
+    assert "The gain is unknown" in verdict([found])
 
 
 def test_what_is_found_outlives_a_plot(tmp_path, monkeypatch, capsys):

@@ -54,7 +54,7 @@ def test_a_setting_becomes_an_experiment(file):
 
 def test_what_cannot_be_swept_is_refused(file):
     for sweep, said in (
-        ({"teacher_epochs": [1]}, "share one teacher"),
+        ({"teacher_epochs": [1]}, "share the teacher"),
         ({"data": ["a"]}, "cannot be swept"),
         ({"alpha": []}, "needs a list of values"),
         ({"recipe": ["crd"]}, "must be one of.*hinton.*Received: crd"),

@@ -50,9 +50,9 @@ def test_labels_train_the_gate_and_branches_are_cut(tmp_path):
 
 
 def test_refused():
-    with pytest.raises(ValueError, match="two outputs or more"):
+    with pytest.raises(ValueError, match="at least two outputs"):
         models.gated_ensemble(branches((3,)), gate="trunk")
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         models.gated_ensemble(branches((3, 4)), gate="trunk")
     with pytest.raises(ValueError, match="nowhere"):
         models.gated_ensemble(branches(), gate="nowhere")

@@ -178,7 +178,7 @@ def test_scaled_rates_under_loss_scaling():
     "members, error, message",
     [
         (lambda: {"a": net(4)}, ValueError, "at least two"),
-        (lambda: dict.fromkeys("ab", net(4)), ValueError, "twice"),
+        (lambda: dict.fromkeys("ab", net(4)), ValueError, "the same model as another"),
         (lambda: {"a": net(4), "b": 3}, TypeError, "Keras model"),
         (lambda: {"fit": net(4), "b": net(4)}, ValueError, "named `fit`"),
         (lambda: {"a": net(4, "b"), "b": net(4)}, ValueError, "another member"),
@@ -202,7 +202,7 @@ def test_refused_rates():
     with pytest.raises(ValueError, match="inner optimizer"):
         models.scale_learning_rates(keras.optimizers.LossScaleOptimizer(adam), {model: 1})
     adam.build(model.trainable_variables)
-    with pytest.raises(ValueError, match="not built yet"):
+    with pytest.raises(ValueError, match="not yet built"):
         models.scale_learning_rates(adam, {model: 1})
 
 
