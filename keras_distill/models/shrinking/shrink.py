@@ -104,8 +104,8 @@ def shrink(
     widths = sizes.Widths(width, heads, feed_forward)
     if not (choice.wanted or widths.given or vocabulary is not None):
         raise ValueError(
-            "There is nothing to cut. Give `layers`, `every`, `depth`, `width`, `heads`, `feed_forward` or "
-            "`vocabulary`."
+            "There is nothing to cut. Give `layers`, `every`, `depth`, `width`, `heads`, "
+            "`feed_forward` or `vocabulary`."
         )
     if not isinstance(teacher, keras.Model) or not teacher.built:
         raise ValueError(f"`teacher` must be a built Keras model. Received: {teacher!r}")
