@@ -12,7 +12,10 @@ it is trained: the same command goes on after an interruption.
 
     python benchmarks/quantization.py --task=digits --out=runs/quantization/digits
     python benchmarks/quantization.py --task=fashion_mnist --data=DIR --limit=10000 \
-        --teacher_epochs=16 --width=1 --out=runs/quantization/fashion_5k
+        --teacher=FILE --recipe=dist --temperature=4 --alpha=0.5 --epochs=40 \
+        --out=runs/quantization/fashion_5k
+    python benchmarks/quantization.py --task=fashion_mnist --data=DIR --limit=10000 --width=3.5 \
+        --teacher=FILE --recipe=dist --temperature=4 --alpha=0.9 --out=runs/quantization/fashion_48k
     python benchmarks/quantization.py --task=reviews --data=FILE.tsv --out=runs/quantization/reviews
 """
 
@@ -29,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from keras_distill import Distiller, Experiment, Term, export, losses, models
+from keras_distill import Distiller, Experiment, Term, export, losses, models, recipes
 from keras_distill.experiments import cached
 from keras_distill.experiments.comparison import first_examples
 from keras_distill.experiments.file import load_experiment
@@ -79,8 +82,12 @@ def experiment_of(arguments):
     if arguments.task == "digits":
         return load_experiment(EXAMPLES / "quickstart.py", {"seeds": 3})
     options = {"data": arguments.data, "limit": arguments.limit, "width": arguments.width,
-               "teacher_epochs": arguments.teacher_epochs, "seeds": 3}  # fmt: skip
-    return load_experiment(EXAMPLES / "fashion_mnist.py", options)
+               "teacher_epochs": arguments.teacher_epochs, "seeds": 3, "epochs": arguments.epochs,
+               "temperature": arguments.temperature, "alpha": arguments.alpha}  # fmt: skip
+    experiment = load_experiment(EXAMPLES / "fashion_mnist.py", options)
+    if arguments.recipe == "dist":
+        experiment.terms = recipes.dist(arguments.temperature)
+    return experiment
 
 
 def aware(experiment, bits, cache, seed, model_of):
@@ -145,6 +152,11 @@ def main():
     parser.add_argument("--out", required=True, help="where the run is written, and goes on")
     parser.add_argument("--limit", type=int, help="how many training images")
     parser.add_argument("--width", type=float, default=1.0, help="of the Fashion-MNIST student")
+    parser.add_argument("--recipe", default="hinton", choices=("hinton", "dist"), help="of its "
+                        "training, as the next three are")  # fmt: skip
+    parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--alpha", type=float, default=0.5)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--teacher", metavar="FILE", help="a trained one, of another run")
     parser.add_argument("--teacher_epochs", type=int, default=24)
     arguments = parser.parse_args()

@@ -30,7 +30,7 @@ NOT_RUN = {
     "export.saved_model.write_saved_model": "half a minute; tests/export runs the same",
     "export.write.write": "half a minute; tests/export runs the same",
     "losses.universal.AlignedSpans": "half a minute; tests/text runs the same",
-    "models.quantization.quantization_aware": "names that it does not define",
+    "models.quantization.aware.quantization_aware": "names that it does not define",
 }
 # Examples that read targets which another call has written.
 ON_DISK = {

@@ -26,6 +26,30 @@ def test_sublayers_are_those_that_a_layer_holds():
     assert {"query", "key", "value", "attention_output"} <= held
 
 
+def test_a_built_layer_adopts_others():
+    layer = layers.Dense(2)
+    layer.build((None, 3))
+    keras_layers.adopt(layer, before=layers.Dense(3, name="before"))
+    layer.before.build((None, 3))
+    assert keras_layers.sublayers(layer) == [layer.before] and len(layer.weights) == 4
+    with pytest.raises(ValueError, match="already built"):  # it is locked again
+        layer.after = layers.Dense(3)
+
+
+def test_an_attention_goes_by_its_softmax():
+    attention, x = layers.MultiHeadAttention(2, 2), np.ones((1, 3, 4), "float32")
+    before, called = attention(x, x), []
+    softmax = attention._softmax
+    softmax.call = lambda *args, call=softmax.call, **kwargs: called.append(1) or call(
+        *args, **kwargs)  # fmt: skip
+    attention(x, x)
+    assert not called  # where there is no dropout, a fused kernel computes it
+    keras_layers.compute_scores(attention)
+    np.testing.assert_allclose(arrays(attention(x, x)), arrays(before), atol=1e-6)
+    assert called
+    keras_layers.compute_scores(layers.Dense(2))  # which attends to nothing
+
+
 def test_masks_ride_along():
     tensor, mask = ops.ones((2, 3)), ops.ones((2,), "bool")
     assert keras_layers.mask_of(tensor) is None

@@ -1,5 +1,8 @@
 """Layers: what they hold, how Keras calls them, and what rides along with their tensors."""
 
+import functools
+import inspect
+
 import keras
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.tensor_attributes import get_tensor_attr, set_tensor_attr
@@ -15,6 +18,17 @@ def sublayers(layer, recursive=False):
     Why private: `layers` is public on models alone, and leaves out what a layer holds.
     """
     return layer._flatten_layers(include_self=False, recursive=recursive)
+
+
+def adopt(layer, **sublayers):
+    """Gives a built layer further layers, under the names of attributes.
+
+    Why private: Keras locks a layer that is built, and unlocks it itself for `enable_lora` alone.
+    """
+    layer._tracker.unlock()
+    for name, each in sublayers.items():
+        setattr(layer, name, each)
+    layer._tracker.lock()
 
 
 def mask_of(tensor):
@@ -87,6 +101,25 @@ def attends(layer):
     in public, scores are returned only where dropout or a slower kernel happens to need them.
     """
     return hasattr(layer, ATTENTION)
+
+
+def compute_scores(layer):
+    """Has an attention go by its own softmax layer always; another layer stays as it is.
+
+    Why private: without dropout `_compute_attention` calls a kernel that shows no scores, unless
+    it is asked for them.
+    """
+    inner, asked = getattr(layer, ATTENTION, None), "return_attention_scores"
+    if inner is None or asked not in inspect.signature(inner).parameters:
+        return
+
+    @functools.wraps(inner)
+    def with_scores(*args, **kwargs):
+        bound = inspect.signature(inner).bind(*args, **kwargs)
+        bound.arguments[asked] = True
+        return inner(*bound.args, **bound.kwargs)
+
+    object.__setattr__(layer, ATTENTION, with_scores)
 
 
 def is_softmax(function):

@@ -30,14 +30,14 @@ class BalanceTerms(keras.callbacks.Callback):
     Args:
         shares: `{term's name: share}`, each share in (0, 1].
         by: `"gradient"` or `"loss"`. Defaults to `"gradient"`.
-        data: a batched `tf.data.Dataset` as `fit` takes it, to measure on. Defaults to `None`:
-            the first batch of the distiller's first `fit`.
+        data: a batched `tf.data.Dataset` to measure on, as `fit` takes it. Defaults to `None`,
+            which is the first batch of the distiller's first `fit`.
         batches: how many batches of `data` to take. Defaults to 8.
         verbose: 1 shows a progress bar and prints the weights. Defaults to 1.
 
     Raises:
-        ValueError: before the first step: for unknown terms, weights that are schedules, shares
-            that leave nothing or something over, and terms that contribute nothing.
+        ValueError: before the first step, for unknown terms, weights that are schedules, shares
+            with a wrong sum, and terms that contribute nothing.
 
     Example:
 

@@ -24,8 +24,8 @@ class FeatureHook(keras.callbacks.Callback):
     ends. Without one, or with a `probe`, it logs at each epoch's end, for a fixed batch:
     `{name}_cka` (see `report.cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
     (the mean length of an example's feature), and, where both sides have one shape,
-    `{name}_cosine`, after the term's projector if it has one. Callbacks that read the logs
-    (`TensorBoard`, `CSVLogger`, `EarlyStopping`) stand behind it in the list.
+    `{name}_cosine`, after the term's projector if it has one. Put callbacks that read the logs
+    (`TensorBoard`, `CSVLogger`, `EarlyStopping`) after it in the list.
 
     Args:
         student: the student's path (see `taps`).
@@ -38,9 +38,9 @@ class FeatureHook(keras.callbacks.Callback):
         source: the teacher's name. Defaults to `"teacher"`.
         probe: a batch of inputs, `(x, y)`, or a `tf.data.Dataset`, of which the first batch
             counts. Defaults to the first batch of the distiller's first `fit`.
-        heat_map: where to write a PNG, when the `fit` ends, of the CKA of every layer of the
-            student with every layer of the teacher on the probe (`report.cka_heat_map`; it needs
-            matplotlib). Defaults to `None`: none.
+        heat_map: the path of a PNG that is written when `fit` ends. It shows the CKA of every
+            layer of the student with every layer of the teacher on the probe
+            (`report.cka_heat_map`), and needs matplotlib. Defaults to `None`, which is none.
         name: the term's name, and how its logs begin. Defaults to the paths, joined by "_".
 
     Raises:

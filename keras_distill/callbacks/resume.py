@@ -23,40 +23,42 @@ INEXACT = (
 
 
 class Resume(keras.callbacks.Callback):
-    """Saves all that changes in training, and begins a `fit` where an earlier one was killed.
+    """Saves the state of a training, and resumes a `fit` that was killed.
 
-    Make the same script's process again: `fit` goes on with the step after the last checkpoint and
-    ends with the weights that it would have had, bit for bit. Weights, optimizer, projectors,
-    moving teachers, seeds of dropout, balanced weights, the metrics of the epoch and the place in
-    the shuffled data come back. For the data to come in the same order, call
-    `keras.utils.set_random_seed` before the model and the data are made; another order is refused.
+    Run the same script again. `fit` continues with the step after the last checkpoint, and ends
+    with the weights of an uninterrupted run, bit for bit. The callback restores weights,
+    optimizer, projectors, moving teachers, seeds of dropout, balanced weights, the metrics of the
+    epoch and the place in the shuffled data. To get the data in the same order, call
+    `keras.utils.set_random_seed` before you make the model and the data. `fit` refuses another
+    order.
 
-    That holds on TensorFlow and JAX. On PyTorch dropout without a seed and the order of the data
-    draw from one generator of the process, and go on otherwise, with a warning.
+    This holds on TensorFlow and JAX. On PyTorch, dropout without a seed and the order of the data
+    use one random generator of the process, so they differ after a resume. A warning says so.
 
-    A checkpoint is there whole or not at all. Where the latest is damaged, the one before it is
-    taken, with a warning. The last one stays when the training is done: the same call again
-    trains nothing, and one with more epochs goes on. A folder holds one training, and one process
-    at a time. On several workers each reads the folder, and the first one writes it.
+    A checkpoint is written completely or not at all. If the latest is damaged, the callback warns
+    and uses the one before it. The last one stays after the training. The same call then trains
+    nothing, and a call with more epochs continues. A folder holds one training, and only one
+    process may use it at a time. On several workers all read the folder, and the first one writes.
 
-    SIGTERM saves after the step that runs, and ends the process with the exit code 143; on several
-    workers it ends the process alone, since the others may be in another step.
+    On SIGTERM the callback saves after the current step and ends the process with the exit code
+    143. On several workers it only ends the process, since the others may be in another step.
 
-    Of data that are read again to find the place, a `tf.data.Dataset` of known length and arrays
-    are read for one epoch at most; others, and all on JAX and PyTorch, from the beginning. This is
-    so where the training is done, too: another `fit` may go on with the same data. What other
-    callbacks remember themselves, such as the patience of `EarlyStopping`, begins anew.
+    To find its place, `fit` reads data again. It reads a `tf.data.Dataset` of known length and
+    arrays for at most one epoch. It reads other data, and all data on JAX and PyTorch, from the
+    beginning. It also does so if the training is finished, because another `fit` may continue
+    with the same data. The state of other callbacks, such as the patience of `EarlyStopping`, is
+    not restored.
 
     Args:
-        folder: where the checkpoints are written, local or any path that `tf.io.gfile` knows.
-        every: how many steps apart checkpoints are written, at least 1, beside one at the end of
-            each epoch. Defaults to `None`: none but these.
+        folder: the folder of the checkpoints, local or any path that `tf.io.gfile` knows.
+        every: the number of steps between two checkpoints, at least 1. There is also one at the
+            end of each epoch. Defaults to `None`, which writes only these.
 
     Raises:
-        ValueError: for a wrong `every`; in `fit`, where all checkpoints are damaged, belong to
-            another model, or the data come in another order.
-        RuntimeError: in `fit`, where another process trains in the folder.
-        TypeError: in the `fit` of a model that is no distiller.
+        ValueError: for a wrong `every`. In `fit`, if all checkpoints are damaged or belong to
+            another model, or if the data come in another order.
+        RuntimeError: in `fit`, if another process trains in the folder.
+        TypeError: in `fit`, if the model is not a distiller.
 
     Example:
 

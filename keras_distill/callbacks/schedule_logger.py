@@ -9,7 +9,7 @@ class ScheduleLogger(keras.callbacks.Callback):
     """Logs alpha, the terms' weights and their temperatures at each epoch's end.
 
     `alpha`, `{term}_weight` and `{term}_temperature` are the values of the epoch's last step.
-    Callbacks that read the logs (`TensorBoard`, `CSVLogger`) stand behind it in the list.
+    Put callbacks that read the logs (`TensorBoard`, `CSVLogger`) after it in the list.
 
     Example:
 

@@ -30,15 +30,15 @@ class SelfDistillation(keras.callbacks.Callback):
         deep: the name of the output that teaches, such as `"final"`.
         shallow: the names of the outputs that learn.
         loss: a loss between outputs. Defaults to `KLDivergence(temperature=3)`.
-        hint: `{path of a shallow feature: path of a deep feature}`: they are compared by their
-            mean squared error, with an "auto" projector where widths differ, which needs an
+        hint: `{path of a shallow feature: path of a deep feature}`. They are compared by the mean
+            squared error, with an "auto" projector if their widths differ. The projector needs an
             optimizer that is not built yet. Defaults to `None`.
         weight: the terms' weight when open, a non-negative number. Defaults to `1.0`.
         start_epoch: the first epoch, counted from 0, in which they may be open. Defaults to `0`.
-        margin: by how much `monitor` of the deep exit must lead. Defaults to `None`: the epoch
-            alone decides.
-        monitor: what follows `"<exit>_"` in the logs: `"accuracy"`, or another compiled metric,
-            such as `"val_accuracy"` for `"val_<exit>_accuracy"`. Of a `"loss"` less is better.
+        margin: by how much `monitor` of the deep exit must be better. Defaults to `None`, so that
+            only the epoch decides.
+        monitor: the metric after `"<exit>_"` in the logs, `"accuracy"` or another compiled metric,
+            such as `"val_accuracy"` for `"val_<exit>_accuracy"`. A lower `"loss"` is better.
             Defaults to `"accuracy"` with a margin.
         accuracy: whether to log the exits' accuracies, which needs labels. Defaults to `True`.
 

@@ -19,20 +19,20 @@ class StudentCheckpoint(keras.callbacks.Callback):
     """Saves the student alone whenever a logged metric is better than before.
 
     The file loads with `keras.saving.load_model`, without this package. It is written beside its
-    place and renamed when it is whole: an interruption leaves the last good file. Of several
-    workers the first one writes.
+    place and renamed when it is complete, so an interruption leaves the last good file. On several
+    workers only the first one writes.
 
     Args:
         filepath: ends in `.keras`, or in `.weights.h5` for weights alone; may hold `{epoch:02d}`
             (counted from 1) and logged names such as `{val_accuracy:.3f}`.
-        monitor: any name in the logs: a compiled metric, a term, `"val_loss"`, or what a callback
-            before this one in the list logs, such as `"teacher_agreement"`. Defaults to
+        monitor: any name in the logs, such as a compiled metric, a term, `"val_loss"`, or the log
+            of a callback before this one in the list, such as `"teacher_agreement"`. Defaults to
             `"val_loss"`.
-        mode: `"min"`, `"max"`, or `"auto"`, which tells by the name. Defaults to `"auto"`.
+        mode: `"min"`, `"max"`, or `"auto"`, which decides by the name. Defaults to `"auto"`.
         save_best_only: `False` to save at every epoch's end. Defaults to `True`.
-        initial_value_threshold: a value to beat from the start, as when a fit is resumed.
-            Defaults to `None`.
-        verbose: 1 says what is saved and why. Defaults to 0.
+        initial_value_threshold: a value that the first epoch must beat, for a `fit` that is
+            resumed. Defaults to `None`.
+        verbose: 1 prints what is saved and why. Defaults to 0.
 
     Raises:
         ValueError: for another file type, an unknown mode, or a name that does not tell its mode.

@@ -15,10 +15,10 @@ from keras_distill.training.weights import product
 class TeacherAgreement(keras.callbacks.Callback):
     """Logs the student's agreement with a teacher and its KL divergence to it.
 
-    `evaluate` runs no teacher; this callback does, on data of its own:
+    `evaluate` runs no teacher. This callback runs it on its own data, and logs
     `teacher_agreement = mean(argmax teacher == argmax student)` and
-    `teacher_kl = mean(sum_c p_teacher (log p_teacher - log p_student))` at temperature 1, means
-    over examples or tokens by their sample weights and the student's Keras mask.
+    `teacher_kl = mean(sum_c p_teacher (log p_teacher - log p_student))` at temperature 1. Both are
+    means over examples or tokens, weighted by sample weights and the student's Keras mask.
 
     Args:
         data: a batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y, sample_weight)`, `y` being

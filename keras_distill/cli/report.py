@@ -15,7 +15,8 @@ def parser():
     """The verb's arguments."""
     parser = program.Parser("report", VERBS["report"], EXAMPLE)
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", help="the folder of a run of `train` or `compress`")
+    add("runs", nargs="+", metavar="RUN", help="the folder of a run of `train`, of "
+        "`compress` or of `experiments.Runner`")  # fmt: skip
     add("--out", metavar="FILE.html", help="the page; Markdown and JSON are written beside it "
         "(default for one run: comparison.html in its folder)")  # fmt: skip
     add("--exported", action="append", default=[], metavar="PATH", help="another exported model of "
@@ -53,10 +54,17 @@ def act(arguments):
 
     experiment = program.experiment_of(arguments) if arguments.experiment else None
     classes = export_inputs.labels(arguments.labels)
-    folders = [report_inputs.run_of(run) for run in runs]
-    sources = [report_inputs.data_of(folder, experiment, arguments.split) for folder in folders]
+    known = {run: report_inputs.measured_itself(run) for run in runs}
+    folders = {run: report_inputs.run_of(run) for run in runs if known[run] is None}
+    sources = {run: report_inputs.data_of(folder, experiment, arguments.split)
+               for run, folder in folders.items()}  # fmt: skip
     found = []
-    for run, folder, (data, told) in zip(runs, folders, sources):
+    for run in runs:
+        if known[run] is not None:
+            found.append(known[run])
+            print(f"{run}: {found[-1].headline()}")
+            continue
+        folder, (data, told) = folders[run], sources[run]
         models, histories = report_inputs.trained(folder)
         teacher = models.pop("teacher")
         with quiet.filtered(program.verbose()):
@@ -70,6 +78,7 @@ def act(arguments):
                 provenance=report_inputs.provenance(folder, told),
                 name=report_inputs.name_of(folder) if len(runs) == 1 else run,
                 runs=arguments.timings,
+                memory=True,
             ))  # fmt: skip
         print(f"{run}: {found[-1].headline()}")
     paths = report.write_together(out, found)

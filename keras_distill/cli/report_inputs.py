@@ -1,16 +1,19 @@
 """What `report` reads from a run's folder: its models, its data, and where both come from."""
 
+import os
 import pathlib
 
 import keras
 import numpy as np
 
-from keras_distill import _files
+from keras_distill import _files, report
 from keras_distill.cli import export_inputs, program
 from keras_distill.experiments.comparison import ARMS
 from keras_distill.experiments.run_folder import OWNER, RUN, RunFolder
 from keras_distill.report import exports
+from keras_distill.report.recorded import recorded
 
+RESULTS = "results.json"  # of a run of any task
 BATCH = 32
 
 
@@ -39,6 +42,38 @@ def names_in(run):
     return {("teacher", None): "teacher"} | {
         (arm, seed): f"{arm}-{seed}" for arm in ARMS for seed in seeds
     }
+
+
+def measured_itself(path):
+    """What a run of any task (`experiments.Runner`) measured, a `Comparison`; `None` for another.
+    """
+    folder = pathlib.Path(path)
+    run = RunFolder(folder)
+    results = _files.read_json(folder / RESULTS) if (folder / RESULTS).is_file() else None
+    if results is None:
+        return None
+    sizes, histories = {}, {}
+    for arm in results["arms"]:
+        for name in (arm, *(f"{arm}-{seed}" for seed in results["seeds"])):
+            if run.is_trained(name):
+                sizes.setdefault(arm, os.path.getsize(run.file(name)))
+                histories.setdefault(arm, []).append(_history(run.record(name)))
+    told = provenance(folder, "as the run measured it")
+    return report.Comparison(recorded(
+        folder.name, results["arms"], sizes, histories, told))  # fmt: skip
+
+
+def _history(record):
+    """The curves in what is known of a training: the record itself, or its history."""
+    found = record.get("history", record)
+    return {key: values for key, values in found.items() if _is_curve(values)}
+
+
+def _is_curve(values):
+    return isinstance(values, list) and all(
+        value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        for value in values
+    )
 
 
 def name_of(folder):

@@ -45,7 +45,8 @@ def act(arguments):
     with _files.whole(arguments.out) as part:
         student.save(part)
     small, large = student.count_params(), teacher.count_params()
-    print(f"{arguments.out}: {small:,} parameters, cut from {large:,} ({small / large:.1%}).")
+    print(f"{arguments.out} has {small:,} of the teacher's {large:,} parameters "
+          f"({small / large:.1%}).")  # fmt: skip
     return 0
 
 

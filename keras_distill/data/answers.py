@@ -31,27 +31,28 @@ def generate(
 ) -> dict[str, list]:
     """Writes a teacher's answers to prompts into a file, and returns them.
 
-    A student learns from them as from any text. The file holds a line of JSON that says what made
-    it, then one for each prompt. A run that was stopped continues after its last whole batch. It
-    writes what it would have written at one go, because each batch has a seed of its own. The
-    file gets its name when it is whole. A file that is there already is only read.
+    A student learns from them as from any text. The first line of the file is JSON with the
+    settings. One line for each prompt follows. An interrupted run continues after its last
+    complete batch, and writes the same answers, because each batch has its own seed. The file gets
+    its name when it is complete. If the file exists, it is only read.
 
     Args:
         teacher: a KerasHub `CausalLM` or `Seq2SeqLM` with a preprocessor.
         prompts: strings: a list, an array, a pandas column, or a `tf.data.Dataset` of them or of
             tuples that begin with them. They are the encoder's text for a `Seq2SeqLM`.
         file: the path of the file to write.
-        temperature: divides the logits before a token is drawn. Defaults to 0: the likeliest.
-        top_p: in (0, 1]: tokens are drawn from the fewest that have this probability together.
-        max_length: tokens of a prompt with its answer (the decoder's, of a `Seq2SeqLM`). Defaults
-            to `None`: the preprocessor's `sequence_length`.
-        batch_size: prompts at a time.
-        seed: an integer; the same seed, the same answers.
-        verbose: 1 shows progress and tokens a second, 0 nothing.
+        temperature: divides the logits before a token is sampled. Defaults to 0, which takes the
+            most probable token.
+        top_p: in (0, 1]. Tokens are sampled from the fewest that have this probability together.
+        max_length: the number of tokens of a prompt with its answer (of the decoder, for a
+            `Seq2SeqLM`). Defaults to `None`, which is the preprocessor's `sequence_length`.
+        batch_size: the number of prompts in a batch.
+        seed: an integer. The same seed gives the same answers.
+        verbose: 1 shows progress and tokens per second, 0 shows nothing.
 
     Returns:
-        `{"prompt": strings, "answer": strings, "finished": booleans}`, a list each; an answer is
-        not finished that was cut off at `max_length`.
+        `{"prompt": strings, "answer": strings, "finished": booleans}`, each a list. An answer is
+        not finished if it was cut at `max_length`.
 
     Raises:
         TypeError: for a teacher that does not generate from strings.

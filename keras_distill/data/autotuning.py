@@ -7,18 +7,17 @@ from typing import Any
 def without_autotune(dataset: Any) -> Any:
     """A dataset without tf.data's autotuning, unless its options say whether to have it.
 
-    When an iterator ends, TensorFlow often misses the call that wakes its tuner, and waits for
-    the tuner's next turn: as long again as the iterator lived, a minute at most. So an epoch, each
-    validation and each `evaluate` may take twice the time, mostly where cores are few. Without the
+    When an iterator ends, TensorFlow often misses the call that wakes its tuner. It then waits as
+    long again as the iterator lived, up to a minute. So an epoch, each validation and each
+    `evaluate` may take twice the time, mostly on machines with few cores. Without the
     tuner `num_parallel_calls=tf.data.AUTOTUNE` is the number of cores, and
     `prefetch(tf.data.AUTOTUNE)` still finds its size.
 
-    This works around a fault that was seen in TensorFlow 2.21. Remove the call once your version
-    ends an iterator at once: time `list(dataset)` with it and without it. Where both take the same
-    time, the function is not needed.
+    This works around a fault in TensorFlow 2.21. To see whether your version needs it, time
+    `list(dataset)` with it and without it. If both take the same time, remove the call.
 
     Args:
-        dataset: a `tf.data.Dataset`; anything else is returned as it is.
+        dataset: a `tf.data.Dataset`. Anything else is returned unchanged.
 
     Returns:
         The same elements in the same order.

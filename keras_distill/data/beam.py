@@ -6,16 +6,16 @@ from typing import Any
 def write_targets_with_beam(
     teacher: Any, dataset: Any, path: str, *, parts: int, options: Any = None, **arguments
 ) -> Any:
-    """Runs `write_targets` for every part of a cache, each where the pipeline's runner puts it.
+    """Runs `write_targets` for every part of a cache, on the workers of a Beam pipeline.
 
-    The records are those that `write_targets(..., shard="i/n")` writes. A part that fails and is
-    tried again goes on after its last whole shard.
+    The records are those that `write_targets(..., shard="i/n")` writes. If a part fails and is
+    tried again, it continues after its last complete shard.
 
     Args:
         teacher: a function without arguments that makes or loads the teacher, on each worker; or
             the path of a `.keras` file that each worker can read.
         dataset: a function `(part, parts)` that returns the batches of one part.
-        path: the folder to write: one that all workers reach, such as "gs://bucket/targets".
+        path: the folder to write, which all workers can reach, such as "gs://bucket/targets".
         parts: how many parts there are.
         options: Beam's pipeline options: a list of flags, such as `["--runner=DataflowRunner"]`,
             or a `PipelineOptions`. Defaults to Beam's `DirectRunner`.

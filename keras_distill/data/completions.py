@@ -9,10 +9,10 @@ AT_ONCE = 1024  # texts: a tokenizer of KerasHub holds some 300 kB for each whil
 
 
 def completion_only(task: keras.Model, prompts: Any, answers: Any, finished: Any = None) -> tuple:
-    """`(x, y, sample_weight)` of prompts with their answers, weighed on the answers alone.
+    """Makes `(x, y, sample_weight)` of prompts and answers, with weights only on the answers.
 
-    The prompt and the answer are tokenized apart, as they are when the task generates. Texts that
-    are longer than the preprocessor's `sequence_length` are cut, and have no end token there.
+    The prompt and the answer are tokenized separately, as when the task generates. Texts that are
+    longer than the preprocessor's `sequence_length` are cut and get no end token.
 
     Args:
         task: a KerasHub `CausalLM` or `Seq2SeqLM`, whose preprocessor makes the tokens.

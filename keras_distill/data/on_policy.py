@@ -12,26 +12,27 @@ from keras_distill.data.sampling import Sampler
 
 
 class OnPolicy(keras.utils.PyDataset):
-    """Batches for on-policy distillation, a share of which are the student's own answers.
+    """Batches for on-policy distillation, with a share of the student's own answers.
 
-    The teacher scores these answers token by token. Each epoch draws anew which batches these are,
-    and the order of the prompts. The student answers with the weights that it has then, or had a
-    step or two before, because `fit` fetches batches in advance. Use `alpha=1`, because the label
-    loss would take the student's own tokens for right. It works in one process on one device.
+    The teacher scores these answers token by token. Each epoch chooses these batches and the order
+    of the prompts at random. The student answers with its current weights, or those of a step or
+    two before, because `fit` fetches batches in advance. Use `alpha=1`, because the label loss
+    would treat the student's own tokens as right. It works in one process on one device.
 
-    A run that `keras.callbacks.BackupAndRestore` resumes would draw what the first epochs drew.
-    Give `fit` also `LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.begin(epoch))`.
+    A run that `keras.callbacks.BackupAndRestore` resumes would repeat the choices of the first
+    epochs. To avoid this, also give `fit` the callback
+    `LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.begin(epoch))`.
 
     Args:
         student: the KerasHub `CausalLM` or `Seq2SeqLM` that is trained.
         prompts: strings: a list, or a `tf.data.Dataset` of them.
-        answers: strings, one for each prompt, for the other batches: people's or the teacher's
-            own. May be left out where `share` is 1.
+        answers: strings, one for each prompt, for the other batches, written by people or by the
+            teacher. May be left out if `share` is 1.
         share: in [0, 1]: the part of an epoch's batches, to the nearest batch, that are the
             student's own answers (lambda in the paper).
-        batch_size: prompts a batch. Those beyond the last whole batch wait for another epoch.
-        temperature: of the student's sampling; 0 takes the likeliest token.
-        top_p: in (0, 1]: tokens are drawn from the fewest that have this probability together.
+        batch_size: the number of prompts in a batch. An epoch leaves out an incomplete last batch.
+        temperature: the temperature of the student's sampling. 0 takes the most probable token.
+        top_p: in (0, 1]. Tokens are sampled from the fewest that have this probability together.
         seed: an integer, for the rows and the kind of each batch, and for the samples. Keras
             shuffles the order of an epoch's batches (`keras.utils.set_random_seed`).
 

@@ -40,49 +40,50 @@ def write_targets(
     rows_per_shard: int = 10_000,
     verbose: int = 1,
 ) -> TargetsOnDisk | None:
-    """Runs a teacher over a dataset once and writes its targets, each known by its example.
+    """Runs a teacher over a dataset once and writes its targets to disk.
 
-    The call says what it will take before it writes a byte. Make an interrupted or killed call
-    again: it goes on where the last whole shard ended. Examples that occur twice are kept once.
+    The call prints the bytes and the time that it will take before it writes. Repeat a call that
+    was interrupted or killed, and it continues after the last complete shard. An example that
+    occurs twice is saved once.
 
     Args:
         teacher: a Keras model, a `Teacher` or a function of the inputs. A KerasHub task reads raw
             samples, such as strings or images, by its preprocessor, as in its own `predict`.
-        dataset: a batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y, sample_weight)`, finite;
-            arrays, lists of strings or pandas columns in this form, which are batched by 32; or a
+        dataset: a finite, batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y, sample_weight)`;
+            arrays, lists of strings or pandas columns in this form, in batches of 32; or a
             function `(i, n)` that returns the data of a part, such as `files.shard(n, i)`.
         path: the folder to write, local or any that `tf.io.gfile` knows.
-        paths: what to keep, as a term names it. Defaults to the output.
-        top_k: how many classes of an output to keep, with the mass of the rest, as a `TopK`.
-            Defaults to `None`: all logits. Inner layers are always kept whole.
-        temperature: the temperature of the `TopK`; whole logits serve any. Defaults to `1.0`.
-        dtype: "float16", "float32" or, with `top_k`, "uint8": ids coded by their gaps, a byte a
-            log-probability. Defaults to `"float16"`.
-        key: what an example is known by: `None` for a hash of its inputs, the name of an entry in
-            a dict of inputs, which models do not see, or a function of `(x, y)`.
-        views: how many random views of each example to keep, made by `augment`.
+        paths: the outputs and layers to save, as terms name them. Defaults to the output.
+        top_k: how many classes of an output to save, with the probability of the others, as a
+            `TopK`. Defaults to `None`, which saves all logits. Inner layers are always saved whole.
+        temperature: the temperature of the `TopK`. Whole logits serve any. Defaults to `1.0`.
+        dtype: "float16", "float32" or, with `top_k`, "uint8", which codes ids by their gaps and a
+            log-probability in a byte. Defaults to `"float16"`.
+        key: what identifies an example. `None` is a hash of its inputs. Otherwise it is the name
+            of an entry in a dict of inputs, which models do not see, or a function of `(x, y)`.
+        views: how many random views of each example to save, made by `augment`.
         augment: a function `(example, seed)` of one example and a seed (2,), such as
             `tf.image.stateless_random_crop` takes.
-        shard: "i/n" writes the i-th of n parts, one a process, counted from 0: the second that
-            writes one part is refused. Of a whole dataset each takes the examples whose keys are
-            its own, so that batches differ in size: give a teacher that XLA compiles a function
-            `(i, n)`.
-        fingerprints: `{name: object}` of what else made the inputs, such as a tokenizer, by which
-            another one is refused later. Models, tokenizers and arrays have fingerprints of their
-            own. A function has none, so give a string for it: under "teacher", "key", "augment",
-            or a part of these such as "teacher.preprocess".
-        rows_per_shard: how many examples at most a file holds: what a kill can cost.
-        verbose: 1 for a progress bar, 0 for silence.
+        shard: "i/n" writes the i-th of n parts, counted from 0. Each process writes one part, and
+            a second process for the same part is refused. From a whole dataset each part takes the
+            examples of its keys, so batches differ in size. If XLA compiles the teacher, give a
+            function `(i, n)` as the dataset.
+        fingerprints: `{name: object}` of other objects that made the inputs, such as a tokenizer.
+            Reading the cache with a different one is refused. Models, tokenizers and arrays are
+            fingerprinted automatically. A function cannot be, so give a string for it under
+            "teacher", "key", "augment", or a part of these such as "teacher.preprocess".
+        rows_per_shard: the maximum number of examples in a file, which is what a kill can cost.
+        verbose: 1 shows a progress bar, 0 shows nothing.
 
     Returns:
-        The open `TargetsOnDisk`, or `None` where other parts are not written yet.
+        The open `TargetsOnDisk`, or `None` if other parts are not written yet.
 
     Raises:
         ImportError: TensorFlow is not installed, which reads and writes caches on every backend.
         TypeError: `dataset` or `key` is of the wrong kind.
-        ValueError: for wrong arguments, a function without a name in `fingerprints`, a folder that
-            holds another cache (with what differs), one key with two inputs, NaN, or values too
-            large for `dtype`.
+        ValueError: for wrong arguments, a function without a name in `fingerprints`, a folder with
+            a cache made with other settings, one key for two inputs, NaN, or values too large for
+            `dtype`.
         RuntimeError: another process writes this part.
 
     Example:
@@ -137,30 +138,29 @@ def read_targets(
     fingerprints: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> Any:
-    """The dataset with the targets that `write_targets` wrote, as `CachedTeacher` serves them.
+    """Adds the targets that `write_targets` wrote to a dataset, for a `CachedTeacher`.
 
-    Each target is found by its example: the dataset may be shuffled, filtered, repeated and
-    batched in any way. What is not in the cache is an error.
+    Each target is found by its example, so you may shuffle, filter, repeat and batch the dataset
+    in any way. An example that is not in the cache is an error.
 
     Args:
         dataset: batches of the inputs that were cached: `x`, `(x, y)` or `(x, y, sample_weight)`;
             or arrays in this form, which are batched by 32. Raw samples stay raw.
         path: the folder of the cache.
         key: the function that gave the keys, where one did.
-        augment: the function that made the views, where there are any. Each example comes in one
-            of its views, chosen anew each time.
-        teacher: the teacher that the targets must be from. Defaults to `None`: any.
-        fingerprints: `{name: object}` that must be as they were when the cache was written. It
-            must name the functions among `key`, `augment` and the teacher's, as there.
-        seed: of the choice of views. Defaults to `0`.
+        augment: the function that made the views, if there are any. Each example gets a random
+            one of its views, each time.
+        teacher: the teacher whose targets they must be. Defaults to `None`, which is any.
+        fingerprints: `{name: object}`. They must be the same as when the cache was written, and
+            name the functions among `key`, `augment` and those of the teacher.
+        seed: the seed of the choice of views. Defaults to `0`.
 
     Returns:
         A dataset of `(x, Supervision(labels, targets))`, with sample weights where it had them.
 
     Raises:
-        FileNotFoundError: where the cache or a part of it is missing.
-        ValueError: for a damaged cache, or one that was written for something else, with what
-            differs.
+        FileNotFoundError: if the cache or a part of it is missing.
+        ValueError: for a damaged cache, or a cache written with other settings.
 
     Example:
 

@@ -24,17 +24,17 @@ SEEKING = threading.Lock()
 
 
 class TargetsOnDisk:
-    """A cache of targets, opened for reading; its index is held in memory, 48 bytes a row.
+    """A cache of targets, open for reading. Its index takes 48 bytes per row in memory.
 
-    Rows are put in the order of their keys by the first look-up.
+    The first look-up sorts the rows by their keys.
 
     Args:
-        path: the folder that `write_targets` wrote: a local one, or any that `tf.io.gfile` knows,
-            whose shards are copied when first needed.
+        path: the folder that `write_targets` wrote, local or any that `tf.io.gfile` knows. Remote
+            shards are copied when they are first needed.
 
     Raises:
-        FileNotFoundError: where there is no cache, or a shard is missing.
-        ValueError: for a cache that is not whole, or a truncated or foreign shard, by name.
+        FileNotFoundError: if there is no cache, it is incomplete, or a shard is missing.
+        ValueError: for a shard that is truncated or belongs to another cache. The error names it.
 
     Example:
 

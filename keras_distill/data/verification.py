@@ -27,7 +27,7 @@ def verify_targets(
     fingerprints: dict[str, Any] | None = None,
     rows: int = 1000,
 ) -> Any:
-    """Reads every record of a cache, and holds a sample of them against the live teacher.
+    """Reads every record of a cache, and compares a sample with the live teacher.
 
     Args:
         teacher: the teacher that wrote it.
@@ -40,12 +40,12 @@ def verify_targets(
         rows: about how many examples to compare. Defaults to `1000`.
 
     Returns:
-        `{path: {"rows": number, "largest_error": number}}`; for a `TopK` the error is that of
-        the log-probabilities, and "divergence" the mean of the KL divergence from the live
-        teacher's `k` classes and rest to the cached ones, at their temperature.
+        `{path: {"rows": number, "largest_error": number}}`. For a `TopK` the error is that of the
+        log-probabilities, and "divergence" is the mean KL divergence from the live teacher's `k`
+        classes and rest to the cached ones, at their temperature.
 
     Raises:
-        ValueError: for another teacher, or a damaged shard, by name.
+        ValueError: for another teacher, or a damaged shard, which the error names.
 
     Example:
 

@@ -46,8 +46,8 @@ def estimate(live, first, batches, writer, parts):
     done = f", and {writer.done:,} rows are there already" if writer.done else ""
     took = seconds * batches / parts + (middle - started)
     return (
-        f"At most {rows:,} rows of {a_row:,} bytes in {parts} part(s): {rows * a_row / 1e6:,.1f} "
-        f"MB; about {took:,.0f} s{done}."
+        f"At most {rows:,} rows of {a_row:,} bytes in {parts} part(s), {rows * a_row / 1e6:,.1f} "
+        f"MB in all. This takes about {took:,.0f} s{done}."
     )
 
 

@@ -35,34 +35,35 @@ from keras_distill.training.term import teacher_paths
 class Experiment:
     """Trains a teacher, then the same student alone and distilled, and reports the difference.
 
-    For every seed both arms begin with the same weights and see the same data in the same order
-    for the same number of epochs, so that the teacher is all that differs.
+    For every seed both students begin with the same weights and see the same data in the same
+    order for the same number of epochs. They differ only by the teacher.
 
     Args:
-        name: what the exported student is called.
-        student: a function without arguments that makes the student, called anew for each seed.
-        teacher: the same for the teacher, which is trained once, or, with `teacher_epochs=0`,
-            returned as it is to be, for instance by `keras.saving.load_model`.
+        name: the name of the exported student.
+        student: a function without arguments that makes the student. It is called for each seed.
+        teacher: a function without arguments that makes the teacher, which is trained once. With
+            `teacher_epochs=0` it returns a trained teacher, for instance with
+            `keras.saving.load_model`.
         data: a function from "train", "valid" or "test" to a batched `tf.data.Dataset` of
-            `(x, labels)`; the models answer with one output, `(batch, classes)`. A shuffle without
-            a seed of its own follows the experiment's.
-        terms: what is distilled: a list of `Term`s, or a function `(student, teacher)` that
-            returns one, called for each seed, as terms with weights of their own need. By default
-            Hinton's: the outputs, at temperature 2.
-        alpha: the share of the terms in the loss, from 0 to 1: a number or a schedule.
+            `(x, labels)`. The models have one output, `(batch, classes)`. A shuffle without a seed
+            uses the experiment's seed.
+        terms: a list of `Term`s, or a function `(student, teacher)` that returns one. Terms with
+            weights need a function, which is called for each seed. By default the outputs are
+            compared at temperature 2 (Hinton).
+        alpha: the share of the terms in the loss, in [0, 1], a number or a schedule.
         optimizer: a function without arguments that makes the optimizer, called for each seed.
         loss: the loss on the labels, as `compile` takes it.
         metrics: the metrics, as `compile` takes them, or a function that makes them.
-        epochs: how often each student sees the training data.
-        seeds: how many seeds, or a list of them. A finished run can be resumed with more.
-        teacher_epochs: the teacher's epochs, by default `epochs`; 0 for one that is trained
-            already.
-        teacher_optimizer: the same as `optimizer` for the teacher, by default `optimizer`.
+        epochs: the number of epochs of each student.
+        seeds: the number of seeds, or a list of them. A finished run can be resumed with more.
+        teacher_epochs: the number of epochs of the teacher, by default `epochs`. 0 is for a
+            trained teacher.
+        teacher_optimizer: like `optimizer`, for the teacher. By default `optimizer`.
 
     Raises:
-        TypeError: for an argument that must be a function and is none.
+        TypeError: for an argument that must be a function and is not.
         ValueError: for a number out of its range, a name that cannot name a folder, or a list of
-            terms that holds weights, which the seeds would share.
+            terms with weights, which the seeds would share.
 
     Example:
 
@@ -117,32 +118,32 @@ class Experiment:
             cache=None, strategy=None):  # fmt: skip
         """Trains all arms, compares them on the test split and writes everything to `folder`.
 
-        Each trained model is written at once. An interrupted run goes on with `resume=True`:
-        only the model whose training was cut off is trained again from its beginning, so that
-        a resumed run ends with the numbers of an uninterrupted one. A run is resumed only with
-        the settings it began with; more seeds may be added behind the others.
+        Each trained model is written at once. An interrupted run continues with `resume=True`.
+        Only the model whose training was interrupted starts again, so a resumed run gives the
+        numbers of an uninterrupted one. A run can be resumed only with the same settings. You may
+        add seeds after the others.
 
         Args:
-            folder: where to write; it may hold no run unless one of the next two is true.
+            folder: the folder to write. It may hold a run only if `overwrite` or `resume` is true.
             overwrite: whether to delete the run in `folder` first.
-            resume: whether to go on with the run in `folder`.
+            resume: whether to continue the run in `folder`.
             command: the command line, for the report.
             callbacks: a function without arguments that makes callbacks for each `fit`.
             cache: a folder of the teacher's targets on the training split, from which the students
-                train; where it holds none they are written first. By default the teacher is run.
-            strategy: a `tf.distribute.Strategy` to train with; batches are of all replicas
-                together. Of several workers each makes this call with the same folder, which all
-                see, and the first one writes and compares. Defaults to `None`: one device.
+                train. If it holds none, they are written first. By default the teacher runs live.
+            strategy: a `tf.distribute.Strategy` to train with. A batch is that of all replicas
+                together. Each worker makes this call with the same shared folder, and the first
+                one writes and compares. Defaults to `None`, which is one device.
 
         Returns:
             The results, as `report.json` holds them; `None` on the other workers.
 
         Raises:
-            FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
-            ValueError: where the run in `folder` has other settings.
-            TypeError: where `student` or `teacher` returns no model, or one that cannot be
-                loaded again.
-            ImportError: where matplotlib, which draws the report's plots, is not installed.
+            FileExistsError: if `folder` holds a run, and neither `overwrite` nor `resume` is true.
+            ValueError: if the run in `folder` has other settings.
+            TypeError: if `student` or `teacher` returns no model, or a model that cannot be
+                loaded.
+            ImportError: if matplotlib, which draws the report's plots, is not installed.
         """
         report_page.check_plots()
         self.devices = Devices(strategy)

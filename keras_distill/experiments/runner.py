@@ -17,14 +17,14 @@ class Arm(typing.NamedTuple):
     """One arm of a comparison: a function that trains and a function that measures.
 
     Both functions get the seed and `model_of`, a function from the name of another arm to its
-    trained model under the same seed. `model_of` trains that arm first where this was not done.
+    trained model with the same seed. If needed, `model_of` trains that arm first.
 
     Args:
-        train: `train(seed, model_of)` returns `(model, record)`: a `keras.Model`, and a dict that
-            JSON can hold of what is known of its training (`{}` if nothing). It sets the random
-            seed itself. `None` is for an arm that only measures the models of others.
+        train: `train(seed, model_of)` returns `(model, record)`, a `keras.Model` and a dict about
+            its training that JSON can hold (may be `{}`). It must set the random seed. `None` is
+            for an arm that only measures models of other arms.
         measure: `measure(seed, model, model_of)` returns `{column: number}`. Without `train`,
-            `model` is `None`. Defaults to `None`: only other arms use the model.
+            `model` is `None`. Defaults to `None`, if only other arms use the model.
         once: whether one model serves all seeds, as a teacher does. It is trained and measured
             under the first seed. Defaults to `False`.
 
@@ -47,27 +47,26 @@ class Arm(typing.NamedTuple):
 class Runner:
     """Trains and measures arms over seeds.
 
-    Every trained model is written at once, so an interrupted run goes on where it was: only the
-    model whose training was cut off is trained again. A run goes on only with the settings it began
-    with; more seeds may be added behind the others. A model is always read back from its file
-    before it is used or measured, so that a resumed run ends with the numbers of an uninterrupted
-    one. What is measured is measured in each run.
+    Every trained model is written at once, so an interrupted run can be resumed. Only the model
+    whose training was interrupted is trained again. A run can be resumed only with the same
+    settings. You may add seeds after the others. A model is always read from its file before it is
+    used or measured, so a resumed run gives the numbers of an uninterrupted one. Each run measures
+    all models again.
 
     Args:
         arms: `{name: Arm}`, trained and measured in this order.
-        seeds: how many seeds, or a list of different integers.
-        folder: where the run is written: `run.json` holds the settings, `arms/` the models.
-        settings: what the models are trained by, a dict: a run with other settings is refused.
-            How they are measured does not belong there. Defaults to none.
+        seeds: the number of seeds, or a list of different integers.
+        folder: the folder of the run. `run.json` holds the settings, `arms/` the models.
+        settings: a dict of everything that changes the training. Resuming with other settings is
+            refused. Leave out what changes only the measures. Defaults to none.
         load: a function from the path of a `.keras` file to the model. Defaults to
             `keras.saving.load_model` without compiling.
-        given: the paths of what the run reads, which are neither taken for a run nor deleted by
-            `overwrite`. Defaults to none.
-        devices: the `Devices` that train; of several workers the first one writes. Defaults to
+        given: the paths of the run's inputs, which `overwrite` never deletes. Defaults to none.
+        devices: the `Devices` that train. On several workers the first one writes. Defaults to
             one device.
 
     Raises:
-        ValueError: where `seeds` is wrong, or the files of two arms would have the same name.
+        ValueError: if `seeds` is wrong, or the files of two arms would have the same name.
 
     Example:
 
@@ -118,17 +117,17 @@ class Runner:
 
         Args:
             overwrite: whether to delete the run in the folder first.
-            resume: whether to go on with the run in the folder, if there is one.
-            title: what stands above the table, beside how many seeds are done.
-            digits: how many decimals the table shows, at least 0. Defaults to `2`.
+            resume: whether to continue the run in the folder, if there is one.
+            title: the title of the table, before the number of finished seeds.
+            digits: the number of decimals in the table, at least 0. Defaults to `2`.
 
         Returns:
             `{arm: [{column: number} of each seed]}`, which `results.json` holds too.
 
         Raises:
-            FileExistsError: where the folder holds a run, and neither argument is true.
-            ValueError: where the run in the folder has other settings.
-            RuntimeError: where another process is running in the folder.
+            FileExistsError: if the folder holds a run, and neither argument is true.
+            ValueError: if the run in the folder has other settings.
+            RuntimeError: if another process is running in the folder.
         """
         with self.folder.alone():
             self.open(overwrite=overwrite, resume=resume)

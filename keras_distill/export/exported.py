@@ -23,12 +23,12 @@ class Exported:
         format: `"serving"`, `"litert"`, `"onnx"` or `"openvino"`.
         path: The file or folder.
         quantize: How it is quantized, `"none"` for floats.
-        batch: The batch size that it takes, or `None` where it takes any.
+        batch: The batch size that it takes, or `None` if it takes any.
         examples: How many examples were compared.
-        real: Whether these were given; otherwise they were random.
-        size_bytes: The size on disk.
-        parity: A `Parity`: what the comparison found.
-        note: What the place must have beside the format's runtime; empty for nothing.
+        real: Whether the examples were given. Otherwise they were random.
+        size_bytes: The size on disk, in bytes.
+        parity: A `Parity`, the result of the comparison.
+        note: What the model needs beside the format's runtime. Empty if nothing.
 
     Example:
 

@@ -103,8 +103,11 @@ def _recipe(quantize):
 
     if quantize == "dynamic_int8":
         return recipe.dynamic_wi8_afp32()
-    if quantize == "int4":
-        return recipe.weight_only_wi4_afp32()
+    if quantize == "int4":  # the quantizer has no 4 bits for the last two kinds
+        weights = {"dtype": "INT", "num_bits": 8, "symmetric": True, "granularity": "CHANNELWISE"}
+        wider = [_operation(name, "min_max_uniform_quantize", {"weight_tensor_config": weights})
+                 for name in ("DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE")]  # fmt: skip
+        return [*recipe.weight_only_wi4_afp32(), *wider]
     if quantize == "int8":  # floats go in and come out, as in all other formats
         ends = [_operation(name, "no_quantize", {}) for name in ("INPUT", "OUTPUT")]
         return [*recipe.static_wi8_ai8(), *ends]

@@ -11,14 +11,14 @@ FLOAT = 1e-5  # the largest difference of a float format, for outputs of at most
 
 
 class Parity(typing.NamedTuple):
-    """What a comparison of an exported model with the student found.
+    """The result of comparing an exported model with the student.
 
     Args:
-        difference: The largest absolute difference over all outputs; NaN where one has NaN.
-        agreement: The share of answers, from 0 to 1, that are the student's: the likeliest class
-            of each example or token. `None` where no output has classes.
-        metric: What is measured on the targets: `"accuracy"` (a share) or
-            `"mean_absolute_error"`; `None` without targets.
+        difference: The largest absolute difference over all outputs. NaN if one of them has NaN.
+        agreement: The share of examples or tokens, from 0 to 1, for which both models have the
+            same most probable class. `None` if no output has classes.
+        metric: The metric on the targets, `"accuracy"` (a share) or `"mean_absolute_error"`.
+            `None` without targets.
         student: The student's value of the metric, or `None`.
         exported: The exported model's value of the metric, or `None`.
 

@@ -32,8 +32,8 @@ def check_saved_model(path: str, inputs: Any, expected: Any, atol: float = 1e-5)
         The largest absolute difference, a float.
 
     Raises:
-        ValueError: where the outputs differ by more than `atol`, or in name or shape.
-        RuntimeError: where the fresh process failed; the message ends with the last line it said.
+        ValueError: if the outputs differ by more than `atol`, or in name or shape.
+        RuntimeError: if the new process failed. The message ends with its last line of output.
 
     Example:
 

@@ -31,7 +31,7 @@ _PASSING = ("Identity", "Cast", "Reshape", "Squeeze")
 
 
 def write_student(model: keras.Model, path: str | PathLike[str]) -> str:
-    """Saves a model as a `.keras` file without what it was trained with.
+    """Saves a model as a `.keras` file without its optimizer, loss and metrics.
 
     The file holds neither the optimizer nor the compiled loss and metrics. It is written beside
     `path` and then moved there, so that a reader never sees half a file.
@@ -81,20 +81,21 @@ def write_saved_model(
 
     Its signatures are `serve`, which is also `serving_default`, and, for a model with one output
     of shape `(batch, classes)`, `classify`. `serve` returns `{"logits": ...}`, or
-    `{"probabilities": ...}` where the model itself ends in a softmax or sigmoid, or the model's
-    own dict of outputs. `classify` returns the `top_k` likeliest `classes` and their `scores`,
-    which are probabilities. It is written to a temporary folder beside, then moved.
+    `{"probabilities": ...}` if the model itself ends in a softmax or sigmoid, or the model's own
+    dict of outputs. `classify` returns the `top_k` most probable `classes` and their `scores`,
+    which are probabilities. The model is written to a temporary folder beside its place, then
+    moved.
 
     Args:
         model: a built `keras.Model`.
-        path: the folder that TF Serving watches; made if need be.
+        path: the folder that TF Serving watches. It is made if needed.
         name: the name to serve under. Defaults to the model's.
-        labels: what `classify` calls the classes, strings or integers in the order of the
+        labels: the names of the classes for `classify`, strings or integers in the order of the
             model's output. Defaults to their indices.
         version: a positive integer. TF Serving serves the highest.
-        top_k: how many classes `classify` returns, or all where there are fewer.
-        from_logits: whether the one output is logits. `None` reads it off the model's last
-            operation: a softmax or sigmoid gives probabilities, anything else logits.
+        top_k: how many classes `classify` returns, or all if there are fewer.
+        from_logits: whether the one output is logits. `None` decides by the model's last
+            operation. A softmax or sigmoid gives probabilities, anything else logits.
         input_signature: a list with a `keras.InputSpec` (or a dict or list of them) for each
             argument of the model. Needed only by a subclassed model whose inputs are not floats.
             Defaults to `signature_of(model)`.
@@ -103,9 +104,9 @@ def write_saved_model(
         The version's folder, a string.
 
     Raises:
-        ValueError: for a model that is not built, and where `labels` do not fit its output.
-        FileExistsError: where this version is there already.
-        ImportError: where TensorFlow is not installed.
+        ValueError: for a model that is not built, or `labels` that do not fit its output.
+        FileExistsError: if this version exists.
+        ImportError: if TensorFlow is not installed.
 
     Example:
 

@@ -10,12 +10,12 @@ from keras_distill import _backend
 
 
 def signature_of(model: keras.Model) -> list:
-    """What a built model is served with: a specification for each argument of the model.
+    """The input signature of a built model, a specification for each of its arguments.
 
-    It is as the model was built, but for the padding masks of a KerasHub task with a preprocessor,
-    which are booleans, as the preprocessor makes them; the model casts them. Give it to
-    `model.export(path, input_signature=signature_of(model))`, and what the preprocessor returns
-    can be given to the served signature as it is.
+    It has the shapes and types with which the model was built. The padding masks of a KerasHub
+    task with a preprocessor are an exception. They are booleans, as the preprocessor makes them,
+    and the model casts them. With `model.export(path, input_signature=signature_of(model))` the
+    served signature takes the output of the preprocessor unchanged.
 
     Args:
         model: A built `keras.Model`.

@@ -39,56 +39,56 @@ def write(
     image_range: tuple[float, float] = (0.0, 1.0),
     provenance: dict | None = None,
 ) -> list[Exported]:
-    """Writes a student for each place, and checks each in a fresh process before it gets its name.
+    """Exports a student to one or more formats, and checks each in its own runtime.
 
     Each format is written beside its place, loaded by its own runtime in a process that can import
-    neither Keras nor this package, and compared with the student. What passes is renamed:
-    `directory/name/version` for TF Serving, and `directory/name.tflite`, `.onnx` and `.openvino`,
-    or `name-QUANTIZE` with these endings. What does not pass gets a name that ends in `.failed`,
-    which no server loads.
+    neither Keras nor this package, and compared with the student. A model that passes is renamed to
+    `directory/name/version` for TF Serving, and to `directory/name.tflite`, `.onnx` and
+    `.openvino`, or `name-QUANTIZE` with these endings. A model that does not pass gets a name that
+    ends in `.failed`, which no server loads.
 
     Args:
         student: A built `keras.Model`.
-        directory: Where to write; made if need be.
+        directory: The folder to write into. It is made if needed.
         formats: Names out of `"serving"`, `"litert"`, `"onnx"` and `"openvino"`.
-        name: What the model is called there: letters, digits, `_`, `.` and `-`. Defaults to the
+        name: The name of the exported model, of letters, digits, `_`, `.` and `-`. Defaults to the
             student's name.
-        quantize: `"none"`, `"float16"`, `"dynamic_int8"`, `"int8"` or `"int4"`. A SavedModel stays
-            in floats. LiteRT takes all of them, ONNX `"dynamic_int8"` and `"int8"`, OpenVINO
-            `"float16"`.
-        exit: The name of one output of a functional model with a dict of outputs; the layers that
-            it does not need are left out. Defaults to `None`, all outputs.
+        quantize: `"none"`, `"float16"`, `"dynamic_int8"`, `"int8"` or `"int4"`. A SavedModel
+            cannot be quantized. LiteRT takes all of them, ONNX `"dynamic_int8"` and `"int8"`,
+            OpenVINO `"float16"`.
+        exit: The name of one output of a functional model with a dict of outputs. Layers that this
+            output does not need are left out. Defaults to `None`, which is all outputs.
         inputs: The inputs to compare on, an array or a dict of arrays by input name. Defaults to
-            `None`: random ones, which say little of a quantized model.
-        targets: The true answers for `inputs`: class ids, or numbers. Then the metric of student
-            and exported model is compared too. Defaults to `None`.
-        calibration: What `"int8"` takes the ranges of its numbers from, as `inputs`. Defaults to
+            `None`, which is random inputs. They tell little about a quantized model.
+        targets: The targets for `inputs`, class ids or numbers. They give the metric of student
+            and exported model. Defaults to `None`.
+        calibration: Inputs from which `"int8"` takes the ranges of its numbers. Defaults to
             `inputs`.
-        labels: What a server calls the classes. Defaults to their indices.
+        labels: The names of the classes. Defaults to their indices.
         batch: A fixed batch size for the formats other than `"serving"`, as LiteRT.js needs it.
-            Defaults to `None`: any, and for LiteRT 1 where it cannot take any.
-        version: The version that TF Serving is given. Defaults to the next free one.
-        agreement: The smallest share of equal answers that a quantized model may have, from 0
-            to 1. Defaults to `0.9`.
+            Defaults to `None`, which is any size, or 1 if LiteRT cannot take any size.
+        version: The version number for TF Serving. Defaults to the next free one.
+        agreement: The minimum share of answers, from 0 to 1, in which a quantized model agrees
+            with the student. Defaults to `0.9`.
         signatures: Further signatures of the SavedModel, beside `serving_default`, which takes
             tensors (token ids, for a language model). `"classify"` returns labels and scores,
             `"image_bytes"` takes JPEG or PNG files, `"examples"` serialized `tf.train.Example`s,
             `"text"` strings (the server then needs the operations of tensorflow-text), and
             `"generate"` and `"generate_sampled"` prompts of token ids, for a causal language
-            model. Defaults to `None`: those of the first three that suit the student.
-        image_range: The least and the greatest value of a pixel that the student was trained on,
-            for `"image_bytes"`. Defaults to `(0, 1)`.
-        provenance: Where the student comes from, a dict that JSON can hold, such as its teacher,
-            recipe, temperature, data and metrics. It is written beside the SavedModel, with the
-            versions of what wrote it. Defaults to `None`.
+            model. Defaults to `None`, which is those of the first three that the student can have.
+        image_range: The smallest and the largest pixel value of the student's inputs, for
+            `"image_bytes"`. Defaults to `(0, 1)`.
+        provenance: A dict that says where the student comes from, such as its teacher, recipe,
+            temperature, data and metrics. JSON must be able to hold it. It is written beside the
+            SavedModel, with the versions of the libraries. Defaults to `None`.
 
     Returns:
-        A list with an `Exported` for each format. `str` of it says what was found in one line.
+        A list with an `Exported` for each format. `str` of it describes the result in one line.
 
     Raises:
         ValueError: An argument does not fit, a format lacks an operation of the student, or an
             exported model did not pass its check.
-        FileExistsError: There is something under one of the names.
+        FileExistsError: One of the files or folders exists.
         ImportError: A package of a format is not installed.
         RuntimeError: Keras runs on another backend than TensorFlow.
 

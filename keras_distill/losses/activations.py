@@ -13,7 +13,7 @@ from keras_distill.losses.distillation_loss import DistillationLoss
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class ActivationBoundary(DistillationLoss):
-    """Squared hinge that makes the student's neurons active where the teacher's are.
+    """Squared hinge that makes the student's neurons active where the teacher's neurons are.
 
     `loss = sum(max(0, margin - student)^2)` over neurons with `teacher > 0`, plus
     `sum(max(0, margin + student)^2)` over the others. Both sides are taken before the ReLU.

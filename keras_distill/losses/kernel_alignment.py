@@ -13,7 +13,7 @@ KERNELS = ("linear", "rbf")
 
 
 def cka(x: Any, y: Any, kernel: str = "linear", mask: Any = None) -> Any:
-    """Centered kernel alignment of two representations: 1 where they are alike, 0 if unrelated.
+    """Centered kernel alignment of two representations: 1 if they are alike, 0 if unrelated.
 
     `cka = <H K H, H L H> / (|H K H| |H L H|)` with the kernels `K` of `x` and `L` of `y` and
     `H = 1 - 1 / n`. It does not change with rotations and scaling of either side.
@@ -78,7 +78,7 @@ def _centered(kernel, present):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class CenteredKernelAlignment(DistillationLoss):
-    """Centered kernel alignment as a loss: what is missing to full alignment.
+    """One minus the centered kernel alignment of two representations.
 
     `loss = 1 - cka(teacher, student)`, see `cka`.
 

@@ -132,7 +132,7 @@ class NormalizedKD(SoftenedLoss):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class WeightedSoftLabels(SoftenedLoss):
-    """Soft cross-entropy, weaker where the student fits the label better than the teacher does.
+    """Soft cross-entropy, weaker if the student fits the label better than the teacher does.
 
     `loss = w * T^2 * -sum_c p_teacher(c) * log p_student(c)` with `p = softmax(logits / T)` and
     `w = 1 - exp(-ce_student / ce_teacher)`, of both sides' cross-entropy with the label at

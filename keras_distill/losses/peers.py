@@ -19,7 +19,7 @@ ENSEMBLES = ("mean", "best", "min_logit")
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class CollaborativeKL(SoftenedLoss):
-    """Kullback-Leibler divergence from an ensemble of peers, made anew for each example (KDCL).
+    """Kullback-Leibler divergence from an ensemble of peers for each example (KDCL).
 
     `loss = T^2 * KL(softmax(z / T) || softmax(student / T))`, where `z` is made of the peers'
     logits: their mean; the `best` peer's, whose cross-entropy with the label is the lowest (the

@@ -70,7 +70,7 @@ class VariationalInformation(DistillationLoss):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class FactorTransfer(DistillationLoss):
-    """Distance between factors of length one: the teacher paraphrased, the student translated.
+    """Distance between the unit-length factors of teacher and student (FT).
 
     `loss = |t / |t|_2 - s / |s|_2|_p`, with the factors of an example as one vector. The
     teacher's come from a `projectors.Paraphraser`, trained beforehand, the student's from a

@@ -12,7 +12,7 @@ from keras_distill.schedules import check
 
 
 class PairwiseLoss(DistillationLoss):
-    """A loss on pairs of classes of which the teacher prefers the first.
+    """A loss on pairs of classes, in which the teacher prefers the first.
 
     A subclass writes `scores(y_pred)`, of each class, and `losses(gap, teacher_gap)`, of each pair.
     """

@@ -9,7 +9,7 @@ from keras_distill.schedules import check
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class TeacherBoundedRegression(DistillationLoss):
-    """Squared error with the label, as long as the teacher is not beaten.
+    """Squared error with the label, while the student is worse than the teacher.
 
     `loss = |student - label|^2` where `|student - label|^2 + margin > |teacher - label|^2`, else
     0. The teacher is a bound that the student need not surpass, not a target.

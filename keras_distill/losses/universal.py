@@ -14,12 +14,12 @@ MERGES = ("mean", "product")
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class UniversalLogits(SoftenedLoss):
-    """Distance of sorted probabilities, whatever the classes of either side mean (ULD).
+    """Distance between sorted probabilities, for sides with different classes (ULD).
 
     `loss = sum_i |p_teacher(i) - p_student(i)|`, where `p(i)` is the `i`-th largest of
-    `softmax(logits / T)` and the side with fewer classes has zeros at its end: the Wasserstein
-    distance where all classes are equally far from each other. Tokens are compared place by
-    place; wrap the loss in `AlignedSpans` where the two sides cut text into other tokens.
+    `softmax(logits / T)` and the side with fewer classes has zeros at its end. This is the
+    Wasserstein distance if all classes have the same distance from each other. Tokens are compared
+    one by one. If the two sides have different tokenizers, wrap the loss in `AlignedSpans`.
 
     Args:
         temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
@@ -73,11 +73,11 @@ def _sorted(logits, width):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class AlignedSpans(WrappedLoss):
-    """Another loss on logits, between spans of text that two tokenizers cut into other tokens.
+    """Applies a loss on logits to spans of text, for two sides with different tokenizers.
 
     The tokens of a span become one distribution on each side: the softmax of the mean of their
-    log-probabilities (the geometric mean), or of the sum (the product). `loss` compares these;
-    an example's value is the mean over its spans. A span counts where all of its tokens do.
+    log-probabilities (the geometric mean), or of the sum (the product). `loss` compares these.
+    An example's value is the mean over its spans. A span counts if all of its tokens count.
 
     Args:
         loss: a loss on logits that takes no labels, such as `UniversalLogits()`, or

@@ -34,7 +34,7 @@ class WrappedLoss(DistillationLoss):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class Standardized(WrappedLoss):
-    """Another loss on logits, each row of which has mean 0 and standard deviation 1.
+    """Standardizes each row of logits (mean 0, standard deviation 1) for another loss.
 
     `z = (logits - mean) / (std + 1e-7)` over the classes, with the deviation of a sample
     (divided by `classes - 1`), on both sides; then `loss(z_teacher, z_student)`. The loss's
@@ -88,11 +88,10 @@ def standardized(logits):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class ClassSubset(WrappedLoss):
-    """Another loss on logits, between those classes that both sides have.
+    """Applies a loss on logits to the classes that both sides have.
 
-    Softmax runs over the classes compared only, on both sides. Without a list a side's classes
-    are its first ones, as many as the other side has: so a vocabulary that is padded at its end
-    meets one that is not.
+    The softmax of both sides runs only over these classes. Without a list a side compares its first
+    classes, as many as the other side has. This fits a vocabulary that is padded at its end.
 
     Args:
         loss: a loss on logits.
@@ -154,9 +153,9 @@ class ClassSubset(WrappedLoss):
     def from_tokenizers(cls, loss, student, teacher, **kwargs):
         """The loss between the tokens that both tokenizers have, by their text.
 
-        Special tokens are paired by what they do: the end of a text is the end of a text, however
-        it is written. What has no partner is left out of both sides' softmax, with a warning
-        that says how much it is.
+        Special tokens are paired by their purpose, so two tokens that end a text are the same.
+        Tokens that the other side lacks are left out of both sides' softmax. A warning says how
+        many there are.
 
         Args:
             loss: a loss on logits.

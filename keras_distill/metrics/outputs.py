@@ -43,7 +43,7 @@ def _for_each(weights, values):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class Agreement(_MeanOverRows):
-    """How often the student's likeliest class is the teacher's.
+    """How often student and teacher have the same most probable class.
 
     `agreement = mean over rows of [argmax teacher = argmax student]`, weighted.
 

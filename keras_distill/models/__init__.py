@@ -7,7 +7,7 @@ from keras_distill.models.exits.operations import operations
 from keras_distill.models.peers.branches import gated_ensemble
 from keras_distill.models.peers.cohort import Cohort, cohort
 from keras_distill.models.peers.learning_rates import scale_learning_rates
-from keras_distill.models.quantization import quantization_aware
+from keras_distill.models.quantization.aware import quantization_aware
 from keras_distill.models.shrinking.depth import depth_of
 from keras_distill.models.shrinking.shrink import shrink
 from keras_distill.models.shrinking.vocabulary import common_tokens, kept_tokens

@@ -8,12 +8,11 @@ from keras_distill.projectors.regressors import convolution
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class Paraphraser(keras.Model):
-    """An autoencoder of the teacher's feature maps; its code is the teacher's factor.
+    """An autoencoder of the teacher's feature maps. Its code is the teacher's factor.
 
-    Three 3x3 convolutions make the factor, three transposed ones the maps again, each followed
-    by a leaky ReLU of slope 0.1. It is trained beforehand, on the teacher's feature maps alone,
-    to answer what it is given; then `encoder` goes on top of the teacher: see
-    `losses.FactorTransfer`.
+    Three 3x3 convolutions compute the factor, and three transposed ones compute the maps from it,
+    each followed by a leaky ReLU of slope 0.1. Train it first, to reproduce the teacher's feature
+    maps. Then put `encoder` on top of the teacher, as `losses.FactorTransfer` shows.
 
     Args:
         channels: of the teacher's feature maps.

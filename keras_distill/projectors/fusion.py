@@ -11,13 +11,13 @@ from keras_distill.projectors.regressors import convolution, pair
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class AttentionFusion(layers.Layer):
-    """Fuses a layer's feature maps with what the deeper layers hand on (ABF of ReviewKD).
+    """Fuses a layer's feature maps with those of the deeper layers (ABF of ReviewKD).
 
-    A 1x1 convolution and batch normalization bring the maps to `hidden` channels. Two sigmoid
-    attention maps, a 1x1 convolution of both, weigh them and the residual of the deeper layers
-    (resized to the nearest neighbour); their sum is handed on. A 3x3 convolution and batch
-    normalization of the sum are compared with the teacher. No convolution but the attention's
-    has a bias. Masked examples enter the batch statistics as zeros.
+    A 1x1 convolution and batch normalization bring the maps to `hidden` channels. A 1x1 convolution
+    of these maps and of the residual of the deeper layers (resized to the nearest neighbour) gives
+    two sigmoid attention maps, which weigh both. Their sum goes to the next fusion. A 3x3
+    convolution and batch normalization of the sum are compared with the teacher. Only the
+    convolution of the attention has a bias. Masked examples enter the batch statistics as zeros.
 
     Args:
         channels: of the teacher's feature maps.

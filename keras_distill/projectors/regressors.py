@@ -53,8 +53,8 @@ class VariationalProjector(layers.Layer):
 
     ```python
     projector = projectors.VariationalProjector(channels=32)
-    Term(losses.VariationalInformation(), student="block_2", teacher="block_2",
-         projector=projector)
+    found = projector(ops.ones((2, 4, 4, 8)))
+    print(found["mean"].shape, found["scale"].shape)  # (2, 4, 4, 32) (32,)
     ```
 
     Reference:
@@ -99,9 +99,9 @@ class ReusedClassifierProjector(layers.Layer):
     """Brings the student's last feature maps to the teacher's classifier (SimKD).
 
     A 1x1, a 3x3 and a 1x1 convolution without bias, each followed by batch normalization and a
-    ReLU. It is trained with `losses.Hint(pool=True)` alone, `alpha=1`, no labels. The student
-    then answers with the teacher's classifier on top of it, so it is kept, unlike other
-    projectors: take it from `distiller.projectors[name of the term]` after `fit`.
+    ReLU. It is trained only with `losses.Hint(pool=True)`, with `alpha=1` and no labels. The
+    student then predicts with the teacher's classifier on top of it, so unlike other projectors
+    it is kept. Take it from `distiller.projectors[name of the term]` after `fit`.
 
     Masked examples enter the batch statistics as zeros.
 
@@ -183,9 +183,9 @@ class ReusedClassifierProjector(layers.Layer):
 class MaskedGenerator(layers.Layer):
     """Generates the teacher's feature maps from the student's, randomly masked (MGD).
 
-    A 1x1 convolution where the channels differ, then zeros at a random part of the positions or
-    of the channels, anew for every example and step, then two 3x3 convolutions with a ReLU between
-    them. Nothing is masked outside of training.
+    It has a 1x1 convolution if the channels differ. Then it sets a random part of the positions or
+    of the channels to zero, a new one for every example and step. Then it has two 3x3 convolutions
+    with a ReLU between them. It masks nothing outside of training.
 
     Args:
         channels: of the teacher's feature maps.

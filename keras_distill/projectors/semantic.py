@@ -8,9 +8,19 @@ from keras_distill.projectors.regressors import convolution, pooled
 
 
 class TwoSided(layers.Layer):
-    """A projector that is called with the teacher's features, too, and compares examples.
+    """A projector that also gets the teacher's features, and may compare examples.
 
-    A `Term` calls it with `(features, targets)`. On replicas it sees the whole batch.
+    A `Term` calls it with `(features, targets)`. On replicas it gets the whole batch.
+
+    Example:
+
+    ```python
+    class Centred(projectors.TwoSided):
+        def call(self, features, targets):
+            return features - ops.mean(features, 0) + ops.mean(targets, 0)
+
+    Term("mse", student="hidden", teacher="hidden", projector=Centred())
+    ```
     """
 
 
@@ -25,7 +35,7 @@ class SemanticAttention(TwoSided):
     of each of the teacher's by three convolutions (1x1, 3x3, 1x1) with batch normalization.
 
     Args:
-        batch_size: how many similarities a row has. A smaller batch is filled up with zeros. By
+        batch_size: the number of similarities in a row. Smaller batches are padded with zeros. By
             default it is the size of the first batch.
         factor: a query has `batch_size / factor` numbers, at least two. Defaults to `4`.
         **kwargs: as in `keras.layers.Layer`.
@@ -65,7 +75,7 @@ class SemanticAttention(TwoSided):
         self.batch_size = self.batch_size or features_shape[0][0]
         if self.batch_size is None:
             raise ValueError(
-                "`SemanticAttention` must know how many examples a batch has. Give `batch_size`."
+                "`SemanticAttention` needs the number of examples in a batch. Give `batch_size`."
             )
         self.queries = [self._embedding() for _ in features_shape]
         self.keys = [self._embedding() for _ in targets_shape]

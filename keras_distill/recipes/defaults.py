@@ -78,17 +78,17 @@ def default(
     alone_train: float | None = None,
     alone_valid: float | None = None,
 ) -> Default:
-    """Chooses loss, temperature and alpha by what the teacher says of the data.
+    """Runs the teacher on the data, and chooses loss, temperature and alpha.
 
-    The rules, and what each was learned from, stand in `docs/tuning.md`.
+    `docs/tuning.md` has the rules, and the measurements behind them.
 
     Args:
-        teacher: a Keras model of one output, or a function of the inputs: logits, probabilities, or
-            the values of a regression.
-        train: batches of `(x, y)`, the training split; the first 64 batches are looked at.
-        valid: the same of the validation split. Defaults to `None`: not looked at.
-        alone_train: what the student reaches on the training split where it is trained alone:
-            accuracy in [0, 1], or R squared. Defaults to `None`: not known.
+        teacher: a Keras model with one output, or a function of the inputs, which returns logits,
+            probabilities, or the values of a regression.
+        train: batches of `(x, y)`, the training split. Only the first 64 batches are used.
+        valid: batches of the validation split. Defaults to `None`, which is none.
+        alone_train: the accuracy in [0, 1], or R squared, on the training split of the student
+            trained alone. Defaults to `None`, if it is unknown.
         alone_valid: the same on the validation split.
 
     Returns:

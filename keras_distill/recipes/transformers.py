@@ -44,8 +44,9 @@ def pkd(
 
     `loss = weight / (blocks * width) * sum_i |h_i / |h_i| - H_i / |H_i||^2` of the first tokens.
 
-    The first token of a decoder that reads from left to right knows nothing of the others: there,
-    make terms with `losses.PatientKD(tokens="all")` for the pairs of `match_layers`.
+    In a decoder that reads from left to right, the first token has no information about the others.
+    For such a decoder make terms with `losses.PatientKD(tokens="all")` for the pairs of
+    `match_layers`.
 
     Args:
         student: a built transformer.
@@ -92,11 +93,12 @@ def tinybert(
 
     `loss = sum_i mean((W_i h_i - H_i)^2) + mean((a_i - A_i)^2)`, scores `a` before the softmax.
 
-    All weights are 1, as in the authors' code. Its first of two stages, without the embeddings' loss:
-    the second is `losses.SoftCrossEntropy` on the outputs. The hidden states are projected by one
-    layer a block (by one for all in the paper), so that the student may be narrower; the numbers
-    of attention heads must be the same. Of a decoder's blocks both attentions are compared, to its
-    own tokens and to the encoder's; a block without attention has a term of its states alone.
+    All weights are 1, as in the authors' code. This is the first of its two stages, without the loss
+    of the embeddings. The second stage is `losses.SoftCrossEntropy` on the outputs. Each block has
+    its own layer to project the hidden states (the paper has one for all), so the student may be
+    narrower. The numbers of attention heads must be the same. A decoder's block compares both
+    attentions, to its own tokens and to the encoder's. A block without attention compares only its
+    states.
 
     Args:
         student: a built transformer.

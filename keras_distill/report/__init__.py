@@ -3,7 +3,7 @@
 from keras_distill.report.cka_heat_map import cka_heat_map
 from keras_distill.report.compare import compare
 from keras_distill.report.comparison import Comparison, write_together
-from keras_distill.report.costs import latency, operations_of, size_on_disk
+from keras_distill.report.costs import latency, operations_of, peak_memory, size_on_disk
 from keras_distill.report.doubts import doubts
 from keras_distill.report.measures import is_finite, measure, predictions, reliability, scores
 from keras_distill.report.statistics import mcnemar, pareto
@@ -20,6 +20,7 @@ __all__ = [
     "measure",
     "operations_of",
     "pareto",
+    "peak_memory",
     "predictions",
     "reliability",
     "scores",

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_distill import _backend
-from keras_distill.report import tasks
+from keras_distill.report import tasks, texts
 
 
 @dataclasses.dataclass
@@ -69,7 +69,8 @@ def answered(models, data, teacher=None, task=None, keep=1000):
         x, y = (keras.tree.map_structure(np.asarray, each) for each in (x, y))
         size, theirs = len(keras.tree.flatten(x)[0]), {}
         for name in names:
-            heads = heads_of(models[name], x)
+            written = getattr(task, "name", task) == texts.Texts.name
+            heads = (texts.texts_of if written else heads_of)(models[name], x)
             if task is None or isinstance(task, str):
                 task = _first_task(heads, y, x, task)
             for head, outputs in heads.items():

@@ -24,8 +24,8 @@ def cka_heat_map(
     """Linear CKA of every pair of layers, as a matrix and, given a `filepath`, as a picture.
 
     `cka(X, Y) = <XX', YY'> / (|XX'| |YY'|)` of features that are flattened to one row an example
-    and centered: in [0, 1], 1 where the features are equal up to rotation and scale. With few
-    examples for the features' width it comes out too high: take some hundred.
+    and centered. It is in [0, 1], and 1 if the features are equal up to rotation and scale. With
+    few examples for the features' width it is too high, so give a few hundred.
 
     Args:
         student: a built Keras model.

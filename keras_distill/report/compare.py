@@ -13,10 +13,12 @@ from keras_distill.export import given as exported_inputs
 from keras_distill.report import exports, judgement, knowledge, robustness
 from keras_distill.report.answering import Answers, answered
 from keras_distill.report.comparison import Comparison
-from keras_distill.report.costs import latency, operations_of, size_on_disk
+from keras_distill.report.costs import latency, operations_of, peak_memory, size_on_disk
 
 TEACHER, ALONE = "teacher", "alone"
+TEXTS = "summaries"
 BATCHES = (1, 32)
+SLOW = 3  # how often texts are written to time them
 
 
 def compare(
@@ -34,41 +36,46 @@ def compare(
     runs: int = 50,
     examples: int = 1000,
     seed: int = 0,
+    memory: bool = False,
 ) -> Comparison:
-    """Measures students beside their teacher, and says how sure each difference is.
+    """Compares students with their teacher in quality, cost and knowledge.
 
-    *Quality*: the task's measure with a 95% interval by 1,000 resamples of the examples, the
-    difference from the baseline with McNemar's exact test, agreement and divergence from the
-    teacher, calibration, the accuracy of each class, and what noise, shifts or missing words cost.
-    *Cost*: parameters, operations, size, latency and, of exported models, peak memory.
-    *Knowledge*: which layers show the same (CKA), and examples of the teacher's doubt.
+    *Quality* is the task's measure with a 95% interval over 1,000 resamples of the examples, the
+    difference from the baseline with McNemar's exact test, agreement with the teacher and
+    divergence from it, calibration, the accuracy of each class, and the loss through noise, shifts
+    or missing words. *Cost* is parameters, operations, size, latency and, for exported models, peak
+    memory. *Knowledge* is the similarity of layers (CKA), and the examples of which the teacher is
+    least sure.
 
-    A model with several outputs has a row for each that answers the task: its exits.
+    A model with several outputs, such as exits, has a row for each output that fits the task.
 
     Args:
-        teacher: A `keras.Model`, or a function of `x`.
+        teacher: A `keras.Model`, or a function of `x`. For summaries that is a model with
+            `generate`, such as KerasHub's tasks, or a function from texts to a list of texts.
         students: A dict of models by name. A list of models stands for the seeds of one student.
-        data: Batches of `(x, y)` or `(x, y, weights)`, passed over once. `y` are classes (integers
-            or one-hot), rows of labels, numbers, or the class of each token.
+        data: Batches of `(x, y)` or `(x, y, weights)`, which are read once. `y` holds classes
+            (integers or one-hot), rows of labels, numbers, or the class of each token.
         baseline: The name of the student that the others are compared with. Defaults to "alone"
             if there is such a student.
-        task: `"classes"`, `"labels"`, `"numbers"` or `"language"`. Defaults to what the first
-            batch shows.
+        task: `"classes"`, `"labels"`, `"numbers"`, `"language"` or `"summaries"`. For summaries `y`
+            holds texts, and ROUGE is measured. By default the task is inferred from the first
+            batch, and is never `"summaries"`.
         exported: Paths of exported models (`export.write`), or a dict of such lists by the name of
-            the student that was exported. A list belongs to the last student. Of several seeds
-            the first was exported.
+            the exported student. A list belongs to the last student. If a student has several
+            seeds, the exports must be those of the first.
         classes: The names of the classes. Defaults to their indices.
         histories: `{name: [History.history of each seed]}`. Defaults to none.
-        provenance: What else is to be said of where the models come from, a dict that JSON can
-            hold.
-        name: The title.
+        provenance: A dict about where the models come from. JSON must be able to hold it.
+        name: The title of the page.
         runs: How many predictions are timed, at least 1. Defaults to `50`.
-        examples: How many of the first examples exported models answer, and worse inputs are made
-            of. Defaults to `1000`.
-        seed: Of the noise. Defaults to `0`.
+        examples: How many of the first examples are used for exported models and for changed
+            inputs. Defaults to `1000`.
+        seed: The seed of the noise. Defaults to `0`.
+        memory: Whether the peak memory of each Keras model is measured too, each in a fresh
+            process. Defaults to `False`.
 
     Returns:
-        A `Comparison`: `write` makes a page of it, Markdown and JSON.
+        A `Comparison`. Its `write` writes a page, Markdown and JSON.
 
     Raises:
         ValueError: An argument or the data do not fit.
@@ -84,6 +91,8 @@ def compare(
     students = _checked(students, baseline, exported, runs, examples)
     baseline = ALONE if baseline is None and ALONE in students else baseline
     exported = exported if isinstance(exported, dict) else {[*students][-1]: list(exported)}
+    if task == TEXTS and any(exported.values()):
+        raise ValueError("Exported models write no texts. Leave `exported` out for summaries.")
     for path in [path for paths in exported.values() for path in paths]:
         exports.format_of(path)
     models = {(TEACHER, 0): teacher}
@@ -95,7 +104,7 @@ def compare(
     for row, worse in _robust(models, found, seed).items():
         judged[row]["robustness"] = worse
     one = {n: each for (n, i), each in models.items() if i == 0}
-    costs = _costs(one, inputs, runs)
+    costs = _costs(one, inputs, runs if found.task.name != TEXTS else min(runs, SLOW), memory)
     described = [_exported(path, of, students[of][0], found, runs, inputs)
                  for of, paths in exported.items() for path in paths]  # fmt: skip
     return Comparison({
@@ -186,7 +195,7 @@ def _robust(models, found, seed):
     return rows
 
 
-def _costs(models, inputs, runs):
+def _costs(models, inputs, runs, memory):
     models = {n: model for n, model in models.items() if isinstance(model, keras.Model)}
     if not models:
         return {}
@@ -197,6 +206,7 @@ def _costs(models, inputs, runs):
             "operations": operations_of(model, inputs),
             "size_bytes": size_on_disk(model),
             "latency": {str(batch): each[name] for batch, each in timed.items()},
+            "peak_bytes": peak_memory(model, inputs) if memory else None,
         }
         for name, model in models.items()
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from os import PathLike
 
 from keras_distill import _files
-from keras_distill.report import comparison_page, tables
+from keras_distill.report import comparison_page
 
 
 class Comparison:
@@ -43,8 +43,8 @@ class Comparison:
         """Writes the page to `path`, and beside it the same in Markdown and JSON.
 
         Args:
-            path: of a file that ends in `.html`. Nothing may lie there, nor under the same name
-                with `.md` or `.json`.
+            path: the path of the page, which ends in `.html`. The file must not exist, nor those
+                with the ending `.md` or `.json`.
 
         Returns:
             The three paths.
@@ -63,7 +63,7 @@ def markdown(comparisons):
     for each in comparisons:
         results = each.results
         lines += [f"# {_cell(results['name'])}", "", comparison_page.headline(results), ""]
-        for title, heads, rows, note in tables.tables(results):
+        for title, heads, rows, note in comparison_page.tables_of(results):
             lines += [f"## {title}", "", _row(heads), _row(["---"] * len(heads))]
             lines += [*map(_row, rows), "", *([note, ""] if note else [])]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 import html
 
-from keras_distill.report import comparison_plots, plots, tables
+from keras_distill.report import comparison_plots, plots, recorded, tables
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1f2937;--soft:#5b6472;--page:#f6f7f9;--card:#fff;
@@ -55,24 +55,33 @@ def page(comparisons, title):
 
 def headline(results):
     """The result in a sentence, whichever way it went."""
+    if recorded.is_recorded(results):
+        return recorded.headline(results)
     measure, rows = results["measure"], results["rows"]
     last = [*rows][-1]
     row, scale = rows[last], measure["scale"]
-    text = f"{last}: {tables.plain(row['value'], scale)} ({measure['heading']}"
+    text = f"{last} has {tables.plain(row['value'], scale)} ({measure['heading']}"
     text += f", {tables.between(row, scale)})" if row["low"] is not None else ")"
     gap = row.get("difference")
     if gap and gap["value"] is not None:
         better = gap["value"] < 0 if measure["lower"] else gap["value"] > 0
         sure = "This is more than chance" if gap["p"] < 0.05 else "This may be chance"
         how = "better" if better else "not better"
-        text += (f"; {tables.signed(gap['value'], scale)} against {results['baseline']}, which is "
-                 f"{how}. {sure} (p {tables.small(gap['p'], sign=True)})")  # fmt: skip
+        text += (f", {tables.signed(gap['value'], scale)} compared with {results['baseline']} "
+                 f"({how}). {sure} (p {tables.small(gap['p'], sign=True)})")  # fmt: skip
     return f"{text}."
+
+
+def tables_of(results):
+    """The tables of a comparison, or of a run that measured itself."""
+    of = recorded.tables_of if recorded.is_recorded(results) else tables.tables
+    return of(results)
 
 
 def _fronts(comparisons):
     """Quality against cost, of all runs that are measured alike."""
     many, cards = len(comparisons) > 1, []
+    comparisons = [each for each in comparisons if not recorded.is_recorded(each)]
     for name in dict.fromkeys(each["measure"]["name"] for each in comparisons):
         alike = [each for each in comparisons if each["measure"]["name"] == name]
         found = []
@@ -89,6 +98,8 @@ def _fronts(comparisons):
 def _comparison(results, number, many):
     heading = f'<h2 id="run-{number}">{html.escape(results["name"])}</h2>' if many else ""
     said = f"<p>{html.escape(headline(results))}</p>" if many else ""
+    if recorded.is_recorded(results):
+        return heading + said + _recorded(results)
     drawn = [("quality", comparison_plots.intervals(results)),
              ("calibration", comparison_plots.calibration(results))]  # fmt: skip
     cards = "".join(_card(made, title) for title, made in drawn if made)
@@ -103,10 +114,20 @@ def _comparison(results, number, many):
         _card(comparison_plots.soft_target(results, each), "soft targets")
         for each in results["knowledge"]["soft_targets"]
     ]))  # fmt: skip
-    parts.append(_section("Training", "One line for each seed.", [
+    return "".join(parts) + _training(results) + _provenance(results)
+
+
+def _recorded(results):
+    """A run that measured itself."""
+    parts = [_table(*table) for table in tables_of(results)]
+    cards = [_card(made, title) for title, made in recorded.plots_of(results)]
+    return "".join([*parts, _section("Arms", "", cards), _training(results), _provenance(results)])
+
+
+def _training(results):
+    return _section("Training", "A line for each seed.", [
         _card(made, title) for title, made in comparison_plots.curves(results)
-    ]))  # fmt: skip
-    return "".join(parts) + _provenance(results)
+    ])  # fmt: skip
 
 
 def _card(made, title):

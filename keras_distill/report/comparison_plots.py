@@ -29,7 +29,8 @@ def intervals(results):
     axes.set_ylim(len(shown) - 0.5, -0.75)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    plots.label(axes, x=f"{results['measure']['heading']}, 95% interval")
+    line = results["measure"].get("line", "95% interval")
+    plots.label(axes, x=f"{results['measure']['heading']}, {line}")
     return made
 
 

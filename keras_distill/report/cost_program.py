@@ -1,7 +1,8 @@
-"""Times an exported model in its own runtime: `python cost_program.py RUNTIMES FORMAT MODEL ...`.
+"""Times a model in its own runtime: `python cost_program.py RUNTIMES FORMAT MODEL ...`.
 
 This is a program, not a module of the package. It runs in a process of its own, as on the machine
-that the model is made for. `RUNTIMES` is the program that loads exported models. `INPUTS` is an
+that the model is made for. `RUNTIMES` is the program that loads exported models. The format `keras`
+is a `.keras` file, whose memory alone is measured, as of a compiled function. `INPUTS` is an
 `.npz` file with an array for each input, `OUTPUTS` becomes one with an array for each output, and
 `COSTS` becomes a JSON file.
 """
@@ -14,12 +15,15 @@ import time
 
 if __name__ == "__main__":  # nothing beside this file may stand for a package
     sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-    sys.modules["keras"] = sys.modules["keras_distill"] = None
+    if sys.argv[2] != "keras":
+        sys.modules["keras"] = sys.modules["keras_distill"] = None
 
 import numpy as np
 
 BATCHES = (1, 32)
 WARM_UP = 5
+LIBRARIES = {"serving": "tensorflow", "litert": "ai_edge_litert.interpreter", "onnx": "onnxruntime",
+             "openvino": "openvino"}  # fmt: skip
 SECONDS = 20  # for one batch size, however slow the model is
 
 
@@ -45,27 +49,70 @@ def timed(model, given, batch, runs):
     return found[WARM_UP:]
 
 
-def peak_memory():
-    """The most bytes that this process has held, or `None` where the system does not say.
+def memory(name):
+    """A number of this process's memory in bytes, or `None` where the system does not say.
 
     Linux's `getrusage` is of no use: a process inherits its number from the one that started it.
+
+    Args:
+        name: `"VmHWM"` for the most it has held, `"VmRSS"` for what it holds.
     """
     try:
         with open("/proc/self/status", encoding="utf-8") as file:
             lines = dict(line.split(":", 1) for line in file)
     except OSError:
         return None
-    return 1024 * int(lines["VmHWM"].split()[0]) if "VmHWM" in lines else None
+    return 1024 * int(lines[name].split()[0]) if name in lines else None
+
+
+def baseline():
+    """What the process holds before the model is loaded; its peak begins anew, where it can."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+            file.write("5")
+    except OSError:
+        pass
+    return memory("VmRSS")
+
+
+def above(before):
+    """The most bytes that this process has held, less those before."""
+    peak = memory("VmHWM")
+    return None if None in (peak, before) else max(peak - before, 0)
+
+
+def keras_memory(path, inputs, costs):
+    """The memory of a Keras model that answers one example and 32."""
+    import keras
+    import tensorflow as tf
+
+    with np.load(inputs) as given:
+        given = dict(given)
+    modules = given.pop("__modules__", np.array([])).tolist()
+    for name in modules:  # which register the model's classes
+        importlib.import_module(name)
+    before = baseline()
+    model = keras.saving.load_model(path, compile=False)
+    given = next(iter(given.values())) if list(given) == ["__only__"] else given
+    for batch in BATCHES:
+        rows = {n: v[np.arange(batch) % len(v)] for n, v in given.items()} if isinstance(
+            given, dict) else given[np.arange(batch) % len(given)]  # fmt: skip
+        call = tf.function(lambda x: model(x, training=False), autograph=False)
+        call(keras.tree.map_structure(tf.convert_to_tensor, rows))
+    with open(costs, "w", encoding="utf-8") as file:
+        json.dump({"peak_bytes": above(before)}, file)
 
 
 def main(runtimes, kind, path, inputs, outputs, costs, runs):
     """Measures, then answers all inputs, 32 at a time."""
     with np.load(inputs) as given:
         given = dict(given)
+    importlib.import_module(LIBRARIES[kind])
+    before = baseline()
     model = loaded(runtimes, kind, path)
     batches = [batch for batch in BATCHES if model.batch in (batch, -1, 0)] or [model.batch]
     seconds = {batch: timed(model, given, batch, int(runs)) for batch in batches}
-    found = {"batch": max(model.batch, 0), "seconds": seconds, "peak_bytes": peak_memory()}
+    found = {"batch": max(model.batch, 0), "seconds": seconds, "peak_bytes": above(before)}
     count = len(next(iter(given.values())))
     parts = [model({name: value[start : start + 32] for name, value in given.items()})
              for start in range(0, count, 32)]  # fmt: skip
@@ -75,4 +122,7 @@ def main(runtimes, kind, path, inputs, outputs, costs, runs):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[2] == "keras":
+        keras_memory(*sys.argv[3:])
+    else:
+        main(*sys.argv[1:])

@@ -1,6 +1,8 @@
 """What a model costs: the time of a prediction, and its size."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from typing import Any
@@ -8,17 +10,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_distill import _backend, export
+from keras_distill import _backend, _files, export
 from keras_distill.models import operations
+from keras_distill.report import texts
+
+PROGRAM = os.path.join(os.path.dirname(__file__), "cost_program.py")
 
 
 def latency(
     models: dict[str, keras.Model], example: Any, runs: int = 200, warmup: int = 20, batch: int = 1
 ) -> dict:
-    """The time of one prediction. Models take turns, so that drift hits all alike.
+    """Measures the time of one prediction. The models run in turns.
 
-    On TensorFlow a compiled function of the model is timed, as it would be served; on other
-    backends `predict_on_batch`.
+    On TensorFlow it times a compiled function of the model, as a server would run it. On other
+    backends it times `predict_on_batch`.
 
     Args:
         models: a dict of models by name.
@@ -68,7 +73,10 @@ def _rows(array, batch):
 
 
 def _call(model, example):
-    """A function that predicts once and waits for the answer."""
+    """A function that predicts once and waits for the answer; of texts it writes them."""
+    if any(each.dtype.kind in "OSU" for each in keras.tree.flatten(example)) and writes(model):
+        write = texts.writer(model)
+        return lambda: write(example)
     if _backend.NAME != "tensorflow":
         return lambda: model.predict_on_batch(example)
     tf = _backend.tensorflow("A compiled function")
@@ -76,6 +84,11 @@ def _call(model, example):
     function = tf.function(lambda x: model(x, training=False), autograph=False)
     function = function.get_concrete_function(example)
     return lambda: keras.tree.map_structure(lambda value: value.numpy(), function(example))
+
+
+def writes(model):
+    """Whether a model writes texts, as KerasHub's generative tasks do."""
+    return callable(getattr(model, "generate", None))
 
 
 def operations_of(model: keras.Model, example: Any) -> int | None:
@@ -129,3 +142,39 @@ def size_on_disk(model: keras.Model) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         return os.path.getsize(export.write_student(model, os.path.join(folder, "model.keras")))
+
+
+def peak_memory(model: keras.Model, example: Any) -> int | None:
+    """The bytes that a fresh process takes for a model and its predictions, at batch 1 and 32.
+
+    What the process takes with its libraries loaded does not count.
+
+    Args:
+        model: a built `keras.Model`.
+        example: an input with a batch axis, or a dict of them.
+
+    Returns:
+        An integer, or `None` where it cannot be measured: on another system than Linux, on another
+        backend than TensorFlow, of texts, and of a model that cannot be loaded from its file.
+
+    Example:
+
+    ```python
+    report.peak_memory(student, x[:1])
+    ```
+    """
+    arrays = example if isinstance(example, dict) else {"__only__": example}
+    plain = all(np.asarray(each).dtype.kind in "fiub" for each in arrays.values())
+    if _backend.NAME != "tensorflow" or not plain:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        file, given, found = (os.path.join(folder, n) for n in ("m.keras", "in.npz", "costs.json"))
+        export.write_student(model, file)
+        hub = [each for each in ("keras_distill", "keras_hub") if each in sys.modules]
+        np.savez(given, **{n: np.asarray(each) for n, each in arrays.items()}, __modules__=hub)
+        paths = os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1",
+                       "PYTHONPATH": paths}  # fmt: skip
+        command = [sys.executable, PROGRAM, "-", "keras", file, given, found]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return None if done.returncode else _files.read_json(found)["peak_bytes"]

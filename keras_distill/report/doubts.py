@@ -9,7 +9,7 @@ from keras_distill.report.measures import divergences
 
 
 def doubts(images: Any, labels: Any, log_probs: Any, count: int = 6) -> list[dict]:
-    """Images the teacher doubts most, where distilling brought the student nearer to it.
+    """Images on which the teacher is unsure and the distilled student is closer to it.
 
     Ordered by `H(p_T)`, among those with `KL(p_T || distilled) < KL(p_T || alone)`.
 

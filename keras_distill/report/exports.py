@@ -10,8 +10,8 @@ import numpy as np
 
 from keras_distill.export import places, reload
 from keras_distill.export.exported import size_of
+from keras_distill.report.costs import PROGRAM
 
-PROGRAM = os.path.join(os.path.dirname(__file__), "cost_program.py")
 ENDINGS = {".tflite": "litert", ".onnx": "onnx", ".openvino": "openvino"}
 QUANTIZED = ("float16", "dynamic_int8", "int8", "int4")
 
@@ -63,8 +63,8 @@ def measured(path, inputs, runs=50):
         runs: how many predictions of each batch size are timed. Defaults to `50`.
 
     Returns:
-        `(costs, outputs)`: a dict of `path`, `format`, `quantize`, `size_bytes`, `peak_bytes` (of
-        the whole process) and `latency`, and a dict of arrays by output name.
+        `(costs, outputs)`: a dict of `path`, `format`, `quantize`, `size_bytes`, `peak_bytes` (what
+        the process took for the model) and `latency`, and a dict of arrays by output name.
 
     Raises:
         RuntimeError: the process failed; the message ends with the last line it said.

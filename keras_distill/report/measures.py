@@ -17,7 +17,7 @@ LIKENESS = ("agreement", "kl_to_teacher")
 
 
 def measure(model: keras.Model, data: Any, teacher: Callable[[Any], Any] | None = None) -> dict:
-    """Measures a classifier on labelled data, and its likeness to a teacher.
+    """Measures a classifier on labelled data, and its agreement with a teacher.
 
     `agreement = mean(argmax p_T == argmax p_S)`,
     `kl_to_teacher = mean(sum_c p_T (log p_T - log p_S))` at temperature 1,
@@ -159,9 +159,9 @@ def _likeness(log_probs, teacher):
 
 
 def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
-    """How often a model is right where it is this sure, in groups of as many answers each.
+    """Accuracy against confidence, in groups with the same number of answers.
 
-    Answers that are equally sure stay in one group, so that a model which is sure of most has
+    Answers with the same confidence stay in one group, so a model that is sure of most answers has
     fewer groups.
 
     Args:

@@ -84,10 +84,10 @@ def headline(arms):
     gain = accuracy["distilled"] - accuracy["alone"]
     text = (
         f"The distilled student reaches {accuracy['distilled']:.2f}% accuracy, "
-        f"{gain:+.2f} points against the same student trained alone ({accuracy['alone']:.2f}%)"
+        f"{gain:+.2f} points compared with the same student alone ({accuracy['alone']:.2f}%)"
     )
     if "teacher" in accuracy:
-        text += f"; the teacher has {accuracy['teacher']:.2f}%"
+        text += f". The teacher has {accuracy['teacher']:.2f}%"
     return f"{text}."
 
 

@@ -74,7 +74,7 @@ def interval(values, level=0.95):
 
 
 def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those of `(cost, score)` that no cheaper or equal one beats, the cheapest first.
+    """The points `(cost, score)` that no point of lower or equal cost beats, the cheapest first.
 
     Args:
         points: pairs of numbers; a higher score is better.

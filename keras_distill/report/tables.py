@@ -5,11 +5,17 @@ NAMES = {
     "nll": "negative log-likelihood", "expected_calibration_error": "ECE", "accuracy": "accuracy",
     "label_accuracy": "accuracy of labels", "mean_absolute_error": "mean absolute error",
     "root_mean_square_error": "root mean square error", "agreement": "agreement %",
+    "rouge1": "ROUGE-1 %", "rouge2": "ROUGE-2 %", "rouge_to_teacher": "ROUGE-L to teacher %",
     "kl_to_teacher": "KL to teacher", "distance_to_teacher": "distance to teacher",
 }  # fmt: skip
-PERCENT = ("agreement", "top_2_agreement", "top_5_agreement", "accuracy", "label_accuracy")
+PERCENT = ("agreement", "top_2_agreement", "top_5_agreement", "accuracy", "label_accuracy",
+           "rouge1", "rouge2", "rouge_to_teacher")  # fmt: skip
 MISSING = "-"
 LOST_MOST = 5
+MEMORY = (
+    "Peak memory is what a fresh process takes for the model and its predictions, beside what it "
+    "takes with its libraries loaded."
+)
 
 
 def tables(results):

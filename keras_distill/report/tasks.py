@@ -256,8 +256,8 @@ def task_of(outputs, y, x, name=None):
         outputs: an array `(batch, ...)`.
         y: the true answers, an array.
         x: the inputs, or a dict of them.
-        name: `"classes"`, `"labels"`, `"numbers"` or `"language"`, where it is known. Defaults to
-            `None`.
+        name: `"classes"`, `"labels"`, `"numbers"`, `"language"` or `"summaries"`, where it is
+            known. Defaults to `None`.
 
     Raises:
         ValueError: there is no such task.

@@ -32,13 +32,13 @@ def run(
     training: bool = False,
     owner: keras.Model | None = None,
 ) -> dict[str, Any]:
-    """Runs a model once and returns what is at each path.
+    """Runs a model once and returns the tensors at each path.
 
     Args:
         model: any Keras model or layer, or any function of `x` (then only its ends have paths).
         x: what the model takes.
-        paths: a list of paths (see `keras_distill.taps`). Of a layer that runs several times the
-            last call counts, unless the path names another, as `"query#0"` does.
+        paths: a list of paths (see `keras_distill.taps`). If a layer runs several times, its last
+            call is used, unless the path names another, as in `"query#0"`.
         training: as in `model(x, training=...)`. Defaults to `False`.
         owner: the model that the paths start from, if `model` is a part of it. Defaults to
             `model`.

@@ -16,13 +16,13 @@ USUAL = {  # settings of Gemma's kin, without which its scores are others
 }
 UNLIKE = {  # KerasHub's layers whose scores are no scaled dot products of query and key
     "DisentangledSelfAttention": "it adds scores of relative positions",
-    "Gemma3nTextAttention": "it scales them in a way of its own",
-    "Gemma4TextAttention": "it scales them in a way of its own",
-    "Gemma4VisionAttention": "it scales them in a way of its own",
+    "Gemma3nTextAttention": "it scales them differently",
+    "Gemma4TextAttention": "it scales them differently",
+    "Gemma4VisionAttention": "it scales them differently",
     "GptOssAttention": "it adds a learned score that belongs to no key",
-    "T5Gemma2Attention": "it scales them in a way of its own",
-    "T5Gemma2MergedAttention": "it scales them in a way of its own",
-    "T5GemmaAttention": "it scales them in a way of its own",
+    "T5Gemma2Attention": "it scales them differently",
+    "T5Gemma2MergedAttention": "it scales them differently",
+    "T5GemmaAttention": "it scales them differently",
 }
 MASKED = -1e9  # the score of a key that a query may not see; zero after the softmax
 

@@ -18,22 +18,21 @@ from keras_distill.taps.recording import (
 
 
 def shapes(model: keras.Model, unknown: int | None = None) -> dict[str, Any]:
-    """Every path of a built model with the shape of what is there.
+    """Lists every path of a built model with the shape of its output.
 
     Args:
         model: a Keras model that is built.
-        unknown: a positive size in place of each that the inputs' shapes leave open. Defaults to
-            `None`, which leaves them open.
+        unknown: a positive size for each unknown size of the inputs. Defaults to `None`, which
+            leaves them unknown.
 
     Returns:
-        A dict `{path: shape}`, a layer's path from the outside in and `"output"` last. A shape is
-        a tuple with `None` for what is not known, or a structure of them; of a layer that is
-        called several times it is the last call's (see `calls`). A layer that one forward pass
-        does not call, or that runs in a checkpoint, has the shape `None`.
+        A dict `{path: shape}`, with a layer before the layers inside it, and `"output"` last. A
+        shape is a tuple with `None` for an unknown size, or a structure of tuples. If a layer is
+        called several times, the shape is that of the last call (see `calls`). A layer that the
+        forward pass does not call, or that runs in a checkpoint, has the shape `None`.
 
     Raises:
-        ValueError: if the model is not built, or does not run on the inputs that it was saved
-            with.
+        ValueError: if the model is not built, or does not run on its saved input shapes.
 
     Example:
 

@@ -18,16 +18,17 @@ class EMATeacher(Teacher):
 
     `w_teacher <- m * w_teacher + (1 - m) * w_student` after each update.
 
-    The copy is made, equal to the student, when a `Distiller` takes this teacher. All weights
-    move, batch statistics included; the copy runs in inference mode. It is part of the
-    distiller's checkpoints, with the number of steps, so that a run that resumes at an epoch's
-    end goes on exactly; it is not saved with the student: `teacher.model.save(path)` does that.
+    A `Distiller` that gets this teacher copies the student. All weights of the copy move,
+    including batch statistics. The copy runs in inference mode. It is part of the distiller's
+    checkpoints, with the number of steps, so a run that resumes at the end of an epoch continues
+    exactly. It is not saved with the student. Save it with `teacher.model.save(path)`.
 
     Args:
-        momentum: `m`, in [0, 1]: a number or a schedule of the number of steps, from 0.
+        momentum: `m` in [0, 1], a number or a schedule of the number of steps, counted from 0.
             Defaults to `0.999`.
-        model: the model that becomes the copy, for a student that Keras cannot copy: built, and
-            with the student's weights in the same order. Defaults to `None`: a copy is made.
+        model: the model that becomes the copy, for a student that Keras cannot copy. It must be
+            built, and have the student's weights in the same order. Defaults to `None`, so that
+            Keras copies the student.
         preprocess: as in `ModelTeacher`.
 
     Raises:

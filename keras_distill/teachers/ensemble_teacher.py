@@ -26,20 +26,21 @@ class EnsembleTeacher(Teacher):
       which are logits of that mean (mixed at temperature 1);
     - `combine="logits"`: `sum_k w_k z_k`;
     - `combine="confidence"`: as "probabilities", with `w_k` times
-      `(1 - exp(H_k) / sum_j exp(H_j)) / (K - 1)` for each example, divided by their sum: `H_k` is
-      the member's cross entropy with the labels, which are CA-MKD's weights of predictions, or
-      its entropy where the batch has none. CA-MKD weighs the members' own losses at a
-      temperature, whose gradient is that of a loss with the mixture at temperature 1 only; its
-      code also divides by `K`, and it weighs hints another way.
+      `(1 - exp(H_k) / sum_j exp(H_j)) / (K - 1)` for each example, divided by their sum. `H_k` is
+      the member's cross entropy with the labels, which gives CA-MKD's weights of predictions, or
+      its entropy if the batch has no labels. CA-MKD weighs the members' own losses at a
+      temperature. Their gradient is that of a loss with the mixture only at temperature 1. Its
+      code also divides by `K`, and weighs hints in another way.
 
-    At a layer's path it serves the weighted mean of what all members show there. Layers of
-    networks that were trained apart share no axes: a mean of them says something for attention
-    maps, or for copies of one network. `"name/path"` is the path in one member.
+    At a layer's path it serves the weighted mean of this layer over all members. Networks that
+    were trained separately do not share the axes of their layers, so this mean is useful only for
+    attention maps, or for copies of one network. `"name/path"` is the path in one member.
 
     Args:
         teachers: at least two Keras models, `Teacher`s or functions of the inputs: a list (then
             their names are "0", "1", ...) or a dict by name.
-        weights: non-negative, one a member; only their ratio counts. Defaults to equal ones.
+        weights: non-negative numbers, one for each member. Only their ratio counts. Defaults to
+            equal weights.
         combine: `"probabilities"`, `"logits"` or `"confidence"`. Defaults to `"probabilities"`.
 
     Raises:

@@ -37,30 +37,30 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
     With a teacher and nothing else this is Hinton's distillation at temperature 2:
     `alpha * T^2 * KL(p_teacher(T) || p_student(T)) + (1 - alpha) * CE(y, p_student)`.
 
-    A distiller behaves as `student` does in every other respect: `compile` compiles the student,
-    `evaluate`, `predict`, `save` and weights files are the student's own, and what is not found on
-    the distiller is looked up on the student. No teacher runs in `evaluate` or is saved.
+    In every other respect a distiller behaves like `student`. `compile` compiles the student.
+    `evaluate`, `predict`, `save` and weights files are those of the student. Attributes that the
+    distiller lacks come from the student. No teacher runs in `evaluate`, and none is saved.
 
     Args:
         student: the model to train; functional, sequential or subclassed. Its own `compute_loss`
             is the label loss, its own `compute_metrics` the metrics.
         teacher: a Keras model, a `Teacher`, a function of the inputs, `{name: any of these}`, or
-            `None` where the student teaches itself.
-        terms: a list of `Term`s. Defaults to one on the outputs of each teacher, each with the
-            same share: `KLDivergence(temperature=2)`, or what the head and the compiled loss call
-            for (`BinaryKLDivergence` for yes or no in each unit, the squared error for a
-            regression).
-        alpha: **the share of the teachers**, in [0, 1]: a number or a schedule. The labels have
-            `1 - alpha`. Left out, it is 0.5, or 1 where `compile` gets no `loss`.
-        fused_head: whether label loss and divergences of outputs are measured by blocks of the
-            vocabulary, so that no step holds all logits: for a KerasHub `CausalLM` or `Seq2SeqLM`
-            of many words, with teachers of this kind or cached `TopK`s.
+            `None` if the student teaches itself.
+        terms: a list of `Term`s. Defaults to one term on the outputs of each teacher, with equal
+            shares. The loss is `KLDivergence(temperature=2)`, or one that fits the head and the
+            compiled loss (`BinaryKLDivergence` for a binary classifier in each unit, the squared
+            error for a regression).
+        alpha: **the share of the teachers**, in [0, 1], a number or a schedule. The labels have
+            `1 - alpha`. Defaults to 0.5, or 1 if `compile` gets no `loss`.
+        fused_head: whether to compute label loss and divergences of outputs in blocks of the
+            vocabulary, so that no step holds all logits. It is for a KerasHub `CausalLM` or
+            `Seq2SeqLM` with a large vocabulary, with teachers of this kind or cached `TopK`s.
         name: the model's name.
 
     Raises:
-        TypeError: for a student that is no Keras model.
-        ValueError: for a wrong `alpha`, two terms of one name, a term whose source or layer does
-            not exist, a term for a student with a `train_step` of its own, models of different
+        TypeError: if the student is not a Keras model.
+        ValueError: for a wrong `alpha`, two terms with one name, a term whose source or layer does
+            not exist, a term for a student with its own `train_step`, or models of different
             distribution strategies.
 
     Example:

@@ -35,25 +35,25 @@ class Measured(NamedTuple):
 
 
 class Term:
-    """A loss times what the student shows, what a source shows, and a weight.
+    """A weighted loss between a part of the student and a part of a teacher.
 
     Args:
         loss: a `DistillationLoss`, any other `keras.losses.Loss`, or the name of a Keras loss;
             called with `y_true = teacher`, `y_pred = student`.
-        student: a path in the student (see `taps`), or a list or dict of paths: the loss receives
+        student: a path in the student (see `taps`), or a list or dict of paths. The loss receives
             the same structure. Defaults to `"output"`.
         teacher: a path in the source, or a structure of paths. Defaults to `"output"`.
         source: the teacher's name in the distiller, or `"self"` for the student's own features.
-        weight: non-negative: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
+        weight: a non-negative number, a schedule or a `keras.Variable`. Defaults to `1.0`.
         projector: a layer for the student's side, `"auto"` for one that fits (see
-            `projectors.fitting`), or `None`. It trains with the student and is in no export.
+            `projectors.fitting`), or `None`. It trains with the student and is never exported.
         mask: the weights of examples or tokens: `"sample_weight"` of the output that the term
             reads, `"sample_weight:KEY"` of another output, `"input:KEY"` for a mask among the
             inputs, a tuple of these (multiplied), or `None`. `"example:NAME"` is the largest
-            weight among an example's tokens, where the term reads other tokens than these, as an
-            encoder's. `"last:NAME"` weighs the last tokens alone, where an image's stand before
-            those of the text. The student's own Keras mask always joins. Defaults to
-            `"sample_weight"`.
+            weight among an example's tokens. Use it if the term reads other tokens, such as those
+            of an encoder. `"last:NAME"` weighs only the last tokens. Use it if tokens of an image
+            precede those of the text. The student's own Keras mask is always applied too. Defaults
+            to `"sample_weight"`.
         name: the term's name in the logs. Defaults to the loss's name.
 
     Raises:

@@ -10,6 +10,14 @@ import pytest
 
 from keras_distill.cli.main import main
 from keras_distill.experiments.run_folder import RunFolder
+from keras_distill.experiments.runner import Arm, Runner
+from keras_distill.report import compare
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch):
+    """The peak memory of a model without a process of its own for each."""
+    monkeypatch.setitem(compare.__globals__, "peak_memory", lambda *_: 12_300_000)
 
 
 def net(width, seed):
@@ -46,7 +54,7 @@ def refusal(capsys):
 def test_a_run_on_the_examples_that_it_keeps(run, capsys):
     assert main(["report", str(run), "--timings=1"]) == 0
     said = capsys.readouterr().out
-    assert f"{run}: distilled: " in said and "against alone" in said
+    assert f"{run}: distilled has " in said and "compared with alone" in said
     found, = json.loads((run / "comparison.json").read_text())["comparisons"]
     assert found["name"] == "tiny" and found["examples"] == 40
     x = np.load(run / "examples.npz")["inputs"]
@@ -54,6 +62,7 @@ def test_a_run_on_the_examples_that_it_keeps(run, capsys):
                      == np.arange(40) % 3) for seed in (5, 3)]  # fmt: skip
     assert found["rows"]["distilled"]["by_seed"] == pytest.approx(right)  # the exported one first
     assert found["histories"]["distilled"][0]["loss"] == [2.0, 1.5]
+    assert found["costs"]["teacher"]["peak_bytes"] == 12_300_000
     assert found["provenance"]["command"] == "train it" and found["provenance"]["seeds"] == [3, 5]
     assert "40 examples of the validation split" in found["provenance"]["data"]
     assert main(["report", str(run)]) == 2
@@ -91,3 +100,28 @@ def test_mistakes_are_said_in_one_line(run, tmp_path, capsys):
     os.remove(copy / "arms" / "alone-5.json")
     says("It has no alone-5", copy)
     assert not list(tmp_path.rglob("comparison.*"))
+
+
+def test_a_run_of_any_task_is_reported_as_it_measured_itself(run, tmp_path, capsys):
+    def train(width):
+        return lambda seed, model_of: (net(width, seed), {"loss": [2.0, 1.0 + seed], "one": "x"})
+
+    def measure(seed, model, model_of):
+        return {"score %": 90.0 + seed + len(model.layers), "words": 7}
+
+    arms = {"alone": Arm(train(2), measure), "<b>small</b>": Arm(train(4), measure),
+            "file": Arm(None, lambda seed, model, model_of: {"kB": 1.5 - seed})}  # fmt: skip
+    folder = tmp_path / "any"
+    Runner(arms, seeds=[0, 1], folder=folder, settings={"rate": 0.1}).run()
+    capsys.readouterr()
+    assert main(["report", str(folder), str(run), "--timings=1",
+                 f"--out={tmp_path / 'page.html'}"]) == 0  # fmt: skip
+    assert "score %: alone 92.50" in capsys.readouterr().out
+    first, second = json.loads((tmp_path / "page.json").read_text())["comparisons"]
+    assert first["arms"]["alone"]["score %"] == [92.0, 93.0] and second["examples"] == 40
+    assert first["histories"]["alone"] == [{"loss": [2.0, 1.0]}, {"loss": [2.0, 2.0]}]
+    assert first["sizes"]["alone"] > 1000 and "file" not in first["sizes"]
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "92.50 ± 0.71" in text and "+0.00 ± 0.0" in text
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<b>small" not in page and "rate: 0.1" in page

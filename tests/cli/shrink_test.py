@@ -22,7 +22,7 @@ def test_cuts_a_saved_model(teacher, tmp_path, capsys):
     out = tmp_path / "student.keras"
     command = ["shrink", f"--model={tmp_path / 'teacher.keras'}", f"--out={out}"]
     assert main([*command, "--layers=0,2,4"]) == 0
-    assert f"{out}: 147 parameters, cut from 231 (63.6%)." in capsys.readouterr().out
+    assert f"{out} has 147 of the teacher's 231 parameters (63.6%)." in capsys.readouterr().out
     student = keras.saving.load_model(out)
     for new, old in ((1, 2), (2, 4)):
         np.testing.assert_array_equal(

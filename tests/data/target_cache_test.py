@@ -446,13 +446,13 @@ def test_foreign_and_damaged_shards_are_named(damaged, tmp_path_factory):
     path, files = damaged
     stranger = path / "targets-9-of-9-00000.tfrecord"
     stranger.write_bytes(b"")
-    with pytest.raises(ValueError, match=f"foreign.*{stranger.name}"):
+    with pytest.raises(ValueError, match=f"shards of another cache.*{stranger.name}"):
         TargetsOnDisk(path)
     stranger.unlink()
     other = tmp_path_factory.mktemp("other")
     written(other, dataset(X + 1))
     files[0].write_bytes((other / files[0].name).read_bytes())
-    with pytest.raises(ValueError, match=f"{files[0].name}.*foreign"):
+    with pytest.raises(ValueError, match=f"{files[0].name}.*another cache"):
         TargetsOnDisk(path).verify()
 
 

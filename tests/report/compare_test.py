@@ -173,6 +173,61 @@ def test_language_by_perplexity():
     assert "perplexity" in found.markdown() and "perplexity" in found.html()
 
 
+def test_summaries_by_rouge():
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rougeL"])
+    texts = np.array(["one two three four", "a film of a cat", "five six seven eight"])
+    right = np.array(["one two", "a cat", "seven five"])
+
+    def first(words):
+        return lambda x: [" ".join(text.split()[:words]) for text in x]
+
+    students = {"alone": first(1), "distilled": first(3)}
+    data = [(texts[:2], right[:2]), (texts[2:], right[2:])]
+    found = report.compare(first(2), students, data, task="summaries", runs=1)
+    row = found.results["rows"]["distilled"]
+    said = first(3)(texts)
+    scores = [scorer.score(y, text) for y, text in zip(right, said)]
+    assert row["value"] == pytest.approx(np.mean([s["rougeL"].fmeasure for s in scores]))
+    expected = np.mean([s["rouge1"].fmeasure for s in scores])
+    assert row["measures"]["rouge1"] == pytest.approx(expected)
+    teacher = [scorer.score(y, text)["rougeL"].fmeasure for y, text in zip(first(2)(texts), said)]
+    assert row["likeness"] == {"agreement": 0, "rouge_to_teacher": pytest.approx(np.mean(teacher))}
+    assert "30% of the words missing" in row["robustness"] and "p" in row["difference"]
+    assert "ROUGE-L %" in found.markdown() and "ROUGE-L" in found.html()
+    with pytest.raises(ValueError, match="Exported models write no texts"):
+        report.compare(first(2), students, data, task="summaries", exported=["x.tflite"])
+    with pytest.raises(ValueError, match="one text for each of 2 answers"):
+        report.compare(first(2), students, [(texts[:2], right)], task="summaries")
+
+
+class Writes(keras.Model):
+    """Writes the first word, as KerasHub's tasks write a text."""
+
+    def generate(self, texts):
+        return [text.split()[0] for text in texts]
+
+
+def test_a_model_that_writes_texts_is_timed_as_it_writes():
+    pytest.importorskip("rouge_score")
+    model = Writes()
+    model.built = True
+    x = np.array(["one two", "three four"])
+    timed = report.latency({"m": model}, x, runs=2, warmup=1, batch=3)
+    assert timed["m"]["median_ms"] >= 0
+    found = report.compare(model.generate, {"student": model.generate}, [(x, x)],
+                           task="summaries")  # fmt: skip
+    assert found.results["rows"]["student"]["value"] == pytest.approx(2 / 3)
+
+
+def test_peak_memory_is_that_of_the_model():
+    if keras.backend.backend() != "tensorflow" or not os.path.exists("/proc/self/status"):
+        pytest.skip("it is measured on Linux, with TensorFlow")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((2000,)), layers.Dense(2000), layers.Dense(1)])
+    assert report.peak_memory(model, np.ones((2, 2000), "float32")) >= model.count_params() * 4
+    assert report.peak_memory(model, np.array(["a text"])) is None
+
+
 def test_a_student_whose_answers_are_not_finite(classes):
     teacher, students, y = classes
     broken, lost = net(3, 4), net(3, 1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_distill.report.comparison import Comparison, write_together
+from keras_distill.report.recorded import recorded
 
 # Loaded by its path: the tests are not a package.
 _spec = importlib.util.spec_from_file_location(
@@ -64,7 +65,12 @@ def results(name):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_together(path, [Comparison(results("<script>one</script>")), Comparison(results(LONG))])
+    arms = {arm: [{LONG: 1.0 + i, "accuracy %": 90.0}, {LONG: 2.0, "accuracy %": 91.0 - i}]
+            for i, arm in enumerate(["alone", LONG, "$x$"])}  # fmt: skip
+    itself = recorded("a run of any task", arms, {LONG: 4321}, {"alone": [{"loss": [3, 2, 1]}]},
+                      {"settings": LONG})  # fmt: skip
+    write_together(path, [Comparison(results("<script>one</script>")), Comparison(results(LONG)),
+                          Comparison(itself)])  # fmt: skip
     return path
 
 
@@ -73,7 +79,7 @@ def test_nothing_overflows_and_the_console_is_silent(page, tmp_path, width, dark
     found = browser.looked_at(page, width, tmp_path, dark)
     assert not found["console"]
     assert found["width"] <= width
-    assert found["drawings"] == 12
+    assert found["drawings"] == 15
     assert found["columns"] == (1 if width == 360 else 2)
     assert not found["outside"]
     assert found["smallest"] >= 10

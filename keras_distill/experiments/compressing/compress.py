@@ -49,51 +49,53 @@ def compress(
     resume: bool = False,
     command: str = "",
 ) -> dict:
-    """Finds a small student of a teacher, distils it, and exports what is better on the validation.
+    """Finds a small student of a teacher, distills it, and exports the best one.
 
-    1. Students are proposed: cut from the teacher where `models.shrink` can cut it, otherwise the
-       sizes of the experiment's `student(size=...)`. Those over the budget are dropped by what they
-       are measured to cost, before any training.
-    2. The teacher's targets are written once. `recipes.default` chooses how to distil.
-    3. Without `keep` the students are halved by validation accuracy after 1/4 and 1/2 of the
-       epochs. With `keep`, the smallest that keeps this share of the teacher's accuracy is sought
-       by bisection over their operations, each trained to its end.
-    4. For the student that is found, the student alone and settings around the default are trained
-       beside it, the worse half of the settings stopped after a quarter.
-    5. The best setting and the student alone are trained anew over `repeats` seeds. The better of
-       the two by the validation split is exported, and a sentence says which and how sure it is.
+    1. It proposes students. It cuts them from the teacher if `models.shrink` can, and otherwise
+       takes the sizes of the experiment's `student(size=...)`. It measures what each costs, and
+       drops those over the budget before any training.
+    2. It writes the teacher's targets once. `recipes.default` chooses how to distill.
+    3. Without `keep` it stops the worse half of the students, by validation accuracy, after 1/4
+       and 1/2 of the epochs. With `keep` it finds the smallest student that keeps this share of
+       the teacher's accuracy, by bisection over their operations, and trains each to its end.
+    4. For the chosen student it trains the student alone, and settings around the default. It
+       stops the worse half of the settings after a quarter.
+    5. It trains the best setting and the student alone again over `repeats` seeds. It exports the
+       better of the two on the validation split, and says which it is and how sure that is.
 
     Args:
         file: the experiment's Python file.
-        folder: where everything is written: `compress.json`, `pareto.png`, `summary.md`,
-            `student.keras`, and in `final/` the report of the comparison and the exported models.
-        teacher: a saved teacher, a `.keras` file. Defaults to `None`: the experiment trains its
-            own.
-        max_ms: the most milliseconds of a prediction at batch 1, on this machine. Defaults to
-            `None`: no limit.
-        max_mb: the most megabytes of the `.keras` file. Defaults to `None`: no limit.
-        max_flops: the most operations of a prediction. Defaults to `None`: no limit.
+        folder: the folder to write `compress.json`, `pareto.png`, `summary.md` and
+            `student.keras` into. `final/` has the report of the comparison and the exported models.
+        teacher: a saved teacher, a `.keras` file. Defaults to `None`, so that the experiment
+            trains one.
+        max_ms: the maximum latency at batch size 1 on this machine, in milliseconds. Defaults to
+            `None`, which is no limit.
+        max_mb: the maximum size of the `.keras` file, in megabytes. Defaults to `None`, which is
+            no limit.
+        max_flops: the maximum number of operations of a prediction. Defaults to `None`, which is
+            no limit.
         keep: the share of the teacher's validation accuracy to keep, in (0, 1]. Defaults to
-            `None`: the best student within the budget is sought.
+            `None`, which finds the best student within the budget.
         options: options of the experiment.
-        repeats: over how many seeds the last comparison is made, at least 1. Defaults to `3`.
-        seed: of the search. The last comparison has the seeds after it.
-        sizes: what `student(size=...)` is tried with. Defaults to `1, 0.7, 0.5, 0.35, 0.25`.
-        formats: where else the student is taken, out of `"serving"`, `"litert"`, `"onnx"` and
+        repeats: the number of seeds of the last comparison, at least 1. Defaults to `3`.
+        seed: the seed of the search. The last comparison has the seeds after it.
+        sizes: the sizes for `student(size=...)`. Defaults to `1, 0.7, 0.5, 0.35, 0.25`.
+        formats: more formats to export to, out of `"serving"`, `"litert"`, `"onnx"` and
             `"openvino"`, into `exported/`. Defaults to none.
-        quantize: how, as `export.write` takes it. Defaults to `"none"`.
+        quantize: how to quantize these exports, as in `export.write`. Defaults to `"none"`.
         overwrite: whether to delete the run in `folder` first.
-        resume: whether to go on with it.
+        resume: whether to continue it.
         command: the command line, for the report.
 
     Returns:
         What `compress.json` holds: the `students` and their costs, the `search`, the `answer`.
 
     Raises:
-        FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
+        FileExistsError: if `folder` holds a run, and neither `overwrite` nor `resume` is true.
         ValueError: for a number out of its range, no student within the budget, or a run with
             other settings.
-        ImportError: where matplotlib is not installed.
+        ImportError: if matplotlib is not installed.
 
     Example:
 

@@ -37,41 +37,43 @@ def tune(
     command: str = "",
     strategy: Any = None,
 ) -> list[dict]:
-    """Finds the best setting of an experiment on its validation split; the test split is not read.
+    """Finds the best setting of an experiment on its validation split.
 
-    The teacher's targets are written once, and every student trains from them. Among settings that
-    share what is not the teacher's (epochs, and options of the experiment) the student alone is an
-    arm that is never stopped; of the others the better half by validation accuracy goes on after
-    1/4 and 1/2 of the epochs. The best are then trained anew, with the student alone beside them,
-    over seeds that did not choose them, and ranked by their means.
+    The teacher's targets are written once, and every student trains from them. For each choice of
+    epochs and options of the experiment, the student alone is also trained and never stopped. Of
+    the other settings the half with the better validation accuracy continues after 1/4 and 1/2 of
+    the epochs. The best settings are trained again with new seeds, beside the student alone, and
+    ranked by their means. The test split is not read.
 
     Args:
         file: the experiment's Python file.
-        folder: where everything is written: `ranking.json`, `ranking.png`, `winner.py`.
-        sweep: `{name: [values]}`: `recipe`, `temperature`, `weight`, `alpha`, `epochs` and any
-            option of the file's `experiment`. Defaults to three recipes, temperatures and alphas.
+        folder: the folder to write `ranking.json`, `ranking.png` and `winner.py` into.
+        sweep: `{name: [values]}` with names out of `recipe`, `temperature`, `weight`, `alpha`,
+            `epochs` and the options of the file's `experiment`. Defaults to three recipes,
+            temperatures and alphas.
         options: options of the experiment that all trials share.
-        trials: how many combinations to draw; by default all.
-        halvings: how often half of the settings is stopped.
-        leaders: how many settings are repeated.
-        repeats: over how many seeds.
-        seed: of the search: the draw, and the students in it. The repeats have the seeds after it.
-        teacher: a saved teacher, a `.keras` file; by default the experiment trains its own.
-        cache: a folder of this teacher's targets; by default in `folder`.
+        trials: how many random combinations to try. By default all combinations.
+        halvings: how often to stop half of the settings.
+        leaders: how many settings to repeat.
+        repeats: the number of seeds of a repeated setting.
+        seed: the seed of the combinations and of the students in the search. The repeats have the
+            seeds after it.
+        teacher: a saved teacher, a `.keras` file. By default the experiment trains one.
+        cache: a folder of this teacher's targets. By default in `folder`.
         overwrite: whether to delete the run in `folder` first.
-        resume: whether to go on with it.
+        resume: whether to continue it.
         command: the command line, for the winner's file.
-        strategy: a `tf.distribute.Strategy` of one machine to train with. Defaults to `None`: one
-            device.
+        strategy: a `tf.distribute.Strategy` of one machine to train with. Defaults to `None`,
+            which is one device.
 
     Returns:
         The ranking, a list of dicts, best first, as `ranking.json` holds it.
 
     Raises:
-        FileExistsError: where `folder` holds a run that is neither to go on nor to be deleted.
+        FileExistsError: if `folder` holds a run, and neither `overwrite` nor `resume` is true.
         ValueError: for a wrong setting, a number out of its range, or a run with other settings.
-        ImportError: where matplotlib is not installed.
-        RuntimeError: where another process is running in the folder.
+        ImportError: if matplotlib is not installed.
+        RuntimeError: if another process is running in the folder.
 
     Example:
 

@@ -100,21 +100,22 @@ def chosen(
     trained_with: dict | None = None,
     **options,
 ) -> Any:
-    """The experiment of a file under a setting, as `tune` tries it and its winner's file has it.
+    """The experiment of a file with a setting of `tune`, as in the winner's file.
 
-    What `experiment(**options)` of the file takes is passed to it; of the rest `recipe`,
-    `temperature` and `weight` (a factor on the weight of each term) make the terms, `alpha` and
-    `epochs` replace the experiment's. With a `recipe`, the three make the terms in any case.
+    Options that `experiment(**options)` of the file takes are passed to it. Of the others,
+    `recipe`, `temperature` and `weight` (a factor on the weight of each term) make the terms, and
+    `alpha` and `epochs` replace those of the experiment. If there is a `recipe`, these three
+    always make the terms.
 
     Args:
         file: the experiment's file.
-        setting: a dict of what was chosen.
-        trained_teacher: the `.keras` file of a teacher that is trained already, in the place of
-            the experiment's own. It is not used where `options` name other data, or change an
-            option whose name begins with "teacher". Defaults to `None`: none.
-        trained_with: the options that this teacher was trained with, a dict; `options` go before
+        setting: a dict of the chosen values.
+        trained_teacher: the `.keras` file of a trained teacher, instead of the experiment's own.
+            It is not used if `options` give other data, or change an option whose name begins with
+            "teacher". Defaults to `None`, which is none.
+        trained_with: a dict of the options that this teacher was trained with. `options` override
             them. Defaults to none.
-        options: more options of the experiment, which go before the setting.
+        options: more options of the experiment, which override the setting.
 
     Returns:
         An `Experiment`.

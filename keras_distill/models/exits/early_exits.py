@@ -24,15 +24,15 @@ def add_exits(
 ) -> keras.Model:
     """Gives a classifier shallow exits: a model with a dict of outputs, the last named "final".
 
-    The new model shares the layers of `model`: training one trains the other. A nested model or
-    layer that holds an exit is opened up, so that its inner layers become layers of the new
-    model: `"backbone/block_1"` is `"block_1"` there.
+    The new model shares the layers of `model`, so training one trains the other. If a nested model
+    or layer holds an exit, its inner layers become layers of the new model, so `"backbone/block_1"`
+    is `"block_1"` there.
 
     Without a `head`, a feature map (batch, height, width, channels) gets a bottleneck of three
-    convolutions with batch normalization, the mean over positions and a `Dense`; a sequence
-    (batch, tokens, width) a `Dense` with tanh on its first token and a `Dense`; a vector one
-    `Dense`. What the last `Dense` receives is the layer `"<exit>_feature"`, as wide as what the
-    model's own last layer receives. The heads' activation is that of the model's last layer.
+    convolutions with batch normalization, the mean over positions and a `Dense`. A sequence
+    (batch, tokens, width) gets a `Dense` with tanh on its first token and a `Dense`. A vector gets
+    one `Dense`. The layer `"<exit>_feature"` is the input of the last `Dense`, and as wide as the
+    input of the model's own last layer. The heads have the activation of the model's last layer.
 
     Args:
         model: a functional or sequential classifier with one output, such as a KerasHub

@@ -29,18 +29,18 @@ def exit_report(
 ) -> dict:
     """Measures early exit at several thresholds on labelled data.
 
-    Operations are two for each multiplication of matrix products and convolutions, at batch size
-    1, heads that were asked in vain included; elementwise ones are not counted. Latencies are of
-    the model on this machine at batch size 1, with the thresholds taking turns: traced by
-    TensorFlow, compiled by JAX, or run by PyTorch without gradients.
+    Operations count two for each multiplication of matrix products and convolutions, at batch size
+    1, including heads of exits that did not stop. Elementwise operations are not counted.
+    Latencies are measured on this machine at batch size 1, with the thresholds in turns. The model
+    is traced by TensorFlow, compiled by JAX, or run by PyTorch without gradients.
 
     Args:
         net: a functional model with a dict of outputs, as `add_exits` makes.
         data: batches of `(x, y)`, `y` integer classes (batch,) or one-hot.
         thresholds: numbers in [0, 1].
         from_logits: as in `early_exit`.
-        timed: how many of the first examples are timed; 0 for none.
-        rounds: how often each is timed at each threshold; its median counts.
+        timed: how many of the first examples to time. 0 is none.
+        rounds: how often each example is timed at each threshold. The median is used.
 
     Returns:
         A dict: `exits`, a list from the shallowest of `{"exit", "accuracy", "operations"}`, each
@@ -76,7 +76,7 @@ def exit_report(
 
 
 def cheapest(report: dict, lost: float = 0.005) -> dict:
-    """The row of fewest operations that loses at most `lost` accuracy to the deepest exit.
+    """The threshold with the fewest operations that loses at most `lost` accuracy.
 
     Args:
         report: as `exit_report` returns it. Choose on a validation split.

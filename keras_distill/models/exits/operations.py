@@ -10,14 +10,14 @@ from keras_distill import _backend
 
 
 def operations(function: Callable[..., Any], *specs: Any) -> int:
-    """The operations of matrix products and convolutions in one call: two a multiplication.
+    """Counts the operations of matrix products and convolutions in one call.
 
     Args:
         function: a model, or a function of tensors.
-        *specs: what it takes: `keras.KerasTensor`s, or structures of them, of known shapes.
+        *specs: its arguments, as `keras.KerasTensor`s of known shapes, or structures of them.
 
     Returns:
-        An integer. Elementwise operations are not counted.
+        An integer, two for each multiplication. Elementwise operations are not counted.
 
     Raises:
         ValueError: if a shape is not known.

@@ -11,12 +11,12 @@ def cohort(**members: keras.Model) -> keras.Model:
     Terms with the source `"self"` let members learn from each other (see `recipes.mutual` and
     `recipes.online`). Labels go to every member. Each member is the model that you gave. Here
     `net.student` is `b`, paths to its layers begin with `"student/"`, and
-    `net.student.save(path)` writes it alone. `scale_learning_rates` gives a member a learning
-    rate of its own.
+    `net.student.save(path)` writes it alone. `scale_learning_rates` gives a member its own
+    learning rate.
 
     Args:
-        **members: models of the same inputs by name; of any size and kind. Under a strategy all
-            are made in its scope, and the cohort, too.
+        **members: models by name, of any size and kind, with the same inputs. Under a strategy
+            make all of them and the cohort in its scope.
 
     Returns:
         A `Cohort`, a `keras.Model`.

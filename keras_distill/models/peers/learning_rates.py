@@ -8,25 +8,24 @@ from keras_distill._keras.optimizers import scaled
 def scale_learning_rates(
     optimizer: keras.optimizers.Optimizer, multipliers: dict[keras.layers.Layer, float]
 ) -> keras.optimizers.Optimizer:
-    """The optimizer with a learning rate of its own for some models or layers.
+    """Gives some models or layers a learning rate of their own.
 
     `rate of a layer's variables = multiplier * the optimizer's learning rate`
 
-    The multiplier is applied to the learning rate itself, not to the gradient, so that it counts
-    in Adam as in SGD, in weight decay and under any schedule: a member of a cohort is trained as
-    it would be alone with an optimizer of that learning rate, unless `global_clipnorm` clips all
-    gradients together.
+    The multiplier scales the learning rate and not the gradient, so it works in Adam as in SGD, in
+    weight decay and with any schedule. A member of a cohort trains as it would alone with an
+    optimizer of that learning rate, unless `global_clipnorm` clips all gradients together.
 
     Args:
-        optimizer: any Keras optimizer that is not built yet; it is left as it is.
-        multipliers: `{model or layer: non-negative number}`; all others have 1.
+        optimizer: any Keras optimizer that is not built yet. It is not changed.
+        multipliers: `{model or layer: non-negative number}`. All others have 1.
 
     Returns:
         An optimizer of the same kind.
 
     Raises:
-        ValueError: for a negative multiplier, an optimizer that is built or scales losses, a
-            layer that is not built or lies in another one that is named.
+        ValueError: for a negative multiplier, an optimizer that is built or scales losses, or a
+            layer that is not built or is inside another layer with a multiplier.
 
     Example:
 

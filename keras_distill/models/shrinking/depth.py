@@ -7,13 +7,13 @@ from keras_distill.models.shrinking.copied_weights import children
 
 
 def depth_of(model: keras.Model) -> int:
-    """The number of blocks of the deepest stack in a model or in the models inside it; 0: none.
+    """The number of blocks of the deepest stack in a model, or 0 if it has none.
 
     Args:
         model: a built `keras.Model`.
 
     Returns:
-        An integer. Whether `shrink` can cut the model is not said by it.
+        An integer. It does not tell whether `shrink` can cut the model.
 
     Example:
 

@@ -37,19 +37,21 @@ def shrink(
 ) -> keras.Model:
     """Makes a student from a teacher's config, with the teacher's weights copied into it.
 
-    Depth: whole blocks are kept, each with its weights. Width: `hidden_dim`, the inner dimension
-    and the number of heads shrink by one share; of a graph of Keras's layers the channels and
-    units between input and output. Vocabulary: the kept tokens' rows are copied and, in a task, the
-    tokenizer keeps these tokens alone, numbered anew in their order.
+    - A cut in depth keeps whole blocks, each with its weights.
+    - A cut in width shrinks `hidden_dim`, the inner dimension and the number of heads by the same
+      share. In a graph of Keras's layers it shrinks the channels and units between input and
+      output. The first rows and columns of every weight are kept or, with `importance`, those
+      that matter most on data. This is a start for training, not a working model.
+    - A cut of the vocabulary copies the rows of the kept tokens. In a task the tokenizer keeps
+      only these tokens, with new ids in the same order.
 
-    Of what is cut in width the first rows and columns are kept, or with `importance` those that
-    matter most on data. Each feed-forward layer then keeps hidden units of its own, each attention
-    layer heads of its own (the query heads that share a key stay together), the whole model one
-    choice of `hidden_dim`, and a skip the same channels at both ends. Norms over these channels are
-    scaled so that what they let through keeps its size. It is a start for training all the same.
+    With `importance` each feed-forward layer keeps hidden units of its own and each attention layer
+    heads of its own. Query heads that share a key stay together. The whole model has one choice of
+    `hidden_dim`, and a skip has the same channels at both ends. The weights of norms over these
+    channels are scaled so that their outputs keep their size.
 
-    The student's blocks are numbered from the first: block 2 of the teacher may be the student's
-    `transformer_layer_1`. With nothing cut the outputs equal the teacher's.
+    The student's blocks are numbered from the first, so block 2 of the teacher may be the student's
+    `transformer_layer_1`. If nothing is cut, the outputs equal the teacher's.
 
     Args:
         teacher: a KerasHub backbone or task (BERT, DistilBERT, RoBERTa, ALBERT, GPT-2, Llama,
@@ -57,32 +59,33 @@ def shrink(
             `encoder_num_layers` and `decoder_num_layers`, or `stackwise_num_blocks`), or a
             functional or sequential model of blocks whose layers are named by number, such as
             `block_0_conv`, `block_1_conv`.
-        layers: the positions of the blocks that are kept, from 0, ascending; in each stack of
-            blocks, or `{part of a stack's name: positions}`. KerasHub's BART and T5 have one depth
-            for encoder and decoder; a backbone with a depth for each may lose decoder blocks alone.
+        layers: the positions of the blocks to keep, ascending from 0, for each stack of blocks, or
+            `{part of a stack's name: positions}`. KerasHub's BART and T5 have one depth for encoder
+            and decoder. A backbone with a depth for each may lose only decoder blocks.
         every: keeps the blocks 0, `every`, 2 `every` and so on.
-        depth: how many blocks are kept of each stack, evenly from the first to the last: what
-            reads the last block's output goes on reading what it knows. One is the first.
-        width: the new `hidden_dim`, or a share of the old one such as `0.5`; for a graph of Keras's
-            layers a share alone.
-        heads: the new number of (query) heads, or a share; only where the config has a width of
+        depth: how many blocks of each stack to keep, evenly spaced from the first to the last, so
+            that the next layer still reads the last block. A depth of one keeps the first block.
+        width: the new `hidden_dim`, or a share of the old one such as `0.5`. A graph of Keras's
+            layers takes only a share.
+        heads: the new number of (query) heads, or a share. Only where the config has a width of
             heads (`head_dim`), as Gemma's. Defaults to what `width` leaves.
         feed_forward: the new inner dimension, or a share. Defaults to what `width` leaves.
-        importance: batches of what the teacher takes, `x` or `(x, y)`, on which the worth of heads,
-            units and channels is measured; the first 16 are used. Defaults to `None`: the first are
-            kept.
-        measure: `"activation"`, the mean absolute value of what a unit hands on, or `"taylor"`, the
-            sum of `|weight * gradient|` over its weights. Defaults to `"activation"`.
+        importance: batches of what the teacher takes, `x` or `(x, y)`, on which the importance of
+            heads, units and channels is measured. The first 16 are used. Defaults to `None`, which
+            keeps the first rows and columns.
+        measure: `"activation"`, the mean absolute output of a unit, or `"taylor"`, the sum of
+            `|weight * gradient|` over the unit's weights. Defaults to `"activation"`.
         loss: for `"taylor"`, the loss on the labels `y`, as `compile` takes it.
-        vocabulary: how many of the first tokens are kept, or the ids of those that are (see
+        vocabulary: how many of the first tokens to keep, or the ids of the tokens to keep (see
             `common_tokens`). `kept_tokens` tells which rows the student has.
-        name: the student's name. Defaults to the teacher's with `_student`.
+        name: the student's name. Defaults to the teacher's name with `_student`.
 
     Returns:
         A model of the teacher's class, a functional or a sequential one.
 
     Raises:
-        ValueError: naming what cannot be cut, or two ways to choose blocks.
+        ValueError: if the teacher cannot be cut in this way (the error says why), or there are two
+            ways to choose blocks.
 
     Example:
 

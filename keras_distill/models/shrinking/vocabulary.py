@@ -17,14 +17,14 @@ BATCH = 256
 def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]:
     """The ids of the tokens that occur most often in texts, for `shrink(vocabulary=...)`.
 
-    Special tokens are always among them; for a byte-pair tokenizer the bytes and the pieces that a
-    token is merged from; for word pieces the tokens of one ASCII character (`e`, `##e`), with which
-    a word that is cut can be spelled.
+    Special tokens are always kept. A byte-pair tokenizer also keeps the bytes, and the pieces from
+    which a token is merged. A word-piece tokenizer also keeps the tokens of one ASCII character
+    (`e`, `##e`), which can spell other words.
 
     Args:
         tokenizer: a KerasHub tokenizer, preprocessor or task.
         texts: a list of strings.
-        count: how many ids; fewer are returned where the texts have fewer.
+        count: how many ids to return. If the texts have fewer, fewer are returned.
 
     Returns:
         A sorted list of ids.
@@ -72,8 +72,8 @@ def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[i
         vocabulary: a list of ids, or how many of the first ones.
 
     Returns:
-        A sorted list of ids: what was asked for and, where the teacher has a tokenizer, what it
-        cannot do without (see `common_tokens`).
+        A sorted list of ids. If the teacher has a tokenizer, it includes the tokens that must stay
+        (see `common_tokens`).
 
     Raises:
         ValueError: for ids that do not exist.

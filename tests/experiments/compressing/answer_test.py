@@ -10,7 +10,7 @@ def told(gain, p, confidence=0.9, alone=(90.0, 91.0)):
 
 
 def test_the_verdict_says_which_how_sure_and_what_to_try():
-    assert told(0.6, 0.01).startswith("The teacher helps: +0.60 ± 0.10 points")
+    assert told(0.6, 0.01).startswith("The teacher helps (+0.60 ± 0.10 points")
     assert "--repeats" in told(0.6, 0.3)
     worse = told(-0.2, 0.3)
     assert worse.startswith("The teacher does not help here (-0.20") and "student alone" in worse
