@@ -1,6 +1,6 @@
 PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-.PHONY: quickstart test test-backends matrix oldest lint docs bench abuse clean
+.PHONY: quickstart test test-backends matrix oldest lint docs notebooks bench abuse clean
 
 quickstart: .venv/examples
 	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --resume
@@ -41,6 +41,10 @@ lint: .venv/dev
 docs: .venv/docs
 	$(BIN)/python docs/pictures.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --config-file docs/site/mkdocs.yml
+
+# A notebook for each example, in build/notebooks.
+notebooks:
+	$(PYTHON) docs/notebooks.py
 
 # Hours on two cores. Those that need data are run by hand: benchmarks/README.md.
 MEASURED := step_overhead cached_epoch losses lean_teachers large_vocabulary imports scale

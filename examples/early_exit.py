@@ -103,7 +103,7 @@ thresholds.
 def main(arguments=None):
     given = options("What stopping early saves.", arguments, out="runs/early_exit", alpha=0.3,
                     temperature=3.0, hint=0.1, nets="", lost=0.005, timed=200)  # fmt: skip
-    given.timed = 8 if given.tiny else given.timed
+    given.timed = 1 if given.tiny else given.timed
     splits, data = images_of(given)
     shape = splits["train"][0].shape[1:]
     compared(given, arms(given, data, shape), measured=("lost", "timed"))

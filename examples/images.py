@@ -124,7 +124,7 @@ def options(about, arguments=None, *, out, **settings):
 
 def images_of(given):
     """The images that the command line names: all splits, and the function that batches them."""
-    splits = load(given.data, given.tfds, limit=64 if given.tiny else None)
+    splits = load(given.data, given.tfds, limit=32 if given.tiny else None)
     splits["train"] = tuple(part[: given.limit] for part in splits["train"])
     return splits, batched(splits, given.batch_size)
 

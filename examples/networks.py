@@ -35,10 +35,11 @@ def made(seed, make, *args, **kwargs):
     return make(*args, **kwargs)
 
 
-def trained(title, model, data, epochs, seed, *, callbacks=(), **scheme):
+def trained(title, model, data, epochs, seed, *, loss=LOSS, callbacks=(), **scheme):
     """`(model, record)` after training, in the same order of the data for the same seed.
 
-    Adam's rate decays from 0.003 along a cosine. `scheme` is what `Distiller` takes.
+    Adam's rate decays from 0.003 along a cosine. `loss` is that of the labels, and `scheme` what
+    `Distiller` takes.
     """
     print(f"\nseed {seed}, {title}")
     keras.utils.set_random_seed(seed)
@@ -46,7 +47,7 @@ def trained(title, model, data, epochs, seed, *, callbacks=(), **scheme):
     steps = epochs * int(train.cardinality())
     rate = keras.optimizers.schedules.CosineDecay(3e-3, steps, alpha=0.01)
     distiller = Distiller(model, **scheme)
-    distiller.compile(keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"])
+    distiller.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
     logs = distiller.fit(train, epochs=epochs, verbose=2, callbacks=list(callbacks), shuffle=False)
     return model, {"history": {key: [float(v) for v in log] for key, log in logs.history.items()}}
 

@@ -240,7 +240,7 @@ class Test:
 
 
 def arguments(given=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser = argparse.ArgumentParser(description="Sentence embeddings from two layers.")
     data.add_arguments(parser, text="long", label="short")
     parser.add_argument("--out", default="runs/sentence_embeddings", type=pathlib.Path)
     encoders.add_arguments(parser, length=48)

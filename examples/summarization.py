@@ -292,7 +292,7 @@ def samples(run, name):
 
 
 def arguments(given=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser = argparse.ArgumentParser(description="Summaries by a shorter decoder.")
     data.add_arguments(parser, text="long", label="short")
     parser.add_argument("--out", default="runs/summarization", type=pathlib.Path)
     parser.add_argument("--tokens", default=6000, type=int, help="the tokenizer's, at most")

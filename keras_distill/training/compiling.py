@@ -101,7 +101,8 @@ def compile_model(model, names, jits, taught, args, kwargs):
     given = signature.bind(*args, **kwargs).arguments
     given |= given.pop("kwargs", {})
     if taught and given.get("loss") is None:
-        takes_all = inspect.Parameter.VAR_KEYWORD in kinds
+        others = any(name.endswith("_loss") for name in signature.parameters)  # as a detector's
+        takes_all = inspect.Parameter.VAR_KEYWORD in kinds and not others
         left_out = [n for n in JUDGED if takes_all or n in signature.parameters]
         given = {**dict.fromkeys(left_out), **given}
     if "metrics" in given:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_distill.experiments import Arm, Runner
+
 ARMS = {
     "self_distillation": ["each depth alone", "exits, labels only", "exits, self-distilled"],
     "early_exit": ["exit_1, for all", "exit_2, for all", "final, for all", "early exit",
@@ -18,15 +20,23 @@ ARMS = {
     "born_again": ["generation 0", "generation 1", "generation 2", "all generations together",
                    "a fifth of the labels", "and hard answers for the rest",
                    "and soft answers for the rest"],
+    "teacher_assistant": ["teacher", "big assistant", "small assistant", "student of labels",
+                          "student of labels, three times as long", "student of teacher",
+                          "student of teacher, three times as long", "student of one assistant",
+                          "student of two assistants"],
+    "several_teachers": ["first teacher", "second teacher", "third teacher",
+                         "three teachers together", "student of labels", "student of one teacher",
+                         "student of three teachers, probabilities",
+                         "student of three teachers, logits",
+                         "student of three teachers, confidence"],
+    "deit": ["teacher", "labels", "class token, soft", "two tokens, soft", "two tokens, hard"],
+    "function_matching": ["teacher", "labels, short", "labels, long", "fixed teacher, short",
+                          "fixed teacher, long", "same view, short", "same view, long",
+                          "same view, mixed, short", "same view, mixed, long"],
+    "foundation_encoder": ["pixels", "encoder", "student, untrained", "student, by contrast",
+                           "student, direction", "student, likeness",
+                           "student, direction and likeness"],
 }  # fmt: skip
-
-
-@pytest.fixture
-def eagerly():
-    """Two steps an arm are fewer than tracing costs."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.mark.filterwarnings("ignore:Even though")
@@ -44,13 +54,12 @@ def test_a_tiny_run_that_is_not_trained_twice(
     def again(*arguments, **others):
         raise RuntimeError("trained again")
 
-    for each in (module, example("self_distillation")):
-        monkeypatch.setattr(each, "trained", again, raising=False)
+    monkeypatch.setattr(keras.Model, "fit", again)
     module.main(["--tiny", f"--out={tmp_path}", "--on=test"])
     assert without_times(rows(tmp_path)) == without_times(first)
-    with pytest.raises(ValueError, match="other settings.*alpha was .* and is 0.9 now"):
-        module.main(["--tiny", f"--out={tmp_path}", "--alpha=0.9"])
-    for file in tmp_path.rglob("*.keras"):
+    with pytest.raises(ValueError, match="other settings.*limit was .* and is 7 now"):
+        module.main(["--tiny", f"--out={tmp_path}", "--limit=7"])
+    for file in tmp_path.glob("*.keras"):  # beside those of the arms, which the second run read
         assert keras.models.load_model(file).count_params()
 
 
@@ -67,17 +76,25 @@ def without_times(found):
 
 
 def test_networks_of_another_run_are_not_trained(example, eagerly, tmp_path, monkeypatch):
-    exits, early = example("self_distillation"), example("early_exit")
-    exits.main(["--tiny", f"--out={tmp_path / 'exits'}"])
+    exits, early, images = map(example, ("self_distillation", "early_exit", "images"))
+
+    def untrained(seed, model_of):
+        return exits.made(seed, exits.with_exits, (8, 8, 1)), {}
+
+    arm = {exits.SELF_DISTILLED: Arm(untrained)}
+    runner = Runner(arm, seeds=1, folder=tmp_path / "exits")
+    runner.run()
+    net = runner.model(exits.SELF_DISTILLED, 0)
 
     def again(*arguments, **others):
         raise RuntimeError("trained again")
 
     monkeypatch.setattr(exits, "trained", again)
-    early.main(["--tiny", f"--out={tmp_path / 'early'}", f"--nets={tmp_path / 'exits'}"])
-    distilled = rows(tmp_path / "exits")["exits, self-distilled"]
+    flags = ["--tiny", f"--out={tmp_path / 'early'}", f"--nets={tmp_path / 'exits'}"]
+    early.main(flags)
+    _, data = images.images_of(images.options("", flags[:1], out="."))
     measured = rows(tmp_path / "early")["final, for all"]["accuracy"]
-    assert measured == pytest.approx(distilled["final"], abs=1e-3)
+    assert measured == pytest.approx(exits.accuracy(net, data("test"))["final"], abs=1e-3)
 
 
 def test_the_limit_is_the_training_images(example):

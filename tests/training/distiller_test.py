@@ -231,6 +231,22 @@ def test_a_compile_that_passes_its_arguments_on_gets_them_all():
     assert float(distiller.student.optimizer.learning_rate) == 0.25
 
 
+class NamesItsLosses(PassesOn):
+    """Its `compile` has its losses under other names, as KerasHub's object detectors."""
+
+    def compile(self, optimizer, label_loss=CE, metrics=None, **kwargs):
+        super().compile(optimizer=optimizer, loss=label_loss, metrics=metrics, **kwargs)
+
+
+def test_a_compile_that_names_its_losses_otherwise_gets_no_other():
+    distiller = Distiller(NamesItsLosses(), teacher=net(8), alpha=0.5)
+    distiller.compile("sgd")
+    logs = distiller.fit(X, Y, verbose=0).history
+    assert {"loss", "label_loss", "kl_divergence"} == {*logs}
+    halves = 0.5 * (logs["label_loss"][0] + logs["kl_divergence"][0])
+    assert logs["loss"][0] == pytest.approx(halves, rel=1e-5)
+
+
 def test_a_students_own_label_loss_keeps_its_name():
     inputs = keras.Input((6,))
     outputs = [layers.Dense(3, name="label")(inputs), layers.Dense(3, name="other")(inputs)]

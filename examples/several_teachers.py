@@ -1,0 +1,108 @@
+"""
+# Several teachers that answer as one
+
+Three networks of one size, which differ in their first weights, know more together than each of
+them. But three networks cost three times as much. One student can keep a part of what they know
+together (Hinton et al., 2015, https://arxiv.org/abs/1503.02531). Here a student learns from labels
+alone, from one teacher, and from all three, mixed in three ways.
+
+    python examples/several_teachers.py
+
+Scikit-learn's 8 x 8 digits are taken; `--data=DIR` takes the four idx `.gz` files of Fashion-MNIST,
+and `--tfds=fashion_mnist` fetches them. `--tiny` tries it all out in under a minute: its numbers
+mean nothing.
+"""
+
+import functools
+
+import keras
+import numpy as np
+from images import compared, images_of, options
+from networks import accuracy, made, network, trained
+
+from keras_distill import EnsembleTeacher, Term, losses
+from keras_distill.experiments import Arm
+
+SMALL, BIG = (4, 8, 16), (16, 32, 64)
+TEACHERS = ("first", "second", "third")
+
+"""
+## The teachers
+
+Each is trained on the labels alone, with other first weights and another order of the data.
+"""
+
+
+def teacher(name, given, data, shape, seed, model_of):
+    """One of the three, as an arm is trained."""
+    own = seed + 1000 * TEACHERS.index(name)
+    return trained(f"{name} teacher", made(own, network, shape, BIG, name=name), data,
+                   given.epochs, own)  # fmt: skip
+
+
+def together(models, images, labels):
+    """The accuracy of the mean of several models' probabilities, in percent."""
+    outputs = [model.predict(images, batch_size=256, verbose=0) for model in models]
+    mean = sum(keras.ops.convert_to_numpy(keras.ops.softmax(each)) for each in outputs)
+    return 100 * float(np.mean(mean.argmax(-1) == labels))
+
+
+"""
+## The students
+
+An `EnsembleTeacher` runs all three in each step and mixes their answers: the mean of the
+probabilities; the mean of the logits; or the mean of the probabilities in which a teacher counts
+more on the images that it gets right (`"confidence"`, Zhang et al., 2022,
+https://arxiv.org/abs/2201.00007). The terms see one teacher in each case. All students begin with
+the same weights and see the same order of the data.
+"""
+
+MIXTURES = ("probabilities", "logits", "confidence")
+
+
+def student(title, teacher_of, given, data, shape, seed, model_of):
+    """The student of what `teacher_of` returns, or of the labels alone, as an arm is trained."""
+    scheme = {}
+    if teacher_of is not None:
+        terms = [Term(losses.KLDivergence(given.temperature))]
+        scheme = {"teacher": teacher_of(model_of), "terms": terms, "alpha": given.alpha}
+    net = made(seed, network, shape, SMALL, name="student")
+    return trained(title, net, data, given.epochs, seed, **scheme)
+
+
+def arms(given, splits, data):
+    """`{name: Arm}`, measured by accuracy."""
+    shape, (x, y) = splits["train"][0].shape[1:], splits[given.on]
+
+    def measure(seed, model, model_of):
+        return {"accuracy": accuracy(model, data(given.on))}
+
+    def all_three(seed, model, model_of):
+        return {"accuracy": together([model_of(f"{name} teacher") for name in TEACHERS], x, y)}
+
+    def mixed(combine, model_of):
+        members = {name: model_of(f"{name} teacher") for name in TEACHERS}
+        return EnsembleTeacher(members, combine=combine)
+
+    ways = {"labels": None, "one teacher": lambda model_of: model_of("first teacher")}
+    ways |= {f"three teachers, {way}": functools.partial(mixed, way) for way in MIXTURES}
+    return {
+        **{f"{name} teacher": Arm(functools.partial(teacher, name, given, data, shape), measure)
+           for name in TEACHERS},
+        "three teachers together": Arm(None, all_three),
+        **{f"student of {title}": Arm(functools.partial(student, f"student of {title}", way, given,
+                                                        data, shape), measure)
+           for title, way in ways.items()},
+    }  # fmt: skip
+
+
+def main(arguments=None):
+    given = options("Three teachers that answer as one.", arguments,
+                    out="runs/several_teachers", epochs=30, batch_size=32, alpha=0.5,
+                    temperature=2.0)  # fmt: skip
+    splits, data = images_of(given)
+    compared(given, arms(given, splits, data))
+
+
+if __name__ == "__main__":
+    main()
