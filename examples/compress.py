@@ -15,87 +15,30 @@ finds the smallest student that keeps 99% of the teacher's validation accuracy.
 """
 
 import argparse
+import inspect
 
-import keras
-from images import batched, load
-from keras import layers
+from residual import experiment
 
-from keras_distill import Experiment, compress
-
-"""
-## The teacher
-
-A residual network. Its blocks are named by number, `block_0_...` and `block_1_...`: by these names
-`models.shrink` finds them, and can leave some out. It can also make the network narrower: every
-skip then keeps one choice of channels at both ends, those that matter most on the training data.
-"""
-
-
-def residual(shape, width=32, blocks=2):
-    x = inputs = keras.Input(shape)
-    x = layers.Conv2D(width, 3, padding="same", name="stem")(x)
-    for index in range(blocks):
-        before = x
-        for part in ("a", "b"):
-            x = layers.BatchNormalization(momentum=0.9, name=f"block_{index}_{part}_norm")(x)
-            x = layers.ReLU(name=f"block_{index}_{part}_relu")(x)
-            x = layers.Conv2D(width, 3, padding="same", name=f"block_{index}_{part}_conv")(x)
-        x = layers.Add(name=f"block_{index}_add")([x, before])
-    x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
-    return keras.Model(inputs, layers.Dense(10)(layers.Dropout(0.3)(x)), name="teacher")
-
-
-"""
-## A student of our own
-
-What is cut from the teacher is not always best: a convolution that halves the image has a quarter
-of the operations. The function takes a `size`, so `compress` tries it large and small.
-"""
-
-
-def small(shape, size=1.0):
-    return keras.Sequential(
-        [
-            keras.Input(shape),
-            layers.Conv2D(round(12 * size), 3, strides=2, padding="same", activation="relu"),
-            layers.Conv2D(round(16 * size), 3, padding="same", activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dense(10),
-        ],
-        name="student",
-    )
-
+from keras_distill import compress
 
 """
 ## The experiment
 
-It says what `compress` may not choose: the data, the loss, the optimizer and for how long is
-trained. Soft targets take more epochs than labels, and a rate that comes to rest. The function is
-found by its name: `compress` reads this file, as `keras-distill compress --experiment=FILE` does.
+`residual.py` holds an experiment: the data, a teacher and a student, the loss, the optimizer and
+for how long is trained. `compress` reads the file, as `keras-distill compress --experiment=FILE`
+does.
+
+The teacher is a residual network. Its blocks are named by number, `block_0_...` and `block_1_...`:
+by these names `models.shrink` finds them, and can leave some out. It can also make the network
+narrower: every skip then keeps one choice of channels at both ends, those that matter most for the
+loss on the training data.
+
+What is cut from the teacher is not always best. The student of the experiment halves the image
+first, which saves three quarters of the operations. Its function takes a `size`, so that `compress`
+tries it large and small.
+
+Soft targets take more epochs than labels, and a rate that comes to rest.
 """
-
-
-def experiment(data=None, tfds=None, limit=None, epochs=60, teacher_epochs=40, batch_size=32):
-    splits = load(data, tfds, limit)
-    shape = splits["train"][0].shape[1:]
-    steps = -(-len(splits["train"][0]) // batch_size)
-
-    def adam(rate, epochs):
-        return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps * epochs))
-
-    return Experiment(
-        "compressed",
-        student=lambda size=1.0: small(shape, size),
-        teacher=lambda: residual(shape),
-        data=batched(splits, batch_size),
-        optimizer=lambda: adam(5e-3, epochs),
-        teacher_optimizer=lambda: adam(3e-3, teacher_epochs),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        epochs=epochs,
-        teacher_epochs=teacher_epochs,
-    )
-
 
 """
 ## The search
@@ -106,7 +49,7 @@ training split once, and all students learn from these answers.
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser = argparse.ArgumentParser(description="From a teacher to a small student by one call")
     parser.add_argument("--data", help="the folder of the idx files")
     parser.add_argument("--tfds", help="a name in TensorFlow Datasets")
     parser.add_argument("--limit", type=int, help="only the first training images")
@@ -124,9 +67,15 @@ def main(arguments=None):
     named = ("data", "tfds", "limit", "epochs", "teacher_epochs")
     options = {name: getattr(given, name) for name in named if getattr(given, name) is not None}
     return compress(
-        __file__, given.out, options=options, keep=given.keep, max_flops=given.max_flops,
-        repeats=given.repeats, sizes=[1.0] if given.tiny else [1.0, 0.7, 0.5], resume=given.resume,
-    )  # fmt: skip
+        inspect.getfile(experiment),
+        given.out,
+        options=options,
+        keep=given.keep,
+        max_flops=given.max_flops,
+        repeats=given.repeats,
+        sizes=[1.0] if given.tiny else [1.0, 0.7, 0.5],
+        resume=given.resume,
+    )
 
 
 """

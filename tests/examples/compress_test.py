@@ -1,7 +1,6 @@
 """The example of one call from a teacher to a student, at its smallest size."""
 
 import keras
-import pytest
 
 
 def test_it_ends_with_a_student_and_a_sentence(example, tmp_path):
@@ -14,7 +13,8 @@ def test_it_ends_with_a_student_and_a_sentence(example, tmp_path):
     assert {"1 of 2 blocks", "2 of 2 blocks, half as wide", "size 1"} <= names
 
 
-def test_its_option_names_are_those_of_its_experiment(example):
-    assert example("compress").experiment(limit=8, epochs=2).epochs == 2
-    with pytest.raises(SystemExit):
-        example("compress").main(["--keep"])
+def test_options_are_those_of_its_experiment(example):
+    made = example("residual").experiment(limit=8, epochs=2, teacher_epochs=3)
+    assert (made.epochs, made.teacher_epochs) == (2, 3)
+    assert made.student(size=0.5).layers[0].filters == 6
+    assert made.teacher().output_shape == (None, 10)
