@@ -6,6 +6,7 @@ import keras
 def test_it_ends_with_a_student_and_a_sentence(example, tmp_path):
     found = example("compress").main(["--tiny", f"--out={tmp_path / 'run'}", "--max-flops=1e6"])
     assert found["students"][found["student"]]["flops"] <= 1e6
+    assert found["answer"]["error"] is None and found["trainings_alone"] > 0
     assert "on the validation split over 1 seeds" in found["answer"]["verdict"]
     student = keras.saving.load_model(tmp_path / "run" / "student.keras")
     assert student.output_shape == (None, 10)
