@@ -45,9 +45,11 @@ def whole(path):
     try:
         yield part
         rename(part, path)
-    except BaseException:
+    except BaseException as error:
         if exists(part):
             remove(part)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = path  # a full disk names none
         raise
 
 
@@ -186,7 +188,9 @@ def opened(path, mode="rb"):
 def write(path, content):
     """Writes text or bytes, whole or not at all."""
     with whole(path) as part, opened(part, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        if isinstance(content, str):  # a path in it may hold bytes that the locale cannot read
+            content = content.encode(errors="surrogateescape")
+        file.write(content)
 
 
 def write_json(path, value):

@@ -97,7 +97,7 @@ def distiller_of(kind):
     distiller = Distiller(student, teacher=teachers, terms=terms)
     rate = keras.optimizers.schedules.CosineDecay(0.01, 20)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    steps = 2 if kind == "dataset" else 1
+    steps = 2 if kind == "dataset" and keras.backend.backend() != "torch" else 1
     distiller.compile(keras.optimizers.AdamW(rate), loss, metrics=["accuracy"],
                       steps_per_execution=steps)  # fmt: skip
     return distiller

@@ -14,6 +14,7 @@ So an error that Python or a library raises in our code is never taken for a ref
 class is, and no error needs a class of its own to be one.
 """
 
+import errno
 import os
 import pathlib
 import sys
@@ -24,6 +25,10 @@ OF_THE_MACHINE = (OSError, ImportError)
 # How TensorFlow names what files and folders refuse.
 OF_FILES = ("AlreadyExistsError", "DataLossError", "FailedPreconditionError", "NotFoundError",
             "PermissionDeniedError", "ResourceExhaustedError")  # fmt: skip
+
+# What a disk says in an error of another name: TensorFlow has OutOfRangeError for a large file.
+SAID = [os.strerror(number) for number, name in errno.errorcode.items()
+        if name in ("EDQUOT", "EFBIG", "EIO", "EMFILE", "ENOSPC", "EROFS", "ESTALE")]  # fmt: skip
 
 
 def line(error, folder=None):
@@ -45,7 +50,7 @@ def line(error, folder=None):
         return None
     if users:
         return f"{_place(users[-1].filename, users[-1].lineno)}: {_said(error)}"
-    return " ".join(str(error).split())
+    return " ".join(_text(error).split())
 
 
 def _is_refusal(frames):
@@ -59,7 +64,8 @@ def _is_of_files(error):
     if tensorflow is None:
         return False
     kinds = tuple(getattr(tensorflow.errors, name) for name in OF_FILES)
-    return isinstance(error, kinds)
+    said = isinstance(error, tensorflow.errors.OpError) and any(each in str(error) for each in SAID)
+    return isinstance(error, kinds) or said
 
 
 def place_of_end(end, folder):
@@ -92,5 +98,13 @@ def _place(file, number):
 
 
 def _said(error):
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    message = error.msg if isinstance(error, SyntaxError) else _text(error)
     return f"{type(error).__name__}: {' '.join(message.split())}"
+
+
+def _text(error):
+    """What an error says of itself; a user's may fail even at that."""
+    try:
+        return str(error)
+    except Exception:  # of whatever kind
+        return "(its text cannot be read)"

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_distill import _files, report
+from keras_distill._keras import trainer
 from keras_distill._messages import say
 from keras_distill.data import without_autotune
 from keras_distill.experiments import cached
@@ -21,7 +22,7 @@ from keras_distill.experiments.arguments import (
     checked_terms,
 )
 from keras_distill.experiments.comparison import ARMS, compare, held, measured
-from keras_distill.experiments.devices import Devices
+from keras_distill.experiments.devices import Devices, check_batches
 from keras_distill.experiments.progress import Progress
 from keras_distill.experiments.run_folder import described
 from keras_distill.experiments.runner import Arm, Runner, checked_seeds
@@ -223,6 +224,8 @@ class Experiment:
 
     def rehearse(self, splits=("valid", "test")):
         """Puts all parts together once, so that what does not fit is said before any training."""
+        for split in ("train", *splits):
+            check_batches(split, self.data(split))
         with self.devices.scope():
             teacher = checked_model("teacher", self.teacher())
             student = checked_model("student", self.student())
@@ -274,7 +277,8 @@ class Experiment:
 
     def _by_labels(self, model):
         """What trains a model on labels alone: Keras's own `fit` does not run on workers."""
-        return Distiller(model, alpha=0) if self.devices.are_workers else model
+        wrapped = self.devices.are_workers and not trainer.runs_on_workers()
+        return Distiller(model, alpha=0) if wrapped else model
 
     def _train_student(self, arm, callbacks, cache, seed, model_of):
         with self.devices.scope():

@@ -331,7 +331,10 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
                 trainer.build_compiled(self, batch)  # metrics have values already
 
         if self.mode == "train" and self._place is not None and epoch_iterator is not None:
-            epochs.go_to(epoch_iterator, self._place.epoch, self._place.step, seen)
+            place = self._place
+            begins, ends = (functools.partial(resuming.set_generators, states)
+                            for states in (place.epoch_generators, place.generators))  # fmt: skip
+            epochs.go_to(epoch_iterator, place.epoch, place.step, seen, begins, ends)
 
     @property
     def look_is_due(self):

@@ -41,6 +41,18 @@ def test_a_damaged_model_is_named(run):
         run.model("alone-0")
 
 
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError, EOFError])
+def test_whatever_keras_raises_of_a_damaged_model(run, monkeypatch, error):
+    """h5py raises RuntimeErrors, and Keras what its own code meets in a wrong config."""
+
+    def load_model(*args, **kwargs):
+        raise error("bad symbol table node signature")
+
+    monkeypatch.setattr(keras.saving, "load_model", load_model)
+    with pytest.raises(ValueError, match="alone-0.keras cannot be loaded.*bad symbol"):
+        run.model("alone-0")
+
+
 def test_what_another_run_wrote_is_not_taken(run, tmp_path):
     other = RunFolder(tmp_path / "other")
     other.open({**SETTINGS, "epochs": 7})

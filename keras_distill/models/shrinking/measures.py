@@ -43,7 +43,7 @@ class Importance(NamedTuple):
             )
         if self.measure == "taylor" and self.loss is None:
             raise ValueError(
-                '`measure="taylor"` takes gradients of a loss. Give `loss`, as `compile` takes it.'
+                '`measure="taylor"` needs gradients of a loss. Give `loss`, as `compile` takes it.'
             )
 
     def batches(self):
@@ -89,8 +89,8 @@ def worth(model, places, importance):
         found = _products(model, places, importance)
     if not all(np.isfinite(each).all() for each in found):
         raise ValueError(
-            f"`importance`: what `{model.name}` computes on these batches is not finite. Give "
-            "batches that hold examples, and a teacher whose weights are finite."
+            f"The importance of the units of `{model.name}` on these batches is not finite. Give "
+            "`importance` batches with examples, and a teacher with finite weights."
         )
     return found
 
@@ -197,7 +197,7 @@ def _products(model, places, importance):
         for x, y, sample_weight in importance.batches():
             if y is None:
                 raise ValueError(
-                    '`measure="taylor"` takes batches of `(x, y)`. Received: batches of `x` alone'
+                    '`measure="taylor"` needs batches of `(x, y)`. Received: batches of `x` alone'
                 )
             asked.train_on_batch(x, y, sample_weight)
         sums = {id(variable): total

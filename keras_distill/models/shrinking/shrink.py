@@ -39,16 +39,16 @@ def shrink(
 
     - A cut in depth keeps whole blocks, each with its weights.
     - A cut in width shrinks `hidden_dim`, the inner dimension and the number of heads by the same
-      share. In a graph of Keras's layers it shrinks the channels and units between input and
-      output. The first rows and columns of every weight are kept or, with `importance`, those
-      that matter most on data. This is a start for training, not a working model.
+      share. In a graph of Keras layers it shrinks the channels and units between input and output.
+      It keeps the first rows and columns of every weight or, with `importance`, the most important
+      ones. This is a start for training, not a working model.
     - A cut of the vocabulary copies the rows of the kept tokens. In a task the tokenizer keeps
       only these tokens, with new ids in the same order.
 
-    With `importance` each feed-forward layer keeps hidden units of its own and each attention layer
-    heads of its own. Query heads that share a key stay together. The whole model has one choice of
-    `hidden_dim`, and a skip has the same channels at both ends. The weights of norms over these
-    channels are scaled so that their outputs keep their size.
+    With `importance` each feed-forward layer keeps its own hidden units, and each attention layer
+    its own heads. Query heads that share a key stay together. The whole model keeps the same
+    entries of `hidden_dim`, and a skip connection the same channels at both ends. The weights of
+    norms over these channels are scaled so that their outputs keep their size.
 
     The student's blocks are numbered from the first, so block 2 of the teacher may be the student's
     `transformer_layer_1`. If nothing is cut, the outputs equal the teacher's.
@@ -67,10 +67,10 @@ def shrink(
             that the next layer still reads the last block. A depth of one keeps the first block.
         width: the new `hidden_dim`, or a share of the old one such as `0.5`. A graph of Keras's
             layers takes only a share.
-        heads: the new number of (query) heads, or a share. Only where the config has a width of
-            heads (`head_dim`), as Gemma's. Defaults to what `width` leaves.
-        feed_forward: the new inner dimension, or a share. Defaults to what `width` leaves.
-        importance: batches of what the teacher takes, `x` or `(x, y)`, on which the importance of
+        heads: the new number of (query) heads, or a share. Only if the config has a width of heads
+            (`head_dim`), as Gemma's. Defaults to the number that `width` leaves.
+        feed_forward: the new inner dimension, or a share. Defaults to the size that `width` leaves.
+        importance: batches `x` or `(x, y)` of the teacher's inputs, on which the importance of
             heads, units and channels is measured. The first 16 are used. Defaults to `None`, which
             keeps the first rows and columns.
         measure: `"activation"`, the mean absolute output of a unit, or `"taylor"`, the sum of

@@ -218,8 +218,8 @@ def cut_widths(config, widths, name):
         if not any(config.get(key) for key in OF_A_HEAD):
             raise ValueError(
                 f"`{name}` cannot be cut by `heads`, because a head is as wide as `hidden_dim` "
-                "divided by their number, so that fewer heads would be wider. Cut `width`, which "
-                "takes heads away too."
+                "divided by the number of heads, so fewer heads would be wider. Cut `width`, which "
+                "also removes heads."
             )
         old = _known(config, HEADS, name, "heads")
         new = fewer("heads", widths.heads, old, "the teacher's number of heads")

@@ -6,6 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_distill.cli.main import main
 from keras_distill.experiments.compressing import answer, compress
@@ -113,13 +114,28 @@ def test_what_was_killed_ends_as_what_was_not(found, file, tmp_path, monkeypatch
         compress(file, folder, **CALL)
 
 
-def test_the_student_is_exported_and_a_budget_that_none_meets_is_told(found, file, tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    shutil.copy(found[0] / "student.keras", folder)
-    answer.export(folder, found[1], load_experiment(file, {}), ["serving"], "none")
-    assert (folder / "exported" / "tiny" / "1" / "saved_model.pb").exists()
-    teacher = found[0] / "arms" / "teacher.keras"
+def test_the_student_is_exported_as_asked(found, file, tmp_path):
+    shutil.copy(found[0] / "student.keras", tmp_path)
+    answer.export(tmp_path, found[1], load_experiment(file, {}), ["serving"], "none")
+    assert (tmp_path / "exported" / "tiny" / "1" / "saved_model.pb").exists()
+
+
+def test_within_a_budget_the_best_goes_on(found, file, tmp_path, monkeypatch, capsys):
+    """And what is found outlives a plot that cannot be drawn."""
+
+    def broken(path, found):
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(answer, "plot", broken)
+    teacher = shutil.copy(found[0] / "arms" / "teacher.keras", tmp_path / "teacher.keras")
+    most = found[1]["students"]["size 0.5"]["flops"]
+    result = compress(file, tmp_path / "run", teacher=teacher, max_flops=most, repeats=1,
+                      sizes=[1.0, 0.5], options={"epochs": 1},
+                      strategy=tf.distribute.MirroredStrategy(["CPU:0"]))  # fmt: skip
+    assert "Could not draw pareto.png: no picture" in capsys.readouterr().out
+    assert (tmp_path / "run" / "compress.json").exists()
+    assert result["students"][result["student"]]["flops"] <= most
+    assert "error" in result["answer"] and result["answer"]["error"] is None
     with pytest.raises(ValueError, match="No student is within the budget"):
         compress(file, tmp_path / "none", teacher=teacher, max_mb=1e-6)
 
@@ -155,6 +171,9 @@ def test_mistakes_are_one_line(file, tmp_path, capsys):
         (["--sizes=big"], "--sizes takes positive numbers"),
         (["--teacher=nowhere.keras"], "No such model file: nowhere.keras"),
         (["--repeats=0"], "`repeats` must be at least 1"),
+        (["--mesh=data:2"], "`mesh` needs the JAX backend"),
+        (["--strategy=many"], "`strategy` must be one of none"),
+        (["--teacher="], "--teacher is empty"),
     ):
         assert main([*command, *words]) == 2
         printed = capsys.readouterr().err

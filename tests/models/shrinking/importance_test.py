@@ -301,7 +301,7 @@ def test_mistakes():
     net = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dense(2)], name="net")
     for model, asked, said in (
         (net, {"width": 0.5, "importance": []}, "at least one batch"),
-        (net, {"width": 0.5, "importance": [*x, x[0][:0]]}, "not finite. Give batches that hold"),
+        (net, {"width": 0.5, "importance": [*x, x[0][:0]]}, "is not finite. Give `importance`"),
         (net, {"width": 0.5, "importance": x, "measure": "size"}, "one of activation, taylor"),
         (net, {"width": 0.5, "importance": x, "measure": "taylor"}, "Give `loss`"),
         (net, {"width": 0.5, "importance": x, "measure": "taylor", "loss": "mse"}, "`x` alone"),
