@@ -56,8 +56,8 @@ setup(
         # MkDocs 2 has another format of settings; ruff formats the signatures of the API pages
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff"],
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
-        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "setuptools", "tensorboard", "pandas",
-                *EXAMPLES, *NLP, *BEAM,
+        "dev": ["pytest>=8,<9.2", "pytest-xdist", "hypothesis>=6.170,<7", "ruff", "setuptools",
+                "tensorboard", "pandas", *EXAMPLES, *NLP, *BEAM,
                 *(f'{each}; python_version >= "3.11"' for each in NEWER)],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},

@@ -211,28 +211,28 @@ def read_json(path, fields=None):
     """
     if not exists(path):
         return None
-    try:
-        with opened(path) as file:
-            found = json.loads(file.read().decode())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged. It is not valid JSON ({error}). Delete it."
-        ) from error
+    with opened(path) as file:
+        found = parsed(path, file.read())
     if fields is not None:
         check_fields(path, found, fields)
     return found
 
 
-def check_fields(path, found, fields):
-    """Refuses what a file holds, unless it is an object with these `fields`.
+def parsed(path, content):
+    """What the JSON of a file holds, or of a line of it; raises `ValueError` with the `path`."""
+    try:
+        return json.loads(content if isinstance(content, str) else content.decode())
+    except (ValueError, RecursionError) as error:  # the second: brackets without end
+        raise ValueError(
+            f"{path} is damaged. It is not valid JSON ({error}). Delete it."
+        ) from error
 
-    Args:
-        path: the file's path, for the message.
-        found: what was read from it.
-        fields: `{name: type}`.
+
+def check_fields(path, found, fields):
+    """Refuses what was `found` in a file, unless it is an object with the `fields` `{name: type}`.
 
     Raises:
-        ValueError: the file is damaged; the message names it.
+        ValueError: the file is damaged; the message names its `path`.
     """
     names = found if isinstance(found, dict) else {}
     wrong = [name for name, kind in fields.items() if not isinstance(names.get(name), kind)]

@@ -1,6 +1,6 @@
 """A training with everything that changes while it trains; run as a script, it may be killed.
 
-`python resumed.py FOLDER KIND` prints a digest of all variables and the last losses, as JSON.
+`python resumed.py FOLDER KIND [EPOCHS]` prints a digest of all variables and the losses, as JSON.
 `KILL=number` in the environment has it killed by a signal after so many batches, `END=number` told
 to end.
 """
@@ -125,5 +125,6 @@ if __name__ == "__main__":
     stops = [At(int(os.environ[name]), lambda number=number: os.kill(os.getpid(), number))
              for name, number in (("KILL", signal.SIGKILL), ("END", signal.SIGTERM))
              if name in os.environ]  # fmt: skip
-    weights, history = train(sys.argv[2], sys.argv[1], stops)
+    epochs = int(sys.argv[3]) if len(sys.argv) > 3 else EPOCHS
+    weights, history = train(sys.argv[2], sys.argv[1], stops, epochs=epochs)
     print(json.dumps([digest(weights), history]))

@@ -6,6 +6,7 @@ The rule reads the traceback that Python would print, from its last line up:
   deepest of the user's and ours, the user reads the file, the line and the error.
 - If the traceback ends at a `raise` of this package, the package refused something. The user reads
   the message alone.
+- So it is where TensorFlow says that the package refused something in a function of a pipeline.
 - If the operating system refused something, to TensorFlow too, or a module is not installed, the
   user reads that.
 - All else is a bug, ours or a library's, and keeps its traceback.
@@ -17,6 +18,7 @@ class is, and no error needs a class of its own to be one.
 import errno
 import os
 import pathlib
+import re
 import sys
 import traceback
 
@@ -41,6 +43,8 @@ def line(error, folder=None):
     folder = None if folder is None else pathlib.Path(folder).resolve()
     if isinstance(error, SyntaxError) and _owner(error.filename or "", folder) == "user":
         return f"{_place(error.filename, error.lineno)}: {_said(error)}"
+    if said := _inside(error):
+        return said
     frames = traceback.extract_tb(error.__traceback__)
     owners = [_owner(frame.filename, folder) for frame in frames]
     users = [frame for frame, owner in zip(frames, owners) if owner == "user"]
@@ -57,6 +61,21 @@ def _is_refusal(frames):
     """Whether the traceback ends at a line of the package that begins with `raise`."""
     last = frames[-1]
     return _owner(last.filename, None) == "package" and (last.line or "").startswith("raise ")
+
+
+def _inside(error):
+    """What the package refused in a function that TensorFlow called, `None` where it did not.
+
+    TensorFlow has the traceback of such a function in its own message alone.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
+        return None
+    last = re.split(r'File "(.+)", line \d+, in .+\n\s*(.+)', str(error))[-3:]
+    if len(last) < 3 or _owner(last[0], None) != "package" or not last[1].startswith("raise "):
+        return None
+    said = re.search(r"^\s*\w+: (.+)", last[2], re.MULTILINE)
+    return said and " ".join(said[1].split())
 
 
 def _is_of_files(error):

@@ -12,6 +12,7 @@ import keras
 from keras_distill import _files, report
 from keras_distill._keras import trainer
 from keras_distill._messages import say
+from keras_distill.callbacks import ScheduleLogger
 from keras_distill.data import without_autotune
 from keras_distill.experiments import cached
 from keras_distill.experiments.arguments import (
@@ -27,7 +28,7 @@ from keras_distill.experiments.progress import Progress
 from keras_distill.experiments.run_folder import described
 from keras_distill.experiments.runner import Arm, Runner, checked_seeds
 from keras_distill.report import page as report_page
-from keras_distill.schedules import Hyperparameter, check
+from keras_distill.schedules import Hyperparameter, check, is_number
 from keras_distill.training.distiller import Distiller
 from keras_distill.training.guard import NotFinite
 from keras_distill.training.term import teacher_paths
@@ -310,7 +311,7 @@ class Experiment:
             epochs=epochs,
             shuffle=False,  # the dataset shuffles itself
             verbose=0,
-            callbacks=[Progress(epochs), *(callbacks() if callbacks else [])],
+            callbacks=[Progress(epochs), *_loggers(model), *(callbacks() if callbacks else [])],
         )
         logs = {name: [float(v) for v in values] for name, values in history.history.items()}
         record = {"history": logs, "seconds": time.time() - started}
@@ -322,3 +323,10 @@ class Experiment:
 
 def _parts(term):
     return {name: value for name, value in vars(term).items() if not name.startswith("_")}
+
+
+def _loggers(model):
+    """What logs alpha, weights and temperatures, where one of them changes in a training."""
+    knobs = model.objective.knobs() if isinstance(model, Distiller) else []
+    changing = any(not is_number(knob.value) for knob in knobs)
+    return [ScheduleLogger()] if changing else []

@@ -72,7 +72,15 @@ def _compiled(path):
     content = path.read_bytes()
     if b"\0" in content:  # Python names no file for these
         raise ValueError(f"{path} is not a Python file. It contains null bytes.")
-    return compile(content, str(path), "exec")
+    try:
+        return compile(content, str(path), "exec")
+    except SyntaxError as error:
+        if error.filename == str(path):
+            raise
+        said = error
+    except (ValueError, RecursionError, MemoryError) as error:  # as of brackets without end
+        said = error
+    raise ValueError(f"{path} is not a Python file. Python cannot read it ({said}).") from said
 
 
 def _bound(path, make, options):

@@ -1,7 +1,9 @@
 """A `fit` that was killed goes on and ends as one that was not, bit for bit."""
 
+import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow")
+from full_disk import full_disk
 from resumed import KINDS, At, Killed, kill, train
 
 from keras_distill import Distiller, _files
@@ -62,6 +65,15 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_taken(tmp_path, unin
     pathlib.Path(latest).write_bytes(content)
     with pytest.warns(UserWarning, match=f"{pathlib.Path(latest).name} is damaged"):
         same(train("arrays", tmp_path), uninterrupted("arrays"))
+
+
+def test_a_full_disk_is_said_and_costs_what_came_after(tmp_path, uninterrupted):
+    with contextlib.ExitStack() as later:
+        fills = At(3, lambda: later.enter_context(full_disk()))
+        with pytest.raises(OSError, match=re.escape(checkpoints.path_of(tmp_path, Place(0, 4)))):
+            train("arrays", tmp_path, [fills])
+    assert checkpoints.listed(tmp_path) == [checkpoints.path_of(tmp_path, Place(0, 2))]
+    same(train("arrays", tmp_path), uninterrupted("arrays"))
 
 
 def test_where_all_are_damaged_nothing_is_trained(tmp_path):

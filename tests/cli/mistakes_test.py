@@ -61,6 +61,18 @@ def test_what_files_refuse_to_tensorflow_is_said():
     assert "out; File too large" in line_of(lambda: ends("out; File too large"), "/elsewhere")
 
 
+def test_a_refusal_in_a_function_of_a_pipeline_is_said():
+    tf = pytest.importorskip("tensorflow")
+
+    def of(function):
+        data = tf.data.Dataset.range(1)
+        return data.map(lambda x: tf.numpy_function(function, [x], tf.int64))
+
+    refused = of(lambda x: schedules.check("temperature", -1, low=0))
+    assert line_of(lambda: list(refused)).startswith("`temperature` must be")
+    assert line_of(lambda: list(of(lambda x: len(None)))) is None
+
+
 def test_code_without_a_file_is_not_the_users(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}

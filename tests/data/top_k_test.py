@@ -134,6 +134,15 @@ def test_a_later_batch_of_another_temperature_stops_the_training():
         trained(tf.data.Dataset.from_tensors((X[:8], Supervision(Y[:8], mixed))))
 
 
+@pytest.mark.parametrize("filler", [0.0, np.nan])
+def test_padding_has_no_temperature(filler):
+    warm = top_of(8, np.where(np.arange(8) < 6, np.float32(2.0), np.float32(filler)))
+    weights = np.float32(np.arange(8) < 6)
+    data = tf.data.Dataset.from_tensors((X[:8], Supervision(Y[:8], warm), weights))
+    logs, _ = trained(data)
+    assert np.isfinite([logs["loss"], logs["sparse"]]).all()
+
+
 def test_masked_rows_may_hold_anything_and_ids_stay_integers():
     top = keras.tree.map_structure(tf.constant, top_of(4))._replace(temperature=1.0)
     bad = top._replace(log_probs=tf.concat([top.log_probs[:3], top.log_probs[3:] * np.nan], 0))
