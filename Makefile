@@ -6,12 +6,13 @@ quickstart: .venv/examples
 	$(BIN)/python -m keras_distill train --experiment=examples/quickstart.py --out=runs/quickstart --resume
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20 tests
 
 # What every backend has, whole: JAX and PyTorch by themselves, then all three beside each other.
 EVERY := tests/losses tests/metrics tests/projectors_test.py tests/taps tests/fused tests/models/exits \
 	tests/models/peers tests/teachers/partial_test.py tests/keras_border_test.py tests/extend_test.py \
-	tests/contract_test.py tests/training/as_student_test.py tests/training/every_backend_test.py
+	tests/contract_test.py tests/training/as_student_test.py tests/training/every_backend_test.py \
+	tests/callbacks/resume_test.py
 test-backends: .backends/ready
 	KERAS_BACKEND=torch .backends/bin/python -m pytest $(EVERY)
 	KERAS_BACKEND=jax .backends/bin/python -m pytest $(EVERY)
@@ -19,7 +20,7 @@ test-backends: .backends/ready
 
 .backends/ready: setup.py
 	test -x .backends/bin/python || $(PYTHON) -m venv .backends
-	.backends/bin/python -m pip install --quiet --editable ".[dev]" jax torch==2.13.0
+	.backends/bin/python -m pip install --quiet --editable ".[dev]" torch==2.13.0
 	touch $@
 
 # Every Python, Keras and TensorFlow that is supported, as far as this machine has the Pythons.
@@ -30,8 +31,11 @@ oldest:
 	$(PYTHON) tests/matrix.py --legs=oldest tests/keras_border_test.py tests/losses/response_test.py \
 		tests/training/accumulation_test.py
 
-# Kills commands at moments drawn by a seed, and sees that what goes on is the same. About an hour.
+# What `make test` has a little of, long: drawn distillations, damaged files, killed commands. Hours.
+# Where it ended early, ABUSE_SEED=20 begins the cases with those behind the first 2,000.
 abuse: .venv/dev
+	ABUSE_CASES=$${ABUSE_CASES:-2000} ABUSE_MUTATIONS=$${ABUSE_MUTATIONS:-5000} \
+		$(BIN)/python -m pytest -v tests/abuse
 	$(BIN)/python tests/kills.py
 
 lint: .venv/dev

@@ -19,8 +19,10 @@ FORMATS = [
     "onnx>=1.23",
     "tf2onnx>=1.17",
     "onnxruntime>=1.32",
+    "openvino>=2026.4",
 ]
 SERVING = ["tensorflow-serving-api>=2.19", "grpcio"]  # warm-up requests and clients
+NEWER = [*FORMATS, *SERVING, "jax>=0.10"]  # for tests; wheels of these need Python 3.11
 EXAMPLES = [
     "scikit-learn>=1.5",
     "matplotlib>=3.9",
@@ -48,15 +50,15 @@ setup(
         "nlp": NLP,
         "tfds": TFDS,
         "examples": EXAMPLES,
-        "export": [*FORMATS, "openvino>=2026.4"],  # TensorFlow itself writes SavedModels
+        "export": FORMATS,  # TensorFlow itself writes SavedModels
         "serving": SERVING,
         "beam": BEAM,
         # MkDocs 2 has another format of settings; ruff formats the signatures of the API pages
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff"],
         # pytest 9.2 hides the groups of tests from pytest-xdist 3.8: each process made all fixtures
-        "dev": ["pytest>=8,<9.2", "pytest-xdist", "ruff", "setuptools", "tensorboard", "pandas",
-                *EXAMPLES, *NLP, *BEAM,
-                *(f'{each}; python_version >= "3.11"' for each in FORMATS + SERVING)],
+        "dev": ["pytest>=8,<9.2", "pytest-xdist", "hypothesis>=6.170,<7", "ruff", "setuptools",
+                "tensorboard", "pandas", *EXAMPLES, *NLP, *BEAM,
+                *(f'{each}; python_version >= "3.11"' for each in NEWER)],
     },
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli.main:main"]},
     classifiers=[

@@ -45,9 +45,11 @@ def whole(path):
     try:
         yield part
         rename(part, path)
-    except BaseException:
+    except BaseException as error:
         if exists(part):
             remove(part)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = path  # a full disk names none
         raise
 
 
@@ -186,7 +188,9 @@ def opened(path, mode="rb"):
 def write(path, content):
     """Writes text or bytes, whole or not at all."""
     with whole(path) as part, opened(part, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        if isinstance(content, str):  # a path in it may hold bytes that the locale cannot read
+            content = content.encode(errors="surrogateescape")
+        file.write(content)
 
 
 def write_json(path, value):
@@ -207,28 +211,28 @@ def read_json(path, fields=None):
     """
     if not exists(path):
         return None
-    try:
-        with opened(path) as file:
-            found = json.loads(file.read().decode())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged. It is not valid JSON ({error}). Delete it."
-        ) from error
+    with opened(path) as file:
+        found = parsed(path, file.read())
     if fields is not None:
         check_fields(path, found, fields)
     return found
 
 
-def check_fields(path, found, fields):
-    """Refuses what a file holds, unless it is an object with these `fields`.
+def parsed(path, content):
+    """What the JSON of a file holds, or of a line of it; raises `ValueError` with the `path`."""
+    try:
+        return json.loads(content if isinstance(content, str) else content.decode())
+    except (ValueError, RecursionError) as error:  # the second: brackets without end
+        raise ValueError(
+            f"{path} is damaged. It is not valid JSON ({error}). Delete it."
+        ) from error
 
-    Args:
-        path: the file's path, for the message.
-        found: what was read from it.
-        fields: `{name: type}`.
+
+def check_fields(path, found, fields):
+    """Refuses what was `found` in a file, unless it is an object with the `fields` `{name: type}`.
 
     Raises:
-        ValueError: the file is damaged; the message names it.
+        ValueError: the file is damaged; the message names its `path`.
     """
     names = found if isinstance(found, dict) else {}
     wrong = [name for name, kind in fields.items() if not isinstance(names.get(name), kind)]

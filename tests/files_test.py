@@ -1,5 +1,6 @@
 """Files that are whole or not there, and JSON that says which file is damaged."""
 
+import errno
 import os
 import re
 import subprocess
@@ -43,6 +44,11 @@ def test_what_was_not_finished_is_removed_and_the_old_file_stays(folder):
         raise RuntimeError("stopped")
     assert _files.names_in(folder) == ["a.json"]
     assert _files.opened(path).read() == b"old"
+
+
+def test_a_full_disk_is_said_with_the_files_name(tmp_path):
+    with pytest.raises(OSError, match="No space.*a.json"), _files.whole(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_folder_is_renamed_or_removed_with_all_in_it(tmp_path):

@@ -1,6 +1,6 @@
 """A training with everything that changes while it trains; run as a script, it may be killed.
 
-`python resumed.py FOLDER KIND` prints a digest of all variables and the last losses, as JSON.
+`python resumed.py FOLDER KIND [EPOCHS]` prints a digest of all variables and the losses, as JSON.
 `KILL=number` in the environment has it killed by a signal after so many batches, `END=number` told
 to end.
 """
@@ -97,7 +97,7 @@ def distiller_of(kind):
     distiller = Distiller(student, teacher=teachers, terms=terms)
     rate = keras.optimizers.schedules.CosineDecay(0.01, 20)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    steps = 2 if kind == "dataset" else 1
+    steps = 2 if kind == "dataset" and keras.backend.backend() != "torch" else 1
     distiller.compile(keras.optimizers.AdamW(rate), loss, metrics=["accuracy"],
                       steps_per_execution=steps)  # fmt: skip
     return distiller
@@ -125,5 +125,6 @@ if __name__ == "__main__":
     stops = [At(int(os.environ[name]), lambda number=number: os.kill(os.getpid(), number))
              for name, number in (("KILL", signal.SIGKILL), ("END", signal.SIGTERM))
              if name in os.environ]  # fmt: skip
-    weights, history = train(sys.argv[2], sys.argv[1], stops)
+    epochs = int(sys.argv[3]) if len(sys.argv) > 3 else EPOCHS
+    weights, history = train(sys.argv[2], sys.argv[1], stops, epochs=epochs)
     print(json.dumps([digest(weights), history]))

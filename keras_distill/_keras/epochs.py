@@ -65,7 +65,7 @@ def begin_early(epoch_iterator):
     return first
 
 
-def go_to(epoch_iterator, epoch, step, seen):
+def go_to(epoch_iterator, epoch, step, seen, begins, ends):
     """Brings the data of `fit` to a later place, as if all before it had been trained on.
 
     Callbacks see nothing of it. The first epoch is read whole, since it may fill a cache. Later
@@ -77,6 +77,8 @@ def go_to(epoch_iterator, epoch, step, seen):
         epoch: the epoch that begins next, counted from 0.
         step: how many of its batches are left out.
         seen: a function that is called with the first batch, where one is read here.
+        begins, ends: functions that are called before the first batch that is left out of the
+            epoch, and after the last one.
     """
     reset_early(epoch_iterator)
     adapter = epoch_iterator.data_adapter
@@ -88,7 +90,8 @@ def go_to(epoch_iterator, epoch, step, seen):
             reads = number == 0 or not begun
             _run_through(epoch_iterator, reads, seen if number == 0 else None)
     if step:
-        _leave_out(epoch_iterator, step, None if epoch else seen, is_steered(epoch_iterator))
+        seen = None if epoch else seen
+        _leave_out(epoch_iterator, step, seen, begins, ends, is_steered(epoch_iterator))
 
 
 def _run_through(epoch_iterator, reads, seen):
@@ -101,17 +104,20 @@ def _run_through(epoch_iterator, reads, seen):
                     raise StopIteration
 
 
-def _leave_out(epoch_iterator, step, seen, waits):
+def _leave_out(epoch_iterator, step, seen, begins, ends, waits):
     """Has the next epoch begin behind so many batches, read now or, if it `waits`, then."""
     usual = epoch_iterator._enumerate_iterator
 
     def left():
+        begins()
         for begin, end, batches in usual():
             count = min(epoch_iterator.steps_per_execution, step - begin)
             if begin >= step:
                 yield begin, end, batches
             elif not _read(batches, count, None if begin else seen):
                 return
+            elif begin + count == step:
+                ends()
 
     rest = left()
     begun = [] if waits else [*itertools.islice(rest, 1)]

@@ -4,22 +4,17 @@ import contextlib
 import os
 import signal
 import threading
-import warnings
 
 import keras
 
-from keras_distill import _backend, _files
+from keras_distill import _files
 from keras_distill._keras import trainer
 from keras_distill._messages import say
 from keras_distill.training import checkpoints, resuming
 
 KEPT = 2  # checkpoints: where the latest is damaged the one before is taken
 IN_USE = ".in-use"
-INEXACT = (
-    "On PyTorch, dropout and shuffling share one random generator of the process. The resumed "
-    "training therefore uses other dropout masks and another order of the data than an "
-    "uninterrupted one."
-)
+GENERATORS = ("generators", "epoch_generators")  # of a `Place`
 
 
 class Resume(keras.callbacks.Callback):
@@ -28,12 +23,9 @@ class Resume(keras.callbacks.Callback):
     Run the same script again. `fit` continues with the step after the last checkpoint, and ends
     with the weights of an uninterrupted run, bit for bit. The callback restores weights,
     optimizer, projectors, moving teachers, seeds of dropout, balanced weights, the metrics of the
-    epoch and the place in the shuffled data. To get the data in the same order, call
-    `keras.utils.set_random_seed` before you make the model and the data. `fit` refuses another
-    order.
-
-    This holds on TensorFlow and JAX. On PyTorch, dropout without a seed and the order of the data
-    use one random generator of the process, so they differ after a resume. A warning says so.
+    epoch, the random generators of PyTorch and the place in the shuffled data. To get the data in
+    the same order, call `keras.utils.set_random_seed` before you make the model and the data.
+    `fit` refuses another order.
 
     A checkpoint is written completely or not at all. If the latest is damaged, the callback warns
     and uses the one before it. The last one stays after the training. The same call then trains
@@ -98,11 +90,10 @@ class Resume(keras.callbacks.Callback):
             self._loaded, self._distiller = checkpoints.latest(self.folder), distiller
             place = None
             if self._loaded is not None:
-                about = self._loaded[1]
-                place = resuming.Place(about["epoch"], about["step"], about["stopped"])
-                say(f"Resuming from {self._loaded[0]}.")
-                if _backend.NAME == "torch":
-                    warnings.warn(INEXACT, stacklevel=2)
+                path, about, groups = self._loaded
+                generators = [tuple(groups[name]) for name in GENERATORS]
+                place = resuming.Place(about["epoch"], about["step"], about["stopped"], *generators)
+                say(f"Resuming from {path}.")
             self._forget(place or resuming.Place(0, 0))
             held.enter_context(self._listening())
             try:
@@ -142,21 +133,26 @@ class Resume(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if self._loaded is not None:  # Keras has reset the metrics
             self._restore_logs()
+            if not self._place.step:
+                resuming.set_generators(self._place.generators)
             return
-        self._place = resuming.Place(epoch, 0)
+        self._place = resuming.Place(epoch, 0, False, *[resuming.generators()] * 2)
         if epoch or self._terminated:
             self._save()
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._loaded is not None:
             self._restore_logs()  # now the metrics are there in any case
+            if self._place.step:  # otherwise the epoch has drawn its order since
+                resuming.set_generators(self._place.generators)
             self._loaded = None
 
     def on_epoch_end(self, epoch, logs=None):
         self._loaded = None
 
     def on_train_batch_end(self, batch, logs=None):
-        before, self._place = self._place, self._place._replace(step=batch + 1)
+        before, generators = self._place, resuming.generators()
+        self._place = before._replace(step=batch + 1, generators=generators)
         due = self.every and self._place.step // self.every > before.step // self.every
         if due or self._terminated:
             self._save()
@@ -175,9 +171,10 @@ class Resume(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self._loaded is not None:  # all was done before
             self._restore_logs()
+            resuming.set_generators(self._place.generators)
             return
-        epoch = self._place.epoch + (self._place.step > 0)
-        self._place = resuming.Place(epoch, 0, bool(self.model.stop_training))
+        epoch, stopped = self._place.epoch + (self._place.step > 0), self.model.stop_training
+        self._place = resuming.Place(epoch, 0, bool(stopped), *[resuming.generators()] * 2)
         self._save()
 
     # Checkpoints
@@ -192,9 +189,11 @@ class Resume(keras.callbacks.Callback):
                 if found is None:
                     found = resuming.arrays(model.variables_of_logs())
                 groups["metrics"] = found
+            place = self._place
+            groups |= {name: getattr(place, name) for name in GENERATORS}
             if self._writes:
                 about = {
-                    **self._place._asdict(),
+                    "epoch": place.epoch, "step": place.step, "stopped": place.stopped,
                     "first_batch": resuming.digest(model.objective.first_batch),
                     "history": {name: [float(v) for v in values]
                                 for name, values in model.history.history.items()},

@@ -1,8 +1,5 @@
 """`cache`: a teacher's targets on disk."""
 
-import shlex
-import sys
-
 from keras_distill.cli import program, quiet
 from keras_distill.cli.main import VERBS
 
@@ -62,17 +59,15 @@ def act(arguments):
 def _write(arguments, teacher, dataset, paths):
     from keras_distill import data
 
-    try:
+    def work():
         cache = data.write_targets(
             teacher, dataset, arguments.folder, paths=paths, top_k=arguments.top_k,
             temperature=arguments.temperature, dtype=arguments.dtype, shard=arguments.shard,
         )  # fmt: skip
-    except KeyboardInterrupt as interruption:
-        again = shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
-        print(f"\nInterrupted. To resume, run the same command again: {again}", file=sys.stderr)
-        return program.code_of(interruption)
-    print(cache.summary() if cache else "This part is written. Other parts are not written yet.")
-    return 0
+        unfinished = "This part is written. Other parts are not written yet."
+        print(cache.summary() if cache else unfinished)
+
+    return program.resumable(work, f"the same command again: {program.given_command()}")
 
 
 def _verify(found):

@@ -1,10 +1,6 @@
 """`compress`: from a teacher to the smallest student that is good enough."""
 
-import os
-import shlex
-import sys
-
-from keras_distill.cli import program, quiet
+from keras_distill.cli import program
 from keras_distill.cli.main import VERBS
 
 EXAMPLE = (
@@ -17,9 +13,9 @@ def parser():
     """The verb's arguments."""
     parser = program.Parser("compress", VERBS["compress"], EXAMPLE)
     program.add_experiment(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the run")
-    parser.add_argument("--teacher", metavar="FILE", help="a trained teacher, a .keras file "
-                        "(default: the experiment trains one)")  # fmt: skip
+    program.add_devices(parser)
+    program.add_run(parser)
+    program.add_teacher(parser)
     for name, what in (("ms", "the maximum latency at batch size 1, in milliseconds"),
                        ("mb", "the maximum size of the .keras file, in megabytes"),
                        ("flops", "the maximum number of operations of a prediction")):  # fmt: skip
@@ -37,34 +33,29 @@ def parser():
     parser.add_argument("--quantize", default="none", metavar="HOW",
                         help="quantize the export: none, float16, dynamic_int8, int8 or int4 "
                         "(default: none)")  # fmt: skip
-    held = parser.add_mutually_exclusive_group()
-    held.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
-    held.add_argument("--resume", action="store_true", help="continue the run in DIR")
     return parser
 
 
 def act(arguments):
     """Compresses; an interruption leaves what `--resume` goes on with."""
     options = program.options_of(arguments)
-    for kind, file in (("experiment", arguments.experiment), ("model", arguments.teacher)):
-        if file is not None and not os.path.isfile(file):
-            raise FileNotFoundError(f"No such {kind} file: {file}")
+    program.check_experiment(arguments.experiment)
+    program.check_models(arguments.teacher)
     sizes = _sizes(arguments.sizes)
-    quiet.import_keras(program.verbose())
-    from keras_distill.experiments.compressing import compress
+    formats = arguments.format.split(",") if arguments.format else ()
+    with program.on_devices(arguments) as strategy:
+        from keras_distill.experiments.compressing import compress
 
-    names = ("teacher", "max_ms", "max_mb", "max_flops", "keep", "repeats", "seed", "overwrite",
-             "resume")  # fmt: skip
-    command = shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
-    try:
-        compress(arguments.experiment, arguments.out, options=options, sizes=sizes,
-                 command=command, quantize=arguments.quantize,
-                 formats=arguments.format.split(",") if arguments.format else (),
-                 **{name: getattr(arguments, name) for name in names})  # fmt: skip
-    except KeyboardInterrupt as interruption:
-        print("\nInterrupted. To continue, run the same command with --resume.", file=sys.stderr)
-        return program.code_of(interruption)
-    return 0
+        names = ("teacher", "max_ms", "max_mb", "max_flops", "keep", "repeats", "seed", "quantize",
+                 "overwrite", "resume")  # fmt: skip
+        return program.resumable(
+            lambda: compress(
+                arguments.experiment, arguments.out, options=options, sizes=sizes, formats=formats,
+                strategy=strategy, command=program.given_command(),
+                **{name: getattr(arguments, name) for name in names},
+            ),
+            "the same command with --resume",
+        )  # fmt: skip
 
 
 def _sizes(text):

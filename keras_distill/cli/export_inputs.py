@@ -36,7 +36,7 @@ def arrays(flag, path):
     try:
         with np.load(path, allow_pickle=False) as file:
             found = dict(file)
-    except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
         said = " ".join(str(error).split())
         raise ValueError(
             f"{flag} takes an .npz file of arrays. Received: {path} ({said})"
@@ -48,12 +48,7 @@ def arrays(flag, path):
 
 def labels(path):
     """The names of the classes, a line each; `None` where no file is given."""
-    if path is None:
-        return None
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"--labels takes a file. No such file: {path}")
-    with open(path, encoding="utf-8") as file:
-        return [line.rstrip("\n") for line in file if line.strip()]
+    return None if path is None else program.lines_of("--labels", path)
 
 
 def image_range(text):

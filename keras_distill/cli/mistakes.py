@@ -6,6 +6,7 @@ The rule reads the traceback that Python would print, from its last line up:
   deepest of the user's and ours, the user reads the file, the line and the error.
 - If the traceback ends at a `raise` of this package, the package refused something. The user reads
   the message alone.
+- So it is where TensorFlow says that the package refused something in a function of a pipeline.
 - If the operating system refused something, to TensorFlow too, or a module is not installed, the
   user reads that.
 - All else is a bug, ours or a library's, and keeps its traceback.
@@ -14,8 +15,10 @@ So an error that Python or a library raises in our code is never taken for a ref
 class is, and no error needs a class of its own to be one.
 """
 
+import errno
 import os
 import pathlib
+import re
 import sys
 import traceback
 
@@ -24,6 +27,10 @@ OF_THE_MACHINE = (OSError, ImportError)
 # How TensorFlow names what files and folders refuse.
 OF_FILES = ("AlreadyExistsError", "DataLossError", "FailedPreconditionError", "NotFoundError",
             "PermissionDeniedError", "ResourceExhaustedError")  # fmt: skip
+
+# What a disk says in an error of another name: TensorFlow has OutOfRangeError for a large file.
+SAID = [os.strerror(number) for number, name in errno.errorcode.items()
+        if name in ("EDQUOT", "EFBIG", "EIO", "EMFILE", "ENOSPC", "EROFS", "ESTALE")]  # fmt: skip
 
 
 def line(error, folder=None):
@@ -36,6 +43,8 @@ def line(error, folder=None):
     folder = None if folder is None else pathlib.Path(folder).resolve()
     if isinstance(error, SyntaxError) and _owner(error.filename or "", folder) == "user":
         return f"{_place(error.filename, error.lineno)}: {_said(error)}"
+    if said := _inside(error):
+        return said
     frames = traceback.extract_tb(error.__traceback__)
     owners = [_owner(frame.filename, folder) for frame in frames]
     users = [frame for frame, owner in zip(frames, owners) if owner == "user"]
@@ -45,7 +54,7 @@ def line(error, folder=None):
         return None
     if users:
         return f"{_place(users[-1].filename, users[-1].lineno)}: {_said(error)}"
-    return " ".join(str(error).split())
+    return " ".join(_text(error).split())
 
 
 def _is_refusal(frames):
@@ -54,12 +63,28 @@ def _is_refusal(frames):
     return _owner(last.filename, None) == "package" and (last.line or "").startswith("raise ")
 
 
+def _inside(error):
+    """What the package refused in a function that TensorFlow called, `None` where it did not.
+
+    TensorFlow has the traceback of such a function in its own message alone.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
+        return None
+    last = re.split(r'File "(.+)", line \d+, in .+\n\s*(.+)', str(error))[-3:]
+    if len(last) < 3 or _owner(last[0], None) != "package" or not last[1].startswith("raise "):
+        return None
+    said = re.search(r"^\s*\w+: (.+)", last[2], re.MULTILINE)
+    return said and " ".join(said[1].split())
+
+
 def _is_of_files(error):
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
         return False
     kinds = tuple(getattr(tensorflow.errors, name) for name in OF_FILES)
-    return isinstance(error, kinds)
+    said = isinstance(error, tensorflow.errors.OpError) and any(each in str(error) for each in SAID)
+    return isinstance(error, kinds) or said
 
 
 def place_of_end(end, folder):
@@ -92,5 +117,13 @@ def _place(file, number):
 
 
 def _said(error):
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    message = error.msg if isinstance(error, SyntaxError) else _text(error)
     return f"{type(error).__name__}: {' '.join(message.split())}"
+
+
+def _text(error):
+    """What an error says of itself; a user's may fail even at that."""
+    try:
+        return str(error)
+    except Exception:  # of whatever kind
+        return "(its text cannot be read)"

@@ -5,6 +5,7 @@ import ast
 import contextlib
 import io
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -28,6 +29,26 @@ class Parser(argparse_flags.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+
+    def parse_args(self, args=None, namespace=None):
+        """The arguments; an empty one, as of an unset variable of a shell, is refused."""
+        arguments = super().parse_args(args, namespace)
+        for action in self._actions:
+            given = getattr(arguments, action.dest, None)
+            if given == "" or (isinstance(given, list) and "" in given):
+                name = action.option_strings[-1] if action.option_strings else action.metavar
+                self.error(f"{name} is empty. Give a value, or leave it out.")
+        self._check_locale([os.getcwd(), *map(str, vars(arguments).values())])
+        return arguments
+
+    def _check_locale(self, texts):
+        """TensorFlow takes every path for UTF-8, and would write to another one."""
+        encoding = sys.getfilesystemencoding()
+        if encoding.lower() != "utf-8" and not all(text.isascii() for text in texts):
+            self.error(
+                f"the locale reads file names as {encoding}, and a name here has other letters "
+                "than ASCII. Set the environment variable PYTHONUTF8=1."
+            )
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
@@ -129,19 +150,65 @@ def add_experiment(parser, required=True):
         parser.add_argument(f"--{name}", help=f"{what} (short for --set {name}=...)")
 
 
-def add_strategy(parser):
-    """The argument that chooses over which devices to train."""
+def add_devices(parser):
+    """The arguments that choose over which devices to train."""
     parser.add_argument("--strategy", default="none", metavar="NAME", help="the devices to train "
-                        "on: none, mirrored (all GPUs of this machine), multi_worker (the machines "
-                        "of TF_CONFIG) or tpu (default: none)")  # fmt: skip
+                        "on with TensorFlow: none, mirrored (all GPUs of this machine), "
+                        "multi_worker (the machines of TF_CONFIG) or tpu (default: "
+                        "none)")  # fmt: skip
+    parser.add_argument("--mesh", metavar="data:N[,model:N]", help="the devices to train on with "
+                        "JAX: each batch is spread over the first N devices, each matrix over the "
+                        "second (default: one device)")  # fmt: skip
 
 
-def strategy_of(arguments):
-    """The strategy that the arguments choose, made before TensorFlow runs anything; or `None`."""
+def add_run(parser):
+    """The arguments that say where a run is written and what becomes of one that is there."""
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the run")
+    held = parser.add_mutually_exclusive_group()
+    held.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
+    held.add_argument("--resume", action="store_true", help="continue the run in DIR with "
+                      "the same options; `train` may add seeds")  # fmt: skip
+
+
+def add_teacher(parser):
+    """The argument that gives a teacher to a search."""
+    parser.add_argument("--teacher", metavar="FILE", help="a trained teacher, a .keras file "
+                        "(default: the experiment trains one)")  # fmt: skip
+
+
+@contextlib.contextmanager
+def on_devices(arguments):
+    """Trains over the devices that the arguments choose; gives the strategy, or `None`.
+
+    A strategy must be made before TensorFlow runs anything. A mesh is current meanwhile.
+    """
     quiet.import_keras(verbose())
-    from keras_distill.experiments.devices import strategy_by_name
+    from keras_distill.experiments.devices import mesh_by_text, strategy_by_name
 
-    return strategy_by_name(arguments.strategy)
+    strategy = strategy_by_name(arguments.strategy)
+    mesh = None if arguments.mesh is None else mesh_by_text(arguments.mesh)
+    with contextlib.nullcontext() if mesh is None else mesh.scope():
+        yield strategy
+
+
+def given_command():
+    """The command line of this process."""
+    return shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
+
+
+def resumable(work, again):
+    """Runs `work()` and returns the exit code. After an interruption it says how to continue.
+
+    Args:
+        work: a function without arguments.
+        again: the command that continues.
+    """
+    try:
+        work()
+    except KeyboardInterrupt as interruption:
+        print(f"\nInterrupted. To continue, run {again}", file=sys.stderr)
+        return code_of(interruption)
+    return 0
 
 
 def options_of(arguments):
@@ -158,12 +225,17 @@ def options_of(arguments):
 def experiment_of(arguments):
     """The experiment that the arguments choose."""
     options = options_of(arguments)
-    if not os.path.isfile(arguments.experiment):
-        raise FileNotFoundError(f"No such experiment file: {arguments.experiment}")
+    check_experiment(arguments.experiment)
     quiet.import_keras(verbose())
     from keras_distill.experiments.file import load_experiment
 
     return load_experiment(arguments.experiment, options)
+
+
+def check_experiment(path):
+    """Refuses the path of an experiment that is not there."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"No such experiment file: {path}")
 
 
 def check_models(*paths):
@@ -180,6 +252,26 @@ def model_of(path):
     from keras_distill.experiments.run_folder import loaded
 
     return loaded(path)
+
+
+def lines_of(flag, path):
+    """The lines of a text file that are not empty.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is empty, or no text in UTF-8.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{flag} takes a file. No such file: {path}")
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        found = [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{flag} takes text in UTF-8. Received: {path} ({error})") from error
+    if not found:
+        raise ValueError(f"{flag} takes a file that is not empty. Received: {path}")
+    return found
 
 
 def value(text):

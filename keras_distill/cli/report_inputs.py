@@ -132,8 +132,8 @@ def data_of(folder, experiment, split):
 def exported(path):
     """The paths of what a run exported from the distilled student."""
     root = pathlib.Path(path)
-    answer = _files.read_json(root / "compress.json") or {}
-    alone = (answer.get("answer") or {}).get("arm") == "alone"  # another student lies in `exported`
+    found = _files.read_json(root / "compress.json", {"answer": dict}) or {"answer": {}}
+    alone = found["answer"].get("arm") == "alone"  # another student lies in `exported`
     places = [root / "serving", root / "final" / "serving"]
     places += [] if alone else [root / "exported"]
     return [each for place in places for each in exports.found_in(place)]
@@ -142,8 +142,8 @@ def exported(path):
 def provenance(folder, data):
     """Where the models of a run come from: its command, settings, seeds and files."""
     settings = _files.read_json(folder / RUN, {})
-    known = _files.read_json(folder / "report.json") or {}
+    fields = {"command": str, "seconds": (int, float)}
+    known = _files.read_json(folder / "report.json", fields) or {"command": None, "seconds": 0}
     settings.pop(OWNER, None)
-    return {"command": known.get("command"), "run": str(folder), "data": data, **settings,
-            "seconds of training": round(known["seconds"]) if known.get("seconds") else None,
-            }  # fmt: skip
+    return {"command": known["command"], "run": str(folder), "data": data, **settings,
+            "seconds of training": round(known["seconds"]) or None}  # fmt: skip

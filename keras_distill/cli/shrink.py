@@ -77,7 +77,5 @@ def _width(text):
 def _vocabulary(text):
     if text is None or text.isdigit():
         return text and int(text)
-    if not os.path.isfile(text):
-        raise FileNotFoundError(f"--vocabulary takes a number or a file. No such file: {text}")
-    with open(text, encoding="utf-8") as file:
-        return _whole_numbers("vocabulary", ",".join(file.read().split()))
+    words = [word for line in program.lines_of("--vocabulary", text) for word in line.split()]
+    return _whole_numbers("vocabulary", ",".join(words))

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 
 from keras_distill.cli import program, quiet
 from keras_distill.cli.main import VERBS
@@ -14,17 +13,10 @@ def parser():
     """The verb's arguments."""
     parser = program.Parser("train", VERBS["train"], EXAMPLE)
     program.add_experiment(parser)
-    program.add_strategy(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the run")
+    program.add_devices(parser)
+    program.add_run(parser)
     parser.add_argument("--cache", metavar="DIR", help="write the teacher's targets to DIR once, "
                         "and train the distilled students from them")  # fmt: skip
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
-    what.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the run in DIR with the same options; more seeds may be added",
-    )
     return parser
 
 
@@ -39,24 +31,20 @@ def act(arguments):
             f"{arguments.out} already holds a run. Give --resume to continue it, or --overwrite to "
             "delete it."
         )
-    strategy = program.strategy_of(arguments)
-    experiment = program.experiment_of(arguments)
-    try:
-        experiment.run(
-            arguments.out,
-            overwrite=arguments.overwrite,
-            resume=arguments.resume,
-            command=command(arguments),
-            cache=arguments.cache,
-            strategy=strategy,
-        )
-    except KeyboardInterrupt as interruption:
-        again = f"{command(arguments)} --resume"
-        print(f"\nInterrupted. To continue, run {again}", file=sys.stderr)
-        return program.code_of(interruption)
-    for what, line in next_commands(arguments).items():
-        print(f"\n{what}:\n  {line}")
-    return 0
+    with program.on_devices(arguments) as strategy:
+        experiment = program.experiment_of(arguments)
+        names = ("overwrite", "resume", "cache")
+        code = program.resumable(
+            lambda: experiment.run(
+                arguments.out, command=command(arguments), strategy=strategy,
+                **{name: getattr(arguments, name) for name in names},
+            ),
+            f"{command(arguments)} --resume",
+        )  # fmt: skip
+    if not code:
+        for what, line in next_commands(arguments).items():
+            print(f"\n{what}:\n  {line}")
+    return code
 
 
 def command(arguments):
@@ -64,6 +52,7 @@ def command(arguments):
     words = ["python", "-m", "keras_distill", "train", *_given(arguments)]
     words += [f"--cache={arguments.cache}"] if arguments.cache else []
     words += [f"--strategy={arguments.strategy}"] if arguments.strategy != "none" else []
+    words += [f"--mesh={arguments.mesh}"] if arguments.mesh else []
     return shlex.join([*words, f"--out={arguments.out}"])
 
 

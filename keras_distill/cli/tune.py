@@ -1,9 +1,5 @@
 """`tune`: finds the best setting of an experiment."""
 
-import os
-import shlex
-import sys
-
 from keras_distill.cli import program
 from keras_distill.cli.main import VERBS
 
@@ -17,8 +13,9 @@ def parser():
     """The verb's arguments."""
     parser = program.Parser("tune", VERBS["tune"], EXAMPLE)
     program.add_experiment(parser)
-    program.add_strategy(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the search")
+    program.add_devices(parser)
+    program.add_run(parser)
+    program.add_teacher(parser)
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V,V",
                         help="the values to try of recipe, temperature, weight (of all terms), "
                         "alpha, epochs or an option of the experiment; may be repeated, then all "
@@ -33,13 +30,8 @@ def parser():
     ):
         told = what if default is None else f"{what} (default: {default})"
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=told)
-    parser.add_argument("--teacher", metavar="FILE", help="a trained teacher, a .keras file "
-                        "(default: the experiment trains one)")  # fmt: skip
     parser.add_argument("--cache", metavar="DIR",
                         help="the cache of the teacher's targets (default: in --out)")  # fmt: skip
-    held = parser.add_mutually_exclusive_group()
-    held.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
-    held.add_argument("--resume", action="store_true", help="continue the run in DIR")
     return parser
 
 
@@ -47,22 +39,20 @@ def act(arguments):
     """Searches; an interruption leaves what `--resume` goes on with."""
     sweep = dict(_values(pair) for pair in arguments.sweep)
     options = program.options_of(arguments)
-    for kind, file in (("experiment", arguments.experiment), ("model", arguments.teacher)):
-        if file is not None and not os.path.isfile(file):
-            raise FileNotFoundError(f"No such {kind} file: {file}")
-    strategy = program.strategy_of(arguments)
-    from keras_distill.experiments.tuning import tune
+    program.check_experiment(arguments.experiment)
+    program.check_models(arguments.teacher)
+    with program.on_devices(arguments) as strategy:
+        from keras_distill.experiments.tuning import tune
 
-    names = ("trials", "halvings", "leaders", "repeats", "seed", "teacher", "cache", "overwrite",
-             "resume")  # fmt: skip
-    command = shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
-    try:
-        tune(arguments.experiment, arguments.out, sweep, options=options, command=command,
-             strategy=strategy, **{name: getattr(arguments, name) for name in names})  # fmt: skip
-    except KeyboardInterrupt as interruption:
-        print("\nInterrupted. To continue, run the same command with --resume.", file=sys.stderr)
-        return program.code_of(interruption)
-    return 0
+        names = ("trials", "halvings", "leaders", "repeats", "seed", "teacher", "cache",
+                 "overwrite", "resume")  # fmt: skip
+        return program.resumable(
+            lambda: tune(
+                arguments.experiment, arguments.out, sweep, options=options, strategy=strategy,
+                command=program.given_command(), **{n: getattr(arguments, n) for n in names},
+            ),
+            "the same command with --resume",
+        )  # fmt: skip
 
 
 def _values(pair):

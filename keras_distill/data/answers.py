@@ -158,10 +158,7 @@ def _columns(rows):
 
 def _row(file, line, fields=None):
     """What one line of a file holds."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}). Delete it.") from error
+    row = _files.parsed(file, line)
     _files.check_fields(file, row, fields or {})
     return row
 

@@ -149,11 +149,9 @@ def read_index(path, rows=None):
     An array for the `rows`, where one is given, is filled without a copy.
     """
     with _opened(path) as file:
-        try:
-            shard = json.loads(file.readline())
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged. Write the cache again.") from error
+        shard = _files.parsed(path, file.readline())
         check_shard(path, shard)
+        check_rows(path, shard)
         rows = np.empty(shard["rows"], ROW) if rows is None else rows
         full = file.readinto(rows.view("uint8")) == rows.nbytes
     if not full or checksum(rows) != shard["checksum"]:
@@ -166,6 +164,12 @@ def check_shard(path, shard):
     _files.check_fields(path, shard, SHARD)
     if min(shard["rows"], shard["bytes"]) < 0:
         raise ValueError(f"{path} is damaged. It has negative sizes. Write the cache again.")
+
+
+def check_rows(path, shard):
+    """Refuses an index that is too short for its rows, before memory is taken for them."""
+    if shard["rows"] * ROW.itemsize > _files.size_of(path):
+        raise ValueError(f"{path} is damaged. It is cut off. Write the cache again.")
 
 
 def _opened(path):

@@ -132,6 +132,12 @@ class TargetsOnDisk:
         owners = self._owners(np.arange(self.rows)).tolist()
         for number, row in zip(owners, self.index):
             self._record(number, *(int(row[name]) for name in ("offset", "size", "crc")))
+        for number, shard in enumerate(self.shards):
+            if self._framed(number) != shard["rows"]:
+                raise ValueError(
+                    f"{shard['name']} in {self.path} is damaged. The bytes around its records are "
+                    "not those that were written. Write the cache again."
+                )
 
     def check(self, expected):
         """Refuses a cache whose header differs from what is `expected` of some of its entries."""
@@ -150,6 +156,14 @@ class TargetsOnDisk:
                 "again."
             )
         return data
+
+    def _framed(self, number):
+        """How many records TensorFlow finds in a shard, which looks at what stands around them."""
+        records = tf.data.TFRecordDataset(self._local(number))
+        try:
+            return int(records.reduce(np.int64(0), lambda count, _: count + 1))
+        except tf.errors.DataLossError:
+            return None
 
     # Opening
 
@@ -187,8 +201,15 @@ class TargetsOnDisk:
             raise ValueError(
                 f"{self.path} holds shards of another cache, {', '.join(foreign)}. Delete them."
             )
+        names = [shard["name"] for _, shard in listed]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"{self.path} lists the shards {', '.join(doubled)} twice. Write the cache again."
+            )
         for _, shard in listed:
-            size = _files.size_of(shards.join(self.path, shard["name"]))
+            path = shards.join(self.path, shard["name"])
+            shards.check_rows(shards.index_of(path), shard)
+            size = _files.size_of(path)
             if size != shard["bytes"]:
                 raise ValueError(
                     f"{shard['name']} in {self.path} has {size} bytes instead of "

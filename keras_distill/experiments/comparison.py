@@ -5,7 +5,7 @@ import shutil
 import keras
 import numpy as np
 
-from keras_distill import _files, export, report
+from keras_distill import _backend, _files, export, report
 from keras_distill._messages import say
 from keras_distill.experiments.run_folder import EXAMPLES
 
@@ -95,10 +95,15 @@ def _pictures(models, test, inputs):
 
 
 def _export(folder, name, models, inputs):
-    examples = _answerable(models["distilled"], inputs)
     export.write_student(models["distilled"], folder / "student.keras")
     export.write_student(models["teacher"], folder / "teacher.keras")
     shutil.rmtree(folder / "serving", ignore_errors=True)
+    if _backend.NAME != "tensorflow":
+        say(f"A SavedModel cannot be written on {_backend.NAME}. To write one, run "
+            f"KERAS_BACKEND=tensorflow python -m keras_distill export --model={folder} "
+            f"--out={folder / 'serving'}")
+        return
+    examples = _answerable(models["distilled"], inputs)
     exported, = export.write(models["distilled"], folder / "serving", name=name, inputs=examples)
     said = f"differs by at most {exported.parity.difference:.1e} over {exported.examples}"
     say(f"The exported model: {exported.path}. Reloaded, it {said} test examples.")

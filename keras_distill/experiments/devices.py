@@ -2,9 +2,13 @@
 
 import contextlib
 import os
+import re
+
+import keras
 
 from keras_distill import _backend
 
+MESH = re.compile(r"data:([1-9]\d*)(?:,model:([1-9]\d*))?")
 STRATEGIES = ("none", "mirrored", "multi_worker", "parameter_server", "tpu")
 
 
@@ -27,9 +31,8 @@ def strategy_by_name(name):
         return None
     if _backend.NAME != "tensorflow":
         raise ValueError(
-            f"`strategy` needs the TensorFlow backend. On {_backend.NAME}, call "
-            "`keras.distribution.set_distribution` in the experiment's file. Received: "
-            f"strategy={name!r}"
+            "`strategy` needs the TensorFlow backend. On JAX, give a mesh such as 'data:8'. "
+            f"Received: strategy={name!r} on {_backend.NAME}"
         )
     tf = _backend.tensorflow("A strategy")
     if name == "mirrored":
@@ -60,6 +63,92 @@ def _tpu(tf):
             "release for TPUs is 2.20. Use the JAX backend on TPUs."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
+
+
+class Mesh(keras.distribution.ModelParallel):
+    """Spreads each batch over `data` devices, and matrices over `model` devices by the last axis.
+
+    A matrix whose last axis does not divide lies whole on each device, as every vector does.
+
+    Args:
+        data: how many parts a batch has, at least 1.
+        model: how many parts a matrix has, at least 1. Defaults to `1`: each device has it whole.
+
+    Raises:
+        ValueError: there are fewer devices.
+    """
+
+    def __init__(self, data, model=1):
+        devices = keras.distribution.list_devices()
+        if data * model > len(devices):
+            raise ValueError(
+                f"`mesh` must name at most as many devices as JAX has, {len(devices)} here. "
+                f"Received: {data} x {model} devices"
+            )
+        axes, devices = ("data", "model"), devices[: data * model]
+        mesh = keras.distribution.DeviceMesh((data, model), axes, devices)
+        super().__init__(layout_map=keras.distribution.LayoutMap(mesh), batch_dim_name="data")
+        self.parts = model
+
+    def get_variable_layout(self, variable):
+        shape = variable.shape
+        if len(shape) < 2 or self.parts == 1 or shape[-1] % self.parts:
+            return super().get_variable_layout(variable)
+        axes = (*[None] * (len(shape) - 1), "model")
+        return keras.distribution.TensorLayout(axes, self.device_mesh)
+
+
+def mesh_by_text(text):
+    """The `keras.distribution` of JAX that a text names; its `scope()` makes it the current one.
+
+    Args:
+        text: "data:8" spreads each batch over 8 devices. "data:4,model:2" does so over 4 groups of
+            2 devices, which share each matrix.
+
+    Raises:
+        ValueError: for another text, another backend than JAX, and too few devices.
+    """
+    if _backend.NAME != "jax":
+        raise ValueError(
+            "`mesh` needs the JAX backend. Set KERAS_BACKEND=jax, or give a strategy on TensorFlow."
+            f" Received: mesh={text!r} on {_backend.NAME}"
+        )
+    found = MESH.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            "`mesh` must say how many devices share the data, and may say how many share the "
+            f"model: 'data:8' or 'data:4,model:2'. Received: mesh={text!r}"
+        )
+    return Mesh(int(found[1]), int(found[2] or 1))
+
+
+def check_batches(split, data):
+    """Refuses batches that the current `keras.distribution` cannot spread evenly.
+
+    Keras spreads each batch as it has spread the first one. A batch whose size is not known before
+    is read for this.
+
+    Args:
+        split: what the data are called, for the message.
+        data: a batched `tf.data.Dataset`.
+
+    Raises:
+        ValueError: a batch does not divide by the number of its parts.
+    """
+    current = keras.distribution.distribution()
+    parts = 1 if current is None else current.num_model_replicas
+    if parts == 1:
+        return
+    specs = keras.tree.flatten(data.element_spec)
+    known = {spec.shape[0] for spec in specs}
+    sizes = (len(keras.tree.flatten(batch)[0]) for batch in data) if None in known else known
+    wrong = next((size for size in sizes if size % parts), None)
+    if wrong is not None:
+        raise ValueError(
+            f"The size of each batch must be a multiple of {parts}, the number of devices that "
+            "share it. Change the mesh or batch size, or call `batch(..., drop_remainder=True)`."
+            f" Received: a batch of {wrong} in the {split} split"
+        )
 
 
 class Devices:
@@ -101,3 +190,22 @@ class Devices:
                 return tf.distribute.get_replica_context().all_reduce("SUM", tf.ones(()))
 
             tf.function(lambda: self.strategy.run(sum_of_all))()
+
+
+def of_one_machine(what, strategy):
+    """The `Devices` of a strategy for what is shared out among machines by hand.
+
+    Args:
+        what: the function's name, for the message.
+        strategy: a `tf.distribute.Strategy`, or `None`.
+
+    Raises:
+        ValueError: the strategy has several workers.
+    """
+    devices = Devices(strategy)
+    if devices.are_workers:
+        raise ValueError(
+            f"`{what}` trains on one machine. Give `strategy='mirrored'`, or run a part of the "
+            f"work on each machine, with a folder for each. Received: {strategy}"
+        )
+    return devices

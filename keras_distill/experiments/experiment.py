@@ -10,7 +10,9 @@ from typing import Any
 import keras
 
 from keras_distill import _files, report
+from keras_distill._keras import trainer
 from keras_distill._messages import say
+from keras_distill.callbacks import ScheduleLogger
 from keras_distill.data import without_autotune
 from keras_distill.experiments import cached
 from keras_distill.experiments.arguments import (
@@ -21,12 +23,12 @@ from keras_distill.experiments.arguments import (
     checked_terms,
 )
 from keras_distill.experiments.comparison import ARMS, compare, held, measured
-from keras_distill.experiments.devices import Devices
+from keras_distill.experiments.devices import Devices, check_batches
 from keras_distill.experiments.progress import Progress
 from keras_distill.experiments.run_folder import described
 from keras_distill.experiments.runner import Arm, Runner, checked_seeds
 from keras_distill.report import page as report_page
-from keras_distill.schedules import Hyperparameter, check
+from keras_distill.schedules import Hyperparameter, check, is_number
 from keras_distill.training.distiller import Distiller
 from keras_distill.training.guard import NotFinite
 from keras_distill.training.term import teacher_paths
@@ -223,6 +225,8 @@ class Experiment:
 
     def rehearse(self, splits=("valid", "test")):
         """Puts all parts together once, so that what does not fit is said before any training."""
+        for split in ("train", *splits):
+            check_batches(split, self.data(split))
         with self.devices.scope():
             teacher = checked_model("teacher", self.teacher())
             student = checked_model("student", self.student())
@@ -272,7 +276,8 @@ class Experiment:
 
     def _by_labels(self, model):
         """What trains a model on labels alone: Keras's own `fit` does not run on workers."""
-        return Distiller(model, alpha=0) if self.devices.are_workers else model
+        wrapped = self.devices.are_workers and not trainer.runs_on_workers()
+        return Distiller(model, alpha=0) if wrapped else model
 
     def _train_student(self, arm, callbacks, cache, seed, model_of):
         with self.devices.scope():
@@ -304,7 +309,7 @@ class Experiment:
             epochs=epochs,
             shuffle=False,  # the dataset shuffles itself
             verbose=0,
-            callbacks=[Progress(epochs), *(callbacks() if callbacks else [])],
+            callbacks=[Progress(epochs), *_loggers(model), *(callbacks() if callbacks else [])],
         )
         logs = {name: [float(v) for v in values] for name, values in history.history.items()}
         record = {"history": logs, "seconds": time.time() - started}
@@ -316,3 +321,10 @@ class Experiment:
 
 def _parts(term):
     return {name: value for name, value in vars(term).items() if not name.startswith("_")}
+
+
+def _loggers(model):
+    """What logs alpha, weights and temperatures, where one of them changes in a training."""
+    knobs = model.objective.knobs() if isinstance(model, Distiller) else []
+    changing = any(not is_number(knob.value) for knob in knobs)
+    return [ScheduleLogger()] if changing else []

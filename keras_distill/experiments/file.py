@@ -61,10 +61,26 @@ def _namespace(path):
     namespace = {"__name__": path.stem, "__file__": str(path)}
     sys.path.insert(0, str(path.parent.resolve()))
     try:
-        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+        exec(_compiled(path), namespace)
     finally:
         sys.path.pop(0)
     return namespace
+
+
+def _compiled(path):
+    """The code of a file, in the encoding that it names."""
+    content = path.read_bytes()
+    if b"\0" in content:  # Python names no file for these
+        raise ValueError(f"{path} is not a Python file. It contains null bytes.")
+    try:
+        return compile(content, str(path), "exec")
+    except SyntaxError as error:
+        if error.filename == str(path):
+            raise
+        said = error
+    except (ValueError, RecursionError, MemoryError) as error:  # as of brackets without end
+        said = error
+    raise ValueError(f"{path} is not a Python file. Python cannot read it ({said}).") from said
 
 
 def _bound(path, make, options):

@@ -1,7 +1,7 @@
 """Runs a comparison of any task: its arms are trained and measured over seeds, in one folder."""
 
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 
 import keras
@@ -216,7 +216,8 @@ def checked_seeds(seeds):
     Raises:
         ValueError: for no seed, one that stands there twice, or one that is no integer.
     """
-    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    many = range(seeds) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
+    found = list(many) if isinstance(many, Iterable) else []
     if not found or len(set(found)) < len(found) or not all(isinstance(s, int) for s in found):
         raise ValueError(
             "`seeds` must be a positive number of seeds or a list of different integers. "

@@ -109,6 +109,8 @@ class Job:
                 count, size = len(next(iter(self.given.values()))), size_of(path)
                 note = self.served.note if kind == "serving" else ""
                 return Exported(kind, path, quantize, batch, count, self.real, size, found, note)
+            if not os.path.lexists(part):
+                raise ValueError(f"The model could not be exported: {wrong}")
             failed = places.failed(path)
             os.rename(part, failed)
         raise ValueError(

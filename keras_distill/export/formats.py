@@ -46,7 +46,8 @@ def checked_formats(formats, quantize):
         ValueError: A format or `quantize` is unknown, or they do not go together.
         ImportError: A package of a format is not installed.
     """
-    formats = [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
+    named = isinstance(formats, (list, tuple, set, frozenset))
+    formats = list(dict.fromkeys(formats)) if named else [formats]
     if not formats or not {*formats} <= {*NAMES}:
         raise ValueError(
             f"`formats` must name at least one of {', '.join(NAMES)}. Received: {formats}"

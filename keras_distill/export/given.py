@@ -1,8 +1,12 @@
 """The inputs that an exported model is tried on: by name, checked, and of a fixed batch size."""
 
+import re
+
 import keras
 import numpy as np
 from keras import tree
+
+from keras_distill.export import reload
 
 
 def checked_inputs(argument, inputs, signature):
@@ -27,7 +31,7 @@ def checked_inputs(argument, inputs, signature):
             f"`{argument}` must hold an array for each input of the model, {sorted(specs)}. "
             f"Received: {sorted(inputs)}"
         )
-    arrays = {name: _plain(np.asarray(inputs[name])) for name in specs}
+    arrays = {name: _plain(_array(argument, inputs[name])) for name in specs}
     for name, array in arrays.items():
         shape = specs[name].shape
         if len(shape) != array.ndim or any(
@@ -41,6 +45,11 @@ def checked_inputs(argument, inputs, signature):
         if array.dtype.kind not in kinds:
             raise ValueError(
                 f"`{argument}` must hold {wanted} for the input {name!r}. Received: {array.dtype}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"`{argument}` must hold finite numbers for the input {name!r}. Received: NaN or "
+                f"infinity in {int((~np.isfinite(array)).sum()):,} of {array.size:,} numbers"
             )
     if len({len(array) for array in arrays.values()}) != 1 or not min(map(len, arrays.values())):
         raise ValueError(
@@ -66,20 +75,93 @@ def _plain(array):
 
 
 def arguments_of(given, signature):
-    """The inputs as the model is called: an array where it takes only one, and no dict."""
-    if len(given) == 1 and not isinstance(signature[0], dict):
-        return next(iter(given.values()))
-    return given
+    """The inputs in the structure in which the model is called: an array, a list or a dict."""
+    if isinstance(signature[0], (dict, list, tuple)):
+        return tree.map_structure(lambda spec: given[spec.name], signature[0])
+    return next(iter(given.values())) if len(given) == 1 else given
 
 
-def check_targets(targets, given):
-    """Refuses true answers that are not one for each example."""
-    count = len(next(iter(given.values())))
-    if targets is not None and len(targets) != count:
+def answers_to(argument, student, x):
+    """What a student answers, as `reload.answers`, or why it cannot.
+
+    Raises:
+        ValueError: The student cannot be run on these inputs.
+    """
+    try:
+        found = reload.answers(student, x)
+    except Exception as error:  # whatever the student's layers meet
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        found, said = None, re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", " ".join(lines[:2])).strip()
+    if found is not None:
+        if all(np.isfinite(y).all() for y in tree.flatten(found) if y.dtype.kind == "f"):
+            return found
         raise ValueError(
-            f"`targets` must hold one target for each of the {count} examples. Received: "
-            f"{len(targets)}"
+            f"The student's answers to `{argument}` must be finite. Export a student whose "
+            f"training did not fail. Received: {student.name!r}, which answers NaN or infinity"
         )
+    raise ValueError(
+        f"The student cannot be run on `{argument}`. Give inputs such as it was trained on. "
+        f"Received: {said[:300]}"
+    )
+
+
+def checked_targets(targets, given, expected):
+    """The true answers as an array, if they are one for each example and fit the outputs.
+
+    One-hot rows become class ids. For several outputs nothing is measured.
+
+    Args:
+        targets: Class ids, one-hot rows or numbers, or `None`.
+        given: The inputs, a dict of arrays by input name.
+        expected: What the student answered.
+
+    Raises:
+        ValueError: They do not fit.
+    """
+    if targets is None:
+        return None
+    targets, count = _array("targets", targets), len(next(iter(given.values())))
+    if targets.ndim == 0 or len(targets) != count:
+        raise ValueError(
+            f"`targets` must hold one target for each of the {count} examples. "
+            f"Received: {len(targets) if targets.ndim else targets}"
+        )
+    outputs = tree.flatten(expected)
+    if len(outputs) != 1:
+        return targets
+    shape, classes = outputs[0].shape, outputs[0].shape[-1]
+    if targets.shape == shape and classes > 1 and np.isin(targets, (0, 1)).all():
+        targets = targets.argmax(-1) if (targets.sum(-1) == 1).all() else targets
+    if classes > 1 and targets.shape == (*shape[:-1], 1):
+        targets = targets[..., 0]
+    if classes > 1 and targets.dtype.kind == "f" and targets.shape == shape[:-1]:
+        targets = targets.astype("int64") if (targets == np.round(targets)).all() else targets
+    ids = targets.dtype.kind in "iu" and targets.shape == shape[:-1] and classes > 1
+    if ids and 0 <= targets.min() <= targets.max() < classes:
+        return targets
+    if not ids and targets.dtype.kind in "fiub" and targets.size == outputs[0].size:
+        if np.isfinite(targets).all():
+            return targets
+    raise ValueError(
+        f"`targets` must hold class ids from 0 to {classes - 1}, or finite numbers of the outputs' "
+        f"shape {shape}. Received: {targets.dtype} of shape {targets.shape}"
+        + (f", from {targets.min()} to {targets.max()}" if targets.dtype.kind in "fiu" else "")
+    )
+
+
+def _array(argument, value):
+    """Anything as an array.
+
+    Raises:
+        ValueError: Its rows have different lengths.
+    """
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(
+            f"`{argument}` must be an array. Rows of different lengths need padding. "
+            f"Received: {error}"
+        ) from error
 
 
 def with_batch(signature, batch):

@@ -1,4 +1,4 @@
-"""Names and folders of what is exported: what a name may be, and where a new version goes."""
+"""Folders of what is exported: where a new version goes, and what did not pass its check."""
 
 import contextlib
 import os
@@ -6,26 +6,6 @@ import re
 import tempfile
 
 PATTERN = re.compile(r"[][*?\\]")  # TensorFlow reads such a path as a pattern
-
-
-def checked_name(name):
-    """The name of an exported model, if it can name one folder or file and nothing else.
-
-    Args:
-        name: A string of letters, digits, `_`, `.` and `-` that begins with a letter or a digit.
-
-    Returns:
-        The name.
-
-    Raises:
-        ValueError: The name is another, such as one with a slash, a space or `<`.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"[^\W_][\w.-]*", name):
-        raise ValueError(
-            "The name of an exported model must begin with a letter or a digit and hold letters, "
-            f"digits, `_`, `.` and `-` only. Give another `name`. Received: name={name!r}"
-        )
-    return name
 
 
 def next_version(folder):

@@ -114,7 +114,8 @@ def _run_fresh(kind, *arguments):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         what = "SavedModel" if kind == "serving" else f"exported model ({kind})"
-        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        lines = [each for each in done.stderr.splitlines() if each.strip() and each[:5] != "INFO:"]
+        lines = lines or [f"it ended with {done.returncode}"]
         raise RuntimeError(f"The {what} failed in a new process: {lines[-1][:1000]}")
 
 

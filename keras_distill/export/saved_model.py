@@ -12,7 +12,7 @@ from os import PathLike
 import keras
 from keras import tree
 
-from keras_distill import _backend
+from keras_distill import _backend, _files
 from keras_distill.export import endpoints, places
 from keras_distill.export.signature import check_built, signature_of, tensor_spec
 
@@ -118,7 +118,7 @@ def write_saved_model(
     check_built(model)
     if not isinstance(version, int) or version < 1:
         raise ValueError(f"`version` must be a positive integer. Received: version={version!r}")
-    parent = os.path.join(os.path.abspath(path), places.checked_name(name or model.name))
+    parent = os.path.join(os.path.abspath(path), _files.checked_name("name", name or model.name))
     folder = os.path.join(parent, str(version))
     if os.path.exists(folder):
         raise FileExistsError(

@@ -7,6 +7,7 @@ import numpy as np
 from keras import tree
 
 from keras_distill import _backend
+from keras_distill._keras import graph
 
 
 def signature_of(model: keras.Model) -> list:
@@ -49,23 +50,33 @@ def _built_signature(model):
     if isinstance(model, keras.Sequential):
         return [_spec(model.inputs[0])]
     if getattr(model, "inputs", None):
-        return [_named(model.input, _spec)]
+        several = isinstance(model.input, (list, tuple)) and len(model.input) > 1
+        return [_named(model.input, _by_layer if several else _spec)]
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or {"x": config.get("input_shape")}
 
     def spec(shape, name=None):
         return keras.InputSpec(shape=(None, *shape[1:]), dtype=model.input_dtype, name=name)
 
-    return [
-        _named(shape, spec) if isinstance(shape, dict) else tree.map_shape_structure(spec, shape)
-        for shape in shapes.values()
-    ]
+    def named(argument, shape):
+        if isinstance(shape, dict):
+            return _named(shape, spec)
+        if all(size is None or isinstance(size, int) for size in shape):  # one tensor
+            return spec(shape, argument.removesuffix("_shape"))
+        return tree.map_shape_structure(spec, shape)
+
+    return [named(argument, shape) for argument, shape in shapes.items()]
 
 
 def _spec(tensor, name=None):
     return keras.InputSpec(
         shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=name or tensor.name
     )
+
+
+def _by_layer(tensor):
+    """A specification under the name of its input layer, by which the model takes it in a dict."""
+    return _spec(tensor, graph.operation_of(tensor).name)
 
 
 def _named(structure, spec):

@@ -7,12 +7,17 @@ from typing import Any
 
 import keras
 
-from keras_distill import _backend
+from keras_distill import _backend, _files
 from keras_distill._keras import graph
-from keras_distill.export import litert_file, places, reload
+from keras_distill.export import arguments, litert_file, places
 from keras_distill.export.exported import Exported, Job
 from keras_distill.export.formats import FORMATS, checked_formats
-from keras_distill.export.given import arguments_of, check_targets, checked_inputs
+from keras_distill.export.given import (
+    answers_to,
+    arguments_of,
+    checked_inputs,
+    checked_targets,
+)
 from keras_distill.export.saved_model import archive_of
 from keras_distill.export.serving_folder import TEXT_NEEDS, ServingFolder
 from keras_distill.export.signature import check_built, random_inputs, signature_of
@@ -89,6 +94,7 @@ def write(
         ValueError: An argument does not fit, a format lacks an operation of the student, or an
             exported model did not pass its check.
         FileExistsError: One of the files or folders exists.
+        TypeError: The student is no Keras model.
         ImportError: A package of a format is not installed.
         RuntimeError: Keras runs on another backend than TensorFlow.
 
@@ -100,14 +106,18 @@ def write(
     ```
     """
     _check_backend()
+    arguments.check_student(student)
     check_built(student)
+    arguments.check_directory(directory)
+    arguments.check_numbers(batch, agreement)
+    arguments.check_provenance(provenance)
     formats = checked_formats(formats, quantize)
+    labels, image_range = arguments.checked_labels(labels), arguments.checked_range(image_range)
+    signatures = arguments.checked_signatures(signatures, formats)
     student = student if exit is None else _at_exit(student, exit)
-    name = places.checked_name(student.name if name is None else name)
+    name = _files.checked_name("name", student.name if name is None else name)
     signature = signature_of(student)
     paths = {kind: _path(directory, name, kind, quantize, version) for kind in formats}
-    if not 0 <= agreement <= 1:
-        raise ValueError(f"`agreement` must be from 0 to 1. Received: agreement={agreement}")
     simulated = litert_file.quantization_of(student)
     if "litert" in formats and simulated not in (None, quantize):
         raise ValueError(
@@ -122,8 +132,10 @@ def write(
     given = checked_inputs("inputs", given, signature)
     calibration = given if calibration is None else calibration
     calibration = checked_inputs("calibration", calibration, signature)
-    expected = reload.answers(student, arguments_of(given, signature))
-    check_targets(targets, given)
+    expected = answers_to("inputs", student, arguments_of(given, signature))
+    if calibration is not given and quantize != "none":
+        answers_to("calibration", student, arguments_of(calibration, signature))
+    targets = checked_targets(targets, given, expected)
     served = None
     if "serving" in formats:
         archive = archive_of(student, labels, 3, None, signature, signatures, image_range)

@@ -92,7 +92,7 @@ def compare(
     baseline = ALONE if baseline is None and ALONE in students else baseline
     exported = exported if isinstance(exported, dict) else {[*students][-1]: list(exported)}
     if task == TEXTS and any(exported.values()):
-        raise ValueError("Exported models write no texts. Leave `exported` out for summaries.")
+        raise ValueError("Exported models cannot write texts. Leave `exported` out for summaries.")
     for path in [path for paths in exported.values() for path in paths]:
         exports.format_of(path)
     models = {(TEACHER, 0): teacher}

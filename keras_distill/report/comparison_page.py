@@ -125,7 +125,7 @@ def _recorded(results):
 
 
 def _training(results):
-    return _section("Training", "A line for each seed.", [
+    return _section("Training", "One line for each seed.", [
         _card(made, title) for title, made in comparison_plots.curves(results)
     ])  # fmt: skip
 

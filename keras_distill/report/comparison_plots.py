@@ -1,6 +1,7 @@
 """What a comparison looks like: quality, cost, calibration, training, layers and doubt."""
 
 import math
+import textwrap
 
 import numpy as np
 
@@ -180,7 +181,8 @@ def soft_target(results, shown):
     theirs = models.get("teacher") or next(iter(models.values()))
     classes = sorted(range(len(theirs)), key=lambda c: -theirs[c])[:5][::-1]
     color = plots.colors(dict.fromkeys(row["model"] for row in results["rows"].values()))
-    made, axes = plots.figure(2.4 + 0.19 * math.ceil(len(models) / 3))
+    written = 0.4 if shown.get("text") else 0
+    made, axes = plots.figure(2.4 + written + 0.19 * math.ceil(len(models) / 3))
     height = 0.8 / len(models)
     for number, (name, values) in enumerate(models.items()):
         at = [row + (len(models) / 2 - number - 0.5) * height for row in range(len(classes))]
@@ -189,6 +191,9 @@ def soft_target(results, shown):
     axes.set_yticks(range(len(classes)), names)
     axes.set_xlim(0, 1)
     plots.label(axes, "probability", f"label: {label}")
+    said = textwrap.wrap(" ".join(shown.get("text", "").split()), 40)[:2]
+    if said:
+        made.suptitle("\n".join(said), x=0.02, ha="left", fontsize=9.5, color=plots.INK)
     if "image" in shown:
         inner = axes.inset_axes([0.7, 0.02, 0.3, 0.5], anchor="SE")
         pixels = shown["image"]

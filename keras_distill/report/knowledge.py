@@ -6,10 +6,12 @@ import numpy as np
 from keras_distill.report.cka_heat_map import cka_heat_map, layers_of
 from keras_distill.report.doubts import scaled
 from keras_distill.report.measures import divergences
+from keras_distill.report.texts import plain
 
 EXAMPLES = 256  # that features are compared on
 LAYERS = 20  # of each side, so that a map can be read
 SHOWN = 6
+TEXT = 200  # signs of a text
 
 
 def alike_layers(student, teacher, x):
@@ -50,7 +52,7 @@ def soft_targets(x, labels, log_probs, teacher, better=None, worse=None):
     With `better` and `worse` only those where the one is nearer to the teacher than the other.
 
     Args:
-        x: the inputs; images are kept as pictures.
+        x: the inputs; images are kept as pictures, and of texts the beginning.
         labels: integer classes, `(n,)`.
         log_probs: `{model: (n, classes)}`.
         teacher: the teacher's name.
@@ -58,7 +60,7 @@ def soft_targets(x, labels, log_probs, teacher, better=None, worse=None):
         worse: the name of another. Defaults to `None`.
 
     Returns:
-        A list of dicts of `label`, `probabilities` and, for images, `image`.
+        A list of dicts of `label`, `probabilities` and, for images, `image`, for texts, `text`.
     """
     theirs = log_probs[teacher]
     entropy = -np.sum(np.exp(theirs) * np.maximum(theirs, -1e30), -1)
@@ -72,11 +74,13 @@ def soft_targets(x, labels, log_probs, teacher, better=None, worse=None):
     drawn = len(images) == 1 and (len(shape) == 3 or (len(shape) == 4 and shape[-1] in (1, 3, 4)))
     drawn = drawn and images[0].dtype.kind in "fiu" and min(shape[1:3]) >= 4
     picture = scaled(images[0]) if drawn else None
+    written = images[0].dtype.kind in "OSU" and images[0][:1].size == 1
     return [
         {
             "label": int(labels[i]),
             "probabilities": {name: np.exp(p[i]).tolist() for name, p in log_probs.items()},
             **({"image": picture(images[0][i])} if drawn else {}),
+            **({"text": plain(np.ravel(images[0][i])[0])[:TEXT]} if written else {}),
         }
         for i in order
     ]

@@ -38,7 +38,7 @@ def headline(results):
     arms = {arm: _known(row.get(first)) for arm, row in results["arms"].items()}
     told = [f"{arm} {_number(np.mean(found))}" for arm, found in arms.items() if found]
     if not told:
-        return f"{results['name']}: nothing was measured."
+        return f"{results['name']} has no measures."
     return f"{first}: {', '.join(told)}."
 
 
@@ -55,7 +55,12 @@ def _measured(results):
         cells = [_cell(row.get(column)) for column in results["columns"]]
         body.append([arm, *cells, *([tables.size(sizes.get(arm))] if sizes else [])])
     heads = ["", *results["columns"], *([".keras file"] if sizes else [])]
-    return "Measures", heads, body, "As the run measured them: mean ± sample deviation over seeds."
+    return (
+        "Measures",
+        heads,
+        body,
+        "Mean ± sample deviation over the seeds, as the run measured it.",
+    )
 
 
 def _against(results):
@@ -71,7 +76,7 @@ def _against(results):
         pairs = {c: _pairs(row.get(c), base.get(c)) for c in columns}
         if arm != BASELINE and any(each is not None for each in pairs.values()):
             body.append([arm, *map(_gap, pairs.values())])
-    told = f"Mean ± standard error of the difference from {BASELINE}, by pairs of the same seed."
+    told = f"Mean ± standard error of the difference from {BASELINE} with the same seed."
     return "Differences", ["", *columns], body, told
 
 
@@ -118,6 +123,6 @@ def plots_of(results):
                       "high": max(known)} for arm, known in rows.items()}  # fmt: skip
         if len(rows) > 1:
             heading = plots.short(column, 26)
-            measure = {"scale": 1, "heading": heading, "line": "a line over the seeds"}
+            measure = {"scale": 1, "heading": heading, "line": "the line spans the seeds"}
             made.append((column, comparison_plots.intervals({"rows": rows, "measure": measure})))
     return made

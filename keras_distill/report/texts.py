@@ -25,7 +25,7 @@ class Texts:
             from rouge_score import rouge_scorer
         except ImportError as error:
             raise ImportError(
-                "Summaries are judged by rouge-score. Run `pip install rouge-score`."
+                "The task `summaries` needs rouge-score. Run `pip install rouge-score`."
             ) from error
         self.scorer = rouge_scorer.RougeScorer(list(KINDS))
 

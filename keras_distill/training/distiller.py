@@ -201,10 +201,8 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
             given = read_raw_fit(given, self.student, [*self.teachers.values()])
             if given.get("sample_weight") is not None and given.get("y") is None:
                 given["y"] = Supervision(None)  # Keras drops weights that come without a `y`
-            each = given.get("sample_weight")
-            if isinstance(given.get("y"), Supervision) and not tree.is_nested(each):
-                if np.ndim(each) > 1:  # Keras copies to all parts of `y` what weighs examples alone
-                    given["sample_weight"] = tree.map_structure(lambda _: each, given["y"])
+            if isinstance(given.get("y"), Supervision):
+                given["sample_weight"] = weights.beside(given["y"], given.get("sample_weight"))
             rides = compiling.rides_along(given, self.teachers)
             self._weigh_classes(given.pop("class_weight", None) if rides else None)
             callbacks = compiling.listed(given.get("callbacks"))
@@ -331,7 +329,10 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
                 trainer.build_compiled(self, batch)  # metrics have values already
 
         if self.mode == "train" and self._place is not None and epoch_iterator is not None:
-            epochs.go_to(epoch_iterator, self._place.epoch, self._place.step, seen)
+            place = self._place
+            begins, ends = (functools.partial(resuming.set_generators, states)
+                            for states in (place.epoch_generators, place.generators))  # fmt: skip
+            epochs.go_to(epoch_iterator, place.epoch, place.step, seen, begins, ends)
 
     @property
     def look_is_due(self):

@@ -338,6 +338,7 @@ class Objective:
             for term in self.terms:
                 mean = measured[term.name].mean()
                 parts.append(self._now(share, mean) * self._now(self.weight_of(term), mean) * mean)
+        parts = _of_one_dtype(parts)
         parts = [sum(parts[1:], parts[0])] if parts else []
         layers = self.own_layers()
         parts += [*added, *(ops.sum(loss) for layer in layers for loss in layer.losses)]
@@ -346,7 +347,7 @@ class Objective:
                 "There is nothing to learn from. Give `compile` a `loss`, or give the distiller a "
                 "teacher or terms."
             )
-        return parts[0] if len(parts) == 1 else ops.sum(parts)
+        return parts[0] if len(parts) == 1 else ops.sum(_of_one_dtype(parts))
 
     def weight_of(self, term):
         """What a term is weighed by: its own weight, or the one in its place."""
@@ -441,6 +442,14 @@ class Objective:
                 f"{term.projector or 'none'}"
             )
         return "\n".join(lines)
+
+
+def _of_one_dtype(parts):
+    """Losses in the widest of their dtypes: a float64 student's beside terms in float32."""
+    dtypes = {keras.backend.standardize_dtype(part.dtype) for part in parts}
+    if len(dtypes) < 2:
+        return parts
+    return [ops.cast(part, keras.backend.result_type(*dtypes)) for part in parts]
 
 
 def teachers_by_name(teacher):

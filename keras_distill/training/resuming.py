@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,11 +18,16 @@ class Place(NamedTuple):
         epoch: counted from 0.
         step: how many steps of the epoch are done.
         stopped: whether a callback has ended the training here. Defaults to `False`.
+        generators: the states of PyTorch's generators after the step, arrays. Defaults to none.
+        epoch_generators: those at the beginning of the epoch, which give it its order. Defaults to
+            none.
     """
 
     epoch: int
     step: int
     stopped: bool = False
+    generators: tuple = ()
+    epoch_generators: tuple = ()
 
     def initial_epoch(self, epochs):
         """The epoch with which a `fit` of so many begins: none is left where all is done."""
@@ -75,6 +81,29 @@ def assign(variables, values, what):
         )
     for variable, value in zip(variables, values):
         variable.assign(value)
+
+
+def generators():
+    """The states of the generators that all of PyTorch draws from, arrays; none elsewhere.
+
+    Dropout without a seed and the order of shuffled data come from them, and from no variable.
+    """
+    if _backend.NAME != "torch":
+        return ()
+    torch = importlib.import_module("torch")
+    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    return tuple(state.cpu().numpy().copy() for state in states)
+
+
+def set_generators(states):
+    """Gives the generators the states that `generators` has returned."""
+    if not states:
+        return
+    torch = importlib.import_module("torch")
+    own, *others = (torch.from_numpy(np.array(state)) for state in states)
+    torch.set_rng_state(own)
+    for device, state in zip(range(torch.cuda.device_count()), others):
+        torch.cuda.set_rng_state(state, device)
 
 
 def digest(batch):

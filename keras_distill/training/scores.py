@@ -121,7 +121,7 @@ def _reported(loss):
 
 def per_worker(logs):
     """Under several workers Keras averages logs along an axis, which scalars do not have."""
-    if _backend.NAME != "tensorflow":
+    if _backend.NAME != "tensorflow" or trainer.runs_on_workers():
         return logs
     import tensorflow as tf
 

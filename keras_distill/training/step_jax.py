@@ -22,6 +22,8 @@ class Step:
     of the compiled step.
     """
 
+    data_may_ask = False  # whether a `PyDataset` makes the batches, as `data.OnPolicy` does
+
     def new_guard(self):
         """The guard of updates: it chooses between new and old state without waiting for either."""
         return Guard()
@@ -43,6 +45,8 @@ class Step:
 
     def look_first(self, iterator=None, data_batch=None):
         """Looks at the first batch, and builds what is not built."""
+        if self.mode == "train":
+            self.data_may_ask = iterator is not None and epochs.is_steered(iterator)
         if self.look_is_due:
             data_batch = epochs.first_batch(self, iterator) if data_batch is None else data_batch
             self.look(data_batch)
@@ -163,6 +167,7 @@ class Step:
         def watched(state, iterator):
             self.guard.check(leave=1)  # the newest may still be on its way
             try:
+                iterator = self._answered(state, iterator) if self.data_may_ask else iterator
                 logs, state = step(state, iterator)
             except Exception:
                 self.give_back(state)
@@ -171,6 +176,15 @@ class Step:
             return logs, state
 
         self.train_function = watched
+
+    def _answered(self, state, iterator):
+        """The batches of a call of the step, made by a `PyDataset` that may run the student.
+
+        Keras has taken the values out of all variables, and the state holds them meanwhile.
+        """
+        pairs = [pair for group, values in zip(self.groups(), state) for pair in zip(group, values)]
+        with keras.StatelessScope(pairs):
+            return iter([batch for _, batch in zip(range(self.steps_per_execution), iterator)])
 
     def give_back(self, state):
         """After an error in the first trace: Keras has taken the values out of all variables."""

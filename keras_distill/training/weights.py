@@ -64,6 +64,21 @@ def part(value, student):
     return value[key] if isinstance(value, dict) and key in value else value
 
 
+def beside(supervision, sample_weight):
+    """Weights for `fit` in the structure of labels with targets, as Keras asks of arrays.
+
+    Args:
+        supervision: the `Supervision` that stands for `y`.
+        sample_weight: of its labels: an array, a structure of arrays, or `None`.
+    """
+    several = tree.is_nested(supervision.labels) and tree.is_nested(sample_weight)
+    if not several and np.ndim(sample_weight) < 2:
+        return sample_weight  # Keras copies to all parts of `y` what weighs examples alone
+    first = tree.flatten(sample_weight)[0]
+    copied = tree.map_structure(lambda _: first, supervision)
+    return copied._replace(labels=sample_weight) if several else copied
+
+
 def by_class(labels, class_weight):
     """The weight of each example by its class, (batch,), as Keras's `class_weight` has it.
 

@@ -1,10 +1,5 @@
 """Shares as asked, measured by hand; frozen, resumed, and without a second trace."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,7 +8,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_distill import Distiller, Term, losses
-from keras_distill.callbacks import BalanceTerms, ScheduleLogger
+from keras_distill.callbacks import BalanceTerms
 
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 Y = np.arange(32) % 3
@@ -215,40 +210,3 @@ def test_refused_before_the_first_step(options, shares, message):
     with pytest.raises(ValueError, match=message):
         fitted(distiller, balanced(shares))
     assert int(distiller.optimizer.iterations) == 0
-
-
-def replicas():
-    """In a process of its own: the weights on one device and on two replicas, as JSON."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    mirrored = tf.distribute.MirroredStrategy(
-        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
-    found = []
-    for strategy in (tf.distribute.get_strategy(), mirrored):
-        with strategy.scope():
-            opened = keras.Variable(1.0, trainable=False)
-            distiller = made([kd(weight=opened), hint()])
-        logger = ScheduleLogger()
-        history = fitted(distiller, balanced({"kd": 0.5, "hint": 0.2}, data=data()), logger)
-        distiller.summary(print_fn=lambda *_, **__: None)
-        found.append([history["kd_weight"][0], history["hint_weight"][0]])
-    print(json.dumps(found))
-
-
-def test_two_replicas_measure_as_one():
-    root = pathlib.Path(__file__).parents[2]
-    code = (
-        "import importlib.util as u, sys; s = u.spec_from_file_location('t', sys.argv[1]); "
-        "m = u.module_from_spec(s); s.loader.exec_module(m); m.replicas()"
-    )
-    child = subprocess.run(
-        [sys.executable, "-c", code, __file__],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": "-1"},
-        timeout=300,
-    )
-    assert child.returncode == 0, child.stderr[-4000:]
-    one, two = json.loads(child.stdout.splitlines()[-1])
-    np.testing.assert_allclose(two, one, rtol=1e-5)

@@ -78,7 +78,7 @@ def test_mistakes_are_said_in_one_line(folder, tmp_path, capsys):
         assert what in refusal(capsys)
         assert not os.path.exists(tmp_path / "out")
 
-    says("must begin with a letter or a digit", "--name=../up")
+    says("names a folder", "--name=../up")
     says("`formats` must name at least one of", "--format=tflite")
     says("`quantize` must be one of", "--quantize=int3")
     says("cannot be quantized", "--quantize=int8")
@@ -86,6 +86,10 @@ def test_mistakes_are_said_in_one_line(folder, tmp_path, capsys):
     says("No such file", "--inputs=nowhere.npz")
     says("takes an .npz file of arrays", f"--inputs={folder / 'labels.txt'}")
     says("No such file", "--labels=nowhere.txt")
+    for content, what in ((b"", "a file that is not empty"), (b"\xe9", "text in UTF-8")):
+        (tmp_path / "bad").write_bytes(content)
+        says(what, f"--labels={tmp_path / 'bad'}")
+        says("takes an .npz file of arrays", f"--inputs={tmp_path / 'bad'}")
     np.savez(tmp_path / "other.npz", inputs=np.zeros((2, 5)))
     says("No such file", "--provenance=nowhere.json")
     (tmp_path / "list.json").write_text("[1]")

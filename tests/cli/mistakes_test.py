@@ -55,6 +55,23 @@ def test_what_files_refuse_to_tensorflow_is_said():
     tf = pytest.importorskip("tensorflow")
     assert "nowhere/at/all" in line_of(lambda: tf.io.read_file("/nowhere/at/all"))
 
+    def ends(said):
+        raise tf.errors.OutOfRangeError(None, None, said)
+
+    assert "out; File too large" in line_of(lambda: ends("out; File too large"), "/elsewhere")
+
+
+def test_a_refusal_in_a_function_of_a_pipeline_is_said():
+    tf = pytest.importorskip("tensorflow")
+
+    def of(function):
+        data = tf.data.Dataset.range(1)
+        return data.map(lambda x: tf.numpy_function(function, [x], tf.int64))
+
+    refused = of(lambda x: schedules.check("temperature", -1, low=0))
+    assert line_of(lambda: list(refused)).startswith("`temperature` must be")
+    assert line_of(lambda: list(of(lambda x: len(None)))) is None
+
 
 def test_code_without_a_file_is_not_the_users(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -80,3 +97,11 @@ def test_a_refusal_below_the_users_code_names_the_users_line(tmp_path):
     exec(compile(text, str(file), "exec"), names)
     said = line_of(lambda: names["function"](schedules.check), str(tmp_path))
     assert said.startswith(f"{file}:2: ValueError: `alpha` must be")
+
+
+def test_an_error_whose_text_fails_is_said(tmp_path):
+    file = tmp_path / "experiment.py"
+    text = "class Odd(Exception):\n    def __str__(self):\n        return 1\nraise Odd"
+    file.write_text(text)
+    said = line_of(lambda: exec(compile(text, str(file), "exec"), {}), tmp_path)
+    assert "experiment.py:4: Odd: (its text cannot be read)" in said

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill import EnsembleTeacher
+from keras_distill import Distiller, EnsembleTeacher
 from keras_distill.data import (
     OnPolicy,
     completion_only,
@@ -130,6 +130,25 @@ def test_samples_follow_the_weights_and_the_seed(tmp_path):
     before, after = (OnPolicy(task, ["ab", "c"], share=1, batch_size=2, temperature=0)[0][0]
                      for task in (language_model(0), language_model(3)))  # fmt: skip
     assert (before["token_ids"] != after["token_ids"]).any()
+
+
+def test_a_student_learns_from_what_it_says_while_it_learns():
+    student, teacher, seen = language_model(0), language_model(3), []
+
+    class Watched(OnPolicy):
+        def __getitem__(self, index):
+            batch = super().__getitem__(index)
+            seen.append((index, np.asarray(batch[0]["token_ids"])))
+            return batch
+
+    batches = Watched(student, ["ab", "c", "a b", "b"], share=1, batch_size=2, temperature=0)
+    distiller = Distiller(student, teacher=teacher, alpha=1.0)
+    distiller.compile(keras.optimizers.Adam(0.01))
+    before = [np.asarray(array(weight)) for weight in student.weights]
+    logs = distiller.fit(batches, epochs=3, shuffle=False, verbose=0).history
+    assert np.isfinite(logs["loss"]).all() and logs["loss"][-1] < logs["loss"][0]
+    assert any((array(w) != old).any() for w, old in zip(student.weights, before, strict=True))
+    assert {index for index, _ in seen} == {0, 1}
 
 
 WITHOUT_TENSORFLOW = """

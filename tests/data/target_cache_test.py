@@ -1,5 +1,6 @@
 """Targets that are written once and read back for the right examples."""
 
+import json
 import os
 import re
 import time
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from full_disk import full_disk
 from keras import layers
 
 from keras_distill import CachedTeacher, Distiller, EnsembleTeacher, ModelTeacher, Term, losses
@@ -398,6 +400,59 @@ def test_any_byte_of_a_description_may_be_damaged(damaged):
         except (FileNotFoundError, ValueError) as error:
             assert re.search("header.json|part-0|targets-|format", str(error)), error
         (path / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize("rows", [10**15, 10**30])
+def test_no_memory_is_taken_for_rows_that_are_not_there(damaged, rows):
+    path, files = damaged
+    part = path / "part-0-of-1.json"
+    whole, described = part.read_bytes(), json.loads(part.read_text())
+    described["shards"][0]["rows"] = rows
+    part.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="00000.index is damaged. It is cut off"):
+        TargetsOnDisk(path)
+    part.write_bytes(whole)
+    index = files[0].with_suffix(".index")
+    head, _, rest = index.read_bytes().partition(b"\n")
+    index.write_bytes(json.dumps({**json.loads(head), "rows": rows}).encode() + b"\n" + rest)
+    assert written(path).rows == N  # writes that shard again
+    assert right(read_targets(dataset(), path)) == N
+
+
+def test_a_shard_that_is_listed_twice_is_refused(damaged):
+    part = damaged[0] / "part-0-of-1.json"
+    described = json.loads(part.read_text())
+    described["shards"].append(described["shards"][0])
+    part.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="lists the shards targets-0-of-1-00000.tfrecord twice"):
+        TargetsOnDisk(damaged[0])
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 20_000])
+@pytest.mark.parametrize("name", ["header.json", "part-0-of-1.json", "targets-0-of-1-00000.index"])
+def test_brackets_without_end_are_damage(damaged, name, content):
+    (damaged[0] / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged. It is not valid JSON"):
+        TargetsOnDisk(damaged[0])
+
+
+@pytest.mark.parametrize("at", [0, 9, -1])
+def test_what_stands_around_records_is_verified(damaged, at):
+    path, files = damaged
+    content = bytearray(files[1].read_bytes())
+    content[at] ^= 1
+    files[1].write_bytes(content)
+    assert right(read_targets(dataset(), path)) == N
+    with pytest.raises(ValueError, match=f"{files[1].name}.*damaged. The bytes around"):
+        TargetsOnDisk(path).verify()
+
+
+def test_a_full_disk_costs_the_shard_that_was_being_written(tmp_path):
+    arguments = {"paths": ["output", "hidden"], "rows_per_shard": N}
+    with full_disk(5000), pytest.raises((OSError, tf.errors.OpError), match="targets-0-of-1-00000"):
+        written(tmp_path, **arguments)
+    assert written(tmp_path, **arguments).rows == N
+    assert right(read_targets(dataset(), tmp_path)) == N
 
 
 def test_a_shard_that_is_cut_off_while_it_is_read_is_an_error(damaged):

@@ -3,7 +3,7 @@
 import pytest
 
 pytest.importorskip("tensorflow")
-from keras_distill.experiments.devices import Devices, strategy_by_name
+from keras_distill.experiments.devices import Devices, mesh_by_text, strategy_by_name
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,11 @@ def test_what_cannot_train_is_refused(name, said, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match=said):
         strategy_by_name(name)
+
+
+def test_a_mesh_is_refused_where_keras_does_not_run_on_jax():
+    with pytest.raises(ValueError, match="KERAS_BACKEND=jax.*mesh='data:2' on tensorflow"):
+        mesh_by_text("data:2")
 
 
 def test_one_device_writes_and_waits_for_nobody():

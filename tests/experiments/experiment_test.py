@@ -327,3 +327,15 @@ def test_a_strategy_trains_the_same(tmp_path, quick):
     for key in ("teacher", "alone-0", "distilled-0"):
         for pair in zip(*(weights(tmp_path / name, key) for name in strategies), strict=True):
             np.testing.assert_allclose(*pair, atol=1e-6)
+
+
+def test_what_changes_in_a_training_is_logged():
+    alpha = keras.optimizers.schedules.PolynomialDecay(0.9, decay_steps=6, end_learning_rate=0.3)
+    teacher = model(8)
+    for given, names in [(alpha, {"alpha"}), (0.5, set())]:
+        found = tiny(alpha=given, epochs=2)
+        student, distiller, train = found.prepared("distilled", 0, teacher)
+        logs = found._fit(student, distiller, train, 2, None)["history"]
+        assert {"alpha"} & {*logs} == names
+    alone, trained, train = found.prepared("alone", 0, None)
+    assert "alpha" not in found._fit(alone, trained, train, 1, None)["history"]

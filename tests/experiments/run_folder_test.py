@@ -1,9 +1,12 @@
 """A run's folder: whose its files are, what is damaged, and what is never deleted."""
 
+import errno
 import json
+import os
 
 import keras
 import pytest
+from full_disk import full_disk
 
 from keras_distill.experiments.run_folder import RunFolder
 
@@ -38,6 +41,18 @@ def test_a_damaged_model_is_named(run):
     file = run.file("alone-0")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="alone-0.keras cannot be loaded"):
+        run.model("alone-0")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError, EOFError])
+def test_whatever_keras_raises_of_a_damaged_model(run, monkeypatch, error):
+    """h5py raises RuntimeErrors, and Keras what its own code meets in a wrong config."""
+
+    def load_model(*args, **kwargs):
+        raise error("bad symbol table node signature")
+
+    monkeypatch.setattr(keras.saving, "load_model", load_model)
+    with pytest.raises(ValueError, match="alone-0.keras cannot be loaded.*bad symbol"):
         run.model("alone-0")
 
 
@@ -91,11 +106,21 @@ def test_a_file_in_the_folders_place_is_said(tmp_path):
             RunFolder(tmp_path / path).open(SETTINGS)
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch, number):
     def refused(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("tempfile.NamedTemporaryFile", refused)
-    with pytest.raises(OSError, match="run cannot be written: No space left on device"):
+    with pytest.raises(OSError, match=f"run cannot be written: {os.strerror(number)}"):
         RunFolder(tmp_path / "run").open(SETTINGS)
     assert not (tmp_path / "run/run.json").exists()
+
+
+def test_a_disk_that_is_full_later_is_said_and_leaves_no_model(run):
+    with full_disk(), pytest.raises(OSError, match="alone-1.keras"):
+        run.keep("alone-1", model(), {})
+    assert not run.is_trained("alone-1") and run.is_trained("alone-0")
+    assert not [name for name in os.listdir(run.path / "arms") if "unfinished" in name]
+    run.keep("alone-1", model(), {})
+    assert run.is_trained("alone-1")

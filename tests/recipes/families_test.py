@@ -36,8 +36,11 @@ def made():
 
 
 def ends(path):
-    """A path from the block on: what comes before is the backbone's name."""
-    names = path.split("/")
+    """A path from the block on: what comes before is the backbone's name.
+
+    Older versions of KerasHub write "tranformer".
+    """
+    names = path.replace("tranformer", "transformer").split("/")
     return "/".join(name for name in names if "_backbone" not in name)
 
 

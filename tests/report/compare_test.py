@@ -150,6 +150,32 @@ def test_a_row_for_each_exit():
     early = keras.ops.convert_to_numpy(student(X)["early"]).argmax(-1)
     assert found["rows"]["student, early"]["value"] == pytest.approx(np.mean(early == y))
     assert found["rows"]["student, early"]["likeness"]["agreement"] <= 1
+    assert "student, early" in report.Comparison(found).html()
+
+
+def test_classes_of_texts():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("layers of strings need TensorFlow")
+    texts = np.array(["a good film", "a bad film", "good", "bad bad film"] * 5)
+    split = layers.TextVectorization(10, output_sequence_length=4)
+    split.adapt(texts)
+
+    def network(width, seed):
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input((), dtype="string")
+        x = layers.GlobalAveragePooling1D()(layers.Embedding(10, width)(split(inputs)))
+        return keras.Model(inputs, layers.Dense(2)(x))
+
+    students = {"alone": network(2, 1), "distilled": network(2, 2)}
+    data = [(texts[:12], np.arange(12) % 2), (texts[12:], np.arange(8) % 2)]
+    found = report.compare(network(4, 0), students, data, runs=1)
+    right = students["distilled"](texts).numpy().argmax(-1) == np.arange(20) % 2
+    row = found.results["rows"]["distilled"]
+    assert found.results["task"] == "classes" and row["value"] == pytest.approx(right.mean())
+    assert "30% of the words missing" in row["robustness"]
+    shown = found.results["knowledge"]["soft_targets"]
+    assert shown and "image" not in shown[0] and shown[0]["text"] in texts
+    assert "Soft targets" in found.html() and not found.results["knowledge"]["cka"]
 
 
 def test_language_by_perplexity():
@@ -194,7 +220,7 @@ def test_summaries_by_rouge():
     assert row["likeness"] == {"agreement": 0, "rouge_to_teacher": pytest.approx(np.mean(teacher))}
     assert "30% of the words missing" in row["robustness"] and "p" in row["difference"]
     assert "ROUGE-L %" in found.markdown() and "ROUGE-L" in found.html()
-    with pytest.raises(ValueError, match="Exported models write no texts"):
+    with pytest.raises(ValueError, match="Exported models cannot write texts"):
         report.compare(first(2), students, data, task="summaries", exported=["x.tflite"])
     with pytest.raises(ValueError, match="one text for each of 2 answers"):
         report.compare(first(2), students, [(texts[:2], right)], task="summaries")

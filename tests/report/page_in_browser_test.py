@@ -17,6 +17,7 @@ browser = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(browser)
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="Chromium is not installed")
+TEXT = "A film that goes ON & on, <i>without</i> $an end$. " * 9
 LONG = "a_very_long_name_of_a_model_that_has_no_space_in_it_" * 2
 
 
@@ -56,7 +57,7 @@ def results(name):
                      for kind in ("serving", "litert", "onnx", "openvino")],
         "knowledge": {"cka": {LONG: {"cka": np.eye(20).tolist(), "student": paths,
                                      "teacher": paths, "examples": 256}},
-                      "soft_targets": [shown]},
+                      "soft_targets": [shown, {**shown, "image": [[0, 1]] * 2, "text": TEXT}]},
         "histories": {"alone": [{"loss": [3, 2, 1]}], LONG: [{"loss": [1e-4, 2, 300]}]},
         "provenance": {"command": LONG * 5, "versions": {"keras": "3"}},
     }  # fmt: skip
@@ -79,7 +80,7 @@ def test_nothing_overflows_and_the_console_is_silent(page, tmp_path, width, dark
     found = browser.looked_at(page, width, tmp_path, dark)
     assert not found["console"]
     assert found["width"] <= width
-    assert found["drawings"] == 15
+    assert found["drawings"] == 17
     assert found["columns"] == (1 if width == 360 else 2)
     assert not found["outside"]
     assert found["smallest"] >= 10

@@ -578,6 +578,18 @@ def test_inputs_of_mixed_precision_are_the_students():
     assert distiller.evaluate(ids, Y, 32, 0) == pytest.approx(float(expected), rel=1e-2)
 
 
+def test_a_student_in_float64_and_losses_of_both_dtypes():
+    """They add up in the widest, though a label loss of Keras's is in float32."""
+    inputs = keras.Input((6,), dtype="float64")
+    outputs = layers.Dense(3, kernel_regularizer="l2", dtype="float64")(inputs)
+    terms = [Term(losses.KLDivergence(2.0, dtype="float64")), Term("mse", name="mse")]
+    distiller = made(keras.Model(inputs, outputs), terms=terms, optimizer=keras.optimizers.SGD(0.0))
+    logs = distiller.train_on_batch(X, Y, return_dict=True)
+    regularization = float(distiller.student.losses[0])
+    parts = logs["label_loss"] + logs["kl_divergence"] + logs["mse"]
+    assert logs["loss"] == pytest.approx(0.5 * parts + regularization, rel=1e-5)
+
+
 def test_eagerly_arrays_are_batches_too():
     distiller = made()
     distiller.compile("sgd", CE, run_eagerly=True)

@@ -1,6 +1,5 @@
 """`Distiller(fused_head=True)` trains and evaluates as the plain one does."""
 
-import children
 import keras
 import numpy as np
 import pytest
@@ -188,10 +187,6 @@ def test_labels_out_of_range(data):
     distiller = compiled(language_model(1, 8), True, teacher=language_model(2, 12))
     with pytest.raises(ValueError, match="class ids"):
         distiller.fit(x, labels + WORDS, sample_weight=weights, verbose=0)
-
-
-def test_two_replicas_train_as_one():
-    assert children.result(children.start("fused_replicas_child.py"), timeout=900) < 1e-5
 
 
 # Heads of other kinds, and hidden states that hold NaN where nothing counts

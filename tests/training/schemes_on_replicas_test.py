@@ -3,9 +3,10 @@
 import children
 import pytest
 
-CASES = ("offline", "cached", "ensemble", "online", "moving_average", "masked_tokens", "fused_head",
-         "several_outputs", "scaled", "several_steps", "judged", "clipnorm", "global_clipnorm",
-         "clipvalue")  # fmt: skip
+CASES = ("offline", "cached", "cached_tokens", "ensemble", "online", "self_taught", "balanced",
+         "moving_average", "masked_tokens", "raw_text", "fused_head", "several_outputs", "scaled",
+         "half_precision", "judged")  # fmt: skip
+ROUNDED = {"half_precision": (5e-4, 5e-4)}  # each device rounds its sums to 11 bits
 pytestmark = pytest.mark.xdist_group("schemes_on_replicas")  # one child, not one for each process
 
 
@@ -17,6 +18,7 @@ def report():
 @pytest.mark.parametrize("case", CASES)
 def test_weights_and_logs_are_those_of_one_device(report, case):
     found = report[case]
-    assert max(found["weights"].values()) <= 1e-5
+    weights, logs = ROUNDED.get(case, (1e-5, 1e-6))
+    assert max(found["weights"].values()) <= weights
     assert found["names"][0] == found["names"][1]
-    assert not {name: value for name, value in found["logs"].items() if not value <= 1e-6}
+    assert not {name: value for name, value in found["logs"].items() if not value <= logs}

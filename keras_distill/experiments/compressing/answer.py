@@ -38,10 +38,13 @@ def write(folder, found, results, experiment, seeds):
             for each in ("teacher", "alone", "distilled")}  # fmt: skip
     found["answer"] = {**judged, "arm": arm, "seed": seeds[best], "test": test,
                        "verdict": verdict(judged, found)}  # fmt: skip
-    plot(folder / "pareto.png", found)
     text = summary(found)
     _files.write(folder / "summary.md", text)
     _files.write_json(folder / "compress.json", _files.plain(found))
+    try:
+        plot(folder / "pareto.png", found)
+    except Exception as error:  # matplotlib's, of whatever kind: a picture is not the result
+        say(f"Could not draw pareto.png: {error}")
     say(f"\n{text}\nThe student: {folder / 'student.keras'}. The plot: {folder / 'pareto.png'}. "
         f"The report: {folder / 'final' / 'report.html'}")  # fmt: skip
     return found

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-import keras
-
 from keras_distill import recipes
 from keras_distill._files import plain, read_json, write_json
 from keras_distill._messages import say
@@ -19,8 +17,9 @@ from keras_distill.experiments.compressing.students import (
     proposals,
     within,
 )
+from keras_distill.experiments.devices import of_one_machine
 from keras_distill.experiments.file import load_experiment
-from keras_distill.experiments.run_folder import RunFolder, described
+from keras_distill.experiments.run_folder import RunFolder, described, loaded
 from keras_distill.experiments.tuning.search import Candidate, Search
 from keras_distill.experiments.tuning.settings import under
 from keras_distill.export.formats import checked_formats
@@ -48,6 +47,7 @@ def compress(
     overwrite: bool = False,
     resume: bool = False,
     command: str = "",
+    strategy: Any = None,
 ) -> dict:
     """Finds a small student of a teacher, distills it, and exports the best one.
 
@@ -87,6 +87,8 @@ def compress(
         overwrite: whether to delete the run in `folder` first.
         resume: whether to continue it.
         command: the command line, for the report.
+        strategy: a `tf.distribute.Strategy` of one machine to train with. Defaults to `None`: one
+            device.
 
     Returns:
         What `compress.json` holds: the `students` and their costs, the `search`, the `answer`.
@@ -108,6 +110,7 @@ def compress(
     formats = checked_formats(formats, quantize) if formats else ()
     options = dict(options or {})
     experiment = load_experiment(file, options)
+    experiment.devices = of_one_machine("compress", strategy)
     read = [*experiment.given, *([] if teacher is None else [teacher])]
     run, seeds = RunFolder(folder, read), [seed + 1 + index for index in range(repeats)]
     settings = described({
@@ -118,7 +121,7 @@ def compress(
     given = None
     if not (resume and run.is_trained("teacher")):  # before a run that is there is deleted
         experiment.rehearse(["valid"])
-        given = teacher and keras.saving.load_model(teacher, compile=False)
+        given = teacher and loaded(teacher)
     with run.alone():
         run.open(settings, overwrite=overwrite, resume=resume)
         work = Compressing(run, experiment, seed)
@@ -265,7 +268,8 @@ class Compressing:
         experiment.seeds, experiment.teacher_epochs = seeds, 0
         experiment.teacher = lambda: self.run.model("teacher")
         results = experiment.run(self.run.path / "final", resume=True, command=command,
-                                 cache=self.search.cache)  # fmt: skip
+                                 cache=self.search.cache,
+                                 strategy=self.experiment.devices.strategy)  # fmt: skip
         found = {
             "teacher": {"accuracy": self.goal, **self.theirs}, "default": self.default,
             "students": self.costs, "search": self.search.stages,

@@ -8,7 +8,7 @@ from typing import Any
 from keras_distill import _files
 from keras_distill._messages import say
 from keras_distill.experiments import cached
-from keras_distill.experiments.devices import Devices
+from keras_distill.experiments.devices import of_one_machine
 from keras_distill.experiments.file import PATHS
 from keras_distill.experiments.run_folder import RunFolder, loaded
 from keras_distill.experiments.tuning import ranking
@@ -85,12 +85,7 @@ def tune(
     """
     report_page.check_plots()
     _check(halvings=halvings, leaders=leaders, repeats=repeats)
-    devices = Devices(strategy)
-    if devices.are_workers:
-        raise ValueError(
-            "`tune` trains on one machine. Give `strategy='mirrored'`, or run a part of the sweep "
-            f"on each machine, with a folder for each. Received: {strategy}"
-        )
+    devices = of_one_machine("tune", strategy)
     options = dict(options or {})
 
     def make(setting):

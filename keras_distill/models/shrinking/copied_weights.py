@@ -25,8 +25,14 @@ class Rows:
     def __init__(self, vocabulary=None, ids=None):
         self.vocabulary, self.ids = vocabulary, ids
 
-    def cut(self, value, shape):
-        """`value` cut to `shape`: the kept tokens' rows, and the first entries of other axes."""
+    def cut(self, value, shape, weight):
+        """`value` cut to `shape`: the kept tokens' rows, and the first entries of other axes.
+
+        Args:
+            value: what the weight holds, an array.
+            shape: the student's.
+            weight: the teacher's weight.
+        """
         for axis, size in enumerate(shape):
             if value.shape[axis] == size:
                 continue
@@ -123,7 +129,8 @@ def _copy_layer(layer, source, in_place, rows):
     if set(ours) == set(theirs):
         _check_settings(layer, source)
     for key, variable in ours.items():
-        value = keras.ops.convert_to_numpy(theirs.get(key, instead.get(key)))
+        weight = theirs.get(key, instead.get(key))
+        value = keras.ops.convert_to_numpy(weight)
         if len(value.shape) != len(variable.shape) or any(
             size < wanted for size, wanted in zip(value.shape, variable.shape)
         ):
@@ -132,7 +139,7 @@ def _copy_layer(layer, source, in_place, rows):
                 f"`{layer.name}`, because the shapes of `{key[-1]}` differ, {value.shape} and "
                 f"{tuple(variable.shape)}."
             )
-        variable.assign(rows.cut(value, variable.shape))
+        variable.assign(rows.cut(value, variable.shape, weight))
     for each in (layer, *sublayers(layer, recursive=True)):
         if isinstance(each, keras.layers.Normalization):
             each.finalize_state()  # it reads constants that are made from its weights

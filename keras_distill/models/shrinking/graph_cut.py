@@ -39,11 +39,39 @@ def cut(model, choice, name=None):
             "`block_1_conv`. Received the layers: "
             f"{', '.join(layer.name for layer in model.layers[:12])}"
         )
+    return _as_before(model, inputs, outputs, made, name), selection
+
+
+def remade(model, changed, name=None):
+    """A new model of the same graph, and the new layers, `{id of a layer: new layer}`.
+
+    Args:
+        model: a functional or sequential model.
+        changed: a function of a layer and its config that returns the new layer's config.
+        name: the new model's name. Defaults to the old one.
+    """
+    made = {}
+
+    def clone(operation):
+        if id(operation) not in made:
+            layer = isinstance(operation, keras.layers.Layer)
+            made[id(operation)] = (
+                type(operation).from_config(changed(operation, _config_of(operation)))
+                if layer else operation
+            )  # fmt: skip
+        return made[id(operation)]
+
+    inputs, outputs = _replayed(model, clone, {})
+    return _as_before(model, inputs, outputs, made, name), made
+
+
+def _as_before(model, inputs, outputs, made, name):
+    """A model of the same kind: a sequential one stays sequential."""
     name = name or model.name
     if isinstance(model, keras.Sequential):
         layers = [layer for layer in made.values() if isinstance(layer, keras.layers.Layer)]
-        return keras.Sequential([inputs, *layers], name=name), selection
-    return keras.Model(inputs, outputs, name=name), selection
+        return keras.Sequential([inputs, *layers], name=name)
+    return keras.Model(inputs, outputs, name=name)
 
 
 def _clone(operation, choice, selection):
@@ -53,16 +81,20 @@ def _clone(operation, choice, selection):
     if isinstance(operation, keras.Model) and not selection.kept and _has_blocks(operation):
         inner, selection.nested[operation.name] = cut(operation, choice)
         return inner
-    try:
-        config = _without_adapters(operation.get_config())
-    except NotImplementedError:
-        raise ValueError(
-            f"`{operation.name}`, a `{type(operation).__name__}`, cannot be copied, because it "
-            "takes arguments and has no `get_config`. Build the student yourself."
-        ) from None
+    config = _config_of(operation)
     if "name" in config:
         config["name"] = selection.renamed(operation.name)
     return type(operation).from_config(config)
+
+
+def _config_of(layer):
+    try:
+        return _without_adapters(layer.get_config())
+    except NotImplementedError:
+        raise ValueError(
+            f"`{layer.name}`, a `{type(layer).__name__}`, cannot be copied, because it takes "
+            "arguments and has no `get_config`. Build the student yourself."
+        ) from None
 
 
 def _without_adapters(config):

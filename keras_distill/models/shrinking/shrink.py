@@ -1,12 +1,22 @@
 """A student cut from its teacher: fewer blocks, narrower, with fewer tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 
 from keras_distill._keras.graph import is_graph
 from keras_distill._keras.layers import sublayers
-from keras_distill.models.shrinking import blocks, copied_weights, graph_cut, sizes, vocabulary
+from keras_distill.models.shrinking import (
+    blocks,
+    copied_weights,
+    graph_cut,
+    measures,
+    narrowing,
+    sizes,
+    units,
+    vocabulary,
+)
 from keras_distill.models.shrinking.choice import Choice
 
 
@@ -17,6 +27,11 @@ def shrink(
     every: int | None = None,
     depth: int | None = None,
     width: int | float | None = None,
+    heads: int | float | None = None,
+    feed_forward: int | float | None = None,
+    importance: Iterable | None = None,
+    measure: str = "activation",
+    loss: Any = None,
     vocabulary: int | Sequence[int] | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -24,10 +39,16 @@ def shrink(
 
     - A cut in depth keeps whole blocks, each with its weights.
     - A cut in width shrinks `hidden_dim`, the inner dimension and the number of heads by the same
-      share, and copies the first rows and columns of every weight. This is a start for training,
-      not a working model.
+      share. In a graph of Keras layers it shrinks the channels and units between input and output.
+      It keeps the first rows and columns of every weight or, with `importance`, the most important
+      ones. This is a start for training, not a working model.
     - A cut of the vocabulary copies the rows of the kept tokens. In a task the tokenizer keeps
       only these tokens, with new ids in the same order.
+
+    With `importance` each feed-forward layer keeps its own hidden units, and each attention layer
+    its own heads. Query heads that share a key stay together. The whole model keeps the same
+    entries of `hidden_dim`, and a skip connection the same channels at both ends. The weights of
+    norms over these channels are scaled so that their outputs keep their size.
 
     The student's blocks are numbered from the first, so block 2 of the teacher may be the student's
     `transformer_layer_1`. If nothing is cut, the outputs equal the teacher's.
@@ -44,8 +65,17 @@ def shrink(
         every: keeps the blocks 0, `every`, 2 `every` and so on.
         depth: how many blocks of each stack to keep, evenly spaced from the first to the last, so
             that the next layer still reads the last block. A depth of one keeps the first block.
-        width: the new `hidden_dim`, or a share of the old one such as `0.5`. Only for models made
-            from a config of sizes.
+        width: the new `hidden_dim`, or a share of the old one such as `0.5`. A graph of Keras's
+            layers takes only a share.
+        heads: the new number of (query) heads, or a share. Only if the config has a width of heads
+            (`head_dim`), as Gemma's. Defaults to the number that `width` leaves.
+        feed_forward: the new inner dimension, or a share. Defaults to the size that `width` leaves.
+        importance: batches `x` or `(x, y)` of the teacher's inputs, on which the importance of
+            heads, units and channels is measured. The first 16 are used. Defaults to `None`, which
+            keeps the first rows and columns.
+        measure: `"activation"`, the mean absolute output of a unit, or `"taylor"`, the sum of
+            `|weight * gradient|` over the unit's weights. Defaults to `"activation"`.
+        loss: for `"taylor"`, the loss on the labels `y`, as `compile` takes it.
         vocabulary: how many of the first tokens to keep, or the ids of the tokens to keep (see
             `common_tokens`). `kept_tokens` tells which rows the student has.
         name: the student's name. Defaults to the teacher's name with `_student`.
@@ -61,18 +91,24 @@ def shrink(
 
     ```python
     student = models.shrink(teacher, layers=[0, 3])
+    tokens = [teacher.preprocessor(texts)]
+    student = models.shrink(teacher, width=0.5, importance=tokens)
     student = models.shrink(teacher, depth=2, vocabulary=models.common_tokens(teacher, texts, 8))
     distiller = Distiller(student, teacher=teacher)
     ```
 
     Reference:
         - [Sanh et al., 2019](https://arxiv.org/abs/1910.01108)
+        - [Molchanov et al., 2019](https://arxiv.org/abs/1906.10771): `"taylor"`
+        - [Ma et al., 2023](https://arxiv.org/abs/2305.11627): units that depend on each other
     """
     choice = Choice(layers, every, depth)
     choice.check()
-    if not (choice.wanted or width is not None or vocabulary is not None):
+    widths = sizes.Widths(width, heads, feed_forward)
+    if not (choice.wanted or widths.given or vocabulary is not None):
         raise ValueError(
-            "There is nothing to cut. Give `layers`, `every`, `depth`, `width` or `vocabulary`."
+            "There is nothing to cut. Give `layers`, `every`, `depth`, `width`, `heads`, "
+            "`feed_forward` or `vocabulary`."
         )
     if not isinstance(teacher, keras.Model) or not teacher.built:
         raise ValueError(f"`teacher` must be a built Keras model. Received: {teacher!r}")
@@ -82,51 +118,110 @@ def shrink(
             "the model before you quantize it."
         )
     name = name or f"{teacher.name}_student"
-    backbone = getattr(teacher, "backbone", None)
-    if isinstance(backbone, keras.Model) and hasattr(teacher, "preprocessor"):
-        return _task(teacher, choice, width, vocabulary, name)
-    if sizes.config_of(teacher) is not None:
-        return _sized(teacher, choice, width, vocabulary, name)
-    return _graph(teacher, choice, width, vocabulary, name)
+    measured = _importance(importance, measure, loss, widths)
+    sized = _is_task(teacher) or sizes.config_of(teacher) is not None
+    if sized and measured is not None:
+        teacher = _by_importance(teacher, widths, measured, name)
+        widths = sizes.Widths()
+        if not choice.wanted and vocabulary is None:
+            return teacher
+    if sized:
+        return _sized(teacher, choice, widths, vocabulary, name)
+    return _graph(teacher, choice, widths, measured, vocabulary, name)
 
 
-def _sized(teacher, choice, width, tokens, name):
-    """A model that its config describes."""
-    config, selection = _plan(teacher, choice, width, tokens)
-    student = type(teacher).from_config({**config, "name": name})
-    copied_weights.copy(student, teacher, selection, _rows(teacher, tokens))
-    return student
-
-
-def _task(teacher, choice, width, tokens, name):
-    """A task around a smaller backbone: its head is copied, its preprocessor shared."""
-    backbone = teacher.backbone
-    if sizes.config_of(backbone) is None:
+def _importance(data, measure, loss, widths):
+    """How importance is measured, or `None`."""
+    found = measures.Importance(data, measure, loss)
+    found.check()
+    if data is None:
+        if measure != "activation" or loss is not None:
+            raise ValueError("`measure` and `loss` need `importance`, batches to measure on.")
+        return None
+    if not widths.given:
         raise ValueError(
-            f"`{teacher.name}` cannot be cut, because the config of its backbone (a "
+            "`importance` chooses heads, units and channels. Give `width`, `heads` or "
+            "`feed_forward` with it."
+        )
+    return found._replace(data=found.batches())
+
+
+def _is_task(model):
+    return isinstance(getattr(model, "backbone", None), keras.Model) and hasattr(
+        model, "preprocessor"
+    )
+
+
+def _by_importance(teacher, widths, importance, name):
+    """The teacher with all its blocks, narrower, one kind of sizes after the other."""
+    old = _config(teacher)
+    for config, roles in sizes.stages(old, sizes.cut_widths(old, widths, teacher.name)):
+        student, whole = _made(teacher, config, name), blocks.Selection({})
+        differing = units.Differing()
+        copied_weights.copy(student, teacher, whole, differing)
+        chosen = units.chosen(teacher, differing.cuts, roles, importance)
+        copied_weights.copy(student, teacher, whole, chosen)
+        teacher = student
+    return teacher
+
+
+def _config(model):
+    """The sizes of a backbone, or of that of a task."""
+    backbone = model.backbone if _is_task(model) else model
+    config = sizes.config_of(backbone)
+    if config is None:
+        raise ValueError(
+            f"`{model.name}` cannot be cut, because the config of its backbone (a "
             f"`{type(backbone).__name__}`) has none of {', '.join(sizes.DEPTHS)}. Build the "
             "smaller student yourself."
         )
-    config, selection = _plan(backbone, choice, width, tokens)
+    return config
+
+
+def _made(teacher, config, name, ids=None):
+    """A model of other sizes; around a task's backbone its head, its preprocessor shared.
+
+    Args:
+        ids: the kept tokens, where the vocabulary is cut.
+    """
+    if not _is_task(teacher):
+        return type(teacher).from_config({**config, "name": name})
+    backbone, head = teacher.backbone, teacher.get_config()
     old, new = backbone.get_config().get("hidden_dim"), config.get("hidden_dim")
-    head = teacher.get_config()
     if old != new and head.get("hidden_dim") == old:
         head["hidden_dim"] = new
-    rows = _rows(teacher, tokens)
     head["preprocessor"] = teacher.preprocessor
-    if rows.ids is not None and teacher.preprocessor is not None:
-        head["preprocessor"] = vocabulary.cut_preprocessor(teacher.preprocessor, rows.ids)
-    if rows.ids is not None:
-        config = {**config, sizes.words_of(config): len(rows.ids)}
+    if ids is not None and teacher.preprocessor is not None:
+        head["preprocessor"] = vocabulary.cut_preprocessor(teacher.preprocessor, ids)
     head |= {"name": name, "backbone": type(backbone).from_config(config)}
-    student = type(teacher).from_config(head)
+    return type(teacher).from_config(head)
+
+
+def _sized(teacher, choice, widths, tokens, name):
+    """A model, or a task around one, that its config describes."""
+    config = _config(teacher)
+    backbone = teacher.backbone if _is_task(teacher) else teacher
+    config, selection = sizes.cut_depth(config, _stacks(backbone), choice, backbone.name)
+    config = sizes.cut_widths(config, widths, backbone.name)
+    rows = copied_weights.Rows()
+    if tokens is not None:
+        if sizes.words_of(config) is None:
+            raise ValueError(
+                f"`{backbone.name}` has no vocabulary to cut, because its config has none of "
+                f"{', '.join(sizes.WORDS)}. Leave `vocabulary` out. Received: vocabulary={tokens}"
+            )
+        size = vocabulary.size_of(teacher)
+        rows = copied_weights.Rows(size, vocabulary.kept_tokens(teacher, tokens))
+        config = {**config, sizes.words_of(config): len(rows.ids)}
+    student = _made(teacher, config, name, rows.ids)
     copied_weights.copy(student, teacher, selection, rows)
     return student
 
 
-def _graph(teacher, choice, width, tokens, name):
-    """A functional model of named blocks."""
-    for argument, value in (("width", width), ("vocabulary", tokens)):
+def _graph(teacher, choice, widths, importance, tokens, name):
+    """A functional model of Keras's layers."""
+    given = {**widths._replace(width=None).given, "vocabulary": tokens}
+    for argument, value in given.items():
         if value is not None:
             raise ValueError(
                 f"`{teacher.name}` cannot be cut by `{argument}`, because its config has none of "
@@ -139,31 +234,13 @@ def _graph(teacher, choice, width, tokens, name):
             f"functional nor sequential, and its config has none of {', '.join(sizes.DEPTHS)}. "
             "Build the smaller student yourself."
         )
+    if widths.width is not None:
+        teacher = narrowing.narrowed(teacher, widths.width, importance, name)
+        if not choice.wanted:
+            return teacher
     student, selection = graph_cut.cut(teacher, choice, name)
     copied_weights.copy(student, teacher, selection, copied_weights.Rows())
     return student
-
-
-def _plan(model, choice, width, tokens):
-    """The config of the smaller model, and the `Selection` of its blocks."""
-    config = sizes.config_of(model)
-    config, selection = sizes.cut_depth(config, _stacks(model), choice, model.name)
-    config = sizes.cut_width(config, width, model.name)
-    if tokens is not None:
-        if sizes.words_of(config) is None:
-            raise ValueError(
-                f"`{model.name}` has no vocabulary to cut, because its config has none of "
-                f"{', '.join(sizes.WORDS)}. Leave `vocabulary` out. Received: vocabulary={tokens}"
-            )
-        config[sizes.words_of(config)] = len(vocabulary.kept_tokens(model, tokens))
-    return config, selection
-
-
-def _rows(teacher, tokens):
-    if tokens is None:
-        return copied_weights.Rows()
-    size = vocabulary.size_of(teacher)
-    return copied_weights.Rows(size, vocabulary.kept_tokens(teacher, tokens))
 
 
 def _stacks(model):

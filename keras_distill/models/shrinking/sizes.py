@@ -2,6 +2,7 @@
 
 import inspect
 import numbers
+from typing import Any, NamedTuple
 
 from keras_distill.models.shrinking import blocks
 from keras_distill.models.shrinking.choice import selected, whole
@@ -19,15 +20,28 @@ INDICES = ("global_attention_layer_indices",)  # which blocks differ from the ot
 # Widths of what stands before the blocks, which may be theirs: ELECTRA's and Moonshine's.
 BESIDE = ("embedding_dim", "filter_dim")
 WORDS = ("vocabulary_size", "vocab_size")
-SCALED = (
-    "intermediate_dim",
-    "mlp_dim",
+INNER = ("intermediate_dim", "mlp_dim")
+HEADS = (
     "num_heads",
     "encoder_num_heads",
     "decoder_num_heads",
     "num_query_heads",
     "num_key_value_heads",
 )
+OF_A_HEAD = ("head_dim", "key_value_dim")  # where the width of a head is a size of its own
+
+
+class Widths(NamedTuple):
+    """What `shrink` was asked to cut besides blocks and tokens."""
+
+    width: Any = None
+    heads: Any = None
+    feed_forward: Any = None
+
+    @property
+    def given(self):
+        """`{name: value}` of what was asked for."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def config_of(model):
@@ -182,49 +196,101 @@ def _grouped(config, choice):
     return config, blocks.Selection(kept)
 
 
-def cut_width(config, width, name):
-    """The config with a smaller hidden size; heads keep their width, and grow fewer.
+def cut_widths(config, widths, name):
+    """The config with smaller sizes; heads keep their width, and grow fewer.
 
     Args:
         config: the sizes.
-        width: the new `hidden_dim`, an integer, or its share of the old one, a float.
+        widths: `Widths`: each a new size, an integer, or its share of the old one, a float.
         name: what an error calls the model.
 
     Raises:
-        ValueError: for a model without a hidden size, or sizes that do not come out whole.
+        ValueError: for sizes that a model does not have, or that do not come out whole.
     """
-    if width is None:
-        return config
-    old = config.get("hidden_dim")
-    if old is None:
-        raise ValueError(
-            f"`{name}` cannot be cut in width, because its config has no `hidden_dim`. Cut its "
-            "depth, or build the narrower student yourself."
-        )
-    new = _hidden(old, width)
-    config = {**config, "hidden_dim": new}
-    for key in BESIDE:
-        if config.get(key) == old:
-            config[key] = new
-    for key in SCALED:
+    cut = config
+    if widths.width is not None:
+        old = _known(config, ("hidden_dim",), name, "width")
+        new = fewer("width", widths.width, old, "the teacher's `hidden_dim`")
+        cut = {**cut, "hidden_dim": new}
+        cut |= {key: new for key in BESIDE if config.get(key) == old}
+        cut |= _scaled(config, (*INNER, *HEADS), new, old, "width")
+    if widths.heads is not None:
+        if not any(config.get(key) for key in OF_A_HEAD):
+            raise ValueError(
+                f"`{name}` cannot be cut by `heads`, because a head is as wide as `hidden_dim` "
+                "divided by the number of heads, so fewer heads would be wider. Cut `width`, which "
+                "also removes heads."
+            )
+        old = _known(config, HEADS, name, "heads")
+        new = fewer("heads", widths.heads, old, "the teacher's number of heads")
+        cut = {**cut, **_scaled(config, HEADS, new, old, "heads")}
+    if widths.feed_forward is not None:
+        old = _known(config, INNER, name, "feed_forward")
+        new = fewer("feed_forward", widths.feed_forward, old, "the teacher's inner dimension")
+        cut = {**cut, **_scaled(config, INNER, new, old, "feed_forward")}
+    return cut
+
+
+def stages(config, cut):
+    """The steps from one config to another in which no two kinds of sizes can be confused.
+
+    Returns:
+        A list of `(config, {"hidden" | "heads" | "inner": {old size: new size}})`.
+    """
+    steps, before = [], config
+    inner = {**config, **{key: cut[key] for key in INNER if key in cut}}
+    for after in (inner, cut):
+        roles = {
+            role: {before[key]: after[key] for key in keys
+                   if key in before and before[key] != after[key]}
+            for role, keys in (("inner", INNER), ("heads", HEADS),
+                               ("hidden", ("hidden_dim", *BESIDE)))
+        }  # fmt: skip
+        if any(roles.values()):
+            steps.append((after, roles))
+        before = after
+    return steps
+
+
+def _known(config, keys, name, argument):
+    for key in keys:
+        if config.get(key) is not None:
+            return config[key]
+    raise ValueError(
+        f"`{name}` cannot be cut by `{argument}`, because its config has no "
+        f"{' or '.join(f'`{key}`' for key in keys)}. Cut its depth, or build the narrower student "
+        "yourself."
+    )
+
+
+def _scaled(config, keys, new, old, argument):
+    """The sizes of some keys by the share that `new` is of `old`."""
+    found = {}
+    for key in keys:
         shared = key == "num_key_value_heads" and config.get(key) == 1  # by all of the query's
-        if key in config and not shared:
-            config[key], rest = divmod(config[key] * new, old)
-            if rest or not config[key]:
-                raise ValueError(
-                    f"`width` must leave whole numbers, and attention heads keep their width. With "
-                    f"a `hidden_dim` of {new} instead of {old}, `{key}` would be "
-                    f"{config[key] + rest / old:.4g}. Choose another `width`."
-                )
-    return config
+        if config.get(key) is None or shared:
+            continue
+        found[key], rest = divmod(config[key] * new, old)
+        if rest or not found[key]:
+            raise ValueError(
+                f"`{argument}` must leave whole numbers, and attention heads keep their width. "
+                f"With {new} instead of {old}, `{key}` would be {found[key] + rest / old:.4g}. "
+                f"Choose another `{argument}`."
+            )
+    return found
 
 
-def _hidden(old, width):
-    share = isinstance(width, numbers.Real) and not isinstance(width, numbers.Integral)
-    new = old * width if share else whole("width", width)
-    if not 0 < new <= old or new != int(new) or isinstance(width, bool):
+def fewer(name, value, old, what):
+    """The new size that an argument asks for: a whole number, or a share of the old one.
+
+    Raises:
+        ValueError: for one that is not in [1, old].
+    """
+    share = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
+    new = old * value if share else whole(name, value)
+    if not 0 < new <= old or new != int(new) or isinstance(value, bool):
         raise ValueError(
-            f"`width` must be a share in (0, 1] or a whole number up to {old}, the teacher's "
-            f"`hidden_dim`. Received: width={width}"
+            f"`{name}` must be a share in (0, 1] or a whole number up to {old}, {what}. "
+            f"Received: {name}={value}"
         )
     return int(new)

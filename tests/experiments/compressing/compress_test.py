@@ -6,9 +6,10 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_distill.cli.main import main
-from keras_distill.experiments.compressing import compress
+from keras_distill.experiments.compressing import answer, compress
 from keras_distill.experiments.compressing.compress import around
 from keras_distill.experiments.tuning import trial
 
@@ -103,12 +104,21 @@ def test_what_was_killed_ends_as_what_was_not(found, file, tmp_path, monkeypatch
         compress(file, tmp_path, **CALL)
 
 
-def test_within_a_budget_the_best_goes_on(found, file, tmp_path):
+def test_within_a_budget_the_best_goes_on(found, file, tmp_path, monkeypatch, capsys):
+    """And what is found outlives a plot that cannot be drawn."""
+
+    def broken(path, found):
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(answer, "plot", broken)
     shutil.copy(found[0] / "arms" / "teacher.keras", tmp_path / "teacher.keras")
     most = found[1]["students"]["size 0.5"]["flops"]
     result = compress(file, tmp_path / "run", teacher=tmp_path / "teacher.keras",
                       max_flops=most, repeats=1, sizes=[1.0, 0.5],
-                      formats=["serving"])  # fmt: skip
+                      formats=["serving"],
+                      strategy=tf.distribute.MirroredStrategy(["CPU:0"]))  # fmt: skip
+    assert "Could not draw pareto.png: no picture" in capsys.readouterr().out
+    assert (tmp_path / "run" / "compress.json").exists()
     assert (tmp_path / "run" / "exported" / "tiny" / "1" / "saved_model.pb").exists()
     assert result["students"][result["student"]]["flops"] <= most
     assert "error" in result["answer"] and result["answer"]["error"] is None
@@ -124,6 +134,9 @@ def test_mistakes_are_one_line(file, tmp_path, capsys):
         (["--sizes=big"], "--sizes takes positive numbers"),
         (["--teacher=nowhere.keras"], "No such model file: nowhere.keras"),
         (["--repeats=0"], "`repeats` must be at least 1"),
+        (["--mesh=data:2"], "`mesh` needs the JAX backend"),
+        (["--strategy=many"], "`strategy` must be one of none"),
+        (["--teacher="], "--teacher is empty"),
     ):
         assert main([*command, *words]) == 2
         printed = capsys.readouterr().err

@@ -244,7 +244,7 @@ def test_widths_that_do_not_come_out():
     for wrong in (0, 17, 1.5, True):
         with pytest.raises(ValueError, match="`width` must be a share"):
             models.shrink(teacher, width=wrong)
-    with pytest.raises(ValueError, match="`res_net.*cannot be cut in width"):
+    with pytest.raises(ValueError, match="`res_net.*cannot be cut by `width`"):
         models.shrink(BACKBONES["resnet"](), width=0.5)
 
 
@@ -341,7 +341,7 @@ def test_what_cannot_be_cut():
         (teacher, {"layers": [2, 0]}, r"ascending positions in \[0, 4\) of the blocks of `block_`"),
         (teacher, {"layers": [0, 4]}, r"ascending positions in \[0, 4\)"),
         (teacher, {"layers": [0.5]}, "must be whole numbers"),
-        (teacher, {"width": 0.5}, "`net` cannot be cut by `width`"),
+        (teacher, {"feed_forward": 0.5}, "`net` cannot be cut by `feed_forward`"),
         (teacher, {"vocabulary": 5}, "`net` cannot be cut by `vocabulary`"),
         (plain, {"every": 2}, "`plain` must have blocks with numbered names"),
         (narrowing, {"layers": [0, 2]}, "`block_1` cannot be dropped, because it changes"),
