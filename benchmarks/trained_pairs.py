@@ -47,31 +47,40 @@ class Trained:
         return dict(np.load(path))
 
     def _teacher(self):
+        if self.pair.black_box:
+            return self.pair.teacher(*self._teachers_data()["train"])
+        model = self.teacher()
+        return lambda x: model.predict(x, batch_size=512, verbose=0)
+
+    def _teachers_data(self):
+        given = self.pair.teacher_data
+        return self.data if given is None else given(self.data_folder)
+
+    def teacher(self):
+        """The teacher that is a Keras model, trained once."""
         pair = self.pair
-        data = self.data if pair.teacher_data is None else pair.teacher_data(self.data_folder)
-        if pair.black_box:
-            return pair.teacher(*data["train"])
         path = self.folder.parent / ("fashion.keras" if pair.teacher_data else
                                      f"{self.folder.name}.keras")  # fmt: skip
         if not path.exists():
             keras.utils.set_random_seed(0)
             model = pair.teacher()
-            self._fit(model, *data["train"], pair.teacher_epochs, 2e-3, data["valid"])
+            self._fit(model, *self._teachers_data()["train"], pair.teacher_epochs, 2e-3)
             model.save(path)
-        model = keras.saving.load_model(path, compile=False)
-        return lambda x: model.predict(x, batch_size=512, verbose=0)
+        return keras.saving.load_model(path, compile=False)
 
     def _alpha(self, alpha):
         steps = math.ceil(len(self.data["train"][0]) / self.pair.batch) * self.pair.epochs
         return keras.optimizers.schedules.CosineDecay(0.9, steps) if alpha == FALLS else alpha
 
-    def _fit(self, model, x, y, epochs, rate, valid=None):
+    def _fit(self, model, x, y, epochs, rate, **compiled):
         pair, count = self.pair, len(x)
         steps = math.ceil(count / pair.batch) * epochs
         loss = (keras.losses.SparseCategoricalCrossentropy(from_logits=True)
                 if pair.loss == "classes" else keras.losses.MeanSquaredError())  # fmt: skip
         decay = keras.optimizers.schedules.CosineDecay(rate, steps)
-        model.compile(keras.optimizers.Adam(decay), loss, steps_per_execution=8)
+        if not compiled:
+            compiled = {"loss": loss, "steps_per_execution": 8}
+        model.compile(keras.optimizers.Adam(decay), **compiled)
         model.fit(x, y, batch_size=pair.batch, epochs=epochs, verbose=0)
 
     def score(self, outputs, split):
@@ -96,12 +105,35 @@ class Trained:
                                   alpha=self._alpha(setting["alpha"]))  # fmt: skip
                 y = Supervision(y, self.answers["train"])
             self._fit(model, x, y, self.pair.epochs, self.pair.rate)
-            known = {}
-            for split, (inputs, _) in self.data.items():
-                outputs = student.predict(inputs, batch_size=512, verbose=0)
-                known[split] = self.score(outputs, split)
-            write_json(path, {"setting": setting, **known})
+            known = {"setting": setting, **self._scores(student)}
+            write_json(path, known)
         return known
+
+    def _scores(self, student):
+        return {split: self.score(student.predict(x, batch_size=512, verbose=0), split)
+                for split, (x, _) in self.data.items()}  # fmt: skip
+
+    def by_keras(self, temperature, alpha, seed):
+        """The same of a student distilled by `keras.distillation`, from the live teacher.
+
+        Its loss is given as an object: the name "kl_divergence" compares logits unsoftened.
+        """
+        path = self.folder / f"keras-{temperature:g}-{alpha:g}-{seed}.json"
+        if read_json(path) is None:
+            keras.backend.clear_session()
+            keras.utils.set_random_seed(seed)
+            student, (x, y) = self.pair.student(), self.data["train"]
+            loss = keras.distillation.LogitsDistillation(
+                temperature=temperature, loss=keras.losses.KLDivergence()
+            )
+            model = keras.distillation.Distiller(
+                self.teacher(), student, loss, student_loss_weight=1 - alpha
+            )
+            labels = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            self._fit(model, x, y, self.pair.epochs, self.pair.rate, loss=labels)
+            setting = {"temperature": temperature, "alpha": alpha}
+            write_json(path, {"setting": setting, **self._scores(student)})
+        return read_json(path)
 
     def default(self, seed):
         """What `recipes.default` chooses, with the student alone trained once under `seed`."""

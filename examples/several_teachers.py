@@ -6,11 +6,27 @@ them. But three networks cost three times as much. One student can keep a part o
 together (Hinton et al., 2015, https://arxiv.org/abs/1503.02531). Here a student learns from labels
 alone, from one teacher, and from all three, mixed in three ways.
 
-    python examples/several_teachers.py
+    python examples/several_teachers.py --seeds=2
 
-Scikit-learn's 8 x 8 digits are taken; `--data=DIR` takes the four idx `.gz` files of Fashion-MNIST,
-and `--tfds=fashion_mnist` fetches them. `--tiny` tries it all out in under a minute: its numbers
-mean nothing.
+It took two minutes of CPU time, on scikit-learn's 8 x 8 digits. Accuracies of the 600 test images
+in percent, mean and deviation over two seeds:
+
+| | accuracy |
+|---|---|
+| one teacher, the mean of the three | 98.00 |
+| three teachers together | 98.67 ± 0.71 |
+| student of labels | 91.83 ± 3.54 |
+| student of one teacher | 91.33 ± 2.36 |
+| student of three teachers, probabilities | 91.33 ± 3.06 |
+| student of three teachers, logits | 91.67 ± 3.30 |
+| student of three teachers, confidence | 91.50 ± 3.30 |
+
+Three teachers together were better than one, by two thirds of a point. Their students were not:
+whatever taught them, they differ less than two seeds do. A longer training (`--epochs`) was not
+tried.
+
+`--data=DIR` takes the four idx `.gz` files of Fashion-MNIST, and `--tfds=fashion_mnist` fetches
+them. `--tiny` tries it all out in under a minute: its numbers mean nothing.
 """
 
 import functools

@@ -6,11 +6,28 @@ assistant stands between them: the teacher is distilled into the assistant, and 
 the student (Mirzadeh et al., 2020, https://arxiv.org/abs/1902.03393). Here a student learns from
 labels alone, from the teacher, and at the end of a chain of one and of two assistants.
 
-    python examples/teacher_assistant.py
+    python examples/teacher_assistant.py --seeds=1
 
-Scikit-learn's 8 x 8 digits are taken; `--data=DIR` takes the four idx `.gz` files of Fashion-MNIST,
-and `--tfds=fashion_mnist` fetches them. `--tiny` tries it all out in under a minute: its numbers
-mean nothing.
+It took a minute of CPU time, on scikit-learn's 8 x 8 digits. Accuracies of the 600 test images in
+percent, with one seed:
+
+| | accuracy | parameters |
+|---|---|---|
+| teacher | 98.00 | 73,114 |
+| big assistant | 96.83 | 18,706 |
+| small assistant | 90.50 | 4,894 |
+| student of labels | 83.00 | 1,336 |
+| student of labels, three times as long | 88.33 | 1,336 |
+| student of the teacher | 81.67 | 1,336 |
+| student of the teacher, three times as long | 88.83 | 1,336 |
+| student of one assistant | 81.00 | 1,336 |
+| student of two assistants | 83.00 | 1,336 |
+
+Five points come from the longer training, and none from the assistants. One seed says little: the
+standard error of an accuracy is 1.5 points here. `--seeds=3` goes on with this run.
+
+`--data=DIR` takes the four idx `.gz` files of Fashion-MNIST, and `--tfds=fashion_mnist` fetches
+them. `--tiny` tries it all out in under a minute: its numbers mean nothing.
 """
 
 import functools

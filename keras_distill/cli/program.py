@@ -38,7 +38,17 @@ class Parser(argparse_flags.ArgumentParser):
             if given == "" or (isinstance(given, list) and "" in given):
                 name = action.option_strings[-1] if action.option_strings else action.metavar
                 self.error(f"{name} is empty. Give a value, or leave it out.")
+        self._check_locale([os.getcwd(), *map(str, vars(arguments).values())])
         return arguments
+
+    def _check_locale(self, texts):
+        """TensorFlow takes every path for UTF-8, and would write to another one."""
+        encoding = sys.getfilesystemencoding()
+        if encoding.lower() != "utf-8" and not all(text.isascii() for text in texts):
+            self.error(
+                f"the locale reads file names as {encoding}, and a name here has other letters "
+                "than ASCII. Set the environment variable PYTHONUTF8=1."
+            )
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")

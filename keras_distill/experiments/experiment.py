@@ -272,6 +272,8 @@ class Experiment:
             else:
                 model = self._by_labels(student)
             self._compile(model, self.optimizer)
+            if model is student and model.built:  # or the step is traced twice
+                model.optimizer.build(model.trainable_variables)
         return student, model, train
 
     def _by_labels(self, model):

@@ -126,6 +126,14 @@ def test_an_experiments_file_may_name_its_encoding(tmp_path):
     assert options_of(file) == ["name"]
 
 
+def test_paths_of_another_locale_are_refused(tmp_path, monkeypatch, capsys):
+    out = f"--out={tmp_path / 'out'}"
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    said = fails(capsys, "train", out, "--experiment=\udcc3.py")
+    assert "reads file names as ascii" in said and "PYTHONUTF8=1" in said
+    assert "No such experiment file" in fails(capsys, "train", out, "--experiment=nowhere.py")
+
+
 @pytest.mark.parametrize("code", ["", "0", "'no data'"])
 def test_an_experiment_that_ends_the_process_is_said(tmp_path, capsys, code):
     file = tmp_path / "ends.py"

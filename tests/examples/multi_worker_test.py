@@ -25,7 +25,7 @@ def start(out, workers=2):
 
 def sums(said):
     """What each worker says of the student's weights."""
-    return re.findall(r"\[worker \d\] The student's weights sum to ([\d.]+)", said)
+    return re.findall(r"\[worker \d\] The student's weights sum to ([\d.]+)\.", said)
 
 
 def test_a_worker_that_dies_ends_the_others_and_all_go_on(tmp_path):

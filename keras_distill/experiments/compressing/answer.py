@@ -132,7 +132,8 @@ def summary(found):
     kept = f"It keeps {share:.1%} of the teacher's validation accuracy"
     if found["keep"]:
         kept += f" ({found['keep']:.1%} were asked for)"
-    cost = (f"The search cost {found['trainings']:.1f} trainings of a student, the comparison "
+    cost = (f"The search cost {found['trainings']:.1f} trainings of a student, in the time of "
+            f"{found['trainings_alone']:.1f} trainings of this one alone, and the comparison "
             f"{2 * len(answer['alone'])}.")  # fmt: skip
     return "\n".join([*lines, "", answer["verdict"], f"{kept}. {cost}", ""])
 

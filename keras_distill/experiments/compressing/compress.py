@@ -158,7 +158,7 @@ class Compressing:
     def __init__(self, run, experiment, seed):
         self.run, self.experiment, self.seed = run, experiment, seed
         self.students, self.costs, self.numbers = {}, {}, {}
-        self.pieces = {}  # `{(arm, last epoch): share of a training}`: asked twice, trained once
+        self.pieces = {}  # `{(arm, last epoch): (share of a training, seconds)}`
 
     def prepare(self, given):
         """Has a teacher, its targets on disk, and the setting to begin with."""
@@ -249,9 +249,18 @@ class Compressing:
         epochs = self.experiment.epochs
         arm = Candidate(number, made, setting is not None, epochs)
         record = self.search.train(arm, self.seed, begin, end)
-        self.pieces.setdefault((number, end), (end - begin) / epochs)
+        self.pieces.setdefault((number, end), ((end - begin) / epochs, record["seconds"]))
         self.search.stages.append({"student": name, "setting": setting, **record})
         return record["accuracy"]
+
+    def _alone(self, name):
+        """How many trainings of the student alone the search took as long as, without the teacher.
+
+        Making, compiling and validating the models count.
+        """
+        taken = {key: seconds for key, (_, seconds) in self.pieces.items()}
+        alone = self.numbers[str({"student": name})], self.experiment.epochs
+        return sum(taken.values()) / taken[alone]
 
     def make(self, setting):
         """The experiment under a setting, with its student and the trained teacher."""
@@ -273,7 +282,8 @@ class Compressing:
         found = {
             "teacher": {"accuracy": self.goal, **self.theirs}, "default": self.default,
             "students": self.costs, "search": self.search.stages,
-            "trainings": sum(self.pieces.values()), "student": name, "setting": setting,
+            "trainings": sum(share for share, _ in self.pieces.values()),
+            "trainings_alone": self._alone(name), "student": name, "setting": setting,
             "keep": keep, "cut": self.students[name].cut,
         }  # fmt: skip
         return answer.write(self.run.path, found, results, experiment, seeds)

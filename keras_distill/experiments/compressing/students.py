@@ -11,7 +11,7 @@ from keras_distill import models
 from keras_distill.report import latency, size_on_disk
 
 DEPTHS = (3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
-WIDTHS = (1, 1 / 2)
+WIDTHS = {1.0: "", 0.5: "half as wide", 0.25: "a quarter as wide"}
 SIZES = (1.0, 0.7, 0.5, 0.35, 0.25)
 OWN = "the experiment's student"
 
@@ -34,8 +34,10 @@ def proposals(experiment, teacher, sizes=SIZES):
     """The students of a teacher, largest first.
 
     Where `models.shrink` can cut the teacher: its blocks at several depths, whole and at half the
-    width, beside the experiment's own student. Otherwise one student for each of `sizes` where the
-    experiment's `student` takes a `size`, and its student alone where it takes none.
+    width, or at a half and a quarter of the width where it has no blocks; of what is cut in width
+    the part is kept that matters most on the training split. Beside them one student for each of
+    `sizes` where the experiment's `student` takes a `size`, and its student alone where it takes
+    none.
 
     Args:
         experiment: an `Experiment`.
@@ -49,28 +51,50 @@ def proposals(experiment, teacher, sizes=SIZES):
     if "size" in inspect.signature(experiment.student).parameters:
         own = [Proposal(f"size {size:g}", functools.partial(experiment.student, size=size))
                for size in sizes]  # fmt: skip
-    found = [*_cut(teacher), *own]
+    found = [*_cut(teacher, experiment), *own]
     counted = {each.name: each.make().count_params() for each in found}
     return sorted(found, key=lambda each: (-counted[each.name], each.name))
 
 
-def _cut(teacher):
+def _cut(teacher, experiment):
     """What `shrink` makes of a teacher; a cut that it refuses is none."""
     count, found = models.depth_of(teacher), []
     depths = sorted({1, *(round(count * share) for share in DEPTHS)} - {0, count}, reverse=True)
-    for depth in [count, *depths] if count > 1 else []:
-        for width in WIDTHS:
-            if (depth, width) == (count, 1):
-                continue
-            asked = {"depth": depth, **({} if width == 1 else {"width": float(width)})}
-            name = f"{depth} of {count} blocks" + ("" if width == 1 else ", half as wide")
-            make = functools.partial(models.shrink, teacher, **asked)
-            try:
-                make()
-            except ValueError:
-                continue
-            found.append(Proposal(name, make, cut=True))
+    depths, widths = ([count, *depths], [1.0, 0.5]) if count > 1 else ([None], WIDTHS)
+    for depth in depths:
+        for width in widths:
+            asked = {} if depth in (None, count) else {"depth": depth}
+            asked |= {} if width == 1 else {"width": width}
+            blocks = "" if depth is None else f"{depth} of {count} blocks"
+            name = ", ".join(filter(None, (blocks, WIDTHS[width])))
+            made = _made(teacher, asked, experiment) if asked else None
+            found += [] if made is None else [Proposal(name, made, cut=True)]
     return found
+
+
+def _made(teacher, asked, experiment):
+    """A function that makes a cut student anew, with the same weights; `None` where none can be.
+
+    Of what is cut in width the first units are kept where they cannot be measured, as those of a
+    teacher whose layers are not known.
+    """
+    ways = [{}]
+    if "width" in asked:
+        data = experiment.data("train")
+        ways.insert(0, {"importance": data, "measure": "taylor", "loss": experiment.loss})
+    for way in ways:
+        try:
+            weights = models.shrink(teacher, **asked, **way).get_weights()
+        except (TypeError, ValueError):
+            continue
+        return functools.partial(_with_weights, teacher, asked, weights)
+    return None
+
+
+def _with_weights(teacher, asked, weights):
+    student = models.shrink(teacher, **asked)
+    student.set_weights(weights)
+    return student
 
 
 def measured(students, example):

@@ -11,6 +11,8 @@ import tensorflow as tf
 from keras_distill.cli.main import main
 from keras_distill.experiments.compressing import answer, compress
 from keras_distill.experiments.compressing.compress import around
+from keras_distill.experiments.compressing.students import proposals, within
+from keras_distill.experiments.file import load_experiment
 from keras_distill.experiments.tuning import trial
 
 FILE = """
@@ -72,7 +74,8 @@ def test_the_better_of_two_is_exported_and_a_sentence_says_which(found):
 def test_every_student_is_measured_and_the_smallest_that_keeps_the_share_is_taken(found):
     _, result = found
     costs = result["students"]
-    assert {*costs} == {"size 1", "size 0.5", "1 of 2 blocks"}
+    cut = ["2 of 2 blocks, half as wide", "1 of 2 blocks", "1 of 2 blocks, half as wide"]
+    assert {*costs} == {"size 1", "size 0.5", *cut}
     assert costs["size 1"]["flops"] == 2 * (4 * 8 + 8 * 3) > costs["size 0.5"]["flops"]
     enough = {each["student"] for each in result["search"] if each["setting"] is not None
               and each["epochs"] == 4 and each["accuracy"] >= 0.5 * result["teacher"]["accuracy"]}
@@ -83,25 +86,38 @@ def test_every_student_is_measured_and_the_smallest_that_keeps_the_share_is_take
 
 
 def test_what_was_killed_ends_as_what_was_not(found, file, tmp_path, monkeypatch):
-    folder, result = found
-    count, calls = trial.Trial._train, []
+    """A finished run of which a trial, an arm of the comparison and the answer were not written."""
+    folder, result = shutil.copytree(found[0], tmp_path / "run"), found[1]
+    pieces = (folder / "trials").glob("*-4.json")  # one that began at 0, and no state before it
+    piece = min(each for each in pieces if not each.with_name(f"{each.stem[:-1]}1.json").exists())
+    for path in (piece, folder / "compress.json", folder / "student.keras",
+                 folder / "final" / "arms" / "distilled-2.keras"):  # fmt: skip
+        path.unlink()
+    trained, calls = trial.Trial._train, []
 
     def killed(self, *arguments):
         calls.append(self)
-        if len(calls) == 3:
+        if len(calls) == 1:
             raise KeyboardInterrupt
-        return count(self, *arguments)
+        return trained(self, *arguments)
 
     monkeypatch.setattr(trial.Trial, "_train", killed)
     with pytest.raises(KeyboardInterrupt):
-        compress(file, tmp_path, **CALL)
-    again = compress(file, tmp_path, **CALL, resume=True)
+        compress(file, folder, **CALL, resume=True)
+    again = compress(file, folder, **CALL, resume=True)
+    assert len(calls) == 2 and piece.exists() and (folder / "student.keras").exists()
     assert again["setting"] == result["setting"] and again["student"] == result["student"]
     assert again["answer"]["distilled"] == result["answer"]["distilled"]
     with pytest.raises(ValueError, match="other settings"):
-        compress(file, tmp_path, **{**CALL, "keep": 0.6}, resume=True)
+        compress(file, folder, **{**CALL, "keep": 0.6}, resume=True)
     with pytest.raises(FileExistsError):
-        compress(file, tmp_path, **CALL)
+        compress(file, folder, **CALL)
+
+
+def test_the_student_is_exported_as_asked(found, file, tmp_path):
+    shutil.copy(found[0] / "student.keras", tmp_path)
+    answer.export(tmp_path, found[1], load_experiment(file, {}), ["serving"], "none")
+    assert (tmp_path / "exported" / "tiny" / "1" / "saved_model.pb").exists()
 
 
 def test_within_a_budget_the_best_goes_on(found, file, tmp_path, monkeypatch, capsys):
@@ -111,19 +127,40 @@ def test_within_a_budget_the_best_goes_on(found, file, tmp_path, monkeypatch, ca
         raise ValueError("no picture")
 
     monkeypatch.setattr(answer, "plot", broken)
-    shutil.copy(found[0] / "arms" / "teacher.keras", tmp_path / "teacher.keras")
+    teacher = shutil.copy(found[0] / "arms" / "teacher.keras", tmp_path / "teacher.keras")
     most = found[1]["students"]["size 0.5"]["flops"]
-    result = compress(file, tmp_path / "run", teacher=tmp_path / "teacher.keras",
-                      max_flops=most, repeats=1, sizes=[1.0, 0.5],
-                      formats=["serving"],
+    result = compress(file, tmp_path / "run", teacher=teacher, max_flops=most, repeats=1,
+                      sizes=[1.0, 0.5], options={"epochs": 1},
                       strategy=tf.distribute.MirroredStrategy(["CPU:0"]))  # fmt: skip
     assert "Could not draw pareto.png: no picture" in capsys.readouterr().out
     assert (tmp_path / "run" / "compress.json").exists()
-    assert (tmp_path / "run" / "exported" / "tiny" / "1" / "saved_model.pb").exists()
     assert result["students"][result["student"]]["flops"] <= most
     assert "error" in result["answer"] and result["answer"]["error"] is None
     with pytest.raises(ValueError, match="No student is within the budget"):
-        compress(file, tmp_path / "none", teacher=tmp_path / "teacher.keras", max_mb=1e-6)
+        compress(file, tmp_path / "none", teacher=teacher, max_mb=1e-6)
+
+
+def test_what_costs_more_than_a_budget_is_dropped():
+    costs = {"large": {"ms": 2.0, "flops": 10}, "small": {"ms": 1.0, "flops": 4}}
+    assert within(costs, {"ms": None, "flops": None}) == ["large", "small"]
+    assert within(costs, {"ms": 1.5, "flops": 10}) == ["small"]
+    with pytest.raises(ValueError, match="The smallest costs are {'flops': 4}"):
+        within(costs, {"flops": 3, "ms": None})
+
+
+def test_a_student_that_is_cut_is_the_same_each_time_and_keeps_what_matters(file):
+    experiment = load_experiment(file, {})
+    teacher = experiment.teacher()
+    dead = [0, 2, 3, 5]
+    first = teacher.layers[0]
+    kernel, bias = first.get_weights()
+    kernel[:, dead] = 0
+    first.set_weights([kernel, bias])
+    made = {each.name: each.make for each in proposals(experiment, teacher, [1.0])}
+    one, other = (made["2 of 2 blocks, half as wide"]() for _ in range(2))
+    for ours, theirs in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(one.get_weights()[0], kernel[:, [1, 4, 6, 7]])
 
 
 def test_mistakes_are_one_line(file, tmp_path, capsys):
