@@ -235,7 +235,8 @@ def check_fields(path, found, fields):
         ValueError: the file is damaged; the message names its `path`.
     """
     names = found if isinstance(found, dict) else {}
-    wrong = [name for name, kind in fields.items() if not isinstance(names.get(name), kind)]
+    wrong = [name for name, kind in fields.items()
+             if name not in names or not isinstance(names[name], kind)]  # fmt: skip
     if wrong:
         raise ValueError(
             f"{path} is damaged. It has no valid {', '.join(wrong)}. Delete it. "

@@ -76,7 +76,7 @@ def prepare(folder):
     folder.mkdir()
     (folder / "tiny.py").write_text(EXPERIMENT)
     code = ("import keras, sys; keras.utils.set_random_seed(0); "
-            "keras.Sequential([keras.Input((4,)),"
+            "keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, name='hint'),"
             " keras.layers.Dense(3)]).save(sys.argv[1])")  # fmt: skip
     run([sys.executable, "-c", code, str(folder / "teacher.keras")])
     return folder

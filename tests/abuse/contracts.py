@@ -79,8 +79,8 @@ def without_a_share_it_is_the_student(case, parts, steps):
 
 def modes_agree(case, parts, steps):
     """What is compiled trains as what is run eagerly."""
-    if BACKEND == "torch":
-        return
+    if BACKEND == "torch" or case.dtype == "mixed_bfloat16":
+        return  # one way alone; XLA rounds in other places
     expected = trained(parts.distiller(mode="eager"), parts)[-1]
     for mode in ("graph", "xla") if BACKEND == "tensorflow" else ("xla",):
         if mode == "graph" or case.build != "recurrent":  # a minute of XLA

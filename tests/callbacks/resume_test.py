@@ -76,6 +76,22 @@ def test_a_full_disk_is_said_and_costs_what_came_after(tmp_path, uninterrupted):
     same(train("arrays", tmp_path), uninterrupted("arrays"))
 
 
+@pytest.mark.parametrize("at", [8, 6])  # how it is compressed, and whether it is encrypted
+def test_a_checkpoint_that_zipfile_cannot_read_is_damaged(tmp_path, at):
+    about, paths = {"epoch": 0}, [checkpoints.path_of(tmp_path, Place(0, step)) for step in (1, 2)]
+    for path in paths:
+        checkpoints.write(path, about, {"variables": [np.ones(3)]})
+    content = bytearray(pathlib.Path(paths[1]).read_bytes())
+    for mark, offset in ((b"PK\3\4", at), (b"PK\1\2", at + 2)):
+        where = content.find(mark)
+        while where >= 0:
+            content[where + offset] |= 1
+            where = content.find(mark, where + 1)
+    pathlib.Path(paths[1]).write_bytes(content)
+    with pytest.warns(UserWarning, match="000002.npz is damaged"):
+        assert checkpoints.latest(tmp_path)[0] == paths[0]
+
+
 def test_where_all_are_damaged_nothing_is_trained(tmp_path):
     pathlib.Path(checkpoints.path_of(tmp_path, Place(1, 0))).write_bytes(b"PK")
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="All checkpoints in"):

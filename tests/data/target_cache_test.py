@@ -428,6 +428,16 @@ def test_a_shard_that_is_listed_twice_is_refused(damaged):
         TargetsOnDisk(damaged[0])
 
 
+@pytest.mark.parametrize("name", ["cache", "shards"])
+def test_what_a_part_lacks_is_said(damaged, name):
+    part = damaged[0] / "part-0-of-1.json"
+    described = json.loads(part.read_text())
+    del described[name]
+    part.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=f"part-0-of-1.json is damaged. It has no valid {name}"):
+        TargetsOnDisk(damaged[0])
+
+
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 20_000])
 @pytest.mark.parametrize("name", ["header.json", "part-0-of-1.json", "targets-0-of-1-00000.index"])
 def test_brackets_without_end_are_damage(damaged, name, content):
