@@ -11,9 +11,10 @@ test: .venv/dev
 # What every backend has, whole: JAX and PyTorch by themselves, then all three beside each other.
 EVERY := tests/losses tests/metrics tests/projectors_test.py tests/taps tests/fused tests/models/exits \
 	tests/models/peers tests/teachers/partial_test.py tests/keras_border_test.py tests/extend_test.py \
-	tests/contract_test.py tests/training/as_student_test.py tests/training/every_backend_test.py
+	tests/contract_test.py tests/training/as_student_test.py tests/training/every_backend_test.py \
+	tests/callbacks/resume_test.py
 test-backends: .backends/ready
-	KERAS_BACKEND=torch .backends/bin/python -m pytest $(EVERY) tests/callbacks/resume_test.py
+	KERAS_BACKEND=torch .backends/bin/python -m pytest $(EVERY)
 	KERAS_BACKEND=jax .backends/bin/python -m pytest $(EVERY)
 	EVERY_LOSS=1 .backends/bin/python -m pytest tests/backends
 

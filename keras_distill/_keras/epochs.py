@@ -8,6 +8,9 @@ import keras
 from keras_distill import _backend
 from keras_distill._keras.trainer import waits_for_data
 
+# On JAX Keras's loop reads what the last step has logged, so an epoch must not begin at its end.
+NEEDS_A_STEP = _backend.NAME == "jax"
+
 
 def peek(epoch_iterator):
     """The first batch, as Keras's `_symbolic_build` takes it: the epoch is begun and left."""
@@ -69,8 +72,9 @@ def go_to(epoch_iterator, epoch, step, seen, begins, ends):
     """Brings the data of `fit` to a later place, as if all before it had been trained on.
 
     Callbacks see nothing of it. The first epoch is read whole, since it may fill a cache. Later
-    ones of `tf.data` and of arrays, of a known length, are only begun, which is what moves a
-    shuffle on; all other data are read.
+    ones of `tf.data` and of arrays, of a known length, are only begun on TensorFlow, which is what
+    moves a shuffle on there. All other data are read, and all data on JAX and PyTorch, where an
+    order is drawn with the first batch.
 
     Args:
         epoch_iterator: of `fit`.
@@ -83,7 +87,7 @@ def go_to(epoch_iterator, epoch, step, seen, begins, ends):
     reset_early(epoch_iterator)
     adapter = epoch_iterator.data_adapter
     known = adapter.num_batches is not None and epoch_iterator.steps_per_epoch is None
-    begun = known and not is_steered(epoch_iterator)
+    begun = known and not is_steered(epoch_iterator) and _backend.NAME == "tensorflow"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of data that end, said when they were trained on
         for number in range(epoch):

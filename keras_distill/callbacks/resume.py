@@ -8,7 +8,7 @@ import threading
 import keras
 
 from keras_distill import _files
-from keras_distill._keras import trainer
+from keras_distill._keras import epochs, trainer
 from keras_distill._messages import say
 from keras_distill.training import checkpoints, resuming
 
@@ -33,7 +33,8 @@ class Resume(keras.callbacks.Callback):
     process may use it at a time. On several workers all read the folder, and the first one writes.
 
     On SIGTERM the callback saves after the current step and ends the process with the exit code
-    143. On several workers it only ends the process, since the others may be in another step.
+    143. On several workers it only ends the process, since the others may be in another step. After
+    the last step of an epoch on JAX it waits for the end of the epoch, its validation included.
 
     To find its place, `fit` reads data again. It reads a `tf.data.Dataset` of known length and
     arrays for at most one epoch. It reads other data, and all data on JAX and PyTorch, from the
@@ -181,6 +182,8 @@ class Resume(keras.callbacks.Callback):
 
     def _save(self):
         """Writes a checkpoint; the process ends here if it was told to."""
+        if epochs.NEEDS_A_STEP and self._place.step and self._place.step == self.params["steps"]:
+            return  # the epoch's end is near, and there is one
         model, several = self.model, trainer.is_one_of_workers(self.model)
         if not (several and self._terminated):  # reading means that all workers do
             groups = {"variables": resuming.arrays(model.changing_variables())}

@@ -118,7 +118,8 @@ def test_a_process_that_is_killed_or_told_to_end_goes_on(tmp_path, uninterrupted
     with pytest.raises(SystemExit) as end:
         train("arrays", tmp_path, [At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))])
     assert end.value.code == 143
-    assert [pathlib.Path(p).name for p in checkpoints.listed(tmp_path)][0].endswith("000006.npz")
+    place = Place(1, 0) if keras.backend.backend() == "jax" else Place(0, 6)  # the epoch's last
+    assert checkpoints.listed(tmp_path)[0] == checkpoints.path_of(tmp_path, place)
     same(train("arrays", tmp_path), uninterrupted("arrays"))
 
 
