@@ -44,7 +44,7 @@ def made(folder, python, packages):
         subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
         install = [str(inside), "-m", "pip", "install", "--quiet"]
         subprocess.run([*install, *packages, "keras-hub", "absl-py", "h5py", "pytest>=8,<9.2",
-                        "matplotlib", "scikit-learn"], check=True)  # fmt: skip
+                        "matplotlib", "scikit-learn", "tensorboard"], check=True)  # fmt: skip
         (folder / "ready").touch()
     return inside
 
