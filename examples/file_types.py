@@ -115,9 +115,11 @@ def read(path, block=4096):
         return first[:block] + file.read()
 
 
-def is_test(path):
-    """Whether a file is for the test."""
-    return zlib.crc32(bytes(path.parent)) % 5 == 0
+def for_test(paths):
+    """For each file whether it is for the test: a fifth of the folders, and at least one."""
+    folders = sorted({path.parent for path in paths}, key=lambda path: zlib.crc32(bytes(path)))
+    held = {*folders[::5]}
+    return np.array([path.parent in held for path in paths])
 
 
 """
@@ -207,7 +209,7 @@ def arms(given, teacher, folders):
     """`{name: Arm}` over the files of some folders."""
     paths = files(folders, given.files)
     rows = np.stack([row(read(path), teacher.begin, teacher.end) for path in paths])
-    held = np.array([is_test(path) for path in paths])
+    held = for_test(paths)
     shares = teacher.probabilities(rows)
     data = {"train": (rows[~held], shares[~held]), "test": (rows[held], shares[held])}
     seen = len(np.unique(shares.argmax(-1)))

@@ -17,7 +17,7 @@ RARE = 100  # so many cases for each that compiles a step, which takes many seco
 IMAGES = ("cnn", "vit")
 OUTPUTS = ("hinton", "dkd", "dist", "standardized", "mlkd")
 VECTORS = (*OUTPUTS, "fitnets", "rkd", "sp", "cc", "pkt", "cka", "crd")
-MAPS = ("at", "nst", "vid", "mgd", "review_kd", "cwd")
+MAPS = ("at", "nst", "vid", "mgd", "review_kd", "semckd", "cwd")
 BLOCKS = ("tinybert", "pkd", "minilm", "distilbert")
 SCHEMES = ("byot", "kdcl", "mutual", "one", "online")
 

@@ -66,7 +66,8 @@ def test_the_share_follows_how_the_student_fits_and_whether_the_teacher_is_bette
     assert chosen_by(found).alpha == 0.5
     assert chosen_by(found._replace(alone_train=0.85, alone_valid=0.8)).alpha == 0.5
     by_heart = chosen_by(found._replace(alone_train=0.95, alone_valid=0.8))
-    assert by_heart.alpha == by_heart.setting["alpha"] == 0.9 and "heart" in by_heart.reasons[-1]
+    assert by_heart.alpha == by_heart.setting["alpha"] == 0.9
+    assert "memorizes" in by_heart.reasons[-1]
     worse = chosen_by(found._replace(alone_train=1.0, alone_valid=0.92))
     assert worse.alpha == 0.1 and "no better" in worse.reasons[-1]
     values = recipes.Signs("values", 1, 0.9, None, valid=0.9, alone_train=0.95, alone_valid=0.8)

@@ -166,7 +166,7 @@ def test_gains_are_by_pairs():
     np.testing.assert_allclose(found["error"], np.std([0.1, 0.1, 0.2], ddof=1) / 3**0.5)
     assert "more than two" in verdict([found])
     assert "No setting" in verdict([row({}, records(0.5, 0.5), records(0.6, 0.6), {})])
-    assert "maybe" in verdict([row({}, records(0.6), records(0.5), {})])
+    assert "may be chance" in verdict([row({}, records(0.6), records(0.5), {})])
 
 
 def test_a_training_that_failed_is_no_gain():
