@@ -13,7 +13,7 @@ from keras_distill.losses.softened import Divergence
 from keras_distill.training.term import Term
 
 TOLERANCE = 1e-3  # of an activation that is told by its values
-ENOUGH = 8  # numbers of which not all fall between 0 and 1 by chance
+ENOUGH = 32  # numbers: small logits fall between 0 and 1 by halves, so few of them do by chance
 BINARY = ("BinaryCrossentropy", "BinaryFocalCrossentropy")
 REGRESSION = (
     "Huber", "LogCosh", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredError",

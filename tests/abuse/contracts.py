@@ -13,7 +13,7 @@ from making import made
 from keras_distill.batch import Batch
 
 BACKEND = keras.backend.backend()
-UNLIKE = ("byot", "one", "semckd")  # recipes with batch normalization
+UNLIKE = ("byot", "one", "review_kd", "semckd")  # recipes with batch normalization
 
 
 def check(case):

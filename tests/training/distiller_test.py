@@ -379,6 +379,17 @@ def test_regression_and_multi_label_heads():
         assert np.isfinite(history["loss"]).all() and "answers" in history
 
 
+def test_a_few_numbers_between_0_and_1_may_be_logits():
+    y = np.zeros((32, 3), "float32")
+    term = Term(losses.BinaryKLDivergence(2.0))
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    distiller = made(net(), lambda x: 0.3 + 0 * x[:, :3], loss, terms=[term])
+    distiller.fit(X[:4], y[:4], batch_size=4, verbose=0)
+    distiller = made(net(), lambda x: 0.3 + 0 * x[:, :3], loss, terms=[term])
+    with pytest.raises(ValueError, match="Remove the sigmoid"):
+        distiller.fit(X[:32], y, batch_size=32, verbose=0)
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
