@@ -104,18 +104,21 @@ def attends(layer):
 
 
 def compute_scores(layer):
-    """Has an attention go by its own softmax layer always; another layer stays as it is.
+    """Makes an attention use its own softmax layer in every call; other layers stay as they are.
 
     Why private: without dropout `_compute_attention` calls a kernel that shows no scores, unless
     it is asked for them.
     """
-    inner, asked = getattr(layer, ATTENTION, None), "return_attention_scores"
-    if inner is None or asked not in inspect.signature(inner).parameters:
+    if not attends(layer):
+        return
+    inner, asked = getattr(layer, ATTENTION), "return_attention_scores"
+    signature = inspect.signature(inner)
+    if asked not in signature.parameters:
         return
 
     @functools.wraps(inner)
     def with_scores(*args, **kwargs):
-        bound = inspect.signature(inner).bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
         bound.arguments[asked] = True
         return inner(*bound.args, **bound.kwargs)
 

@@ -32,7 +32,8 @@ class SemanticAttention(TwoSided):
     maps as the rows of `F`. For each example `i` and each pair of layers, `attention_st` is the
     softmax over `t` of `<query_s(row i of F_s F_s^T), key_t(row i of F_t F_t^T)>`, where queries
     and keys are two dense layers to unit length. A map of the student is brought to the channels
-    of each of the teacher's by three convolutions (1x1, 3x3, 1x1) with batch normalization.
+    of each of the teacher's by three convolutions (1x1, 3x3, 1x1) with batch normalization. Masked
+    examples enter the batch statistics as zeros.
 
     Args:
         batch_size: the number of similarities in a row. Smaller batches are padded with zeros. By

@@ -47,7 +47,7 @@ def read(path):
     """`(about, groups)` as `write` was given them.
 
     Raises:
-        Exception: of some kind, where the file is damaged.
+        Exception: if the file is damaged. zipfile and NumPy raise errors without a common kind.
     """
     with _files.opened(path) as file, np.load(file, allow_pickle=False) as content:
         said = json.loads(content[ABOUT].tobytes())
@@ -71,7 +71,7 @@ def latest(folder):
     for path in paths:
         try:
             return (path, *read(path))
-        except Exception as error:  # of whatever kind: zipfile and NumPy have no common one
+        except Exception as error:  # zipfile and NumPy raise errors without a common kind
             warnings.warn(
                 f"{path} is damaged ({error}). The checkpoint before it is used.", stacklevel=2
             )
