@@ -25,8 +25,9 @@ LEGS = {
     "hosted": ("3.12", ["keras==3.13.2", "tensorflow==2.20.0"], False),
     "3.14": ("3.11", ["keras==3.14.0", "tensorflow==2.20.0"], False),
     "newest": ("3.13", ["keras", "tensorflow"], False),
-    "nightly": ("3.12", ["keras-nightly", "tensorflow"], True),
+    "nightly": ("3.12", ["tensorflow"], True),
 }
+IN_PLACE_OF_KERAS = {"nightly": "keras-nightly"}  # both would write into one folder
 
 
 def python_of(version):
@@ -37,22 +38,26 @@ def python_of(version):
     return None
 
 
-def made(folder, python, packages):
-    """The interpreter of a leg's environment, with the packages in it."""
+def made(folder, python, packages, keras=None):
+    """The interpreter of an environment with the packages, and a `keras` other than theirs."""
     inside = folder / "bin" / "python"
     if not (folder / "ready").exists():
         subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
         install = [str(inside), "-m", "pip", "install", "--quiet"]
         subprocess.run([*install, *packages, "keras-hub", "absl-py", "h5py", "pytest>=8,<9.2",
                         "matplotlib", "scikit-learn", "tensorboard"], check=True)  # fmt: skip
+        if keras:
+            subprocess.run([*install[:-2], "uninstall", "--quiet", "--yes", "keras"], check=True)
+            subprocess.run([*install, "--no-deps", keras], check=True)
         (folder / "ready").touch()
     return inside
 
 
 def installed(python):
     """The versions of Keras, TensorFlow and keras-hub that an environment has."""
-    ask = "from importlib.metadata import version as v; import sys; print(*map(v, sys.argv[1:]))"
     names = ["keras", "tensorflow", "keras-hub"]
+    ask = ("from importlib.metadata import version as v; import keras, sys; "
+           "print(keras.__version__, *map(v, sys.argv[2:]))")  # fmt: skip
     found = subprocess.run([str(python), "-c", ask, *names], capture_output=True, text=True)
     return found.stdout.split() if found.returncode == 0 else ["-"] * len(names)
 
@@ -71,7 +76,7 @@ def run(name, folder, tests):
     if python is None:
         return [name, version, *["-"] * 6, f"no Python {version} here"]
     try:
-        inside = made(folder, python, packages)
+        inside = made(folder, python, packages, IN_PLACE_OF_KERAS.get(name))
     except subprocess.CalledProcessError:
         why = f"{' '.join(packages)} cannot be installed"
         return [name, version, *["-"] * 4, "all", "-", why]
