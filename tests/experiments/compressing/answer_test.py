@@ -5,7 +5,8 @@ from keras_distill.experiments.compressing.answer import verdict
 
 def told(gain, p, confidence=0.9, alone=(90.0, 91.0)):
     judged = {"gain": gain, "error": 0.1, "p": p, "alone": list(alone)}
-    found = {"default": {"signs": {"confidence": confidence}}, "teacher": {"accuracy": 0.95}}
+    found = {"default": {"signs": {"confidence": confidence}}, "teacher": {"score": 0.95},
+             "task": "classes"}  # fmt: skip
     return verdict(judged, found)
 
 

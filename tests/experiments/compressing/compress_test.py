@@ -78,7 +78,7 @@ def test_every_student_is_measured_and_the_smallest_that_keeps_the_share_is_take
     assert {*costs} == {"size 1", "size 0.5", *cut}
     assert costs["size 1"]["flops"] == 2 * (4 * 8 + 8 * 3) > costs["size 0.5"]["flops"]
     enough = {each["student"] for each in result["search"] if each["setting"] is not None
-              and each["epochs"] == 4 and each["accuracy"] >= 0.5 * result["teacher"]["accuracy"]}
+              and each["epochs"] == 4 and each["score"] >= 0.5 * result["teacher"]["score"]}
     if enough:
         assert costs[result["student"]]["flops"] == min(costs[name]["flops"] for name in enough)
     trained = {(each["student"], str(each["setting"]), each["epochs"]) for each in result["search"]}
