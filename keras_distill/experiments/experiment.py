@@ -112,7 +112,7 @@ class Experiment:
     ):
         self.name, self.terms = _files.checked_name("name", name), checked_terms(terms)
         self.loss, self.task = loss, checked_task(task, loss)
-        self.metrics = METRICS[self.task.name] if isinstance(metrics, str) else metrics
+        self.metrics = METRICS[self.task.name] if _is_auto(metrics) else metrics
         self.student = checked_maker("student", student)
         self.teacher = checked_maker("teacher", teacher)
         self._data = checked_maker("data", data, "split")
@@ -338,6 +338,10 @@ class Experiment:
             record["failed"] = "Its weights are not finite."
             say("This training failed. The weights are not finite.")
         return record
+
+
+def _is_auto(metrics):
+    return isinstance(metrics, str) and metrics == "auto"
 
 
 def _parts(term):

@@ -140,6 +140,28 @@ def test_within_a_budget_the_best_goes_on(found, file, tmp_path, monkeypatch, ca
         compress(file, tmp_path / "none", teacher=teacher, max_mb=1e-6)
 
 
+def test_of_a_regression(tmp_path):
+    file = tmp_path / "sum.py"
+    text = FILE.replace("x[:, :3].argmax(-1)", "x[:, :2] * (1, 9)").replace("Dense(3)", "Dense(2)")
+    file.write_text(
+        text.replace("keras.losses.SparseCategoricalCrossentropy(from_logits=True)", '"mse"')
+    )
+    found = compress(file, tmp_path / "run", keep=0.01, repeats=2, sizes=[1.0],
+                     options={"epochs": 2})  # fmt: skip
+    made = load_experiment(file, {})
+    answer, final = found["answer"], tmp_path / "run" / "final" / "arms"
+    x, y = (np.concatenate(each) for each in zip(*made.data("valid").as_numpy_iterator()))
+    for arm in ("alone", "distilled"):
+        values = keras.saving.load_model(final / f"{arm}-2.keras").predict(x, verbose=0)
+        r2 = np.mean(1 - np.square(y - values).mean(0) / y.var(0))
+        assert answer[arm][1] == pytest.approx(r2, rel=1e-4)
+    assert found["setting"]["loss"] == "mse" and found["task"] == "numbers"
+    assert 0 < answer["p"] <= 1 and "in R² on the validation split" in answer["verdict"]
+    summary = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
+    assert "validation R²" in summary and "% of the teacher's validation R²" in summary
+    assert (tmp_path / "run" / "pareto.png").stat().st_size > 1000
+
+
 def test_what_costs_more_than_a_budget_is_dropped():
     costs = {"large": {"ms": 2.0, "flops": 10}, "small": {"ms": 1.0, "flops": 4}}
     assert within(costs, {"ms": None, "flops": None}) == ["large", "small"]

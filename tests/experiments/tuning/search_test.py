@@ -14,6 +14,7 @@ from keras_distill.experiments.file import load_experiment
 from keras_distill.experiments.tuning import chosen, ranking, trial, tune
 from keras_distill.experiments.tuning.ranking import row, verdict
 from keras_distill.experiments.tuning.search import Candidate, _order
+from keras_distill.report import tasks
 
 SWEEP = {"recipe": ["hinton"], "temperature": [4.0], "alpha": [0.2, 0.9]}
 CALL = {"halvings": 1, "leaders": 1, "repeats": 2}
@@ -167,6 +168,17 @@ def test_gains_are_by_pairs():
     assert "more than two" in verdict([found])
     assert "No setting" in verdict([row({}, records(0.5, 0.5), records(0.6, 0.6), {})])
     assert "may be chance" in verdict([row({}, records(0.6), records(0.5), {})])
+
+
+def test_numbers_are_ranked_by_r_squared():
+    found = row({"alpha": 1}, [{"score": -0.25}], [{"score": -0.5}], {})
+    text = ranking.table([found], tasks.Numbers)
+    assert "| setting | R² | student alone | gain |" in text
+    assert "| -0.2500 | -0.5000 | +0.2500 |" in text
+    failed = {"score": 0.0, "nll": None, "failed": "NaN"}  # which is more than -0.25
+    arms = [Candidate(0, {}, True, 1), Candidate(1, {}, True, 1)]
+    low = {"score": -0.25, "nll": None}
+    assert min([(failed, arms[0]), (low, arms[1])], key=_order)[1] is arms[1]
 
 
 def test_a_training_that_failed_is_no_gain():
