@@ -13,7 +13,8 @@ import numpy as np
 from keras_distill import _backend
 from keras_distill.losses import answers
 from keras_distill.report.calibration import GROUPS, calibration_error, equal_counts
-from keras_distill.report.tasks import Numbers, two_classes
+from keras_distill.report.regression import number_scores
+from keras_distill.report.tasks import two_classes
 
 LIKENESS = ("agreement", "kl_to_teacher")
 TASKS = ("classes", "numbers")
@@ -60,7 +61,7 @@ def measure(
     """
     models = [model] if teacher is None else [model, teacher]
     found, true = _predict(models, data, task)
-    judge = scores if task == "classes" else _number_scores
+    judge = scores if task == "classes" else number_scores
     return {**judge(found[0], true, *found[1:]), "parameters": model.count_params()}
 
 
@@ -205,29 +206,6 @@ def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
 def divergences(teacher, student):
     """`sum_c p_T (log p_T - log p_S)` of each row of two arrays of log-probabilities."""
     return keras.ops.convert_to_numpy(answers.divergence(teacher, student))
-
-
-def _number_scores(values, true, teacher=None):
-    """The measures of numbers, from arrays `(examples, numbers)`."""
-    task = Numbers(values)
-    every = [values] if teacher is None else [values, teacher]
-    finite = np.all([np.isfinite(each).all(-1) for each in every], axis=0)
-    names = ["r2", "mean_absolute_error", "root_mean_square_error"]
-    names += [] if teacher is None else ["distance_to_teacher"]
-    if not finite.all():
-        missing = int((~finite).sum())
-        said = f"{missing} answers are not finite."
-        return {**dict.fromkeys(names), "failed": said, "not_finite": missing}
-    if not (true != true[:1]).any(0).all():
-        raise ValueError(
-            "R squared needs targets that differ from each other. Give more examples. "
-            f"Received: {len(true)} equal ones"
-        )
-    weights = np.ones(len(values))
-    found = task.measures(task.sums(values, true, weights).sum(0))
-    if teacher is not None:
-        found |= task.likenesses(task.likeness(values, teacher, weights).sum(0))
-    return {name: float(value) for name, value in found.items()}
 
 
 def _predict(models, data, task):

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_distill import _files
 from keras_distill.report import page as report_page
+from keras_distill.report.headline import task_in
 from keras_distill.report.tasks import Numbers
 
 # A column: its heading, the measure, the factor to its unit, decimals, whether its spread is shown.
@@ -157,7 +158,7 @@ def write(folder: str | PathLike[str], results: dict) -> str:
 
 def _columns(arms):
     """The columns of what was measured: a regression's, or a classifier's."""
-    numbers = report_page.task_in(arms.values()) is Numbers
+    numbers = task_in(arms.values()) is Numbers
     return (*(_OF_NUMBERS if numbers else _OF_CLASSES), *_COSTS)
 
 
