@@ -77,7 +77,7 @@ def go_to(epoch_iterator, epoch, step, seen, begins, ends):
     order is drawn with the first batch.
 
     Args:
-        epoch_iterator: of `fit`.
+        epoch_iterator: the epoch iterator of `fit`.
         epoch: the epoch that begins next, counted from 0.
         step: how many of its batches are left out.
         seen: a function that is called with the first batch, where one is read here.

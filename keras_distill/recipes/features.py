@@ -20,7 +20,7 @@ def fitnets(
         teacher: a built model.
         pairs: `[(student's path, teacher's path)]`. Defaults to the middle pair of
             `recipes.matching.match_layers`.
-        weight: of each hint, non-negative. Defaults to `100.0`, as in RepDistiller.
+        weight: the weight of each hint, non-negative. Defaults to `100.0`, as in RepDistiller.
 
     Returns:
         A list of `Term`s, one for each pair, with a projector where the shapes differ.
@@ -47,14 +47,14 @@ def fitnets(
 def at(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 1000.0
 ) -> list[Term]:
-    """Returns attention transfer: where feature maps are active (AT).
+    """Attention transfer: where feature maps are active (AT).
 
     Args:
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `1000.0`, which the authors' code is run
-            with (`--beta 1e+3`), for its mean squared difference of maps.
+        weight: the weight of each pair, non-negative. Defaults to `1000.0`, which the authors' code
+            is run with (`--beta 1e+3`), for its mean squared difference of maps.
 
     Returns:
         A list of `Term`s, one for each pair.
@@ -85,7 +85,7 @@ def nst(
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to the last pair of `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `50.0`, as in RepDistiller.
+        weight: the weight of each pair, non-negative. Defaults to `50.0`, as in RepDistiller.
 
     Returns:
         A list of `Term`s, one for each pair.
@@ -115,8 +115,8 @@ def vid(
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `1.0`, as in RepDistiller, whose mean
-            over elements is taken too.
+        weight: the weight of each pair, non-negative. Defaults to `1.0`, as in RepDistiller, whose
+            mean over elements is taken too.
 
     Returns:
         A list of `Term`s, one for each pair, each with a `VariationalProjector`.
@@ -156,8 +156,8 @@ def mgd(
         teacher: a built convolutional model.
         pairs: as in `fitnets`, of maps of one size. Defaults to the last pair of
             `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `7e-5`, as the authors' code has for
-            ImageNet, with 0.15 of the channels masked. For detection and segmentation it masks
+        weight: the weight of each pair, non-negative. Defaults to `7e-5`, as the authors' code has
+            for ImageNet, with 0.15 of the channels masked. For detection and segmentation it masks
             positions: see `projectors.MaskedGenerator`.
 
     Returns:
@@ -198,8 +198,8 @@ def cwd(
         teacher: a built model that gives maps.
         pair: paths of feature maps. Defaults to the last pair of `recipes.matching.match_layers`.
         temperature: `T`, positive. Defaults to `4.0`, which the authors' code is run with.
-        weight: of the term, non-negative. Defaults to `50.0`, our choice, for features. The
-            authors' code is run with 3 on logits.
+        weight: the weight of the term, non-negative. Defaults to `50.0`, our choice, for features.
+            The authors' code is run with 3 on logits.
 
     Returns:
         A list of one `Term`, with a projector where the shapes differ.

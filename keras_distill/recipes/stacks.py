@@ -17,8 +17,8 @@ class Block(NamedTuple):
     """A block of a transformer, or the end of another network's stage.
 
     Attributes:
-        path: of its output, as a term takes it.
-        shape: of its output.
+        path: the path of its output, as a term takes it.
+        shape: the shape of its output.
         attentions: its `Attention`s in order: to its own tokens first, then to an encoder's.
         side: `"encoder"` or `"decoder"` in a model of both, else `None`.
     """

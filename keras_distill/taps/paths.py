@@ -65,7 +65,7 @@ def attention(path: str, names: Sequence[str] = ("query", "key", "value")) -> di
 
     Args:
         path: the attention layer's.
-        names: of the layers in it that project. Defaults to those of
+        names: the names of the layers in it that project. Defaults to those of
             `keras.layers.MultiHeadAttention`.
 
     Returns:

@@ -317,7 +317,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         """Brings the data of `fit` to where it begins.
 
         Args:
-            epoch_iterator: of `fit`.
+            epoch_iterator: the epoch iterator of `fit`.
             local: a function of a batch that returns this replica's. Defaults to `None`: all of it.
         """
 
