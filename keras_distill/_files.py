@@ -142,7 +142,7 @@ def alone(path, what):
         return
     make_folder(os.path.dirname(path) or ".")
     with open(path, "a+b") as file:
-        if not _locked(file):
+        if not locked(file):
             raise RuntimeError(
                 f"{what} is in use by another process. Wait until it ends, or choose another "
                 "folder."
@@ -150,8 +150,8 @@ def alone(path, what):
         yield
 
 
-def _locked(file):
-    """Whether an open file could be locked until it is closed."""
+def locked(file):
+    """Locks an open file until it is closed; whether that could be done."""
     try:
         try:
             import fcntl

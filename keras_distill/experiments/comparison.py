@@ -25,6 +25,7 @@ def compare(runner, about, valid, test):
     Returns:
         The results, as `report.json` holds them.
     """
+    keras.utils.set_random_seed(runner.seeds[0])  # of dropout, which no file holds
     best = _best(runner, valid)
     failed = "failed" in runner.record("distilled", best)
     models = {"teacher": runner.model("teacher")}
