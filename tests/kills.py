@@ -36,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 
 TESTS = pathlib.Path(__file__).parent
-FIT = ("arrays", "dataset", "repeated", "pydataset")  # the kinds of data of `resumed.py`
+FIT = ("arrays", "dataset", "repeated", "pydataset", "unknown")  # the kinds of data of `resumed.py`
 KINDS = ("fit", "train", "tune", "cache", "export")
 IMPORTED = ["tensorflow", "matplotlib.figure", "keras_distill.experiments.tuning",
             "keras_distill.cli.program"]  # fmt: skip
