@@ -33,14 +33,16 @@ def compare(runner, about, valid, test):
     inputs = _together([x for x, _ in test])
     results = {**about, **_measured(runner), **_pictures(models, test, inputs)}
     results["latency"] = report.latency(models, _first(inputs, 1))
-    report.write(runner.path, results)
     say(report.table(report.summaries(results)))
-    say(f"\nThe report: {runner.path / 'report.html'}")
     keep_examples(runner.path / EXAMPLES, valid)
-    if not failed:
-        _export(runner.path, about["name"], models, inputs)
-    else:
-        say("The distilled student failed, so nothing is exported.")
+    try:
+        report.write(runner.path, results)
+        say(f"\nThe report: {runner.path / 'report.html'}")
+    finally:  # a page that cannot be written costs no model
+        if not failed:
+            _export(runner.path, about["name"], models, inputs)
+        else:
+            say("The distilled student failed, so nothing is exported.")
     return results
 
 

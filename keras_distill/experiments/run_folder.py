@@ -75,6 +75,7 @@ class RunFolder:
 
     def alone(self):
         """A context in which no other process runs in the folder: the second is refused."""
+        _files.check_writable(self.path)
         return _files.alone(self.path / IN_USE, f"The run in {self.path}")
 
     def check(self, settings, *, overwrite=False, resume=False):
