@@ -32,6 +32,10 @@ def folder_in(parent):
     try:
         with lock:
             yield path
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = os.fspath(parent)  # a full disk names none
+        raise
     finally:
         shutil.rmtree(path)
 

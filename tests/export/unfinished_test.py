@@ -2,6 +2,9 @@
 
 import os
 
+import pytest
+from full_disk import full_disk
+
 from keras_distill.export import unfinished
 
 
@@ -46,6 +49,13 @@ def test_a_folder_that_was_removed_before_it_was_locked_is_made_again(tmp_path, 
     monkeypatch.setattr(unfinished.tempfile, "mkdtemp", removed_at_once)
     with unfinished.folder_in(tmp_path) as folder:
         assert folder == made[1]
+
+
+def test_a_full_disk_is_said_with_the_folders_name(tmp_path):
+    with pytest.raises(OSError, match=str(tmp_path)), unfinished.folder_in(tmp_path) as folder:
+        with full_disk(), open(f"{folder}/half", "wb") as file:
+            file.write(bytes(4096))
+    assert not os.listdir(tmp_path)
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
