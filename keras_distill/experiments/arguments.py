@@ -4,6 +4,10 @@ import inspect
 
 import keras
 
+from keras_distill.report.measures import TASKS
+from keras_distill.report.tasks import Classes, Numbers
+from keras_distill.training.heads import kind_of_loss
+
 
 def checked_terms(terms):
     """Terms, unless they are a list in which one seed would hand on to the next what it learned."""
@@ -32,6 +36,15 @@ def _accepts(function, arguments):
     except TypeError:
         return False
     return True
+
+
+def checked_task(task, loss):
+    """What models are judged by, `Classes` or `Numbers`: the given one, or what the loss says."""
+    if task is None:
+        return Numbers if kind_of_loss(loss) == "regression" else Classes
+    if task not in TASKS:
+        raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received: task={task!r}")
+    return Numbers if task == Numbers.name else Classes
 
 
 def checked_count(name, value, least):

@@ -1,5 +1,6 @@
 """Compares what a run has trained, on the test split, and writes all of it."""
 
+import math
 import shutil
 
 import keras
@@ -8,12 +9,13 @@ import numpy as np
 from keras_distill import _backend, _files, export, report
 from keras_distill._messages import say
 from keras_distill.experiments.run_folder import EXAMPLES
+from keras_distill.report.tasks import Classes, Numbers
 
 ARMS = ("alone", "distilled")
 CHECKED = 16  # test examples that the exported student must answer as the student does
 
 
-def compare(runner, about, valid, test):
+def compare(runner, about, valid, test, task=Classes):
     """Measures every trained model of a run and writes the report and the exported models.
 
     Args:
@@ -21,17 +23,19 @@ def compare(runner, about, valid, test):
         about: what the report says of the run: `name`, `settings` and `command`.
         valid: the batches of the validation split, which chooses the student that is exported.
         test: the batches of the test split, as `held` keeps them.
+        task: what the models are judged by, `Classes` or `Numbers`. Defaults to `Classes`.
 
     Returns:
         The results, as `report.json` holds them.
     """
     keras.utils.set_random_seed(runner.seeds[0])  # of dropout, which no file holds
-    best = _best(runner, valid)
+    best = _best(runner, valid, task)
     failed = "failed" in runner.record("distilled", best)
     models = {"teacher": runner.model("teacher")}
     models.update({arm: runner.model(arm, best) for arm in ARMS})
     inputs = _together([x for x, _ in test])
-    results = {**about, **_measured(runner), **_pictures(models, test, inputs)}
+    pictures = {} if task is Numbers else _pictures(models, test, inputs)  # of probabilities
+    results = {**about, **_measured(runner), **pictures}
     results["latency"] = report.latency(models, _first(inputs, 1))
     say(report.table(report.summaries(results)))
     keep_examples(runner.path / EXAMPLES, valid)
@@ -51,10 +55,10 @@ def held(dataset):
     return [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in dataset]
 
 
-def measured(model, data, teacher):
+def measured(model, data, teacher, task=Classes):
     """What one trained model is worth, beside its teacher unless that is `None`."""
     size = report.size_on_disk(model)
-    return {**report.measure(model, data, teacher), "size_bytes": size}
+    return {**report.measure(model, data, teacher, task.name), "size_bytes": size}
 
 
 def _measured(runner):
@@ -78,16 +82,16 @@ def _judged(row, record):
     return row
 
 
-def _best(runner, valid):
+def _best(runner, valid, task):
     """The seed whose distilled student is the best on the validation split."""
 
-    def accuracy(seed):
+    def score(seed):
         if "failed" in runner.record("distilled", seed):
-            return -1
-        found = report.measure(runner.model("distilled", seed), valid)
-        return -1 if "failed" in found else found["accuracy"]
+            return -math.inf
+        found = report.measure(runner.model("distilled", seed), valid, task=task.name)
+        return -math.inf if "failed" in found else found[task.metric]
 
-    return max(runner.seeds, key=accuracy)
+    return max(runner.seeds, key=score)
 
 
 def _pictures(models, test, inputs):

@@ -138,13 +138,14 @@ def signs(outputs, labels):
     """
     outputs = np.asarray(outputs, "float64").reshape(len(outputs), -1)
     labels = np.asarray(labels)
-    if outputs.shape[-1] > 1:
+    values = labels.shape == outputs.shape and not answers.are_probabilities(labels)
+    if outputs.shape[-1] > 1 and not values:
         return _of_classes(outputs, labels)
-    labels, outputs = labels.astype("float64").ravel(), outputs.ravel()
-    if set(np.unique(labels)) <= {0.0, 1.0}:
-        return _of_yes_or_no(outputs, labels)
-    error = np.mean((outputs - labels) ** 2)
-    return Signs("values", 1, float(1 - error / max(np.var(labels), 1e-12)), None)
+    labels = labels.astype("float64").reshape(outputs.shape)
+    if outputs.shape[-1] == 1 and set(np.unique(labels)) <= {0.0, 1.0}:
+        return _of_yes_or_no(outputs.ravel(), labels.ravel())
+    errors, spreads = np.mean((outputs - labels) ** 2, 0), np.maximum(np.var(labels, 0), 1e-12)
+    return Signs("values", 1, float(np.mean(1 - errors / spreads)), None)
 
 
 def _of_classes(outputs, labels):
@@ -168,7 +169,7 @@ def chosen_by(found):
     loss, why = _loss(found)
     alpha, reason = _share(found)
     setting = {**loss, "alpha": alpha}
-    return Default(_terms(setting), alpha, setting, [why, reason], found)
+    return Default(terms_of(setting), alpha, setting, [why, reason], found)
 
 
 def _loss(found):
@@ -200,7 +201,8 @@ def _share(found):
     return SHARE, "Labels and teacher get equal shares."
 
 
-def _terms(setting):
+def terms_of(setting):
+    """The terms of a `Default`'s setting."""
     kind = setting.get("loss")
     if kind is not None:
         return [Term("mse" if kind == "mse" else BinaryKLDivergence(temperature=2.0))]

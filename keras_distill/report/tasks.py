@@ -29,7 +29,7 @@ class Classes:
     def answers(self, outputs):
         """Log-probabilities of logits or probabilities, `(batch, ..., classes)`."""
         if outputs.shape[-1] == 1:
-            outputs = _two_classes(outputs)
+            outputs = two_classes(outputs)
         elif answers.are_probabilities(outputs):
             outputs = np.log(np.maximum(outputs, TINY))
         shifted = outputs - outputs.max(-1, keepdims=True)
@@ -289,8 +289,10 @@ def _shifted(x, y):
     )  # fmt: skip
 
 
-def _two_classes(outputs):
-    if outputs.size and 0 <= outputs.min() and outputs.max() <= 1:
+def two_classes(outputs):
+    """The logits of no and yes, `(..., 2)`, of one unit `(..., 1)`: a logit or a probability."""
+    inside = (outputs >= 0) & (outputs <= 1) | np.isnan(outputs)
+    if outputs.size and inside.all():
         outputs = np.log(np.maximum(outputs, TINY)) - np.log(np.maximum(1 - outputs, TINY))
     return np.concatenate([np.zeros_like(outputs), outputs], -1)
 
