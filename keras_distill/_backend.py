@@ -33,7 +33,7 @@ def tensorflow(feature):
 
 
 def is_symbolic(tensor):
-    """Whether a tensor is part of a graph that is traced, and has no value yet."""
+    """Returns whether a tensor is part of a graph that is traced, and has no value yet."""
     if NAME == "tensorflow":
         return importlib.import_module("tensorflow").is_symbolic_tensor(tensor)
     if NAME == "jax":
@@ -58,7 +58,7 @@ def gpu_capability():
 
 
 def scope_of(model):
-    """The scope for variables beside a model's: that of its `tf.distribute` strategy."""
+    """Returns the scope for variables beside a model's: that of its `tf.distribute` strategy."""
     if NAME == "tensorflow":
         return model.distribute_strategy.scope()
     return contextlib.nullcontext()

@@ -62,7 +62,7 @@ def rename(before, after):
 
 
 def exists(path):
-    """Whether there is such a file or folder."""
+    """Returns whether there is such a file or folder."""
     return _gfile().exists(_text(path)) if _is_remote(path) else os.path.exists(path)
 
 
@@ -86,7 +86,7 @@ def make_folder(path):
 
 
 def checked_name(argument, name):
-    """A name that can name one folder or file, and nothing else: no path, no spaces.
+    """Returns a name that can name one folder or file, and nothing else: no path, no spaces.
 
     Args:
         argument: what the name was given as, for the message.
@@ -151,7 +151,7 @@ def alone(path, what):
 
 
 def locked(file):
-    """Locks an open file until it is closed; whether that could be done."""
+    """Locks an open file until it is closed, and returns whether that could be done."""
     try:
         try:
             import fcntl
@@ -167,19 +167,19 @@ def locked(file):
 
 
 def names_in(folder):
-    """The names in a folder, sorted; none where there is no such folder."""
+    """Returns the names in a folder, sorted; none where there is no such folder."""
     if not exists(folder):
         return []
     return sorted(_gfile().listdir(_text(folder)) if _is_remote(folder) else os.listdir(folder))
 
 
 def size_of(path):
-    """The bytes of a file."""
+    """Returns the bytes of a file."""
     return _gfile().stat(path).length if _is_remote(path) else os.path.getsize(path)
 
 
 def opened(path, mode="rb"):
-    """An open file."""
+    """Returns an open file."""
     if _is_remote(path):
         return _gfile().GFile(_text(path), mode)
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
@@ -199,7 +199,7 @@ def write_json(path, value):
 
 
 def read_json(path, fields=None):
-    """What a JSON file holds, or `None` where there is no such file.
+    """Returns what a JSON file holds, or `None` where there is no such file.
 
     Args:
         path: the path of the file.
@@ -245,12 +245,12 @@ def check_fields(path, found, fields):
 
 
 def plain(value):
-    """A value as it is read back from JSON: tuples are lists, keys are strings."""
+    """Returns a value as it is read back from JSON: tuples are lists, keys are strings."""
     return json.loads(json.dumps(value))
 
 
 def jsonable(value):
-    """What JSON can hold: plain numbers, and `None` for those that are not finite."""
+    """Returns what JSON can hold: plain numbers, and `None` for those that are not finite."""
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -263,7 +263,7 @@ def jsonable(value):
 
 
 def differences(before, now, where=""):
-    """What differs between two values that JSON can hold, a line for each place.
+    """Returns what differs between two values that JSON can hold, a line for each place.
 
     Args:
         before: the value that was written.

@@ -42,7 +42,7 @@ def reset_early(epoch_iterator):
 
 
 def begin_early(epoch_iterator):
-    """The first batch of `fit`, taken by beginning the first epoch now; `None` of no data.
+    """Returns the first batch of `fit`, taken by beginning the first epoch now; `None` of no data.
 
     `fit` resets its iterator before the first epoch: that is done here, once. The epoch then goes
     on with the iterator that is open, behind the batch that was taken: a source of any kind sees
@@ -159,7 +159,7 @@ class Opened:
 
 
 def rest_of(iterator, steps):
-    """What a train function on TensorFlow reads: at least the next `steps` batches.
+    """Returns what a train function on TensorFlow reads: at least the next `steps` batches.
 
     Of an iterator that is `Opened` the first call gets its batches in an iterator of the same
     type, so that nothing is traced twice; later ones get the open iterator itself.
@@ -179,7 +179,7 @@ def rest_of(iterator, steps):
 
 
 def _joined(datasets):
-    """All of them, one after the other."""
+    """Returns all of them, one after the other."""
     if len(datasets) == 1:
         return datasets[0]
     middle = len(datasets) // 2
@@ -187,7 +187,7 @@ def _joined(datasets):
 
 
 def first_batch(model, epoch_iterator):
-    """The first batch of `fit` on JAX and PyTorch, where Keras may look at one itself."""
+    """Returns the first batch of `fit` on JAX and PyTorch, where Keras may look at one itself."""
     if waits_for_data(model) or is_steered(epoch_iterator):
         return peek(epoch_iterator)
     return begin_early(epoch_iterator)

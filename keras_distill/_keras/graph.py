@@ -17,7 +17,7 @@ def functional(model):
 
 
 def is_graph(model):
-    """Whether a model is functional, or sequential and built."""
+    """Returns whether a model is functional, or sequential and built."""
     return isinstance(functional(model), Functional)
 
 
@@ -30,17 +30,17 @@ def runs_its_graph(model):
 
 
 def inputs(model):
-    """The symbolic inputs of a graph, in the structure that the model takes."""
+    """Returns the symbolic inputs of a graph, in the structure that the model takes."""
     return functional(model).input
 
 
 def outputs(model):
-    """The symbolic outputs of a graph in the model's structure; `None` for other models."""
+    """Returns the symbolic outputs of a graph in the model's structure; `None` for other models."""
     return functional(model).output if is_graph(model) else None
 
 
 def output_keys(model):
-    """The names of a model's outputs where it returns a dict of them, else an empty list.
+    """Returns the names of a model's outputs where it returns a dict of them, else an empty list.
 
     Those of a model that is no graph are what it declares as `output_names`, which is what Keras,
     too, looks up. (A graph's own `output_names` are those of its last layers.)
@@ -52,7 +52,7 @@ def output_keys(model):
 
 
 def nodes(model):
-    """Every call of a graph in the order in which the model runs them, without its inputs.
+    """Returns every call of a graph in the order in which the model runs them, without its inputs.
 
     `_nodes_by_depth` is the order: `operations`, which is public, lists each layer once.
     """
@@ -62,23 +62,23 @@ def nodes(model):
 
 
 def producer(tensor):
-    """The node that a symbolic tensor comes from."""
+    """Returns the node that a symbolic tensor comes from."""
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
 
 
 def operation_of(tensor):
-    """The layer or operation that a symbolic tensor comes from."""
+    """Returns the layer or operation that a symbolic tensor comes from."""
     return tensor._keras_history.operation
 
 
 def inputs_of(tensor):
-    """The symbolic tensors that the operation behind a symbolic tensor received."""
+    """Returns the symbolic tensors that the operation behind a symbolic tensor received."""
     return producer(tensor).input_tensors
 
 
 def needed(model, tensors):
-    """The nodes of a graph from which symbolic tensors come, in the order of their run."""
+    """Returns the nodes of a graph from which symbolic tensors come, in the order of their run."""
     found, waiting = set(), list(tensors)
     while waiting:
         node = producer(waiting.pop())
@@ -89,7 +89,7 @@ def needed(model, tensors):
 
 
 def given(model, x, mask=None):
-    """`{id of a symbolic input: its value}` of what a model is called with.
+    """Returns `{id of a symbolic input: its value}` of what a model is called with.
 
     `_standardize_inputs` is what the model itself does first: it takes a dict, a list or one
     tensor as the model does, converts them to the inputs' dtypes and keeps their masks.
@@ -165,7 +165,7 @@ class Opening:
 
 
 def is_symbol(value):
-    """Whether a value is a symbolic tensor that comes from a layer or operation."""
+    """Returns whether a value is a symbolic tensor that comes from a layer or operation."""
     return isinstance(value, keras.KerasTensor) and hasattr(value, "_keras_history")
 
 

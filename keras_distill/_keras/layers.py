@@ -13,7 +13,7 @@ ATTENTION = "_compute_attention"
 
 
 def sublayers(layer, recursive=False):
-    """The layers that a layer holds, without itself, in the order in which they were set.
+    """Returns the layers that a layer holds, without itself, in the order in which they were set.
 
     Why private: `layers` is public on models alone, and leaves out what a layer holds.
     """
@@ -32,7 +32,7 @@ def adopt(layer, **sublayers):
 
 
 def mask_of(tensor):
-    """The mask that Keras carries along with a tensor, or `None`.
+    """Returns the mask that Keras carries along with a tensor, or `None`.
 
     Why private: layers receive masks, but nobody else may ask for one. Keras's function also
     finds those of JAX's tracers, which take no attributes.
@@ -46,7 +46,7 @@ def set_mask(tensor, mask):
 
 
 def logits_of(tensor):
-    """What a softmax or a sigmoid was given to return this tensor, or `None`.
+    """Returns what a softmax or a sigmoid was given to return this tensor, or `None`.
 
     Why private: Keras keeps it for its own cross-entropies, as an attribute of the tensor.
     """
@@ -59,12 +59,12 @@ def set_logits(tensor, logits):
 
 
 def takes_training(layer):
-    """Whether the `call` of a layer has an argument `training`."""
+    """Returns whether the `call` of a layer has an argument `training`."""
     return "training" in getattr(layer, "call_signature_parameters", ())
 
 
 def called_last(layer):
-    """The name of the method that Keras calls on the instance, and whose result it returns.
+    """Returns the name of the method that Keras calls on the instance, and whose result it returns.
 
     Under rematerialization that is the one that wraps `call` in a checkpoint: what is recorded
     inside of the checkpoint must not leave it.
@@ -78,7 +78,7 @@ def called_last(layer):
 
 
 def checkpoints(layer):
-    """Whether what lies inside of a layer runs in a checkpoint (`keras.RematScope`).
+    """Returns whether what lies inside of a layer runs in a checkpoint (`keras.RematScope`).
 
     Why private: the scope's mode is kept on the layer and nowhere else. "activations" wraps the
     activation alone; whether "larger_than" wraps a layer depends on its output, so it counts.
@@ -95,7 +95,7 @@ def is_quantized(layer):
 
 
 def attends(layer):
-    """Whether a layer computes attention as `keras.layers.MultiHeadAttention` does.
+    """Returns whether a layer computes attention as `keras.layers.MultiHeadAttention` does.
 
     Why private: `_compute_attention` receives the projected query and key with the merged mask;
     in public, scores are returned only where dropout or a slower kernel happens to need them.
@@ -126,11 +126,11 @@ def compute_scores(layer):
 
 
 def is_softmax(function):
-    """Whether an activation is one whose logits Keras remembers."""
+    """Returns whether an activation is one whose logits Keras remembers."""
     return function in (keras.activations.softmax, keras.activations.sigmoid)
 
 
 def as_logits(tensor):
-    """What stood before a softmax or a sigmoid, or the tensor itself."""
+    """Returns what stood before a softmax or a sigmoid, or the tensor itself."""
     logits = logits_of(tensor)
     return tensor if logits is None else logits

@@ -7,7 +7,7 @@ NOT_IN_THE_CONFIG = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_p
 
 
 def scaled(optimizer, scales):
-    """The optimizer, not built yet, with multiples of its learning rate for some variables.
+    """Returns the optimizer, not built yet, with multiples of its learning rate for some variables.
 
     Args:
         optimizer: a Keras optimizer that is not built; it is left as it is.
@@ -25,7 +25,7 @@ def scaled(optimizer, scales):
 
 
 def _one_by_one(kind):
-    """The class whose `update_step` updates one variable.
+    """Returns the class whose `update_step` updates one variable.
 
     On PyTorch `keras.optimizers.Adam(...)` is an instance of a class below it, which updates all
     variables at once at one rate.
@@ -35,7 +35,7 @@ def _one_by_one(kind):
 
 
 def _rate(optimizer):
-    """A number, or the schedule or function as it was given.
+    """Returns a number, or the schedule or function as it was given.
 
     Why `_learning_rate`: the public `learning_rate` is a schedule's value at the first step.
     """
@@ -46,7 +46,7 @@ def _rate(optimizer):
 
 
 def clips(optimizer):
-    """Whether an optimizer clips the gradients of each step."""
+    """Returns whether an optimizer clips the gradients of each step."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     bounds = inner.clipnorm, inner.global_clipnorm, inner.clipvalue
     return any(bounds) and not inner.gradient_accumulation_steps

@@ -75,7 +75,7 @@ def has_label_loss(model):
 
 
 def compiled_metrics(model):
-    """What `compile` was given as metrics, `None` where there are none."""
+    """Returns what `compile` was given as metrics, `None` where there are none."""
     return model._compile_metrics and (
         model._compile_metrics._user_metrics,
         model._compile_metrics._user_weighted_metrics,
@@ -83,7 +83,7 @@ def compiled_metrics(model):
 
 
 def label_loss(model, y, y_pred, sample_weight, share=None):
-    """The compiled loss alone: `compute_loss` adds the regularization.
+    """Returns the compiled loss alone: `compute_loss` adds the regularization.
 
     Args:
         model: a compiled model.
@@ -132,24 +132,24 @@ class _Shared:
 
 
 def compute_loss(model, x, y, y_pred, sample_weight, training):
-    """A model's own `compute_loss`, which may be older than the argument `training`."""
+    """Returns a model's own `compute_loss`, which may be older than the argument `training`."""
     if "training" in inspect.signature(model.compute_loss).parameters:
         return model.compute_loss(x, y, y_pred, sample_weight, training=training)
     return model.compute_loss(x, y, y_pred, sample_weight)
 
 
 def added_losses(model):
-    """What a model and its layers add to the loss, each a scalar, as Keras weighs it."""
+    """Returns what a model and its layers add to the loss, each a scalar, as Keras weighs it."""
     return [model._aggregate_additional_loss(loss) for loss in model.losses]
 
 
 def loss_tracker(model):
-    """The mean that logs report as "loss"."""
+    """Returns the mean that logs report as "loss"."""
     return model._loss_tracker
 
 
 def total_of_replicas(loss):
-    """A loss as Keras reports it: on replicas it was divided by their number."""
+    """Returns a loss as Keras reports it: on replicas it was divided by their number."""
     if _backend.NAME != "tensorflow":
         return loss
     from keras.src.losses.loss import unscale_loss_for_distribution
@@ -158,17 +158,17 @@ def total_of_replicas(loss):
 
 
 def overrides(model, name):
-    """Whether a model's class has a method of its own in the place of `keras.Model`'s."""
+    """Returns whether a model's class has a method of its own in the place of `keras.Model`'s."""
     return getattr(type(model), name) is not getattr(keras.Model, name)
 
 
 def strategy_of(model):
-    """The `tf.distribute` strategy that a model was made under, or `None`."""
+    """Returns the `tf.distribute` strategy that a model was made under, or `None`."""
     return getattr(model, "_distribute_strategy", None)
 
 
 def is_one_of_workers(model):
-    """Whether a model trains on several workers, each a process of its own."""
+    """Returns whether a model trains on several workers, each a process of its own."""
     return _worker_of(model) is not None
 
 
@@ -185,7 +185,7 @@ def is_first_worker(model):
 
 
 def _worker_of(model):
-    """The cluster resolver of a strategy of several workers, or `None`."""
+    """Returns the cluster resolver of a strategy of several workers, or `None`."""
     if _backend.NAME != "tensorflow":
         return None
     kind = _backend.tensorflow("`tf.distribute`").distribute.MultiWorkerMirroredStrategy
@@ -205,7 +205,7 @@ def build_compiled(model, data_batch):
 
 
 def waits_for_data(model):
-    """Whether Keras will look at a batch itself before `fit` (not on TensorFlow)."""
+    """Returns whether Keras will look at a batch itself before `fit` (not on TensorFlow)."""
     unbuilt = [each for each in (model._compile_metrics, model._compile_loss) if each is not None]
     return not all(each.built for each in (*unbuilt, *model._flatten_layers()))
 

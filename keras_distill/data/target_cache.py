@@ -138,7 +138,7 @@ def read_targets(
     fingerprints: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> Any:
-    """Adds the targets that `write_targets` wrote to a dataset, for a `CachedTeacher`.
+    """Returns adds the targets that `write_targets` wrote to a dataset, for a `CachedTeacher`.
 
     Each target is found by its example, so you may shuffle, filter, repeat and batch the dataset
     in any way. An example that is not in the cache is an error.

@@ -15,7 +15,7 @@ TRIES = 9  # of a lock, which another process may hold for a moment
 
 @contextlib.contextmanager
 def folder_in(parent):
-    """A new folder for what is not whole yet, removed at the end of the block.
+    """Makes a new folder for what is not whole yet, removed at the end of the block.
 
     Those that were left in `parent` by processes that were killed are removed first. The system
     frees the lock of a process when it ends, so a folder whose lock is free has no writer.
@@ -41,7 +41,7 @@ def folder_in(parent):
 
 
 def _locked_folder(parent):
-    """`(path, open lock)`, made anew where another process removes it before it is locked.
+    """Returns `(path, open lock)`, made anew where another process removes it before it is locked.
 
     Some file systems have no locks. There the folder is used without one, and nobody removes it.
     """

@@ -113,7 +113,7 @@ class OverhaulMargin(DistillationLoss):
 
     @classmethod
     def from_normalization(cls, layer, **kwargs):
-        """The loss with the margins that the batch normalization before the ReLU implies.
+        """Returns the loss with the margins that the batch normalization before the ReLU implies.
 
         The margin of a channel is the mean of its negative values, `E[x | x < 0]` for a normal `x`
         with the layer's `beta` as mean and `|gamma|` as standard deviation. It is `-3 |gamma|`

@@ -56,7 +56,7 @@ def divergence(y_true, y_pred):
 
 
 def are_probabilities(value):
-    """Whether a whole batch is non-negative and sums to one along its last axis.
+    """Returns whether a whole batch is non-negative and sums to one along its last axis.
 
     Args:
         value: a model's answers, (batch, ..., classes), with values: not inside of a graph.

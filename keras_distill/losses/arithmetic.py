@@ -6,7 +6,7 @@ from keras import ops
 
 
 def adaptive_average_pool(maps, size):
-    """Averages feature maps down to a size that need not divide theirs.
+    """Returns averages feature maps down to a size that need not divide theirs.
 
     Cell `i` of `n` averages the rows from `floor(i * rows / n)` up to, without it,
     `ceil((i + 1) * rows / n)`; columns alike.
@@ -25,7 +25,7 @@ def adaptive_average_pool(maps, size):
 
 
 def _windows(length, cells, dtype):
-    """The weight of every position in every cell; `None` where a cell is a position."""
+    """Returns the weight of every position in every cell; `None` where a cell is a position."""
     if length is None:
         raise ValueError(
             "Feature maps can only be pooled if their height and width are known. Give the model's "
@@ -71,12 +71,12 @@ def unit(vectors, axis=-1):
 
 
 def length(vectors, axis=-1):
-    """The Euclidean length of vectors; its gradient is zero for a vector of zeros."""
+    """Returns the Euclidean length of vectors; its gradient is zero for a vector of zeros."""
     return root(ops.sum(ops.square(vectors), axis=axis))
 
 
 def root(square):
-    """The square root; zero, and so is its gradient, where `square` is zero."""
+    """Returns the square root; zero, and so is its gradient, where `square` is zero."""
     positive = square > 0
     return ops.where(positive, ops.sqrt(ops.where(positive, square, 1.0)), 0.0)
 

@@ -24,7 +24,7 @@ def _log_attention(scores, mask):
 
 
 def attention_divergence(y_true, y_pred, mask):
-    """The divergence of attention, averaged over heads: (batch, queries)."""
+    """Returns the divergence of attention, averaged over heads: (batch, queries)."""
     log_teacher, log_student = (_log_attention(scores, mask) for scores in (y_true, y_pred))
     return ops.mean(forward_kl(log_teacher, log_student), axis=1)
 
@@ -44,7 +44,7 @@ class _AttentionLoss(DistillationLoss):
             self.token_axes = (2,)
 
     def _keys(self, mask):
-        """The mask of the keys, where they are the queries' own tokens."""
+        """Returns the mask of the keys, where they are the queries' own tokens."""
         return None if self.cross else mask
 
     def _merged(self, scores):

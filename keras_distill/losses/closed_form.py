@@ -57,7 +57,7 @@ def kl_of_logits(y_true, y_pred, temperature, factor):
 
 
 def kl_of_flat_logits(y_true, y_pred, temperature, factor):
-    """The same for a high temperature, at which both sides are near each other.
+    """Returns the same for a high temperature, at which both sides are near each other.
 
     With `w = (y_true - y_pred) / T` less its mean over `p_teacher`, the divergence is
     `log(1 + sum_c p_teacher(c) * (exp(-w) - 1 + w))`, a sum of positive terms, and the slope is
@@ -90,7 +90,7 @@ def kl_of_flat_logits(y_true, y_pred, temperature, factor):
 
 
 def kl_at_any_temperature(y_true, y_pred, temperature, factor):
-    """The same at a temperature that changes: the cheaper way below `FLAT`.
+    """Returns the same at a temperature that changes: the cheaper way below `FLAT`.
 
     In JAX a branch cannot hold a gradient of its own, and XLA makes one pass of either way: there
     it is always that for flat logits, which is right at any temperature.
@@ -105,7 +105,7 @@ def kl_at_any_temperature(y_true, y_pred, temperature, factor):
 
 
 def _apart(y_true, y_pred, temperature, p):
-    """The differences of logits over the temperature, less their mean over `p`."""
+    """Returns the differences of logits over the temperature, less their mean over `p`."""
     teacher, student = (at_least(side, LOWEST) for side in (y_true, y_pred))
     apart = (teacher - student) / temperature
     return apart - ops.sum(ops.where(p == 0, 0.0, p * apart), axis=-1, keepdims=True)

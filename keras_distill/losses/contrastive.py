@@ -129,7 +129,7 @@ class ContrastiveRepresentation(DistillationLoss):
 
 
 def _log_normalizer(known, scores, present, examples):
-    """The logarithm of `Z`: the known one, else this batch's, which is then kept."""
+    """Returns the logarithm of `Z`: the known one, else this batch's, which is then kept."""
     some = ops.sum(present) > 0
     counted = ops.where(ops.expand_dims(present, -1) > 0, scores, LOWEST)
     number = masks.at_least_one(ops.sum(present)) * scores.shape[-1]
@@ -151,7 +151,7 @@ def _noise_contrast(scores, examples):
 
 
 def _by_rows(bank):
-    """The variable of a memory if its rows can be read and moved alone, else `None`.
+    """Returns the variable of a memory if its rows can be read and moved alone, else `None`.
 
     TensorFlow's can, but for its copies over several replicas (which have `values`).
     """

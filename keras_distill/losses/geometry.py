@@ -10,7 +10,7 @@ CHUNK = 64  # anchors whose differences from all rows are held at a time
 
 
 def products(x):
-    """The dot products of all pairs of rows."""
+    """Returns the dot products of all pairs of rows."""
     return ops.matmul(x, ops.transpose(x))
 
 

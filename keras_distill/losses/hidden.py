@@ -55,7 +55,7 @@ class PatientKD(DistillationLoss):
 
 
 def _first(hidden, mask):
-    """The first token that counts; zeros in a row of padding."""
+    """Returns the first token that counts; zeros in a row of padding."""
     real = masks.tokens(mask, hidden)
     if real is None:
         return hidden[:, 0]

@@ -181,7 +181,7 @@ class WeightedSoftLabels(SoftenedLoss):
 
 
 def target_mask(loss, labels, logits):
-    """Whether a class is the label's: a boolean (batch, ..., classes)."""
+    """Returns whether a class is the label's: a boolean (batch, ..., classes)."""
     if labels is None:
         raise ValueError(
             f"`{loss.name}` needs `labels`. Give labels to `fit`. Received: labels=None"
@@ -200,5 +200,5 @@ def target_or_not(logits, target):
 
 
 def among_others(logits, target):
-    """The log-probabilities of all classes but the target; the target's is -1e30."""
+    """Returns the log-probabilities of all classes but the target; the target's is -1e30."""
     return log_probabilities(ops.where(target, LOWEST, at_least(logits, LOWEST)))

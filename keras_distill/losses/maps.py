@@ -120,7 +120,7 @@ class NeuronSelectivity(DistillationLoss):
 
 
 def _patterns(maps):
-    """Every channel as a direction: (batch, channels, positions)."""
+    """Returns every channel as a direction: (batch, channels, positions)."""
     return unit(ops.transpose(_positions(maps), (0, 2, 1)))
 
 

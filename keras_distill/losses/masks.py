@@ -34,7 +34,7 @@ def tokens(mask, like):
 
 
 def mean_over_tokens(values, mask):
-    """The mean of (batch, ..., tokens) over the tokens that count, (batch, ...)."""
+    """Returns the mean of (batch, ..., tokens) over the tokens that count, (batch, ...)."""
     real = tokens(mask, values)
     if real is None:
         return ops.mean(values, axis=-1)
@@ -44,5 +44,5 @@ def mean_over_tokens(values, mask):
 
 
 def at_least_one(count):
-    """A number to divide by."""
+    """Returns a number to divide by."""
     return at_least(count, 1.0)

@@ -44,7 +44,7 @@ class KerasLoss(DistillationLoss):
 def as_distillation_loss(
     loss: keras.losses.Loss | str | Callable[[Any, Any], Any]
 ) -> DistillationLoss:
-    """Any loss that a `Term` takes, as a `DistillationLoss`.
+    """Returns any loss that a `Term` takes, as a `DistillationLoss`.
 
     Args:
         loss: a `DistillationLoss`, which is returned as it is; or a `keras.losses.Loss`, the name

@@ -131,7 +131,7 @@ class RelationalAngle(DistillationLoss):
 
 
 def _deviation(present, teacher, student, teacher_anchors, student_anchors):
-    """How far the angles at each anchor are apart, summed over all pairs of examples."""
+    """Returns how far the angles at each anchor are apart, summed over all pairs of examples."""
     expected = ops.stop_gradient(_cosines(teacher, teacher_anchors))
     apart = geometry.smooth_l1(expected - _cosines(student, student_anchors))
     both = ops.expand_dims(present, 0) * ops.expand_dims(present, 1)

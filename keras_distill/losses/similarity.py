@@ -123,7 +123,7 @@ class CorrelationCongruence(DistillationLoss):
 
 
 def _neighbors(apart, present):
-    """Each example's deviation times that of the next one that counts."""
+    """Returns each example's deviation times that of the next one that counts."""
     place = ops.cumsum(present)
     follows = ops.expand_dims(place, 0) == ops.expand_dims(place + 1, 1)
     both = ops.expand_dims(present, 0) * ops.expand_dims(present, 1)

@@ -44,7 +44,7 @@ class SoftenedLoss(DistillationLoss):
         self.kl = forward_kl if small else flat_kl
 
     def temperature_now(self, like, temperature=None):
-        """The temperature at this step, in the dtype of `like`.
+        """Returns the temperature at this step, in the dtype of `like`.
 
         Args:
             like: the logits, (batch, ..., classes).
@@ -127,7 +127,7 @@ def log_probabilities(logits):
 
 
 def expectation(log_p, values):
-    """The sum of `p * values` over the last axis, 0 where `p` is 0."""
+    """Returns the sum of `p * values` over the last axis, 0 where `p` is 0."""
     p = ops.exp(log_p)
     return ops.sum(ops.where(p == 0, 0.0, p * values), axis=-1)
 
@@ -139,7 +139,7 @@ def forward_kl(log_p, log_q, allowed=None):
 
 
 def flat_kl(log_p, log_q, allowed=None):
-    """The same for distributions that are nearly the same, as at a high temperature.
+    """Returns the same for distributions that are nearly the same, as at a high temperature.
 
     Sums `p * log(p / q) + q - p`, which has the same sum over all classes. No part is negative,
     where those of `forward_kl` have both signs and nearly cancel. `q - p = p * expm1(log(q / p))`
@@ -154,7 +154,7 @@ def flat_kl(log_p, log_q, allowed=None):
 
 
 def log_mixture(log_p, log_q, weight):
-    """The log of `weight * p + (1 - weight) * q`, for a weight in (0, 1)."""
+    """Returns the log of `weight * p + (1 - weight) * q`, for a weight in (0, 1)."""
     highest = ops.stop_gradient(ops.maximum(log_p, log_q))
     p, q = ops.exp(log_p - highest), ops.exp(log_q - highest)
     return highest + ops.log(weight * p + (1 - weight) * q)

@@ -151,7 +151,7 @@ class ClassSubset(WrappedLoss):
 
     @classmethod
     def from_tokenizers(cls, loss, student, teacher, **kwargs):
-        """The loss between the tokens that both tokenizers have, by their text.
+        """Returns the loss between the tokens that both tokenizers have, by their text.
 
         Special tokens are paired by their purpose, so two tokens that end a text are the same.
         Tokens that the other side lacks are left out of both sides' softmax. A warning says how

@@ -74,7 +74,7 @@ class CKA(keras.metrics.Metric):
         self.of_student.assign_add(_unbiased(student, student, present))
 
     def result(self):
-        """The alignment so far."""
+        """Returns the alignment so far."""
         product = ops.convert_to_tensor(self.of_teacher) * self.of_student
         known = product > 0
         return ops.where(known, self.both / ops.sqrt(ops.where(known, product, 1.0)), 0.0)
@@ -88,7 +88,7 @@ def _products(features, present):
 
 
 def _unbiased(one, other, present):
-    """The unbiased estimate of HSIC; zero for fewer than four examples."""
+    """Returns the unbiased estimate of HSIC; zero for fewer than four examples."""
     count = ops.sum(present)
     enough = count > 3
     n = ops.where(enough, count, 4.0)

@@ -16,12 +16,12 @@ def pooled(maps, size):
 
 
 def pair(size):
-    """A size as (height, width); a number means a square."""
+    """Returns a size as (height, width); a number means a square."""
     return size if size is None else tuple(size) if hasattr(size, "__len__") else (size, size)
 
 
 def convolution(filters, size=1, **kwargs):
-    """A convolution that keeps height and width."""
+    """Returns a convolution that keeps height and width."""
     return layers.Conv2D(filters, size, padding="same", **kwargs)
 
 

@@ -103,7 +103,7 @@ class SemanticAttention(TwoSided):
         return [attention, *projected]
 
     def _described(self, maps, embeddings):
-        """The layers of one side for each example: (batch, layers, width)."""
+        """Returns the layers of one side for each example: (batch, layers, width)."""
         rows = [self._similarities(flat(each)) for each in maps]
         found = [unit(embedding(row)) for embedding, row in zip(embeddings, rows)]
         return ops.stack(found, axis=1)

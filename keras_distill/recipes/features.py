@@ -47,7 +47,7 @@ def fitnets(
 def at(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 1000.0
 ) -> list[Term]:
-    """Attention transfer: where feature maps are active (AT).
+    """Returns attention transfer: where feature maps are active (AT).
 
     Args:
         student: a built convolutional model.
@@ -222,17 +222,17 @@ def cwd(
 
 
 def given_or_all(student, teacher, pairs):
-    """The given pairs, or all that match."""
+    """Returns the given pairs, or all that match."""
     return pairs or match_layers(student, teacher, verbose=False)
 
 
 def last(student, teacher, pairs):
-    """The given pairs, or the last that match."""
+    """Returns the given pairs, or the last that match."""
     return pairs or match_layers(student, teacher, count=1, verbose=False)
 
 
 def each(make_loss, pairs, weight, projector=None):
-    """A term for every pair, numbered where there are several.
+    """Returns a term for every pair, numbered where there are several.
 
     `projector` may be a function of the teacher's path.
     """

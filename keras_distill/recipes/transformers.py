@@ -240,7 +240,7 @@ def distilbert(
 
 
 def _numbered(name, index, stacks):
-    """A term's name: the loss's where it is the only one."""
+    """Returns a term's name: the loss's where it is the only one."""
     return name if len(stacks) == 1 else f"{name}_{index}"
 
 

@@ -31,7 +31,7 @@ nav a{display:inline-block;margin-right:1rem}a{color:inherit}
 
 
 def page(comparisons, title):
-    """The whole page, a string.
+    """Returns the whole page, a string.
 
     Args:
         comparisons: the results of some `Comparison`s.
@@ -54,7 +54,7 @@ def page(comparisons, title):
 
 
 def headline(results):
-    """The result in a sentence, whichever way it went."""
+    """Returns the result in a sentence, whichever way it went."""
     if recorded.is_recorded(results):
         return recorded.headline(results)
     measure, rows = results["measure"], results["rows"]
@@ -73,7 +73,7 @@ def headline(results):
 
 
 def tables_of(results):
-    """The tables of a comparison, or of a run that measured itself."""
+    """Returns the tables of a comparison, or of a run that measured itself."""
     of = recorded.tables_of if recorded.is_recorded(results) else tables.tables
     return of(results)
 
@@ -117,7 +117,7 @@ def _comparison(results, number, many):
 
 
 def _recorded(results):
-    """A run that measured itself."""
+    """Returns a run that measured itself."""
     parts = [_table(*table) for table in tables_of(results)]
     cards = _cards(recorded.plots_of, results)
     return "".join([*parts, _section("Arms", "", cards), _training(results), _provenance(results)])
@@ -129,7 +129,7 @@ def _training(results):
 
 
 def _cards(draw, *arguments, titles=None):
-    """The figures that `draw` returns, one or several, as they stand in the page.
+    """Returns the figures of `draw`, one or several, as they stand in the page.
 
     Args:
         draw: a function of the `arguments`.

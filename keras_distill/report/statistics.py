@@ -9,7 +9,7 @@ CHUNK = 100  # resamples at a time
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """The two-sided exact p-value of `won` against `lost` under a fair coin.
+    """Returns the two-sided exact p-value of `won` against `lost` under a fair coin.
 
     `p = min(1, 2 * sum_{i <= min(won, lost)} C(n, i) / 2^n)` with `n = won + lost`.
 

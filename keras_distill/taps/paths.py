@@ -10,7 +10,7 @@ from keras_distill.taps import scores
 
 
 def find_layer(model: keras.layers.Layer, path: str) -> keras.layers.Layer:
-    """The layer at a path.
+    """Returns the layer at a path.
 
     Args:
         model: any Keras model or layer.
@@ -43,7 +43,7 @@ def find_layer(model: keras.layers.Layer, path: str) -> keras.layers.Layer:
 
 
 def paths(model: keras.layers.Layer) -> list[str]:
-    """The paths of all layers under a model or layer, from the outside in.
+    """Returns the paths of all layers under a model or layer, from the outside in.
 
     Args:
         model: any Keras model or layer.
@@ -61,7 +61,7 @@ def paths(model: keras.layers.Layer) -> list[str]:
 
 
 def attention(path: str, names: Sequence[str] = ("query", "key", "value")) -> dict[str, str]:
-    """The paths of an attention layer's projections, as a term takes them.
+    """Returns the paths of an attention layer's projections, as a term takes them.
 
     Args:
         path: the attention layer's.
@@ -82,7 +82,7 @@ def attention(path: str, names: Sequence[str] = ("query", "key", "value")) -> di
 
 
 def is_edge(path: str) -> bool:
-    """Whether a path names the model's own input or output.
+    """Returns whether a path names the model's own input or output.
 
     Args:
         path: a path, such as `"output:logits"`.
@@ -100,7 +100,7 @@ def is_edge(path: str) -> bool:
 
 
 def pick(path: str, ends: dict[str, Any]) -> Any:
-    """The end of a model, or the part of it, that a path such as "output:key" names.
+    """Returns the end of a model, or the part of it, that a path such as "output:key" names.
 
     Args:
         path: `"output"`, `"input"` or another key of `ends`, perhaps with ":" and a part's name.
@@ -136,12 +136,12 @@ def part(path, value, whose):
 
 
 def steps(path):
-    """The names of a path, from the model down."""
+    """Returns the names of a path, from the model down."""
     return path.partition(":")[0].partition("#")[0].split("/")
 
 
 def call_of(path):
-    """Which call of its layer a path names, or `None`.
+    """Returns which call of its layer a path names, or `None`.
 
     Raises:
         ValueError: if "#" is followed by no integer.
@@ -158,13 +158,13 @@ def call_of(path):
 
 
 def naming(path, number):
-    """The path with the number of a call."""
+    """Returns the path with the number of a call."""
     names, colon, key = path.partition(":")
     return f"{names.partition('#')[0]}#{number}{colon}{key}"
 
 
 def layers_below(layer):
-    """`{name: layer}` of the layers that a layer holds itself; of one name the first."""
+    """Returns `{name: layer}` of the layers that a layer holds itself; of one name the first."""
     if not isinstance(layer, keras.layers.Layer):
         return {}
     return {below.name: below for below in reversed(sublayers(layer))}

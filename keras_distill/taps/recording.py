@@ -75,7 +75,7 @@ def run(
 
 
 def called(model, x, training):
-    """What a model or function returns."""
+    """Returns what a model or function returns."""
     return model(x, training=training) if keras_layers.takes_training(model) else model(x)
 
 
@@ -130,7 +130,7 @@ def refuse_checkpoints(model, owner, path):
 
 
 def heads_of(model):
-    """What is watched so that the logits behind a softmax or a sigmoid are known.
+    """Returns what is watched so that the logits behind a softmax or a sigmoid are known.
 
     Keras keeps them as an attribute of the tensor, which JAX's tracers do not take.
     """
@@ -228,7 +228,7 @@ def _key(path, layer):
 
 
 def heard(model, path, calls):
-    """What a path names among what the calls of its layer returned."""
+    """Returns what a path names among what the calls of its layer returned."""
     if not calls:
         raise ValueError(f"`{path}` cannot be tapped, because `{model.name}` did not call it.")
     number = call_of(path)

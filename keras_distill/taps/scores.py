@@ -54,7 +54,7 @@ def check(layer):
 
 
 def noting_scores(compute, note):
-    """The function that computes attention, which calls `note` with its scores first."""
+    """Returns the function that computes attention, which calls `note` with its scores first."""
     signature = inspect.signature(compute)
 
     @functools.wraps(compute)

@@ -47,7 +47,7 @@ def shapes(model: keras.Model, unknown: int | None = None) -> dict[str, Any]:
 
 
 def calls(model: keras.Model, least: int = 2) -> dict[str, list]:
-    """The layers that one forward pass calls several times, with the shape of each call.
+    """Returns the layers that one forward pass calls several times, with the shape of each call.
 
     Args:
         model: a Keras model that is built.
@@ -73,7 +73,7 @@ def calls(model: keras.Model, least: int = 2) -> dict[str, list]:
 
 
 def _traced(model, unknown=None):
-    """`{path: [shape of each call]}`, and the shape of the output."""
+    """Returns `{path: [shape of each call]}`, and the shape of the output."""
     layers = {path: layer for path, layer in walk(model) if not is_edge(path)}
     spec = _input_spec(model)
     spec = _filled(spec, unknown) if unknown else spec
@@ -99,7 +99,7 @@ WHOLE = (16, 32)  # sizes for a model that takes its tokens in groups, as RWKV-7
 
 
 def _inferred(look, spec):
-    """The shape of each tensor that a look at a model returns.
+    """Returns the shape of each tensor that a look at a model returns.
 
     On JAX and PyTorch Keras tries sizes near a hundred in place of those that are not known. A
     model of fewer positions does not run on these, and on TensorFlow one that computes with the
@@ -116,7 +116,7 @@ def _inferred(look, spec):
 
 
 def _of_both(one, other):
-    """The shapes that two looks agree in, `None` where their sizes differ."""
+    """Returns the shapes that two looks agree in, `None` where their sizes differ."""
     return [tuple(a if a == b else None for a, b in zip(*pair)) for pair in zip(one, other)]
 
 
@@ -125,7 +125,7 @@ def _shapes_of(look, spec):
 
 
 def _filled(spec, size):
-    """The same symbolic inputs with a size in the place of each that is not known."""
+    """Returns the same symbolic inputs with a size in the place of each that is not known."""
     return keras.tree.map_structure(
         lambda each: keras.KerasTensor([size if n is None else n for n in each.shape], each.dtype),
         spec,
@@ -182,7 +182,7 @@ class _Look(keras.Operation):
 
 
 def _shows(model, path):
-    """Whether what a layer outputs leaves the layers around it."""
+    """Returns whether what a layer outputs leaves the layers around it."""
     try:
         refuse_checkpoints(model, model, path)
     except ValueError:
@@ -203,7 +203,7 @@ def _input_spec(model):
 
 
 def _spec_of(shape):
-    """The inputs that a subclassed model was built with."""
+    """Returns the inputs that a subclassed model was built with."""
     if isinstance(shape, dict):
         return {key: _spec_of(value) for key, value in shape.items()}
     if any(isinstance(each, (dict, list, tuple)) for each in shape):

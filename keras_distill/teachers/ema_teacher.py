@@ -154,7 +154,7 @@ def _across_replicas(move, pairs, momentum):
 
 
 def _copy(student):
-    """A model like the student, with weights of its own."""
+    """Returns a model like the student, with weights of its own."""
     try:
         copy = type(student).from_config(student.get_config())
         if not copy.built:

@@ -120,7 +120,7 @@ class EnsembleTeacher(Teacher):
         return {path: self._served(path, answers, batch) for path in paths}
 
     def _asked(self, paths):
-        """What to ask of each member that is asked at all."""
+        """Returns what to ask of each member that is asked at all."""
         asked = {name: {} for name in self.members}
         for path in paths:
             member, own = self._one(path)
@@ -129,7 +129,7 @@ class EnsembleTeacher(Teacher):
         return {name: list(own) for name, own in asked.items() if own}
 
     def _one(self, path):
-        """The member that a path names, or `None`, and the path in it."""
+        """Returns the member that a path names, or `None`, and the path in it."""
         name, _, below = path.partition("/")
         return (name, below) if below and name in self.members else (None, path)
 
@@ -175,7 +175,7 @@ class EnsembleTeacher(Teacher):
 
 
 def _fits(these, those):
-    """Whether two shapes are equal as far as they are known."""
+    """Returns whether two shapes are equal as far as they are known."""
     same = all(a is None or b is None or a == b for a, b in zip(these, those))
     return len(these) == len(those) and same
 

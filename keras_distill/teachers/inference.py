@@ -32,7 +32,7 @@ class Inference:
         self._parts, self._functions = {}, {}
 
     def get_config(self):
-        """What tells the targets of one from another's."""
+        """Returns what tells the targets of one from another's."""
         return {"dtype": self.dtype if self.lowers else None}
 
     @property
@@ -78,7 +78,7 @@ class Inference:
         return precision.computing(part, self.dtype)
 
     def _function(self, x, paths):
-        """The compiled function for batches of any size, made once."""
+        """Returns the compiled function for batches of any size, made once."""
         tf = _backend.tensorflow("`ModelTeacher(jit_compile=True)`")
         spec = keras.tree.map_structure(_of_any_batch, x)
         key = paths, str(spec)

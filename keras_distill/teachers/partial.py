@@ -8,7 +8,7 @@ from keras_distill._keras.layers import sublayers
 
 
 def part_of(model, paths):
-    """What runs only as much of a model as the layers at some paths need.
+    """Returns what runs only as much of a model as the layers at some paths need.
 
     The layers and weights are the model's own. They are called in the model's own order, each as
     often as the model calls it, so that a layer that is called several times is heard alike in
@@ -30,7 +30,7 @@ def part_of(model, paths):
 
 
 def _cut(model, wanted):
-    """The part that calls the wanted layers; `None` where that is all of the model."""
+    """Returns the part that calls the wanted layers; `None` where that is all of the model."""
     calls = graph.nodes(model)
     ends = [node for node in calls if wanted & _held(node.operation)]
     found = {key for node in ends for key in _held(node.operation)}
@@ -44,13 +44,13 @@ def _cut(model, wanted):
 
 
 def _held(operation):
-    """The ids of an operation and of all layers in it."""
+    """Returns the ids of an operation and of all layers in it."""
     below = sublayers(operation, True) if isinstance(operation, keras.layers.Layer) else []
     return {id(operation), *map(id, below)}
 
 
 def _inner_parts(needed, ends, wanted):
-    """`{id of a node: part}` of the models inside of which the rest needs no output."""
+    """Returns `{id of a node: part}` of the models inside of which the rest needs no output."""
     used = {id(symbol) for node in needed for symbol in node.input_tensors}
     parts = {}
     for node in ends:

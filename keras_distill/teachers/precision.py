@@ -24,7 +24,7 @@ MOST_ERROR = 0.05  # of a tensor's norm
 
 
 def chosen(dtype):
-    """The precision that a name stands for: for "auto" what this machine computes fast.
+    """Returns the precision that a name stands for: for "auto" what this machine computes fast.
 
     Raises:
         ValueError: for an unknown name.
@@ -45,7 +45,7 @@ def _multiplies_bfloat16():
 
 
 def cpu_flags():
-    """The processor's instruction sets as Linux names them; empty elsewhere."""
+    """Returns the processor's instruction sets as Linux names them; empty elsewhere."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -74,7 +74,7 @@ def _is_float32(layer):
 
 
 def quantized(model):
-    """A copy of a model whose dense and embedding layers multiply integers of 8 bits.
+    """Returns a copy of a model whose dense and embedding layers multiply integers of 8 bits.
 
     Raises:
         ValueError: where Keras cannot copy the model, or has no layer of it in int8.
@@ -103,7 +103,7 @@ def quantized(model):
 
 
 def errors(expected, found, logits=True):
-    """How far each path is from float32: `{path: (measure, error, bound)}`.
+    """Returns how far each path is from float32: `{path: (measure, error, bound)}`.
 
     Outputs of several units count as logits, unless `logits` is false: the mean KL divergence of
     their softmax at temperature 1. Other tensors: the norm of the difference over the norm.

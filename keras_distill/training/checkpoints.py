@@ -14,12 +14,12 @@ ABOUT = "about"
 
 
 def path_of(folder, place):
-    """The path of the checkpoint of a `Place`: names are in the order of places."""
+    """Returns the path of the checkpoint of a `Place`: names are in the order of places."""
     return os.path.join(folder, f"state-{place.epoch:06d}-{place.step:09d}.npz")
 
 
 def listed(folder):
-    """The paths of the checkpoints in a folder, the latest first."""
+    """Returns the paths of the checkpoints in a folder, the latest first."""
     names = [name for name in _files.names_in(folder) if NAME.fullmatch(name)]
     return [os.path.join(folder, name) for name in reversed(names)]
 
@@ -44,7 +44,7 @@ def write(path, about, groups):
 
 
 def read(path):
-    """`(about, groups)` as `write` was given them.
+    """Returns `(about, groups)` as `write` was given them.
 
     Raises:
         Exception: if the file is damaged. zipfile and NumPy raise errors without a common kind.

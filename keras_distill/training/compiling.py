@@ -78,7 +78,7 @@ def warn_of_shared(student, teachers):
 
 
 def arguments(function, args, kwargs):
-    """The arguments of a method of `keras.Model` by name, without `self`."""
+    """Returns the arguments of a method of `keras.Model` by name, without `self`."""
     given = inspect.signature(function).bind(None, *args, **kwargs).arguments
     del given["self"]
     return given | given.pop("kwargs", {})  # Keras's own, without names in the signature
@@ -162,12 +162,12 @@ def brought_terms(callbacks):
 
 
 def ends_at_nan(callbacks):
-    """Whether a callback ends the training itself where the loss is not finite."""
+    """Returns whether a callback ends the training itself where the loss is not finite."""
     return any(isinstance(each, keras.callbacks.TerminateOnNaN) for each in listed(callbacks))
 
 
 def rides_along(given, teachers):
-    """Whether labels will come with targets or views beside them, as `Supervision`."""
+    """Returns whether labels will come with targets or views beside them, as `Supervision`."""
     if isinstance(given.get("y"), Supervision):
         return True
     x = given.get("x")

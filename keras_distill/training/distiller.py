@@ -137,7 +137,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         return {name: layers["projector"] for name, layers in made if "projector" in layers}
 
     def keep(self, name, value):
-        """A number in the distiller's weights files, for a callback: a variable, made once.
+        """Returns a number in the distiller's weights files, for a callback: a variable, made once.
 
         Args:
             name: what the file calls it.
@@ -224,7 +224,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
             self._class_weight, self.train_function = class_weight, None
 
     def evaluate(self, *args, **kwargs):
-        """The student's own."""
+        """Returns the student's own."""
         given = compiling.arguments(keras.Model.evaluate, args, kwargs)
         if self.compiled:
             compiling.check_evaluates(self.objective)
@@ -232,14 +232,14 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
             return super().evaluate(**self._read(given))
 
     def predict(self, *args, **kwargs):
-        """The student's own."""
+        """Returns the student's own."""
         return super().predict(**self._read(compiling.arguments(keras.Model.predict, args, kwargs)))
 
     def _read(self, given):
         return read_raw(given, self.student, [*self.teachers.values()])
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
-        """The student's own."""
+        """Returns the student's own."""
         if self.compiled:
             compiling.check_ready(self.objective, {})
             self._begin(False)
@@ -251,12 +251,12 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
             return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        """The student's own."""
+        """Returns the student's own."""
         with self._in("test"):
             return super().test_on_batch(*self._read_batch(x, y, sample_weight), return_dict)
 
     def predict_on_batch(self, x):
-        """The student's own."""
+        """Returns the student's own."""
         return super().predict_on_batch(self._read_batch(x, None, None)[0])
 
     def _read_batch(self, x, y, sample_weight):
@@ -284,7 +284,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         return self.scores.compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """The student's own."""
+        """Returns the student's own."""
         return self.scores.compute_metrics(x, y, y_pred, sample_weight)
 
     # Before the first step, and in each
@@ -345,7 +345,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         return self.mode == "train" and self._place is not None and self._place.step > 0
 
     def unpacked(self, data):
-        """What Keras hands to a step, as a `Batch` of tensors."""
+        """Returns what Keras hands to a step, as a `Batch` of tensors."""
         batch = tree.map_structure(
             lambda v: ops.convert_to_tensor(v) if isinstance(v, np.ndarray) else v,
             Batch.unpack(data),
@@ -408,13 +408,13 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         return [*{id(variable): variable for variable in found}.values()]
 
     def variables_of_logs(self):
-        """Those of the means and metrics of the epoch that runs, each once."""
+        """Returns those of the means and metrics of the epoch that runs, each once."""
         metrics = self.scores.metrics(evaluates=False)
         found = [variable for metric in metrics for variable in metric.variables]
         return [*{id(variable): variable for variable in found}.values()]
 
     def kept_layers(self):
-        """`{name in a weights file: layer}` of what trains or moves beside the student."""
+        """Returns `{name in a weights file: layer}` of what trains or moves beside the student."""
         kept = {f"{term}/{part}": layer for term, made in self.objective.layers.items()
                 for part, layer in made.items()}  # fmt: skip
         kept |= {f"teacher {name}/{index}": layer for name, each in self.teachers.items()
@@ -437,7 +437,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         )
 
     def get_compile_config(self):
-        """The student's own."""
+        """Returns the student's own."""
         return self.judged.get_compile_config()
 
     def compile_from_config(self, config):

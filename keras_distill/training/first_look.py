@@ -102,7 +102,7 @@ def _build(student, x):
 
 
 def with_shape(value, shape):
-    """A tensor of a graph with the axes and the last size that the first batch has shown.
+    """Returns a tensor of a graph with the axes and the last size that the first batch has shown.
 
     Only TensorFlow has tensors of unknown shape: what a black box behind `tf.numpy_function` says.
     """

@@ -65,7 +65,7 @@ class Judge(keras.Model):
         return self.judged(measured, hidden)
 
     def hidden(self, output):
-        """The body's output, with the mask that logits would have."""
+        """Returns the body's output, with the mask that logits would have."""
         hidden = ops.multiply(output, 1)  # a tensor of its own: the mask is remembered by tensor
         mask = self.split.mask(output)
         if mask is not None:
@@ -73,7 +73,7 @@ class Judge(keras.Model):
         return hidden
 
     def judged(self, measured, hidden):
-        """The output, from what was measured by blocks."""
+        """Returns the output, from what was measured by blocks."""
         right = measured.correct
         right = ops.zeros_like(measured.cross_entropy) if right is None else right
         judged = ops.stack([measured.cross_entropy, right], axis=-1)
@@ -200,17 +200,17 @@ class FusedObjective(Objective):
 
 
 def is_output(path):
-    """Whether a path names the model's output, or a part of it."""
+    """Returns whether a path names the model's output, or a part of it."""
     return path.partition(":")[0] == "output"
 
 
 def reads_logits(term):
-    """Whether a term compares outputs."""
+    """Returns whether a term compares outputs."""
     return any(is_output(path) for path in tree.flatten([term.student, term.teacher]))
 
 
 def of_labels(hidden, batch):
-    """What weighs the labels' loss: the sample weight, and Keras's mask."""
+    """Returns what weighs the labels' loss: the sample weight, and Keras's mask."""
     return weights.product(("sample_weight",), "output", hidden, batch, "labels")
 
 

@@ -36,7 +36,7 @@ class Guard:
         return False
 
     def fine(self, total, gradients, knobs=()):
-        """Whether all is finite, a scalar tensor: one pass over the gradients.
+        """Returns whether all is finite, a scalar tensor: one pass over the gradients.
 
         Gradients above 1e19, whose squares overflow, count as infinite: so do Adam's moments.
         """
@@ -45,7 +45,7 @@ class Guard:
         return ops.isfinite(sum(scalars[1:], scalars[0]))
 
     def noted(self, suspects, step):
-        """`[fault, step]` of a step that was not fine."""
+        """Returns `[fault, step]` of a step that was not fine."""
         suspects = dict(list(suspects.items())[:MOST])
         self.culprits = [*suspects, "the gradients"]
         bits = [ops.cast(ops.logical_not(_finite(value)), "int32") * (1 << i)
@@ -72,12 +72,12 @@ class Guard:
 
 
 def knobs_of(suspects):
-    """The values of schedules and variables, which are looked at in every step."""
+    """Returns the values of schedules and variables, which are looked at in every step."""
     return [value for name, value in suspects.items() if isinstance(name, Knob)]
 
 
 def fault_of(names, step):
-    """The error that names what was not finite."""
+    """Returns the error that names what was not finite."""
     if isinstance(names[0], Knob):
         return names[0].error(step)
     return NotFinite(
@@ -88,7 +88,7 @@ def fault_of(names, step):
 
 
 def _finite(structure):
-    """Whether all floating tensors of a structure are finite, a scalar tensor."""
+    """Returns whether all floating tensors of a structure are finite, a scalar tensor."""
     tensors = [t for t in tree.flatten(structure) if ops.is_tensor(t)]
     tensors = [t for t in tensors if "float" in keras.backend.standardize_dtype(t.dtype)]
     found = [ops.all(ops.isfinite(tensor)) for tensor in tensors]

@@ -98,7 +98,7 @@ class Guard:
         self.fault.assign(tf.where(first, found, self.fault.read_value()))
 
     def watch(self, function, steps):
-        """A train function of `steps` steps, with a fault raised after each call."""
+        """Returns a train function of `steps` steps, with a fault raised after each call."""
 
         def watched(iterator):
             try:
@@ -147,7 +147,7 @@ def _choose(context, fine, update, updated, skip, skipped):
 
 
 def _halt(fine, skip, skipped):
-    """An operation that fails after `skip(*skipped)`, unless all is fine."""
+    """Returns an operation that fails after `skip(*skipped)`, unless all is fine."""
     noted = tf.cond(fine, lambda: tf.constant(0), lambda: _done(skip(*skipped)))
     with tf.control_dependencies([noted]):
         return tf.debugging.Assert(fine, ["not finite"])
@@ -170,7 +170,7 @@ def _finite(tensors):
 
 
 def _all_finite(gradients):
-    """Whether the sum of all squares is finite in float32: one cheap pass.
+    """Returns whether the sum of all squares is finite in float32: one cheap pass.
 
     Gradients above 1e19, whose squares overflow, count as infinite: so do Adam's moments.
     """

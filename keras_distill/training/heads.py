@@ -155,7 +155,7 @@ def _check_probabilities(term, where, value, sigmoid):
 
 
 def _inner(loss):
-    """The loss behind one that only changes the logits."""
+    """Returns the loss behind one that only changes the logits."""
     while isinstance(loss, (ClassSubset, Standardized)):
         loss = loss.loss
     return loss

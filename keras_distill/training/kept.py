@@ -22,7 +22,7 @@ class Kept(keras.layers.Layer):
                 self.parts.append(layer)
 
     def number(self, name, value):
-        """A saved number by name, made once: a variable that nothing trains."""
+        """Returns a saved number by name, made once: a variable that nothing trains."""
         if name not in self.numbers:
             self.numbers[name] = Number(value, name=f"kept_{len(self.numbers)}")
         return self.numbers[name].value

@@ -62,7 +62,7 @@ def _check_binary(loss, output):
 
 
 def _categorical(loss):
-    """The cross-entropy that was compiled, and whether it takes class ids."""
+    """Returns the cross-entropy that was compiled, and whether it takes class ids."""
     one_hot = (keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy)
     ids = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
     for sparse, (kind, function) in ((False, one_hot), (True, ids)):

@@ -134,17 +134,17 @@ class Objective:
                 )
 
     def waiting(self):
-        """The terms whose layers wait for a batch."""
+        """Returns the terms whose layers wait for a batch."""
         return [term for term in self.terms if term.trains and term.name not in self.layers]
 
     def own_layers(self):
-        """The layers that train beside the student, those of attached terms only."""
+        """Returns the layers that train beside the student, those of attached terms only."""
         names = {term.name for term in self.terms}
         return [layer for name, made in self.layers.items() if name in names
                 for layer in made.values()]  # fmt: skip
 
     def state(self):
-        """What a forward pass in training may change: batch statistics, seeds, memories."""
+        """Returns what a forward pass in training may change: batch statistics, seeds, memories."""
         layers = [self.student, *self.own_layers()]
         return [variable for layer in layers for variable in layer.non_trainable_variables]
 
@@ -241,7 +241,7 @@ class Objective:
         return own_inputs(self.student, x)
 
     def targets(self, batch, features=None):
-        """`{source: {path: tensor}}`, without gradients.
+        """Returns `{source: {path: tensor}}`, without gradients.
 
         Args:
             batch: a `Batch`.
@@ -269,7 +269,7 @@ class Objective:
         return value if shape is None else first_look.with_shape(value, shape)
 
     def measure(self, features, targets, batch):
-        """What each term measures: `{term's name: Measured}`.
+        """Returns what each term measures: `{term's name: Measured}`.
 
         Args:
             features: as `features` returns them.
@@ -281,15 +281,15 @@ class Objective:
                 for term in self.terms}  # fmt: skip
 
     def judged_inputs(self, batch):
-        """What the judged model takes of a batch."""
+        """Returns what the judged model takes of a batch."""
         return self.inputs(batch.x)
 
     def measured_output(self, features, targets, batch):
-        """What terms measure, and what the compiled loss and metrics see."""
+        """Returns what terms measure, and what the compiled loss and metrics see."""
         return self.measure(features, targets, batch), features["output"]
 
     def label_loss(self, batch, output):
-        """The label loss or `None`, and what the student adds to it (its regularization).
+        """Returns the label loss or `None`, and what the student adds to it (its regularization).
 
         A `compute_loss` of the student's own is the label loss whole. Where no term counts, the
         label loss on replicas is Keras's.
@@ -305,7 +305,7 @@ class Objective:
         return label, trainer.added_losses(judged)
 
     def forward(self, batch, targets, step):
-        """The half of a step that is differentiated: the student runs here, once.
+        """Returns the half of a step that is differentiated: the student runs here, once.
 
         Args:
             batch: a `Batch`.
@@ -322,7 +322,7 @@ class Objective:
             return Outcome(self.total(label, measured, added), label, measured, output)
 
     def total(self, label, measured, added=()):
-        """The scalar to minimize; what counts nothing is left out, since 0 * NaN is NaN.
+        """Returns the scalar to minimize; what counts nothing is left out, since 0 * NaN is NaN.
 
         Args:
             label: the label loss, a scalar, or `None` without labels.
@@ -350,16 +350,16 @@ class Objective:
         return parts[0] if len(parts) == 1 else ops.sum(_of_one_dtype(parts))
 
     def weight_of(self, term):
-        """What a term is weighed by: its own weight, or the one in its place."""
+        """Returns what a term is weighed by: its own weight, or the one in its place."""
         return self.weights.get(term.name, term.weight)
 
     def knobs(self):
-        """Alpha, every weight and every temperature, as `schedules.Knob`s."""
+        """Returns alpha, every weight and every temperature, as `schedules.Knob`s."""
         weights = {term.name: self.weight_of(term) for term in self.terms}
         return schedules.knobs(self.share, self.terms, weights)
 
     def parts(self, batch, targets):
-        """What a batch contributes at weight 1: the mean of each term, and the label loss.
+        """Returns what a batch contributes at weight 1: the mean of each term, and the label loss.
 
         Args:
             batch: a `Batch`.
@@ -385,7 +385,7 @@ class Objective:
         return share * (ops.sum(label) if len(label.shape) else label)
 
     def suspects(self, label, measured, targets, step):
-        """What to look at, by name, when a total is not finite; the causes first.
+        """Returns what to look at, by name, when a total is not finite; the causes first.
 
         Args:
             label, measured, targets: of the step.
@@ -420,7 +420,7 @@ class Objective:
     # What it says of itself
 
     def jits(self):
-        """Whether XLA can compile all teachers, which Keras cannot ask."""
+        """Returns whether XLA can compile all teachers, which Keras cannot ask."""
         models = [model for teacher in self.teachers.values() for model in teacher.models()]
         known = all(isinstance(model, keras.Model) for model in models)
         return known and all(
@@ -453,7 +453,7 @@ def _of_one_dtype(parts):
 
 
 def teachers_by_name(teacher):
-    """The sources that terms can name: those given, and "self"."""
+    """Returns the sources that terms can name: those given, and "self"."""
     named = teacher if isinstance(teacher, dict) else {"teacher": teacher}
     if "self" in named:
         raise ValueError(
@@ -474,7 +474,7 @@ def teachers_by_name(teacher):
 
 
 def checked_alpha(alpha):
-    """Alpha, checked; a variable is not trained, or the optimizer would move it."""
+    """Returns alpha, checked; a variable is not trained, or the optimizer would move it."""
     if isinstance(alpha, keras.Variable):
         alpha.trainable = False
     return None if alpha is None else schedules.check("alpha", alpha, low=0, high=1)

@@ -12,7 +12,7 @@ SUMS = ("sum", "none", None)  # reductions that divide by nothing
 
 
 def _context():
-    """The replica that this code runs in, where there are several, else `None`."""
+    """Returns the replica that this code runs in, where there are several, else `None`."""
     if _backend.NAME != "tensorflow":
         return None
     import tensorflow as tf
@@ -22,12 +22,12 @@ def _context():
 
 
 def are_several():
-    """Whether this code runs on one of several replicas."""
+    """Returns whether this code runs on one of several replicas."""
     return _context() is not None
 
 
 def total(value):
-    """The sum of a tensor over all replicas, or of a list of tensors."""
+    """Returns the sum of a tensor over all replicas, or of a list of tensors."""
     context = _context()
     return value if context is None else context.all_reduce("SUM", value)
 
@@ -53,7 +53,7 @@ def shares(optimizer, gradients):
 
 
 def label_loss(model, labels, output, sample_weight):
-    """The compiled loss of a model over the batch of all replicas.
+    """Returns the compiled loss of a model over the batch of all replicas.
 
     Each replica has its part of it, so that the parts sum to what one device measures. Keras takes
     the mean of the replicas' means, which differs where their parts of the batch weigh unequally.
@@ -76,7 +76,7 @@ def _share(value, loss, y_true, y_pred, sample_weight):
 
 
 def _count(loss, y_true, y_pred, sample_weight):
-    """What a loss has divided the sum of its values by, as far as replicas differ in it."""
+    """Returns what a loss has divided the sum of its values by, as far as replicas differ in it."""
     if loss.reduction in SUMS:
         return None
     mask = mask_of(y_pred)

@@ -84,7 +84,7 @@ def assign(variables, values, what):
 
 
 def generators():
-    """The states of the generators that all of PyTorch draws from, arrays; none elsewhere.
+    """Returns the states of the generators that all of PyTorch draws from, arrays; none elsewhere.
 
     Dropout without a seed and the order of shuffled data come from them, and from no variable.
     """
@@ -107,7 +107,7 @@ def set_generators(states):
 
 
 def digest(batch):
-    """A few letters that stand for the values of a batch; `None` where there is none."""
+    """Returns a few letters that stand for the values of a batch; `None` where there is none."""
     if batch is None:
         return None
     found = hashlib.blake2b(digest_size=8)

@@ -48,11 +48,11 @@ class Scores:
         return LABEL_LOSS[LABEL_LOSS[0] in taken]
 
     def own(self):
-        """The means beside the judged model's metrics, in the order of the logs."""
+        """Returns the means beside the judged model's metrics, in the order of the logs."""
         return [*([] if self.label is None else [self.label]), *self.means.values()]
 
     def metrics(self, evaluates):
-        """What logs report: in evaluation only the judged model's own."""
+        """Returns what logs report: in evaluation only the judged model's own."""
         metrics = self.judged.metrics
         if not evaluates:
             return [*metrics, *self.own()]
@@ -88,7 +88,7 @@ class Scores:
         return logs if self.objective.loses else {k: v for k, v in logs.items() if k != "loss"}
 
     def _judged_loss(self, batch, x, output):
-        """The label loss and regularization of the batch of all replicas."""
+        """Returns the label loss and regularization of the batch of all replicas."""
         if not replicas.are_several() or trainer.overrides(self.judged, "compute_loss"):
             loss = self.compute_loss(x, batch.labels, output, batch.sample_weight, training=False)
             return _reported(trainer.total_of_replicas(loss))
@@ -98,7 +98,7 @@ class Scores:
         return (_reported(loss) if len(loss.shape) else replicas.total(loss)) + added
 
     def compute_loss(self, x, y, y_pred, sample_weight, training):
-        """The judged model's label loss and regularization."""
+        """Returns the judged model's label loss and regularization."""
         labels = one_each(labels_of(y), y_pred)
         return trainer.compute_loss(
             self.judged, x, labels, y_pred, labels_of(sample_weight), training
@@ -115,7 +115,7 @@ def _size(batch):
 
 
 def _reported(loss):
-    """A loss with `reduction=None` is reported as its mean, as Keras does."""
+    """Returns a loss with `reduction=None` is reported as its mean, as Keras does."""
     return ops.mean(loss) if len(loss.shape) else loss
 
 

@@ -38,7 +38,7 @@ def check_shapes(term, y_true, y_pred):
 
 
 def _way_out(term, y_true, y_pred):
-    """What mends the first axis that differs."""
+    """Returns what mends the first axis that differs."""
     if tree.is_nested(y_true) or not ops.is_tensor(y_true):
         return 'Choose one of several outputs with "output:KEY".'
     teacher, student = tuple(y_true.shape), tuple(y_pred.shape)

@@ -40,7 +40,7 @@ class Step:
         return own + [variable for key, variable in riders.items() if key not in known]
 
     def optimizer_variables(self):
-        """The optimizer's, or none."""
+        """Returns the optimizer's, or none."""
         return [] if self.optimizer is None else self.optimizer.variables
 
     def look_first(self, iterator=None, data_batch=None):
@@ -55,12 +55,12 @@ class Step:
         self.go_to_place(iterator)
 
     def groups(self):
-        """The variables of the state, in Keras's order."""
+        """Returns the variables of the state, in Keras's order."""
         return (self.trainable_variables, self.non_trainable_variables, self.optimizer_variables(),
                 self.metrics_variables)  # fmt: skip
 
     def train_step(self, state, data):
-        """`(logs, new state)` of one batch."""
+        """Returns `(logs, new state)` of one batch."""
         batch, objective, optimizer = self.unpacked(data), self.objective, self.optimizer
         groups = self.groups()
         if trainer.overrides(self.judged, "train_step"):  # and there are no terms
@@ -105,7 +105,7 @@ class Step:
         objective.update(trainer.has_updated(optimizer, count))
 
     def _guarded(self, logs, new, old, outcome, gradients, seen):
-        """The new state, or the old one from a fault on, until it is raised."""
+        """Returns the new state, or the old one from a fault on, until it is raised."""
         record_at = _place(self.non_trainable_variables, self.guard.record)
         record = old[1][record_at]
         if not self.objective.teaches:  # XLA would fuse otherwise, and round in another place
@@ -125,7 +125,7 @@ class Step:
         return {**logs, RECORD: record}, (*state, new[3])
 
     def test_step(self, state, data):
-        """The student's own: `(logs, new state)`."""
+        """Returns the student's own: `(logs, new state)`."""
         batch = self.unpacked(data)
         groups = (self.trainable_variables, self.non_trainable_variables, self.metrics_variables)
         if trainer.overrides(self.judged, "test_step"):
@@ -137,7 +137,7 @@ class Step:
         return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
 
     def predict_step(self, state, data):
-        """The student's own: `(outputs, new values of what does not train)`."""
+        """Returns the student's own: `(outputs, new values of what does not train)`."""
         if not trainer.overrides(self.student, "predict_step"):
             return super().predict_step(state, data)
         groups = (self.trainable_variables, self.non_trainable_variables)

@@ -81,7 +81,7 @@ class Step:
         objective.update(trainer.has_updated(optimizer, count))
 
     def test_step(self, data):
-        """The student's own."""
+        """Returns the student's own."""
         batch = self.unpacked(data)
         if trainer.overrides(self.judged, "test_step"):
             x = self.objective.judged_inputs(batch)
@@ -89,7 +89,7 @@ class Step:
         return per_worker(self.scores.judge(batch))
 
     def predict_step(self, data):
-        """The student's own."""
+        """Returns the student's own."""
         if not trainer.overrides(self.student, "predict_step"):
             return super().predict_step(data)
         batch = Batch.unpack(data)
@@ -108,7 +108,7 @@ class Step:
             self.test_function = self._with_others(self.test_function)
 
     def _with_others(self, function):
-        """A function of all workers, whose end says so where one of them is gone."""
+        """Returns a function of all workers, whose end says so where one of them is gone."""
         if not trainer.is_one_of_workers(self):
             return function
 
@@ -176,7 +176,7 @@ def _norm(gradients):
 
 
 def _local(value):
-    """A value as the first replica has it."""
+    """Returns a value as the first replica has it."""
     if isinstance(value, tf.experimental.Optional):
         return None
     if isinstance(value, tf.distribute.DistributedValues):

@@ -15,7 +15,7 @@ class Step:
     """What a distiller does its own way on PyTorch."""
 
     def new_guard(self):
-        """The guard of updates: it raises in the step itself."""
+        """Returns the guard of updates: it raises in the step itself."""
         return Guard()
 
     def look_first(self, iterator=None, data_batch=None):
@@ -68,7 +68,7 @@ class Step:
         objective.update(trainer.has_updated(optimizer, count))
 
     def _fault(self, gradients, outcome, targets):
-        """What is not finite, as the guard's record, or `None`."""
+        """Returns what is not finite, as the guard's record, or `None`."""
         step = self.optimizer.iterations
         suspects = self.objective.suspects(outcome.label, outcome.measured, targets, step)
         scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -78,7 +78,7 @@ class Step:
         return self.guard.noted(suspects, step)
 
     def test_step(self, data):
-        """The student's own."""
+        """Returns the student's own."""
         batch = self.unpacked(data)
         if trainer.overrides(self.judged, "test_step"):
             x = self.objective.judged_inputs(batch)
@@ -86,7 +86,7 @@ class Step:
         return self.scores.judge(batch)
 
     def predict_step(self, data):
-        """The student's own."""
+        """Returns the student's own."""
         if not trainer.overrides(self.student, "predict_step"):
             return super().predict_step(data)
         batch = Batch.unpack(data)

@@ -26,7 +26,7 @@ class Measured(NamedTuple):
     weights: Any
 
     def mean(self):
-        """The weighted mean over the batch of all replicas; 0 where nothing counts.
+        """Returns the weighted mean over the batch of all replicas; 0 where nothing counts.
 
         On replicas each has its part of it, so that their gradients sum to the mean's.
         """
@@ -102,7 +102,7 @@ class Term:
         return self.loss.stateful or isinstance(self.projector, keras.layers.Layer)
 
     def build(self, model, features, targets):
-        """The layers that train with the student, built for these features and targets.
+        """Returns the layers that train with the student, built for these features and targets.
 
         Args:
             model: the student, in which `"auto"` looks what kind of layer a path names.
@@ -143,12 +143,12 @@ class Term:
         return projectors.fitting(*shapes, name=f"{self.name}_projector")
 
     def sides(self, features, targets):
-        """What the student and the source show, in the structures of the term's paths."""
+        """Returns what the student and the source show, in the structures of the term's paths."""
         y_pred = tree.map_structure(lambda path: features[path], self.student)
         return y_pred, tree.map_structure(lambda path: targets[path], self.teacher)
 
     def __call__(self, features, targets, batch, layers=None):
-        """What the term measures of a batch, as `Measured`.
+        """Returns what the term measures of a batch, as `Measured`.
 
         Args:
             features: the student's, by path.
@@ -182,7 +182,7 @@ class Term:
         return self.weighed(values, counts)
 
     def _extras(self, features, batch, counts):
-        """What a loss may ask for besides both sides; the mask is always among it."""
+        """Returns what a loss may ask for besides both sides; the mask is always among it."""
         extras = {"mask": counts}
         if "labels" in self.loss.needs:
             extras["labels"] = weights.part(batch.labels, self.student)
@@ -199,7 +199,7 @@ class Term:
         return extras
 
     def weighed(self, values, counts):
-        """The loss's values with the weights that they have, as `Measured`."""
+        """Returns the loss's values with the weights that they have, as `Measured`."""
         if len(values.shape) == 0:
             raise ValueError(
                 f"The loss of `{self.name}` must return one value per example or token, because "
@@ -218,7 +218,7 @@ class Term:
 
 
 def _seen_by(projector, y_pred, y_true):
-    """What a projector is called with."""
+    """Returns what a projector is called with."""
     return (y_pred, y_true) if isinstance(projector, projectors.TwoSided) else (y_pred,)
 
 
@@ -235,7 +235,7 @@ def each(function, structure):
 
 
 def student_paths(terms):
-    """What the terms read in the student, each path once."""
+    """Returns what the terms read in the student, each path once."""
     paths = []
     for term in terms:
         paths += tree.flatten(
@@ -246,7 +246,7 @@ def student_paths(terms):
 
 
 def teacher_paths(terms):
-    """What the terms read in each source: `{source: paths}`."""
+    """Returns what the terms read in each source: `{source: paths}`."""
     paths = {}
     for term in terms:
         paths.setdefault(term.source, []).extend(tree.flatten(term.teacher))

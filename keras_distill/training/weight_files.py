@@ -102,7 +102,7 @@ def _groups(group, prefix=""):
 
 
 def _array(variable):
-    """A variable as an array that a file can hold: bfloat16 as float32."""
+    """Returns a variable as an array that a file can hold: bfloat16 as float32."""
     value = ops.convert_to_numpy(variable.value if variable.dtype != "bfloat16"
                                  else ops.cast(variable.value, "float32"))  # fmt: skip
     return np.asarray(value)

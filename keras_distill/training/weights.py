@@ -12,7 +12,7 @@ EXAMPLE, LAST = "example:", "last:"  # how a mask of tokens counts that are not 
 
 
 def checked(mask):
-    """The names of a term's masks, a tuple."""
+    """Returns the names of a term's masks, a tuple."""
     masks = (mask,) if isinstance(mask, str) else mask or ()
     if not isinstance(masks, (list, tuple)) or not all(
         isinstance(name, str) and _parts(name)[1].partition(":")[0] in KNOWN for name in masks
@@ -25,13 +25,13 @@ def checked(mask):
 
 
 def _parts(mask):
-    """How a mask counts, `EXAMPLE`, `LAST` or `""`, and its name."""
+    """Returns how a mask counts, `EXAMPLE`, `LAST` or `""`, and its name."""
     how = next((how for how in (EXAMPLE, LAST) if mask.startswith(how)), "")
     return how, mask.removeprefix(how)
 
 
 def product(masks, student, y_pred, batch, name, token_axis=1):
-    """The product of all masks of a term, (batch,) or (batch, tokens), or `None`.
+    """Returns the product of all masks of a term, (batch,) or (batch, tokens), or `None`.
 
     Args:
         masks: names, as in `Term`.
@@ -57,7 +57,7 @@ def product(masks, student, y_pred, batch, name, token_axis=1):
 
 
 def part(value, student):
-    """The part of labels or weights of each output that belongs to the path `student`."""
+    """Returns the part of labels or weights of each output that belongs to the path `student`."""
     if isinstance(value, (list, tuple)):
         value = {str(index): item for index, item in enumerate(value)}
     key = student.partition(":")[2] if isinstance(student, str) else ""
@@ -80,7 +80,7 @@ def beside(supervision, sample_weight):
 
 
 def by_class(labels, class_weight):
-    """The weight of each example by its class, (batch,), as Keras's `class_weight` has it.
+    """Returns the weight of each example by its class, (batch,), as Keras's `class_weight` has it.
 
     Args:
         labels: class ids, (batch,) or (batch, 1), or one-hot rows, (batch, classes).
@@ -186,7 +186,7 @@ def silence(tensor, weights, token_axes):
 
 
 def fits(these, those):
-    """Whether two shapes are equal as far as they are known: `None` fits any size."""
+    """Returns whether two shapes are equal as far as they are known: `None` fits any size."""
     pairs = list(zip(tuple(these), tuple(those)))
     return len(tuple(these)) == len(tuple(those)) and all(
         a is None or b is None or a == b for a, b in pairs
