@@ -277,7 +277,7 @@ class Experiment:
 
         Args:
             arm: "alone" or "distilled".
-            seed: of weights and order.
+            seed: the seed of weights and order.
             teacher: the trained teacher; a student alone does without.
             cache: a folder of its targets, or `None` to run it.
         """

@@ -150,7 +150,7 @@ def checked_targets(targets, given, expected):
 
 
 def _array(argument, value):
-    """Returns anything as an array.
+    """Converts anything to an array.
 
     Raises:
         ValueError: Its rows have different lengths.

@@ -97,7 +97,7 @@ def random_inputs(model: keras.Model, count: int = 8, seed: int = 0) -> Any:
     Args:
         model: a `keras.Model` of one input, or of several in a dict or a functional model.
         count: how many examples.
-        seed: of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
+        seed: the seed of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
             Strings are made-up words.
 
     Returns:

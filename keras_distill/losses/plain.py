@@ -47,8 +47,8 @@ def as_distillation_loss(
     """Returns any loss that a `Term` takes, as a `DistillationLoss`.
 
     Args:
-        loss: a `DistillationLoss`, which is returned as it is; or a `keras.losses.Loss`, the name
-            of one, or a function of `(y_true, y_pred)`, which becomes a `KerasLoss`.
+        loss: a `DistillationLoss`, which is returned as it is; or a `keras.losses.Loss`, its name,
+            or a function of `(y_true, y_pred)`. These become a `KerasLoss`.
 
     Returns:
         A `DistillationLoss`.

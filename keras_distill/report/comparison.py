@@ -106,7 +106,7 @@ def write_together(
     Args:
         path: as in `Comparison.write`.
         comparisons: a list of `Comparison`s, at least one.
-        title: of the page. Defaults to the first comparison's name, or their number.
+        title: the title of the page. Defaults to the first comparison's name, or their number.
 
     Returns:
         The three paths: HTML, Markdown and JSON.

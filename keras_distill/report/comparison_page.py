@@ -35,7 +35,7 @@ def page(comparisons, title):
 
     Args:
         comparisons: the results of some `Comparison`s.
-        title: of the page.
+        title: the title of the page.
     """
     many = len(comparisons) > 1
     with plots.drawing():

@@ -55,7 +55,7 @@ def fronts(measure, named):
     """Quality against latency and against size, with the front that nothing beats.
 
     Args:
-        measure: of all of them.
+        measure: the measure of all of them.
         named: what `points` returns, of all runs.
 
     Returns:

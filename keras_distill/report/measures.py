@@ -177,7 +177,7 @@ def _likeness(log_probs, teacher):
 
 
 def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
-    """Returns accuracy against confidence, in groups with the same number of answers.
+    """Returns the accuracy against confidence, in groups with the same number of answers.
 
     Answers with the same confidence stay in one group, so a model that is sure of most answers has
     fewer groups.

@@ -24,7 +24,7 @@ def write(folder, found, results, experiment, seeds):
     Args:
         folder: the run's, a `pathlib.Path`.
         found: what is known before the choice, a dict.
-        results: of the last comparison, as `Experiment.run` returns them.
+        results: the results of the last comparison, as `Experiment.run` returns them.
         experiment: what was compared.
         seeds: the seeds of it.
 

@@ -154,7 +154,7 @@ class Compressing:
     Args:
         run: the `RunFolder`.
         experiment: the `Experiment`; it is not changed.
-        seed: of the search.
+        seed: the seed of the search.
     """
 
     def __init__(self, run, experiment, seed):

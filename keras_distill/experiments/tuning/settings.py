@@ -29,7 +29,7 @@ def combinations(sweep: dict[str, list], *, trials: int | None = None, seed: int
     Args:
         sweep: `{name: [values]}`. A temperature is left out for a recipe that takes none.
         trials: how many combinations to draw at random, at least 1. Defaults to `None`: all.
-        seed: of the draw, an integer. Defaults to `0`.
+        seed: the seed of the draw, an integer. Defaults to `0`.
 
     Returns:
         A list of dicts `{name: value}`.

@@ -7,7 +7,7 @@ from keras_distill.models.exits.early_exits import outputs_of, unrolled
 
 
 def gated_ensemble(net: keras.Model, gate: str, *, name: str | None = "ensemble") -> keras.Model:
-    """Returns adds the output of a gated ensemble to a model with several branches.
+    """Adds the output of a gated ensemble to a model with several branches.
 
     `z_ensemble = sum_k g_k z_k` with `g = softmax(ReLU(BN(W f)))`, f being a feature of the trunk.
 
