@@ -32,6 +32,9 @@ OF_FILES = ("AlreadyExistsError", "DataLossError", "FailedPreconditionError", "N
 SAID = [os.strerror(number) for number, name in errno.errorcode.items()
         if name in ("EDQUOT", "EFBIG", "EIO", "EMFILE", "ENOSPC", "EROFS", "ESTALE")]  # fmt: skip
 
+# What TensorFlow puts around the message of an operation.
+OF_AN_OPERATION = r"\{\{function_node \S+\}\} | \[Op:\w+\]( name:.*)?"
+
 
 def line(error, folder=None):
     """Returns what to tell the user of an exception, or `None` if it is a bug.
@@ -124,6 +127,6 @@ def _said(error):
 def _text(error):
     """Returns what an error says of itself; a user's may fail even at that."""
     try:
-        return str(error)
+        return re.sub(OF_AN_OPERATION, "", str(error))
     except Exception:  # of whatever kind
         return "(its text cannot be read)"

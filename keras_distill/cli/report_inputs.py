@@ -49,7 +49,7 @@ def measured_itself(path):
     """
     folder = pathlib.Path(path)
     run = RunFolder(folder)
-    results = _files.read_json(folder / RESULTS) if (folder / RESULTS).is_file() else None
+    results = _files.read_json(folder / RESULTS, {"arms": dict, "seeds": list})
     if results is None:
         return None
     sizes, histories = {}, {}
