@@ -361,7 +361,8 @@ def samples(task, prompts):
 def arguments(given=None):
     parser = argparse.ArgumentParser(description="Distills a chatbot to a third of its layers.")
     data.add_arguments(parser, text="question", label="answer")
-    parser.add_argument("--out", default="runs/chatbot", type=pathlib.Path)
+    parser.add_argument("--out", default="runs/chatbot", type=pathlib.Path,
+                        help="the folder of the results")  # fmt: skip
     parser.add_argument("--chat", nargs="?", const="on-policy", choices=["teacher", *STUDENTS],
                         help="talk to this trained model")  # fmt: skip
     parser.add_argument("--temperature", default=0.5, type=float, help="for the conversation")

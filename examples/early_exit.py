@@ -105,14 +105,14 @@ def arms(given, data, shape):
 ## The result
 
 `never early` is the same model with a threshold that no probability reaches. It runs every
-classifier and never stops, which shows what the checks cost. For each seed the example also draws a
-picture of accuracy against operations and latency over all thresholds, and saves it beside the
+classifier and never stops, so its latency includes all checks. For each seed the example also draws
+a picture of accuracy against operations and latency over all thresholds, and saves it beside the
 results.
 """
 
 
 def main(arguments=None):
-    given = options("Measures what a network saves that stops early.", arguments, out="runs/early_exit", alpha=0.3,
+    given = options("Measures what early exits save.", arguments, out="runs/early_exit", alpha=0.3,
                     temperature=3.0, hint=0.1, nets="", lost=0.005, timed=200)  # fmt: skip
     given.timed = 1 if given.tiny else given.timed
     splits, data = images_of(given)

@@ -56,7 +56,7 @@ def hooks(given):
 
 
 """
-## Five arms with the same budget
+## Five students with the same budget
 
 All students start from the same weights and see the data in the same order. At the end of each
 epoch, a second hook logs how similar both layers are on images of the validation split. It measures
@@ -126,7 +126,7 @@ def heat_map(student, teacher, splits, picture):
 
 
 def main(arguments=None):
-    given = options("Compares losses between hidden layers.", arguments, out="runs/feature_distillation",
+    given = options("Compares feature losses.", arguments, out="runs/feature_distillation",
                     alpha=0.5, temperature=2.0, hint=1.0, attention=1000.0,
                     similarity=3000.0)  # fmt: skip
     splits, data = images_of(given)
