@@ -65,8 +65,7 @@ def tokenizer(texts, size):
 
 
 def task(backbone, tokenizer, length, summary_length, name=None):
-    """Returns a model that reads texts of `length` tokens and writes up to `summary_length` tokens.
-    """
+    """Returns a model that reads `length` tokens and writes up to `summary_length` tokens."""
     preprocessor = keras_hub.models.BartSeq2SeqLMPreprocessor(
         tokenizer, encoder_sequence_length=length, decoder_sequence_length=summary_length
     )

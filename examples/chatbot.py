@@ -140,8 +140,7 @@ class Run:
         return self.fit(distiller, batches, name, self.given.epochs, self.given.rate / 2)
 
     def lesson(self, name, student, teacher):
-        """Returns `(distiller, batches)`, which say how and on what the student `name` is trained.
-        """
+        """Returns `(distiller, batches)`, by which the student `name` is trained."""
         if name == "on-policy":
             terms = [Term(TOKEN_LEVEL["Jensen-Shannon"], name="teacher")]
             own = OnPolicy(student, self.prompts, self.answers, share=0.5, batch_size=BATCH)

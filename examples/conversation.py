@@ -31,9 +31,7 @@ def pairs(given, tail="\n"):
 
 
 def texts(given, split):
-    """Returns the whole entries of the dictionary in a split, from which the model learns the
-    language.
-    """
+    """Returns the dictionary's entries in a split, from which the model learns the language."""
     found = ("\n".join([question, *paragraphs]) for question, paragraphs in dictionary(given)
              if data.hashed_split(question) == split)  # fmt: skip
     return list(itertools.islice(found, given.limit))

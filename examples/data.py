@@ -20,11 +20,10 @@ def add_arguments(parser, text="text", label="label"):
 
 
 def columns(given, names, file):
-    """Returns `{split: {name: list}}` for the columns `names` from the source that the options
-    choose.
+    """Returns `{split: {name: list}}` for the columns `names`.
 
     Args:
-        given: the parsed options of `add_arguments`.
+        given: the parsed options of `add_arguments`, which choose the source.
         names: the columns of the file, or the keys of the data set's examples.
         file: the name of the file in the folder `--data`.
 

@@ -112,8 +112,7 @@ def contrasted(filters, name, given, images, seed):
 
 
 def pretrained(preset, images):
-    """Returns the vectors of a KerasHub encoder, which are the mean over its positions or tokens.
-    """
+    """Returns the vectors of a KerasHub encoder, as means over its positions or tokens."""
     import keras_hub
 
     backbone = keras_hub.models.Backbone.from_preset(preset)
@@ -177,8 +176,7 @@ def few(labels, each):
 
 
 def probed(known, labels, vectors, expected):
-    """Returns the row of the table for the vectors of the labelled images and of the test images.
-    """
+    """Returns the row of the table for vectors of labelled images and of test images."""
     mean = known.mean(0)
     known, vectors = ((x - mean) / (np.linalg.norm(x - mean, axis=1, keepdims=True) + 1e-9)
                       for x in (known, vectors))  # fmt: skip

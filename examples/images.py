@@ -45,8 +45,9 @@ def from_idx(folder, valid=5000):
 
 
 def read_idx(path):
-    """Returns the array of a gzipped idx file of bytes, which holds a magic number, sizes and
-    values.
+    """Returns the array of a gzipped idx file of bytes.
+
+    The file holds a magic number, the sizes and the values.
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}. Give the folder of the idx files to --data.")
@@ -94,8 +95,9 @@ def load(data=None, tfds=None, limit=None):
 
 
 def batched(splits, batch_size):
-    """Returns a function from a split's name to its batches. It shuffles the training split each
-    epoch.
+    """Returns a function from a split's name to its batches.
+
+    It shuffles the training split in each epoch.
     """
 
     def data(split):

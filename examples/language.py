@@ -15,8 +15,7 @@ BATCH = 32
 
 
 def byte_pairs(texts, size):
-    """Returns `(vocabulary, merges)` of at most `size` tokens, which are the most common in
-    `texts`.
+    """Returns `(vocabulary, merges)` of at most `size` tokens, the most common in `texts`.
 
     The vocabulary has a token for each of the 256 bytes, so it can spell every text.
     """
@@ -61,8 +60,9 @@ def by_length(rows, seed, boundaries=(24, 40)):
 
 
 def packed(tokenizer, texts, length):
-    """Returns `(x, y, sample_weight)` of texts in windows of one length. An end token precedes each
-    text.
+    """Returns `(x, y, sample_weight)` of texts in windows of one length.
+
+    An end token precedes each text.
     """
     ids = []
     for start in range(0, len(texts), 1024):

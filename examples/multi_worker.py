@@ -75,8 +75,9 @@ def show(index, worker):
 
 
 def ended(workers):
-    """Returns the exit codes of all workers. If one fails, the others get `GRACE` seconds, then are
-    killed.
+    """Returns the exit codes of all workers.
+
+    If one worker fails, the others get `GRACE` seconds to end. Then they are killed.
     """
     limit = None
     while any(worker.poll() is None for worker in workers):

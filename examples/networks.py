@@ -11,11 +11,11 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(
 
 
 def network(shape, filters=(16, 32, 64), name="network"):
-    """Returns a network with two convolutions for each number of filters and a classifier of ten
-    classes.
+    """Returns a network with a block of two convolutions for each number of filters.
 
-    Each block halves the image. Its last layer is named `"block_1"`, `"block_2"` and so on. The
-    layer `"pool"` feeds the classifier. The output is logits, so that a temperature can soften it.
+    A classifier of ten classes follows the blocks. Each block halves the image. Its last layer is
+    named `"block_1"`, `"block_2"` and so on. The layer `"pool"` feeds the classifier. The output is
+    logits, so that a temperature can soften it.
     """
     x = inputs = keras.Input(shape)
     for block, width in enumerate(filters, start=1):

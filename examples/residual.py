@@ -41,8 +41,7 @@ def small(shape, size=1.0):
 
 
 def experiment(data=None, tfds=None, limit=None, epochs=60, teacher_epochs=40, batch_size=32):
-    """Returns the data, the loss, the optimizer and the epochs, which `compress` does not change.
-    """
+    """Returns the data, loss, optimizer and epochs, which `compress` does not change."""
     splits = load(data, tfds, limit)
     shape = splits["train"][0].shape[1:]
     steps = -(-len(splits["train"][0]) // batch_size)

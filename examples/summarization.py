@@ -194,8 +194,7 @@ class Run:
                         self.given.rate / 2)  # fmt: skip
 
     def loaded(self, path):
-        """Loads a trained task. KerasHub saves all of its preprocessor but the lengths, so they are
-        set here.
+        """Loads a trained task and sets the preprocessor's lengths, which KerasHub does not save.
         """
         task = loader(self.given)(path)
         task.preprocessor.encoder_sequence_length = self.given.length
@@ -219,9 +218,7 @@ class Run:
                    jit_compile=True)  # fmt: skip
 
     def measure(self, name, seed, task, model_of):
-        """Returns ROUGE of what a model writes about the test texts, and the number of its
-        parameters.
-        """
+        """Returns ROUGE of what a model writes about the test texts, and its parameters."""
         said = self.written(task, "test", name)["answer"]
         return {**self.measure_said(name, said), "parameters": task.count_params()}
 
@@ -274,8 +271,9 @@ tokens, since no token stops it. The times include the conversion from and to st
 
 
 def seconds(task, texts, *, words, tokens, runs):
-    """Returns the median time of `runs` summaries at batch size 1. One summary before them
-    compiles.
+    """Returns the median time of `runs` summaries at batch size 1.
+
+    One summary before them compiles the model and is not counted.
     """
     article = " ".join(" ".join(texts).split()[:words])
     tokenizer = task.preprocessor.tokenizer

@@ -252,8 +252,9 @@ class Run:
                       settings=settings(self.given), load=loader(self.given))  # fmt: skip
 
     def batches(self, split, seed=None, wear=False):
-        """Returns batches of strings with labels. A seed shuffles them, and `wear` changes the
-        sentences.
+        """Returns batches of strings with labels.
+
+        A seed shuffles them. With `wear`, each sentence becomes a random version of itself.
         """
         dataset = tf.data.Dataset.from_tensor_slices(self.splits[split])
         if seed is not None:

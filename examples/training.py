@@ -14,8 +14,7 @@ MEASURED = (  # the options that change only which models are measured, and how
 
 
 def settings(given):
-    """Returns the options that change the training. A run can be resumed only with the same ones.
-    """
+    """Returns the options that change the training. A run resumes only with the same ones."""
     return {name: value for name, value in vars(given).items() if name not in MEASURED}
 
 
@@ -47,9 +46,7 @@ class TokensASecond(keras.callbacks.Callback):
 
 
 def warmed_up(rate, steps, share=0.1):
-    """Returns a learning rate that rises over a `share` of the steps and then decays along a
-    cosine.
-    """
+    """Returns a rate that rises over a `share` of the steps and decays along a cosine."""
     warm = max(1, int(steps * share))
     return keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm), warmup_target=rate, warmup_steps=warm

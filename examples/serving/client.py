@@ -105,7 +105,7 @@ class Grpc:
 
 def main():
     parser = argparse.ArgumentParser(description="Asks a served model for its outputs.")
-    parser.add_argument("--url", default="http://localhost:8501", help="the address of the REST API")
+    parser.add_argument("--url", default="http://localhost:8501", help="the server's REST API")
     parser.add_argument("--grpc", metavar="HOST:PORT", help="use gRPC at this address instead")
     parser.add_argument("--model", required=True, help="the name of the served model")
     what = parser.add_mutually_exclusive_group(required=True)

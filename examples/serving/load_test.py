@@ -33,12 +33,12 @@ def load(url, models, inputs, requests, clients, tolerance=1e-4):
     """Sends the requests; returns `{model: seconds of each}` and what was lost or wrong.
 
     Args:
-        url: Of the REST API.
-        models: The names of the models, which are asked in turn.
-        inputs: The examples, an array.
-        requests: How many requests there are in all.
-        clients: How many clients send them at once.
-        tolerance: The largest difference of an answer from the expected one.
+        url: the address of the REST API.
+        models: the names of the models, which are asked in turn.
+        inputs: an array of examples.
+        requests: the number of requests in all.
+        clients: the number of clients that send at once.
+        tolerance: the largest difference from an expected answer that is allowed.
     """
     right = {model: expected_answers(url, model, inputs) for model in models}
     numbers, lock = itertools.count(), threading.Lock()
@@ -74,8 +74,8 @@ def load(url, models, inputs, requests, clients, tolerance=1e-4):
 
 def main():
     parser = argparse.ArgumentParser(description="Tests a server with many requests at once.")
-    parser.add_argument("--url", default="http://localhost:8501", help="the address of the REST API")
-    parser.add_argument("--inputs", required=True, metavar="FILE.npz", help="a file with the only input")
+    parser.add_argument("--url", default="http://localhost:8501", help="the server's REST API")
+    parser.add_argument("--inputs", required=True, metavar="FILE.npz", help="the only input")
     parser.add_argument("--models", nargs="+", default=["student", "teacher"],
                         help="the names of the served models")  # fmt: skip
     parser.add_argument("--requests", type=int, default=10_000, help="how many in all")

@@ -1,4 +1,4 @@
-/* Runs a SavedModel without Python. It reads floats from a file and prints the floats of the output.
+/* Runs a SavedModel without Python. It reads floats from a file and prints those of the output.
 
    P=$(python -c "import tensorflow as tf; print(tf.sysconfig.get_lib())")
    gcc predict.c -o predict -I$P/include -L$P -l:libtensorflow_cc.so.2 \

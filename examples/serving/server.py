@@ -196,8 +196,8 @@ def grpc_server(models, port, threads=8):
 def main():
     parser = argparse.ArgumentParser(description="Stands in for TF Serving's predict API.")
     parser.add_argument("--models", required=True, help="a folder with a folder for each model")
-    parser.add_argument("--rest", type=int, default=8501, help="the port of REST; 0 takes a free one")
-    parser.add_argument("--grpc", type=int, help="the port of gRPC; 0 takes a free one")
+    parser.add_argument("--rest", type=int, default=8501, help="the REST port; 0 takes a free one")
+    parser.add_argument("--grpc", type=int, help="the gRPC port; 0 takes a free one")
     arguments = parser.parse_args()
     models = Models(arguments.models)
     if arguments.grpc is not None:
