@@ -48,7 +48,7 @@ def checked_task(task, loss):
 
 
 def checked_count(name, value, least):
-    """A whole number of at least `least`."""
+    """Returns a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(
             f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
@@ -57,7 +57,7 @@ def checked_count(name, value, least):
 
 
 def checked_model(name, made):
-    """What the function `name` returned, if it is a model."""
+    """Returns what the function `name` returned, if it is a model."""
     if not isinstance(made, keras.Model):
         raise TypeError(
             f"`{name}` must return a `keras.Model`, because the run saves it. To learn from a "

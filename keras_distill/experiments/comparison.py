@@ -48,18 +48,18 @@ def compare(runner, about, valid, test, task=Classes):
 
 
 def held(dataset):
-    """All batches of a dataset, `(x, y)` each, in one order."""
+    """Returns all batches of a dataset, `(x, y)` each, in one order."""
     return [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in dataset]
 
 
 def measured(model, data, teacher, task=Classes):
-    """What one trained model is worth, beside its teacher unless that is `None`."""
+    """Returns what one trained model is worth, beside its teacher unless that is `None`."""
     size = report.size_on_disk(model)
     return {**report.measure(model, data, teacher, task.name), "size_bytes": size}
 
 
 def _measured(runner):
-    """Every trained model on the test split, beside its learning curves."""
+    """Returns every trained model on the test split, beside its learning curves."""
     rows = runner.measure()
     records = {"teacher": [runner.record("teacher")]}
     records |= {arm: [runner.record(arm, seed) for seed in runner.seeds] for arm in ARMS}
@@ -73,14 +73,14 @@ def _measured(runner):
 
 
 def _judged(row, record):
-    """A row of measures; of a training that has failed nothing is told but that."""
+    """Returns a row of measures; of a training that has failed nothing is told but that."""
     if "failed" in record:
         return {**dict.fromkeys(row), "failed": record["failed"]}
     return row
 
 
 def _best(runner, valid, task):
-    """The seed whose distilled student is the best on the validation split."""
+    """Returns the seed whose distilled student is the best on the validation split."""
 
     def score(seed):
         if "failed" in runner.record("distilled", seed):
@@ -146,7 +146,7 @@ def _answerable(model, inputs):
 
 
 def _together(batches):
-    """All inputs of some batches, as arrays."""
+    """Returns all inputs of some batches, as arrays."""
     return keras.tree.map_structure(
         lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *batches
     )

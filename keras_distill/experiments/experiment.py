@@ -183,7 +183,7 @@ class Experiment:
             return compare(runner, about, self.data("valid"), test(), self.task)
 
     def _runner(self, folder, test, callbacks, cache):
-        """What trains and measures the three arms."""
+        """Returns what trains and measures the three arms."""
         teacher = functools.cache(lambda: runner.model("teacher"))
 
         def alike(seed, model, model_of):
@@ -202,11 +202,11 @@ class Experiment:
         return runner
 
     def measure(self, model, split):
-        """What a model is worth on a split, as `report.measure` returns it."""
+        """Returns what a model is worth on a split, as `report.measure` returns it."""
         return report.measure(model, self.data(split), task=self.task.name)
 
     def data(self, split):
-        """The batches of a split."""
+        """Returns the batches of a split."""
         return without_autotune(self._data(split))
 
     def _settings(self):
@@ -225,7 +225,7 @@ class Experiment:
         })  # fmt: skip
 
     def _described(self):
-        """The settings as the report shows them."""
+        """Returns the settings as the report shows them."""
         settings = self._settings()
         for name in ("files", "training"):
             settings.pop(name, None)
@@ -233,7 +233,7 @@ class Experiment:
         return {key: value for key, value in settings.items() if value is not None}
 
     def teacher_paths(self, teacher):
-        """What the terms read in the teacher, a list of paths."""
+        """Returns what the terms read in the teacher, a list of paths."""
         terms = self.terms
         terms = terms(self.student(), teacher) if callable(terms) else terms
         return ["output"] if terms is None else teacher_paths(terms).get("teacher", ["output"])
@@ -273,11 +273,11 @@ class Experiment:
         return teacher, self._fit(teacher, model, train, self.teacher_epochs, callbacks)
 
     def prepared(self, arm, seed, teacher, cache=None):
-        """What trains a student: `(student, compiled model, training data)`.
+        """Returns what trains a student: `(student, compiled model, training data)`.
 
         Args:
             arm: "alone" or "distilled".
-            seed: of weights and order.
+            seed: the seed of weights and order.
             teacher: the trained teacher; a student alone does without.
             cache: a folder of its targets, or `None` to run it.
         """
@@ -312,7 +312,7 @@ class Experiment:
             return student, {"history": {}, "seconds": 0.0, "failed": str(error)}
 
     def _distiller(self, student, teacher, source=None):
-        """A distiller with terms made for `teacher`, whose targets come from `source`."""
+        """Returns a distiller with terms made for `teacher`, whose targets come from `source`."""
         terms = self.terms(student, teacher) if callable(self.terms) else self.terms
         return Distiller(student, teacher=source or teacher, terms=terms, alpha=self.alpha)
 

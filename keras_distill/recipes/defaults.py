@@ -112,7 +112,7 @@ def default(
 
 
 def _asked(teacher, batches):
-    """The teacher's outputs and the labels of the first batches."""
+    """Returns the teacher's outputs and the labels of the first batches."""
     outputs, labels = [], []
     for batch in itertools.islice(batches, BATCHES):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
@@ -130,7 +130,7 @@ def _asked(teacher, batches):
 
 
 def signs(outputs, labels):
-    """The `Signs` of a teacher's outputs beside the labels of the same examples.
+    """Returns the `Signs` of a teacher's outputs beside the labels of the same examples.
 
     Args:
         outputs: an array `(examples, units)`.
@@ -165,7 +165,7 @@ def _of_yes_or_no(outputs, labels):
 
 
 def chosen_by(found):
-    """The `Default` that the rules give for some `Signs`."""
+    """Returns the `Default` that the rules give for some `Signs`."""
     loss, why = _loss(found)
     alpha, reason = _share(found)
     setting = {**loss, "alpha": alpha}
@@ -185,7 +185,7 @@ def _loss(found):
 
 
 def _share(found):
-    """The share of the teacher, and why."""
+    """Returns the share of the teacher, and why."""
     if None not in (found.valid, found.alone_valid) and found.valid <= found.alone_valid:
         return LITTLE, (
             f"The teacher ({found.valid:.4f} on the validation split) is no better than the "
@@ -202,7 +202,7 @@ def _share(found):
 
 
 def terms_of(setting):
-    """The terms of a `Default`'s setting."""
+    """Returns the terms of a `Default`'s setting."""
     kind = setting.get("loss")
     if kind is not None:
         return [Term("mse" if kind == "mse" else BinaryKLDivergence(temperature=2.0))]

@@ -56,7 +56,7 @@ def check_plots():
 
 
 def page(results, arms, heads, rows):
-    """The whole page, a string: headline, table, plots and how it was run."""
+    """Returns the whole page, a string: headline, table, plots and how it was run."""
     name = html.escape(results.get("name") or "experiment")
     body = [
         f"<h1>{name}</h1><p>{html.escape(headline(arms))}</p>",
@@ -73,7 +73,7 @@ def page(results, arms, heads, rows):
 
 
 def as_text(label):
-    """A label that matplotlib draws as it is: between two dollars it reads a formula."""
+    """Returns a label that matplotlib draws as it is: between two dollars it reads a formula."""
     return str(label).replace("$", r"\$")
 
 
@@ -139,7 +139,7 @@ def _figure(width=4.4, height=3.2, columns=1, **options):
 
 
 def _image(draw, title):
-    """What `draw()` returns, as it stands in the page; empty where it returns `None`."""
+    """Returns what `draw()` returns, as it stands in the page; empty where it returns `None`."""
     file = io.BytesIO()
     try:
         figure = draw()

@@ -24,7 +24,7 @@ def write(folder, found, results, experiment, seeds):
     Args:
         folder: the run's, a `pathlib.Path`.
         found: what is known before the choice, a dict.
-        results: of the last comparison, as `Experiment.run` returns them.
+        results: the results of the last comparison, as `Experiment.run` returns them.
         experiment: what was compared.
         seeds: the seeds of it.
 
@@ -115,7 +115,7 @@ def _explained(values, true):
 
 
 def verdict(judged, found):
-    """Whether the teacher helps, in a sentence, and what to try next where it does not."""
+    """Returns whether the teacher helps, in a sentence, and what to try next where it does not."""
     classes = found["task"] == "classes"
     digits, unit = (2, "points") if classes else (4, "in R²")
     error = "" if judged["error"] is None else f" ± {judged['error']:.{digits}f}"
@@ -131,7 +131,7 @@ def verdict(judged, found):
 
 
 def advice(judged, found):
-    """What to try next, by what the teacher says of the data."""
+    """Returns what to try next, by what the teacher says of the data."""
     signs = found["default"]["signs"]
     if TASKS[found["task"]].scale * found["teacher"]["score"] <= np.mean(judged["alone"]):
         return "The teacher is no better than the student. Train a better teacher."
@@ -144,7 +144,7 @@ def advice(judged, found):
 
 
 def summary(found):
-    """The answer in Markdown."""
+    """Returns the answer in Markdown."""
     answer, cost = found["answer"], found["students"][found["student"]]
     task, theirs = TASKS[found["task"]], found["teacher"]
     goal = task.scale * theirs["score"]

@@ -154,7 +154,7 @@ class Compressing:
     Args:
         run: the `RunFolder`.
         experiment: the `Experiment`; it is not changed.
-        seed: of the search.
+        seed: the seed of the search.
     """
 
     def __init__(self, run, experiment, seed):
@@ -192,7 +192,7 @@ class Compressing:
         say(f"The teacher has {said(self.goal, task)} on the validation split.")
 
     def propose(self, budget, sizes):
-        """The names of the students within the budget, those of most operations first."""
+        """Returns the names of the students within the budget, those of most operations first."""
         experiment = self.experiment
         asked = {} if sizes is None else {"sizes": sizes}
         found = proposals(experiment, self.teacher, **asked)
@@ -209,11 +209,11 @@ class Compressing:
         return sorted(kept, key=self._size, reverse=True)
 
     def _size(self, name):
-        """What makes a student larger than another; it does not change between two runs."""
+        """Returns what makes a student larger than another; it does not change between two runs."""
         return self.costs[name]["flops"], self.costs[name]["parameters"], name
 
     def best(self, names):
-        """The best student, by halving."""
+        """Returns the best student, by halving."""
         begin, epochs = 0, self.experiment.epochs
         for end in sorted({math.ceil(epochs / 4), math.ceil(epochs / 2), epochs}):
             scored = [(-self.train(name, self.default["setting"], begin, end), name)
@@ -239,7 +239,7 @@ class Compressing:
         return max(found, key=found.get)
 
     def settle(self, name):
-        """The best setting for a student, beside the student alone."""
+        """Returns the best setting for a student, beside the student alone."""
         epochs, settings = self.experiment.epochs, around(self.default["setting"])
         self.train(name, None, 0, epochs)
         quarter = math.ceil(epochs / 4)
@@ -273,7 +273,7 @@ class Compressing:
         return sum(taken.values()) / taken[alone]
 
     def make(self, setting):
-        """The experiment under a setting, with its student and the trained teacher."""
+        """Returns the experiment under a setting, with its student and the trained teacher."""
         given, setting = setting, dict(setting)
         name = setting.pop("student", None)
         experiment = copy.copy(self.experiment)
@@ -284,7 +284,7 @@ class Compressing:
         return under(experiment, setting)
 
     def finish(self, name, setting, seeds, keep, command):
-        """The last comparison, over seeds; then the answer."""
+        """Returns the last comparison, over seeds; then the answer."""
         experiment = self.make({"student": name, **setting})
         experiment.seeds, experiment.teacher_epochs = seeds, 0
         experiment.teacher = lambda: self.run.model("teacher")

@@ -18,7 +18,7 @@ _SERIES = (("alone", "alone", -0.12, "#d97706"), ("distilled", "scores", 0.12, "
 
 
 def row(setting, distilled, alone, base):
-    """A leader's validation scores, and those of the student alone under the same seeds.
+    """Returns a leader's validation scores, and those of the student alone under the same seeds.
 
     Args:
         setting: what was chosen.
@@ -60,12 +60,12 @@ def table(rows, task=Classes):
 
 
 def name_of(task):
-    """What a task's measure is called in a sentence."""
+    """Returns what a task's measure is called in a sentence."""
     return "accuracy" if task.scale == 100 else task.heading
 
 
 def said(score, task):
-    """A score in a sentence."""
+    """Returns a score in a sentence."""
     value = tables.plain(score, task.scale)
     return f"{value}%" if task.scale == 100 else f"{task.heading} {value}"
 
@@ -82,7 +82,7 @@ def _spread(value, spread, task):
 
 
 def verdict(rows):
-    """Whether the best is better than the student alone, in a sentence."""
+    """Returns whether the best is better than the student alone, in a sentence."""
     best = rows[0]
     if best["failed"]:
         return (
@@ -120,7 +120,7 @@ def write(folder, rows, stages, *, file, options, command, task=Classes):
 
 
 def _winner(folder, rows, told, file, options, command):
-    """The text of an experiment's file; a path in it is relative to that file."""
+    """Returns the text of an experiment's file; a path in it is relative to that file."""
     place = os.path.relpath(os.path.abspath(file), os.path.abspath(folder))
     given = {name: placed(name, value) for name, value in options.items()}
     command, told = (text.replace("\\", "\\\\").replace('"', "'") for text in (command, told))

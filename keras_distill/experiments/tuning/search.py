@@ -127,7 +127,7 @@ def _check(**numbers):
 
 
 def _arms(file, settings, options):
-    """All arms, each of which makes an experiment, and the first one's origin."""
+    """Returns all arms, each of which makes an experiment, and the first one's origin."""
     students = list({str(alone(setting)): alone(setting) for setting in settings}.values())
     arms, origin = [], None
     for taught, group in ((False, students), (True, settings)):
@@ -171,7 +171,7 @@ class Search:
         cached.prepare(self.teacher, experiment.data("train"), self.cache, list(paths))
 
     def leaders(self, halvings, count):
-        """The best arms of all that were not stopped; a student alone never is."""
+        """Returns the best arms of all that were not stopped; a student alone never is."""
         groups = collections.defaultdict(list)
         for arm in self.arms:
             if arm.taught:
@@ -184,7 +184,7 @@ class Search:
         return [arm for _, arm in sorted(last, key=_order)][:count]
 
     def _halved(self, group, halvings):
-        """The arms of a group that reach its last epoch, with their scores."""
+        """Returns the arms of a group that reach its last epoch, with their scores."""
         begin, epochs = 0, group[0].epochs
         for end in sorted({math.ceil(epochs / 2**left) for left in range(halvings + 1)}):
             scored = [(self.train(arm, self.seed, begin, end), arm) for arm in group]

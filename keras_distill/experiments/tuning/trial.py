@@ -31,7 +31,7 @@ class Trial:
         self.arm, self.owner = arm, owner
 
     def record(self, end):
-        """What this run measured after `end` epochs, or `None`."""
+        """Returns what this run measured after `end` epochs, or `None`."""
         found = _files.read_json(self._path(end, "json"), FIELDS)
         return found if found is None or found["run"] == self.owner else None
 
