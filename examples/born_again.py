@@ -51,7 +51,7 @@ def generation(number, given, data, shape, seed, model_of):
     return trained(f"generation {number}", net, data, given.epochs, seed, **scheme)
 
 
-def right(nets, images, labels):
+def mean_accuracy(nets, images, labels):
     """Returns the accuracy of the networks' mean probabilities in percent."""
     outputs = [keras.ops.softmax(net.predict(images, batch_size=256, verbose=0)) for net in nets]
     return 100 * float(np.mean(np.argmax(sum(outputs), -1) == labels))
@@ -114,28 +114,31 @@ def few_labels(given, splits, seed, model_of):
 """
 ## The result
 
-All arms make the same number of updates. The network that sees a fifth of the images therefore sees
-each image five times as often. The table shows the student of the second round.
+All networks make the same number of updates. The network that sees a fifth of the images therefore
+sees each image five times as often. The table shows the student of the second round.
 """
+
 
 def arms(given, splits, data):
     """Returns `{name: Arm}`. Every arm is measured by its accuracy."""
     shape, (x, y) = splits["train"][0].shape[1:], splits[given.on]
 
-    def one(seed, model, model_of):
-        return {"accuracy": right([model], x, y)}
+    def measure(seed, model, model_of):
+        return {"accuracy": mean_accuracy([model], x, y)}
 
     def all_together(seed, model, model_of):
-        return {"accuracy": right([model_of(name) for name in line], x, y)}
+        return {"accuracy": mean_accuracy([model_of(name) for name in generations], x, y)}
 
-    line = {f"generation {n}": Arm(functools.partial(generation, n, given, data, shape), one)
-            for n in range(given.generations)}  # fmt: skip
-    found = {**line, "all generations together": Arm(None, all_together)}
-    found[FIRST] = Arm(functools.partial(few_labels, given, splits), one)
+    generations = {
+        f"generation {n}": Arm(functools.partial(generation, n, given, data, shape), measure)
+        for n in range(given.generations)
+    }
+    found = {**generations, "all generations together": Arm(None, all_together)}
+    found[FIRST] = Arm(functools.partial(few_labels, given, splits), measure)
     for kind in ("hard", "soft"):
         rounds = [functools.partial(self_trained, kind, n, given, splits) for n in (1, 2)]
         found[f"{kind} answers, round 1"] = Arm(rounds[0])
-        found[f"and {kind} answers for the rest"] = Arm(rounds[1], one)
+        found[f"and {kind} answers for the rest"] = Arm(rounds[1], measure)
     return found
 
 

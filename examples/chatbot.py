@@ -76,9 +76,9 @@ def language_model(given, tokenizer):
 ## The students
 
 All students start from the same layers of the teacher and its weights, so that they differ only in
-how they are trained. A student of a token-level loss learns from the answers in the data and from
-the teacher. A sequence-level student learns from answers that the teacher wrote, so it needs no
-teacher during training. An on-policy student has no labels, because its own answers may be wrong.
+how they are trained. A token-level student learns from the answers in the data and from the
+teacher. A sequence-level student learns from answers that the teacher wrote, so it needs no teacher
+during training. An on-policy student has no labels, because its own answers may be wrong.
 """
 
 TOKEN_LEVEL = {

@@ -27,8 +27,8 @@ from keras_distill import compress
 ## The experiment
 
 The file `residual.py` defines an experiment, with the data, a teacher, a student, the loss, the
-optimizer and the number of epochs. `compress` reads that file. The command `keras-distill compress
---experiment=FILE` does the same.
+optimizer and the number of epochs. `compress` reads that file. The command
+`keras-distill compress --experiment=FILE` does the same.
 
 The teacher is a residual network. The names of its layers number its blocks, as in `block_0_...`
 and `block_1_...`. `models.shrink` finds the blocks by these names and can leave some of them out.
@@ -45,8 +45,8 @@ Soft targets need more epochs than labels, and a learning rate that decays to ze
 """
 ## The search
 
-`compress` writes each finished part to disk. If the search is killed, continue it with `--resume`.
-The teacher answers the training split once, and all students learn from these answers.
+`compress` writes each finished part to disk. To resume a killed search, add `--resume`. The teacher
+answers the training split once, and all students learn from these answers.
 """
 
 

@@ -12,9 +12,9 @@ class token alone.
     python examples/deit.py
 
 The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
-Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
-runs everything in under a minute, with numbers that mean nothing. With Fashion-MNIST give
-`--patch=4`, which makes 49 patches of an image. The digits have 16 patches.
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. With these
+images give `--patch=4`, which makes 49 patches of an image. The digits have 16 patches. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import functools
@@ -108,10 +108,10 @@ ARMS = {  # the tokens, the token that the teacher teaches, whether by hard deci
 }
 
 """
-## The arms
+## The comparison
 
-An arm is one way of training. The teacher is a convolutional network. All transformers see the data
-in the same order. Transformers with the same tokens start from the same weights.
+The teacher is a convolutional network. All transformers see the data in the same order.
+Transformers with the same tokens start from the same weights.
 """
 
 
@@ -132,7 +132,7 @@ def teacher(given, data, shape, seed, model_of):
     return trained("teacher", made(seed, network, shape), data, given.teacher_epochs, seed)
 
 
-def right(model, images, labels):
+def mean_accuracy(model, images, labels):
     """Returns the accuracy of the mean of the tokens' probabilities in percent."""
     outputs = model.predict(images, batch_size=256, verbose=0)
     mean = sum(ops.convert_to_numpy(ops.softmax(logits)) for logits in outputs.values())
@@ -147,7 +147,7 @@ def arms(given, splits, data):
         return {"accuracy": accuracy(model, data(given.on)), "parameters": model.count_params()}
 
     def of_student(seed, model, model_of):
-        return {"accuracy": right(model, x, y), "parameters": model.count_params()}
+        return {"accuracy": mean_accuracy(model, x, y), "parameters": model.count_params()}
 
     students = {title: Arm(functools.partial(student, title, given, data, shape), of_student)
                 for title in ARMS}  # fmt: skip

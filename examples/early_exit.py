@@ -79,10 +79,10 @@ def _row(measured):
 
 
 """
-## The arms
+## One network in several uses
 
-All arms use the same network. It is trained and measured once for each seed, and each arm is one
-row of what was measured.
+Each row of the table is another use of the same network. The network is trained and measured once
+for each seed.
 """
 
 USES = (*(f"{exit}, for all" for exit in (*EXITS, "final")), "early exit", "never early")

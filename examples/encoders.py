@@ -27,7 +27,7 @@ def parsed(parser, arguments):
 def encoder(given, texts):
     """Returns a backbone and its preprocessor.
 
-    With `--tiny` the backbone is a random one, and its vocabulary are the words of `texts`.
+    With `--tiny` the backbone is a random one, and its vocabulary holds the words of `texts`.
     """
     if given.tiny:
         tokenizer, backbone = _tiny(texts, given.dtype)

@@ -1,4 +1,4 @@
-"""
+r"""
 # Fashion-MNIST: a 5,000-parameter student of a convolutional teacher
 
 Fashion-MNIST has 60,000 grey training images of 28 x 28 pixels in ten classes of clothing, and

@@ -149,7 +149,7 @@ def network(count, begin, end, types, width=32):
 
 
 """
-## The arms
+## The comparison
 
 The teacher answers once for each file. One student uses its decisions as labels, which Keras alone
 can do. Another student uses its probabilities as targets. The logarithm of a probability is a

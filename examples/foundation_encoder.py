@@ -165,7 +165,7 @@ def student(kind, vectors_of, given, images, seed, model_of):
 
 The table shows how many test images get the right class, in percent, from a few labelled images.
 "nearest" uses the class of the nearest neighbor by angle, and "linear" uses a logistic regression.
-The arm "pixels" uses the images themselves as vectors. The arm "student, by contrast" is the small
+The row "pixels" uses the images themselves as vectors. The row "student, by contrast" is the small
 network, trained in the same way as the encoder.
 """
 

@@ -57,9 +57,9 @@ def mixed(images):
 
 
 """
-## The arms
+## The comparison
 
-An arm is one way of training:
+The example compares four ways of training:
 
 - "labels" trains the student on moved images and their labels.
 - "fixed teacher" shows the student moved images, but the teacher has answered once for the images
@@ -67,8 +67,8 @@ An arm is one way of training:
 - "same view" lets the teacher answer for the view that the student sees.
 - "same view, mixed" is function matching.
 
-The last three use no labels, so `alpha` is 1. Each arm is trained for `--epochs` epochs, and once
-more for `--long` times as many.
+The last three use no labels, so `alpha` is 1. Each student is trained for `--epochs` epochs, and
+once more for `--long` times as many.
 """
 
 ARMS = ("labels", "fixed teacher", "same view", "same view, mixed")

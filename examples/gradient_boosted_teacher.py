@@ -147,7 +147,7 @@ def network(rows, classes, width=32):
 
 
 """
-## The arms
+## The comparison
 
 All students start from the same weights and make the same number of steps, however many rows they
 see. The trees answer once for each row, before the training. The batches carry these answers beside

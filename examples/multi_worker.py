@@ -3,8 +3,8 @@
     python examples/multi_worker.py --workers=2
 
 This command starts two processes on this machine, which communicate over the loopback interface. It
-prints each line of a worker behind the worker's name. On real machines, start this file once on
-each machine without `--workers`. Set the environment variable TF_CONFIG as TensorFlow describes:
+prints the name of the worker before each line of its output. On real machines, start this file once
+on each machine without `--workers`. Set the environment variable TF_CONFIG as TensorFlow describes:
 
     {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
 

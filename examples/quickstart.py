@@ -18,8 +18,8 @@ These are the mean and the standard deviation of the test accuracy over the seed
 The run takes about two minutes of CPU time.
 
 `--data=DIR` reads the four idx `.gz` files of Fashion-MNIST from the folder `DIR`, and
-`--tfds=fashion_mnist` downloads Fashion-MNIST. The models and settings of
-`examples/fashion_mnist.py` suit these images better.
+`--tfds=fashion_mnist` downloads Fashion-MNIST. `examples/fashion_mnist.py` has models and settings
+for these images.
 
 The split of the digits is fixed. It has 797 images for training, 400 for validation and 600 for the
 test. Student, teacher, epochs, learning rate, temperature and alpha were chosen on the validation

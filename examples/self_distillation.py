@@ -54,7 +54,7 @@ def taught(given, data, shape, seed, model_of):
 
 
 """
-## Three arms with the same budget
+## Three ways of training with the same budget
 
 The example compares three ways of training:
 
@@ -102,7 +102,7 @@ def arms(given, data, shape):
 ## The result
 
 The table shows the accuracy of each exit, as the mean over seeds with the sample deviation.
-`docs/results.md` shows the numbers of our run and explains them.
+`docs/results.md` shows the numbers of a real run and explains them.
 """
 
 

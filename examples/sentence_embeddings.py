@@ -1,4 +1,4 @@
-"""
+r"""
 # Sentence embeddings from two layers
 
 MiniLM turns a sentence into a vector of 384 numbers. Sentences with nearly the same meaning get

@@ -58,7 +58,7 @@ def teacher(name, given, data, shape, seed, model_of):
                    given.epochs, own)  # fmt: skip
 
 
-def together(models, images, labels):
+def mean_accuracy(models, images, labels):
     """Returns the accuracy of the mean of several models' probabilities in percent."""
     outputs = [model.predict(images, batch_size=256, verbose=0) for model in models]
     mean = sum(keras.ops.convert_to_numpy(keras.ops.softmax(each)) for each in outputs)
@@ -101,7 +101,7 @@ def arms(given, splits, data):
         return {"accuracy": accuracy(model, data(given.on))}
 
     def all_three(seed, model, model_of):
-        return {"accuracy": together([model_of(f"{name} teacher") for name in TEACHERS], x, y)}
+        return {"accuracy": mean_accuracy([model_of(f"{name} teacher") for name in TEACHERS], x, y)}
 
     def mixed(combine, model_of):
         members = {name: model_of(f"{name} teacher") for name in TEACHERS}

@@ -194,8 +194,7 @@ class Run:
                         self.given.rate / 2)  # fmt: skip
 
     def loaded(self, path):
-        """Loads a trained task and sets the preprocessor's lengths, which KerasHub does not save.
-        """
+        """Loads a trained task and sets the lengths that KerasHub does not save."""
         task = loader(self.given)(path)
         task.preprocessor.encoder_sequence_length = self.given.length
         task.preprocessor.decoder_sequence_length = self.given.summary_length

@@ -73,9 +73,9 @@ def step(title, size, teacher, epochs, given, data, shape, seed, model_of):
 
 
 """
-## The arms
+## The comparison
 
-A chain also trains its assistants, so it takes more epochs than a single step. Two arms without
+A chain also trains its assistants, so it takes more epochs than a single step. Two students without
 assistants get as many epochs as the longest chain. If they are as good as the chain, the chain
 gains only by its longer training. All students start from the same weights.
 """

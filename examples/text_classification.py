@@ -1,4 +1,4 @@
-"""
+r"""
 # A sentiment classifier with half the layers, and one for a phone
 
 This example fine-tunes a pretrained MiniLM encoder (6 layers, 22.7 million parameters) on sentences

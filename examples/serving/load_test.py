@@ -1,4 +1,4 @@
-"""
+r"""
 # Load test: many requests from several clients at once
 
 Each client sends one example after the other, in turn to the student and to the teacher. It
