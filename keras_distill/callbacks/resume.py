@@ -1,4 +1,4 @@
-"""A `fit` that was killed goes on as if it had not been."""
+"""Resumes a `fit` that was killed, as if it had not been interrupted."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from keras_distill._keras import epochs, trainer
 from keras_distill._messages import say
 from keras_distill.training import checkpoints, resuming
 
-KEPT = 2  # checkpoints: where the latest is damaged the one before is taken
+KEPT = 2  # the number of checkpoints: if the latest is damaged, the one before it is used
 IN_USE = ".in-use"
-GENERATORS = ("generators", "epoch_generators")  # of a `Place`
+GENERATORS = ("generators", "epoch_generators")  # fields of a `Place`
 
 
 class Resume(keras.callbacks.Callback):
@@ -48,8 +48,8 @@ class Resume(keras.callbacks.Callback):
             end of each epoch. Defaults to `None`, which writes only these.
 
     Raises:
-        ValueError: for a wrong `every`. In `fit`, if all checkpoints are damaged or belong to
-            another model, or if the data come in another order.
+        ValueError: if `every` is out of range. In `fit`, if all checkpoints are damaged or belong
+            to another model, or if the data come in another order.
         RuntimeError: in `fit`, if another process trains in the folder.
         TypeError: in `fit`, if the model is not a distiller.
 
@@ -74,14 +74,14 @@ class Resume(keras.callbacks.Callback):
         self._forget(resuming.Place(0, 0))
 
     def _forget(self, place):
-        """Begins at a place, with nothing seen yet."""
+        """Sets the place where the training begins, before any batch."""
         self._place, self._metrics, self._terminated = place, None, False
 
     # Around `fit`
 
     @contextlib.contextmanager
     def resuming(self, distiller):
-        """Holds the folder for the time of a `fit`; the value is where it begins, or `None`."""
+        """Holds the folder for the time of a `fit`; yields the place where it begins, or `None`."""
         self._writes = trainer.is_first_worker(distiller)
         with contextlib.ExitStack() as held:
             if self._writes:
@@ -104,7 +104,7 @@ class Resume(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def _listening(self):
-        """Meanwhile SIGTERM is noted, where this is the thread that hears it."""
+        """Within the block, records SIGTERM if this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -117,7 +117,7 @@ class Resume(keras.callbacks.Callback):
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-        if self._terminated:  # it came when all was done
+        if self._terminated:  # SIGTERM came after the last step
             raise SystemExit(128 + signal.SIGTERM)
 
     # Keras's hooks
@@ -143,8 +143,8 @@ class Resume(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._loaded is not None:
-            self._restore_logs()  # now the metrics are there in any case
-            if self._place.step:  # otherwise the epoch has drawn its order since
+            self._restore_logs()  # now the metrics exist in any case
+            if self._place.step:  # otherwise the epoch has drawn its order later
                 resuming.set_generators(self._place.generators)
             self._loaded = None
 
@@ -159,7 +159,7 @@ class Resume(keras.callbacks.Callback):
             self._save()
 
     def on_test_begin(self, logs=None):
-        if self._distiller is not None:  # validation: Keras resets the metrics of the epoch now
+        if self._distiller is not None:  # validation: Keras now resets the metrics of the epoch
             self._metrics = resuming.arrays(self.model.variables_of_logs())
 
     def on_test_batch_end(self, batch, logs=None):
@@ -181,11 +181,11 @@ class Resume(keras.callbacks.Callback):
     # Checkpoints
 
     def _save(self):
-        """Writes a checkpoint; the process ends here if it was told to."""
+        """Writes a checkpoint, and ends the process if SIGTERM asked for it."""
         if epochs.NEEDS_A_STEP and self._place.step and self._place.step == self.params["steps"]:
-            return  # the epoch's end is near, and there is one
+            return  # the epoch ends soon, and has a checkpoint
         model, several = self.model, trainer.is_one_of_workers(self.model)
-        if not (several and self._terminated):  # reading means that all workers do
+        if not (several and self._terminated):  # all workers must take part in reading
             groups = {"variables": resuming.arrays(model.changing_variables())}
             if self._place.step:
                 found = self._metrics
@@ -210,7 +210,7 @@ class Resume(keras.callbacks.Callback):
     def _restore(self):
         (path, about, groups), model = self._loaded, self.model
         before, now = about["first_batch"], resuming.digest(model.objective.first_batch)
-        if self._writes and None not in (before, now) and before != now:  # others have other parts
+        if self._writes and None not in (before, now) and before != now:  # others differ
             raise ValueError(
                 "The first batch differs from that of the training to resume. Call "
                 "`keras.utils.set_random_seed` before you make the model and the data, or give "
