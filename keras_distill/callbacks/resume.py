@@ -34,7 +34,8 @@ class Resume(keras.callbacks.Callback):
 
     On SIGTERM the callback saves after the current step and ends the process with the exit code
     143. On several workers it only ends the process, since the others may be in another step. After
-    the last step of an epoch on JAX it waits for the end of the epoch, its validation included.
+    the last step of an epoch on JAX it waits for the end of the epoch, its validation included. On
+    JAX with data of unknown length it waits for one more step, to see that there is one.
 
     To find its place, `fit` reads data again. It reads a `tf.data.Dataset` of known length and
     arrays for at most one epoch. It reads other data, and all data on JAX and PyTorch, from the
@@ -76,6 +77,7 @@ class Resume(keras.callbacks.Callback):
     def _forget(self, place):
         """Sets the place where the training begins, before any batch."""
         self._place, self._metrics, self._terminated = place, None, False
+        self._pending = None  # a checkpoint that is written if another step follows
 
     # Around `fit`
 
@@ -117,8 +119,7 @@ class Resume(keras.callbacks.Callback):
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-        if self._terminated:  # SIGTERM came after the last step
-            raise SystemExit(128 + signal.SIGTERM)
+        self._end_if_told()  # SIGTERM came after the last step
 
     # Keras's hooks
 
@@ -149,12 +150,15 @@ class Resume(keras.callbacks.Callback):
             self._loaded = None
 
     def on_epoch_end(self, epoch, logs=None):
-        self._loaded = None
+        self._loaded = self._pending = None
 
     def on_train_batch_end(self, batch, logs=None):
         before, generators = self._place, resuming.generators()
         self._place = before._replace(step=batch + 1, generators=generators)
         due = self.every and self._place.step // self.every > before.step // self.every
+        if self._pending is not None:  # this step has followed
+            self._write(*self._pending)
+            self._end_if_told()
         if due or self._terminated:
             self._save()
 
@@ -182,28 +186,38 @@ class Resume(keras.callbacks.Callback):
 
     def _save(self):
         """Writes a checkpoint, and ends the process if SIGTERM asked for it."""
-        if epochs.NEEDS_A_STEP and self._place.step and self._place.step == self.params["steps"]:
+        place, steps = self._place, self.params["steps"]
+        if epochs.NEEDS_A_STEP and place.step and place.step == steps:
             return  # the epoch ends soon, and has a checkpoint
         model, several = self.model, trainer.is_one_of_workers(self.model)
         if not (several and self._terminated):  # all workers must take part in reading
             groups = {"variables": resuming.arrays(model.changing_variables())}
-            if self._place.step:
+            if place.step:
                 found = self._metrics
                 if found is None:
                     found = resuming.arrays(model.variables_of_logs())
                 groups["metrics"] = found
-            place = self._place
             groups |= {name: getattr(place, name) for name in GENERATORS}
-            if self._writes:
-                about = {
-                    "epoch": place.epoch, "step": place.step, "stopped": place.stopped,
-                    "first_batch": resuming.digest(model.objective.first_batch),
-                    "history": {name: [float(v) for v in values]
-                                for name, values in model.history.history.items()},
-                    "epochs": list(model.history.epoch),
-                }  # fmt: skip
-                checkpoints.write(checkpoints.path_of(self.folder, self._place), about, groups)
-                checkpoints.keep(self.folder, KEPT)
+            about = {
+                "epoch": place.epoch, "step": place.step, "stopped": place.stopped,
+                "first_batch": resuming.digest(model.objective.first_batch),
+                "history": {name: [float(v) for v in values]
+                            for name, values in model.history.history.items()},
+                "epochs": list(model.history.epoch),
+            }  # fmt: skip
+            if epochs.NEEDS_A_STEP and place.step and steps is None:
+                self._pending = place, about, groups
+                return
+            self._write(place, about, groups)
+        self._end_if_told()
+
+    def _write(self, place, about, groups):
+        self._pending = None
+        if self._writes:
+            checkpoints.write(checkpoints.path_of(self.folder, place), about, groups)
+            checkpoints.keep(self.folder, KEPT)
+
+    def _end_if_told(self):
         if self._terminated:
             raise SystemExit(128 + signal.SIGTERM)
 

@@ -32,6 +32,9 @@ OF_FILES = ("AlreadyExistsError", "DataLossError", "FailedPreconditionError", "N
 SAID = [os.strerror(number) for number, name in errno.errorcode.items()
         if name in ("EDQUOT", "EFBIG", "EIO", "EMFILE", "ENOSPC", "EROFS", "ESTALE")]  # fmt: skip
 
+# What TensorFlow puts around the message of an operation.
+OF_AN_OPERATION = r"\{\{function_node \S+\}\} | \[Op:\w+\]( name:.*)?"
+
 
 def line(error, folder=None):
     """Returns the line for the user about an exception, or `None` if it is a bug.
@@ -124,6 +127,6 @@ def _said(error):
 def _text(error):
     """Returns the message of an error, whose `__str__` may fail."""
     try:
-        return str(error)
+        return re.sub(OF_AN_OPERATION, "", str(error))
     except Exception:  # of any class
         return "(its text cannot be read)"

@@ -48,7 +48,7 @@ def measured_itself(path):
     """Returns the `Comparison` of a run with measures of its own, or `None` for other runs."""
     folder = pathlib.Path(path)
     run = RunFolder(folder)
-    results = _files.read_json(folder / RESULTS) if (folder / RESULTS).is_file() else None
+    results = _files.read_json(folder / RESULTS, {"arms": dict, "seeds": list})
     if results is None:
         return None
     sizes, histories = {}, {}

@@ -28,6 +28,7 @@ def compare(runner, about, valid, test, task=Classes):
     Returns:
         The results, as in `report.json`.
     """
+    keras.utils.set_random_seed(runner.seeds[0])  # of dropout, which no file holds
     best = _best(runner, valid, task)
     failed = "failed" in runner.record("distilled", best)
     models = {"teacher": runner.model("teacher")}
@@ -36,14 +37,16 @@ def compare(runner, about, valid, test, task=Classes):
     pictures = {} if task is Numbers else _pictures(models, test, inputs)  # they show probabilities
     results = {**about, **_measured(runner), **pictures}
     results["latency"] = report.latency(models, _first(inputs, 1))
-    report.write(runner.path, results)
     say(report.table(report.summaries(results)))
-    say(f"\nThe report: {runner.path / 'report.html'}")
     keep_examples(runner.path / EXAMPLES, valid)
-    if not failed:
-        _export(runner.path, about["name"], models, inputs)
-    else:
-        say("The distilled student failed, so nothing is exported.")
+    try:
+        report.write(runner.path, results)
+        say(f"\nThe report: {runner.path / 'report.html'}")
+    finally:  # a page that cannot be written costs no model
+        if not failed:
+            _export(runner.path, about["name"], models, inputs)
+        else:
+            say("The distilled student failed, so nothing is exported.")
     return results
 
 

@@ -75,6 +75,7 @@ class RunFolder:
 
     def alone(self):
         """Returns a context that locks the folder; a second process gets an error."""
+        _files.check_writable(self.path)
         return _files.alone(self.path / IN_USE, f"The run in {self.path}")
 
     def check(self, settings, *, overwrite=False, resume=False):

@@ -112,7 +112,7 @@ def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
         points: pairs of numbers; a higher score is better.
 
     Returns:
-        A list of pairs.
+        A list of pairs, the cheapest first.
 
     Example:
 
