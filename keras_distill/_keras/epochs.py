@@ -19,6 +19,14 @@ def peek(epoch_iterator):
     return None
 
 
+def spec_of(epoch_iterator):
+    """What the batches of `fit` are on TensorFlow, as `tf.data` specifies them.
+
+    Why private: Keras hands data on as an iterator, and no source is to be read for this.
+    """
+    return epoch_iterator._distributed_dataset.element_spec
+
+
 def is_steered(epoch_iterator):
     """Whether callbacks may steer the data, so that no batch is read before they were called.
 

@@ -51,6 +51,17 @@ def output_keys(model):
     return list(getattr(model, "output_names", None) or [])
 
 
+def output_names(model):
+    """The names by which Keras knows a model's outputs in `compile` and `fit`, in their order.
+
+    Those of a graph are its last layers'. An empty list where there are none, or where two outputs
+    have the same.
+    """
+    owner = functional(model) if is_graph(model) else model
+    names = list(getattr(owner, "output_names", None) or [])
+    return names if len(set(names)) == len(names) else []
+
+
 def nodes(model):
     """Every call of a graph in the order in which the model runs them, without its inputs.
 
@@ -105,6 +116,39 @@ def given(model, x, mask=None):
             if each is not None:
                 set_mask(value, each)
     return {id(symbol): value for symbol, value in zip(graph.inputs, values)}
+
+
+def takes_any_size(model):
+    """Whether inputs may differ in size from batch to batch, as far as the model says."""
+    if not is_graph(model):
+        return True
+    return any(None in symbol.shape[1:] for symbol in keras.tree.flatten(inputs(model)))
+
+
+def misfit(model, x):
+    """What a graph takes and what it would get, in words, where these do not fit; else `None`.
+
+    What Keras itself makes fit, an axis of size one more or less at the end, fits.
+    """
+    if not runs_its_graph(model):
+        return None
+    structure = inputs(model)
+    symbols, values = keras.tree.flatten(structure), keras.tree.flatten(x)
+    if isinstance(structure, dict) and isinstance(x, dict):
+        if not set(structure) <= set(x):
+            return f"the inputs {list(structure)}", str(list(x))
+        values = keras.tree.flatten({name: x[name] for name in structure})
+    if len(symbols) != len(values):
+        return f"{len(symbols)} input(s)", str(len(values))
+    for symbol, value in zip(symbols, values):
+        asked, shape = tuple(symbol.shape), tuple(getattr(value, "shape", None) or ())
+        if not shape or abs(len(asked) - len(shape)) == 1:
+            continue
+        if len(asked) != len(shape) or any(
+            None not in pair and pair[0] != pair[1] for pair in zip(asked[1:], shape[1:])
+        ):
+            return f"an input of shape {asked}", str(shape)
+    return None
 
 
 def run(calls, known, training=None, chosen=lambda node: node.operation):

@@ -11,6 +11,9 @@ A path names one place of a model:
 | `"block_3/query#0"` | the first of several calls of a layer in one pass; `"#-1"` is the last |
 | `"block_3/query#0:1"` | the second value of the first call |
 
+The key after `output:` is that of a dict, the position in a list or the name by which `compile`
+knows the output, or the field of a named tuple or dataclass.
+
 Each step of a path is a layer's name or, failing that, the attribute that holds the layer: where
 Keras numbers the names, the attribute says more. Without "#" the last call counts.
 

@@ -144,7 +144,7 @@ class FusedObjective(Objective):
             found[source]["hidden"] = found[source].pop("output")
         return found
 
-    def settle(self, features, answers):
+    def settle(self, features, answers, batch):
         """Nothing: `check` has refused what does not fit, and there are no logits to look at."""
 
     def check_labels(self, batch, features):

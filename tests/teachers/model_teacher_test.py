@@ -59,3 +59,18 @@ def test_what_is_no_teacher_is_refused():
     hint = Term("mse", student="hidden", teacher="hidden")
     with pytest.raises(ValueError, match="no layers"):
         Distiller(net(4, 1), teacher=lambda x: x, terms=[hint])
+
+
+def test_a_distiller_stands_for_the_student_that_it_has_trained():
+    first = Distiller(net(8, 2), teacher=net(8, 3))
+    assert_same(trained(first), trained(net(8, 2)))
+    hint = Term("mse", student="hidden", teacher="hidden", projector="auto")
+    Distiller(net(4, 1), teacher=first, terms=[hint])
+    with pytest.raises(TypeError, match="Give `distiller.student`"):
+        Distiller(first, teacher=net(8, 2))
+
+
+def test_an_input_that_does_not_fit_names_the_way_out():
+    wide = keras.Sequential([keras.Input((9,)), layers.Dense(3)], name="wide")
+    with pytest.raises(ValueError, match=r"`wide` takes.*\(None, 9\).*preprocess=function"):
+        trained(wide)
