@@ -14,9 +14,9 @@ EVERY := tests/losses tests/metrics tests/projectors_test.py tests/taps tests/fu
 	tests/contract_test.py tests/training/as_student_test.py tests/training/every_backend_test.py \
 	tests/callbacks/resume_test.py
 test-backends: .backends/ready
-	KERAS_BACKEND=torch .backends/bin/python -m pytest $(EVERY)
-	KERAS_BACKEND=jax .backends/bin/python -m pytest $(EVERY)
-	EVERY_LOSS=1 .backends/bin/python -m pytest tests/backends
+	WHOLE=1 KERAS_BACKEND=torch .backends/bin/python -m pytest $(EVERY)
+	WHOLE=1 KERAS_BACKEND=jax .backends/bin/python -m pytest $(EVERY)
+	WHOLE=1 .backends/bin/python -m pytest tests/backends
 
 .backends/ready: setup.py
 	test -x .backends/bin/python || $(PYTHON) -m venv .backends

@@ -1,6 +1,7 @@
 """Quiet TensorFlow, the same random numbers in every run, and how processes share the tests."""
 
 import functools
+import gc
 import os
 import sys
 
@@ -8,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes share the cores: a thread each wastes less
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    gc.set_threshold(50_000, 20, 20)  # what tracing makes mostly stays: a tenth went into looking
 
 import pytest  # noqa: E402
 
@@ -29,6 +31,15 @@ def _end_iterators_at_once():
     dataset = sys.modules["tensorflow"].data.Dataset
     begin = dataset.__iter__
     dataset.__iter__ = lambda self: begin(without_autotune(self))
+
+
+@pytest.fixture
+def eagerly():
+    """Keras runs what it would trace: that is quicker where a test trains for a few steps."""
+    tf = pytest.importorskip("tensorflow")
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")

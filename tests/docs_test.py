@@ -112,17 +112,8 @@ SHORTER = {
 }
 
 
-@pytest.fixture
-def eagerly():
-    """A function after which nothing is traced, until the test ends."""
-    import tensorflow as tf
-
-    yield lambda: tf.config.run_functions_eagerly(True)
-    tf.config.run_functions_eagerly(False)
-
-
 @pytest.mark.parametrize("name", [*PAGES])
-def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch, eagerly):
+def test_the_code_of_a_page_runs(name, request, tmp_path, monkeypatch):
     text = PAGES[name].read_text(encoding="utf-8")
     if name in ELSEWHERE:
         assert name in (ROOT / "tests" / ELSEWHERE[name]).read_text(encoding="utf-8")
@@ -140,7 +131,7 @@ def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch, eagerly):
     keras.utils.set_random_seed(0)
     names = GIVEN.get(name, dict)()
     if "keras_hub" in code:  # tracing costs more than all the arithmetic of these models
-        eagerly()
+        request.getfixturevalue("eagerly")
     exec(compile(code, str(PAGES[name]), "exec"), names)
     check = AFTERWARDS.get(name)
     if check:

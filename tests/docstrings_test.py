@@ -206,23 +206,14 @@ ON_TEXT = ("recipes.transformers.", "models.shrinking.", "losses.universal.Align
            "data.answers.", "data.completions.", "data.on_policy.")  # fmt: skip
 
 
-@pytest.fixture
-def eagerly():
-    """A function after which nothing is traced, until the test ends."""
-    import tensorflow as tf
-
-    yield lambda: tf.config.run_functions_eagerly(True)
-    tf.config.run_functions_eagerly(False)
-
-
 @pytest.mark.parametrize("name", [name for name in PUBLIC if example_of(PUBLIC[name])])
-def test_the_example_of_a_docstring_runs(name, request, tmp_path, monkeypatch, eagerly):
+def test_the_example_of_a_docstring_runs(name, request, tmp_path, monkeypatch):
     if name in NOT_RUN:
         pytest.skip(NOT_RUN[name])
     monkeypatch.chdir(tmp_path)
     names = dict(request.getfixturevalue("language" if name.startswith(ON_TEXT) else "pictures"))
     if "aligned" not in example_of(PUBLIC[name]):
-        eagerly()
+        request.getfixturevalue("eagerly")
     if name in ON_DISK:
         keras_distill.data.write_targets(names["teacher"], names["dataset"], "targets", verbose=0)
     exec(compile(example_of(PUBLIC[name]), name, "exec"), names)

@@ -122,7 +122,7 @@ class BalanceTerms(keras.callbacks.Callback):
             say(f"Weights by {self.by}: {', '.join(found)}")
 
     def _solved(self, sizes, alpha, weights):
-        """The weights that give every named term its share."""
+        """Returns the weights that give every named term its share."""
         least = 1e-6 * max(sizes.values())  # below it is rounding
         bad = [name for name in self.shares if not least < sizes[name] < float("inf")]
         if alpha == 0 or bad:
@@ -137,7 +137,7 @@ class BalanceTerms(keras.callbacks.Callback):
         return {name: share * total / (alpha * sizes[name]) for name, share in self.shares.items()}
 
     def _sizes(self):
-        """What each part contributes at weight 1: `{name: mean over batches}`."""
+        """Returns what each part contributes at weight 1: `{name: mean over batches}`."""
         objective, measure = self.model.objective, self.model.sizes(self.by)
         data = [objective.first_batch] if self.data is None else self._taken()
         bar = keras.utils.Progbar(len(data), verbose=self.verbose, unit_name="batch")

@@ -148,7 +148,7 @@ class FeatureHook(keras.callbacks.Callback):
         return found
 
     def _pair(self):
-        """What both layers show on the probe."""
+        """Returns what both layers show on the probe."""
         distiller, batch = self.model, self._probe()
         paths = [self.student, *([self.teacher] if self.source == "self" else [])]
         features = taps.run(distiller.student, batch.x, list(dict.fromkeys(paths)))

@@ -134,7 +134,7 @@ class SelfDistillation(keras.callbacks.Callback):
         return self._measured
 
     def _lead(self, logs):
-        """How far the deep exit is ahead of the best shallow one."""
+        """Returns how far the deep exit is ahead of the best shallow one."""
         split, metric = "", self.monitor
         if metric.startswith("val_"):
             split, metric = "val_", metric.removeprefix("val_")

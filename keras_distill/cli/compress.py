@@ -10,7 +10,7 @@ EXAMPLE = (
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("compress", VERBS["compress"], EXAMPLE)
     program.add_experiment(parser)
     program.add_devices(parser)
@@ -21,7 +21,8 @@ def parser():
                        ("flops", "the maximum number of operations of a prediction")):  # fmt: skip
         parser.add_argument(f"--max-{name}", type=float, metavar="X", help=what)
     parser.add_argument("--keep", type=float, metavar="SHARE", help="find the smallest student "
-                        "that keeps this share of the teacher's accuracy (0 to 1)")  # fmt: skip
+                        "that keeps this share of the teacher's accuracy, or of its R squared in a "
+                        "regression (0 to 1)")  # fmt: skip
     parser.add_argument("--sizes", metavar="X,X", help="the sizes to try, if the experiment has "
                         "`student(size=...)` (default: 1,0.7,0.5,0.35,0.25)")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3, metavar="N",

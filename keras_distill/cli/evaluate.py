@@ -10,7 +10,7 @@ EXAMPLE = (
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("evaluate", VERBS["evaluate"], EXAMPLE)
     parser.add_argument("--model", required=True, metavar="FILE", help="the student, a .keras file")
     parser.add_argument("--teacher", metavar="FILE", help="the student's teacher, a .keras file")
@@ -28,8 +28,8 @@ def act(arguments):
     teacher = program.model_of(arguments.teacher) if arguments.teacher else None
     from keras_distill import report
 
-    data = experiment.data(arguments.split)
-    measured = {} if teacher is None else {"teacher": report.measure(teacher, data)}
-    measured["student"] = report.measure(model, data, teacher)
+    data, task = experiment.data(arguments.split), experiment.task.name
+    measured = {} if teacher is None else {"teacher": report.measure(teacher, data, task=task)}
+    measured["student"] = report.measure(model, data, teacher, task)
     print(report.table({arm: report.summarize([values]) for arm, values in measured.items()}))
     return 0

@@ -12,7 +12,7 @@ EXAMPLE = (
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("report", VERBS["report"], EXAMPLE)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="the folder of a run of `train`, of "

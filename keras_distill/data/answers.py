@@ -86,7 +86,7 @@ def generate(
 
 
 def strings(texts):
-    """A list of the strings in a list, an array or a dataset (the first of its tuples)."""
+    """Returns a list of the strings in a list, an array or a dataset (the first of its tuples)."""
     if hasattr(texts, "as_numpy_iterator"):
         rows = texts.as_numpy_iterator()
         texts = [each for row in rows for each in np.ravel(row[0] if type(row) is tuple else row)]
@@ -157,7 +157,7 @@ def _columns(rows):
 
 
 def _row(file, line, fields=None):
-    """What one line of a file holds."""
+    """Returns what one line of a file holds."""
     row = _files.parsed(file, line)
     _files.check_fields(file, row, fields or {})
     return row

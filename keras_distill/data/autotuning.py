@@ -5,7 +5,7 @@ from typing import Any
 
 
 def without_autotune(dataset: Any) -> Any:
-    """A dataset without tf.data's autotuning, unless its options say whether to have it.
+    """Returns a dataset without tf.data's autotuning, unless its options say whether to have it.
 
     When an iterator ends, TensorFlow often misses the call that wakes its tuner. It then waits as
     long again as the iterator lived, up to a minute. So an epoch, each validation and each

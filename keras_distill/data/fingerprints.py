@@ -17,7 +17,7 @@ from keras_distill.teachers import Teacher
 
 
 def fingerprints_of(value, names=None, place="value"):
-    """A digest, or a dict of them, that changes when `value` would compute something else.
+    """Returns a digest, or a dict of them, that changes when `value` would compute something else.
 
     Weights count by their bytes, layers by their config without the numbers that Keras adds to
     names, tokenizers by their vocabulary too, objects with a `get_config` by it, a teacher by its
@@ -94,7 +94,7 @@ def _config(layer, of):
 
 
 def _numberless(config, of):
-    """A config as text, without the numbers that Keras adds to names."""
+    """Returns a config as text, without the numbers that Keras adds to names."""
 
     def described(value):
         return value.get_config() if _has_config(value) else of(value, "config")
@@ -134,7 +134,7 @@ def _of_array(value, of):
 
 
 def _of_graph(function, of):
-    """A function of a SavedModel; names in it differ from one loading to the next."""
+    """Returns a function of a SavedModel; names in it differ from one loading to the next."""
     graph = function.graph.as_graph_def()
     bodies = [graph.node, *(inner.node_def for inner in graph.library.function)]
     ops = sorted(digest(json.dumps([_of_op(node) for node in nodes])) for nodes in bodies)

@@ -20,7 +20,7 @@ FIELDS = {
 
 
 def expected(dataset, keys, fingerprints, teacher=None):
-    """The part of a header that a dataset and its reader know.
+    """Returns the part of a header that a dataset and its reader know.
 
     A string that `fingerprints` has for "teacher", "key" or "augment", or for a part of these
     such as "teacher.preprocess", stands for what is there, which is not looked at.
@@ -43,7 +43,7 @@ def expected(dataset, keys, fingerprints, teacher=None):
 
 
 def made(live, dataset, keys, parts, fingerprints):
-    """The header of a cache that `live` targets will fill."""
+    """Returns the header of a cache that `live` targets will fill."""
     header = expected(dataset, keys, fingerprints, live.teacher)
     return _files.plain({
         "format": FORMAT, "parts": parts, **header, "versions": versions(),
@@ -52,7 +52,7 @@ def made(live, dataset, keys, parts, fingerprints):
 
 
 def versions():
-    """What computes here."""
+    """Returns what computes here."""
     return {
         "keras_distill": __version__,
         "keras": keras.version(),

@@ -30,7 +30,7 @@ class Keys:
         self.key, self.views, self.augment = key, views, augment
 
     def __call__(self, data, view):
-        """`(x, y, sample_weight, keys, hashes)` of a batch.
+        """Returns `(x, y, sample_weight, keys, hashes)` of a batch.
 
         `view` is the number of the stored view, for all examples or each. The hashes are of the
         inputs as a model sees them.
@@ -61,7 +61,7 @@ class Keys:
 
 
 def hashed(structure):
-    """A 64-bit hash of each row of a structure of tensors, (batch,)."""
+    """Returns a 64-bit hash of each row of a structure of tensors, (batch,)."""
     leaves = [leaf for leaf in tf.nest.flatten(structure) if leaf is not None]
     for leaf in leaves:
         if not isinstance(leaf, tf.Tensor) or leaf.shape.rank == 0:

@@ -28,7 +28,7 @@ class LiveTargets:
         self.forms = {}
 
     def reader(self, spec):
-        """A function from a dataset's inputs to the teacher's, for the input pipeline.
+        """Returns a function from a dataset's inputs to the teacher's, for the input pipeline.
 
         Args:
             spec: the specification of the dataset's elements, or a batch.
@@ -36,7 +36,7 @@ class LiveTargets:
         return reader_of(self.teacher, keras.utils.unpack_x_y_sample_weight(spec)[0])
 
     def raw(self, x, y, sample_weight):
-        """`{path: tensor}` of a batch, of which no form has taken anything."""
+        """Returns `{path: tensor}` of a batch, of which no form has taken anything."""
         return self._targets(*_on_backend((x, y, sample_weight)))
 
     def _asked(self, x, y, sample_weight):
@@ -76,7 +76,7 @@ class LiveTargets:
         self._taken = _in_a_graph(taken)
 
     def __call__(self, batch):
-        """`{path: arrays}` of `(x, y, sample_weight)`."""
+        """Returns `{path: arrays}` of `(x, y, sample_weight)`."""
         taken = self._taken(*_on_backend(batch))
         found = keras.tree.map_structure(keras.ops.convert_to_numpy, taken)
         for path, value in found.items():
@@ -96,7 +96,7 @@ class LiveTargets:
 
 
 def _in_a_graph(function):
-    """The function, compiled to a graph on TensorFlow; on PyTorch it keeps no gradients."""
+    """Returns the function, compiled to a graph on TensorFlow; on PyTorch it keeps no gradients."""
     if _backend.NAME == "tensorflow":
         tf = _backend.tensorflow("A cache of targets")
         return tf.function(function, reduce_retracing=True, autograph=False)
@@ -120,7 +120,7 @@ def _on_backend(structure):
 
 
 def _is_output(path, teacher):
-    """Whether a path names an output of the teacher, or of one member of an ensemble."""
+    """Returns whether a path names an output of the teacher, or of one member of an ensemble."""
     name, _, below = path.partition("/")
     member = getattr(teacher, "members", {}).get(name) if below else None
     if member is not None:

@@ -15,7 +15,7 @@ EXTRA = (0, 1, 2, 4, 8)  # bits that fill a byte evenly
 
 
 def width_of(classes):
-    """The bits that hold any of `classes` ids."""
+    """Returns the bits that hold any of `classes` ids."""
     width = max(1, (classes - 1).bit_length())
     if width > 24:
         raise ValueError(f"A cache can hold at most 2^24 classes. Received: {classes} classes")
@@ -23,7 +23,7 @@ def width_of(classes):
 
 
 def split(width):
-    """`(whole, extra)`: the bits of an id in whole bytes, and those above, rounded up."""
+    """Returns `(whole, extra)`: the bits of an id in whole bytes, and those above, rounded up."""
     whole = 16 if width >= 16 else 8 if width >= 8 else 0
     return whole, next(bits for bits in EXTRA if bits >= width - whole)
 
@@ -41,7 +41,7 @@ def pack(values, width):
 
 
 def unpack(data, n, width):
-    """What `pack` packed: bytes (rows, size), uint8, as int32 (rows, n)."""
+    """Returns what `pack` packed: bytes (rows, size), uint8, as int32 (rows, n)."""
     whole, extra = split(width)
     size = n * whole // 8
     values = tf.zeros([tf.shape(data)[0], n], tf.int32)
@@ -54,7 +54,7 @@ def unpack(data, n, width):
 
 
 def packed_size(n, width):
-    """The bytes of `n` packed integers."""
+    """Returns the bytes of `n` packed integers."""
     whole, extra = split(width)
     return n * whole // 8 + -(-n * extra // 8)
 
@@ -99,7 +99,7 @@ def pack_gaps(ids, classes):
 
 
 def unpack_gaps(data, n, classes):
-    """What `pack_gaps` packed, as int32 (rows, n)."""
+    """Returns what `pack_gaps` packed, as int32 (rows, n)."""
     low, _ = gap_layout(n, classes)
     size = packed_size(n, low) if low else 0
     bits = _unpack_bits(data[:, size:], 1)
@@ -125,5 +125,5 @@ def quantize(log_probs, log_tail):
 
 
 def dequantize(codes, peak, spread):
-    """What `quantize` made: codes (rows, n), `peak` and `spread` (rows, 1)."""
+    """Returns what `quantize` made: codes (rows, n), `peak` and `spread` (rows, 1)."""
     return peak - spread * tf.square(tf.cast(codes, tf.float32) / 255.0)

@@ -8,7 +8,7 @@ from keras_distill.text.view import is_textual, preprocessed, preprocessor_of, u
 
 
 def reader_of(teacher, x):
-    """A function from inputs such as `x` to what the layers of a teacher take.
+    """Returns a function from inputs such as `x` to what the layers of a teacher take.
 
     A KerasHub task reads raw samples by its preprocessor, as in its own `predict`. A preprocessor
     that tokenizes reads strings, and tokens pass as they are; any other reads everything. The
@@ -47,7 +47,7 @@ def _members(teacher):
 
 
 def _reads(task, x):
-    """Whether the preprocessor of a task has yet to read `x`."""
+    """Returns whether the preprocessor of a task has yet to read `x`."""
     return is_text(x) or not is_textual(task.preprocessor)
 
 

@@ -30,11 +30,11 @@ class Whole:
         return {"kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
 
     def taken(self, value):
-        """What is kept of a teacher's value, on the teacher's backend."""
+        """Returns what is kept of a teacher's value, on the teacher's backend."""
         return ops.cast(value, "float32")
 
     def encode(self, value):
-        """`{feature: bytes (rows, size)}` of the values of a batch."""
+        """Returns `{feature: bytes (rows, size)}` of the values of a batch."""
         with np.errstate(over="ignore"):
             cast = value.astype(f"<f{np.dtype(self.dtype).itemsize}")
         if np.isinf(cast).sum() > np.isinf(value).sum():
@@ -45,7 +45,7 @@ class Whole:
         return {self.path: cast.reshape(len(value), -1).view("uint8")}
 
     def decode(self, data):
-        """The tensor (batch, ...), float32, from `{feature: strings (batch,)}`."""
+        """Returns the tensor (batch, ...), float32, from `{feature: strings (batch,)}`."""
         flat = tf.io.decode_raw(data[self.path], tf.as_dtype(self.dtype))
         return tf.cast(tf.reshape(flat, [-1, *self.shape]), tf.float32)
 
@@ -81,7 +81,7 @@ class Top:
         }  # fmt: skip
 
     def taken(self, value):
-        """`(ids, log_probs, log_tail)` of logits."""
+        """Returns `(ids, log_probs, log_tail)` of logits."""
         log_probs = ops.log_softmax(ops.cast(value, "float32") / self.temperature)
         top, ids = ops.top_k(log_probs, self.k)
         ids = ops.cast(ids, "int32")
@@ -108,7 +108,7 @@ class Top:
         return dict(zip(self.features, parts, strict=True))
 
     def decode(self, data):
-        """A `TopK` of (batch, ..., k); its temperature stands once an example."""
+        """Returns a `TopK` of (batch, ..., k); its temperature stands once an example."""
         parts = [data[feature] for feature in self.features]
         tail = tf.io.decode_raw(parts[-1], tf.float32)
         decode = self._decode_quantized if self.dtype == QUANTIZED else self._decode_exact
@@ -143,12 +143,12 @@ FORMS = {form.kind: form for form in (Whole, Top)}
 
 
 def form(path, config):
-    """The form that a header's entry describes."""
+    """Returns the form that a header's entry describes."""
     return FORMS[config["kind"]](path, **{k: v for k, v in config.items() if k != "kind"})
 
 
 def serialize(keys, hashes, data):
-    """The records of a batch, bytes (rows, size), of `{feature: bytes (rows, size)}`.
+    """Returns the records of a batch, bytes (rows, size), of `{feature: bytes (rows, size)}`.
 
     They are the bytes of `tf.train.Example`, put together here for all rows at once: to make and
     encode the objects takes many times as long, which counts where rows are small and many. Every
@@ -172,7 +172,7 @@ def _before(name, kind, size):
 
 
 def _message(field, content):
-    """A field of bytes or of a message, as Protocol Buffers have it on the wire."""
+    """Returns a field of bytes or of a message, as Protocol Buffers have it on the wire."""
     length, size = [], len(content)
     while size > 127:
         length.append(size & 127 | 128)
@@ -189,7 +189,7 @@ def _varints(numbers):
 
 
 def parse(forms, records):
-    """`{path: target}` of a batch of records."""
+    """Returns `{path: target}` of a batch of records."""
     names = [name for each in forms.values() for name in each.features]
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
     data = tf.io.parse_example(records, spec)

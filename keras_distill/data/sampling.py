@@ -77,7 +77,7 @@ class Sampler:
         )
 
     def texts(self, answers):
-        """The strings of the answers alone."""
+        """Returns the strings of the answers alone."""
         mask = {name: answers.new for name in answers.x if name.endswith("padding_mask")}
         found = self.task.preprocessor.generate_postprocess({**answers.x, **mask})
         return [_text(each) for each in found]

@@ -119,7 +119,7 @@ class Seen:
         self.runs = []
 
     def find(self, keys):
-        """`(known, hashes)` of keys (n,): whether each was written, and with which hash."""
+        """Returns `(known, hashes)` of keys (n,): whether each was written, and with which hash."""
         known, hashes = np.zeros(len(keys), bool), np.zeros(len(keys), "int64")
         for run in self.runs:
             at = np.minimum(np.searchsorted(run["key"], keys), len(run) - 1)
@@ -144,7 +144,7 @@ def checksum(rows):
 
 
 def read_index(path, rows=None):
-    """`(shard, rows)`: what the index of a shard says of it, and its rows by key.
+    """Returns `(shard, rows)`: what the index of a shard says of it, and its rows by key.
 
     An array for the `rows`, where one is given, is filled without a copy.
     """
@@ -173,7 +173,7 @@ def check_rows(path, shard):
 
 
 def _opened(path):
-    """A local file as it is, another as a copy in memory, which reads into arrays too."""
+    """Returns a local file as it is, another as a copy in memory, which reads into arrays too."""
     file = _files.opened(path)
     if hasattr(file, "readinto"):
         return file
@@ -186,12 +186,12 @@ def join(folder, name):
 
 
 def in_use(folder, part, parts):
-    """The path of the file that the writer of a part holds."""
+    """Returns the path of the file that the writer of a part holds."""
     return join(folder, f".in-use-{part}-of-{parts}")
 
 
 def index_of(path):
-    """The path of the index of a shard."""
+    """Returns the path of the index of a shard."""
     return f"{path.removesuffix('.tfrecord')}.index"
 
 

@@ -66,7 +66,7 @@ class TargetsOnDisk:
         return sum(shard["bytes"] for shard in self.shards)
 
     def summary(self):
-        """What the cache holds, several lines."""
+        """Returns what the cache holds, several lines."""
         lines = [
             f"{self.path}: {self.rows:,} rows in {len(self.shards)} shards, {self.size:,} bytes "
             f"({self.size / max(1, self.rows):,.1f} a row)"
@@ -79,7 +79,7 @@ class TargetsOnDisk:
         return "\n".join(lines)
 
     def lookup(self, keys, hashes):
-        """The serialized records of keys (n,), whose inputs have these hashes (n,)."""
+        """Returns the serialized records of keys (n,), whose inputs have these hashes (n,)."""
         at = np.minimum(self._places(keys), self.rows - 1)
         missing = self.keys[at] != keys
         if missing.any():
@@ -113,7 +113,7 @@ class TargetsOnDisk:
         return self.index["key"][self.order]
 
     def _owners(self, rows):
-        """The shards' numbers of rows of the index."""
+        """Returns the shards' numbers of rows of the index."""
         return np.searchsorted(self.ends, rows, side="right")
 
     def _places(self, keys):
@@ -168,7 +168,7 @@ class TargetsOnDisk:
     # Opening
 
     def _listed(self):
-        """What the parts' files say of their shards, each with the name of that file."""
+        """Returns what the parts' files say of their shards, each with the name of that file."""
         parts, listed = self.header["parts"], []
         for part in range(parts):
             name = f"part-{part}-of-{parts}.json"
@@ -240,7 +240,7 @@ class TargetsOnDisk:
             )
 
     def _local(self, number):
-        """The local file of a shard, copied once where the cache is not local."""
+        """Returns the local file of a shard, copied once where the cache is not local."""
         if number not in self._files:
             name = self.shards[number]["name"]
             path = shards.join(self.path, name)
@@ -259,7 +259,7 @@ class TargetsOnDisk:
 
 
 def _header(path):
-    """What `header.json` says of a cache."""
+    """Returns what `header.json` says of a cache."""
     file = shards.join(path, shards.HEADER)
     header = _files.read_json(file, {"format": int})
     if header is None:
@@ -290,7 +290,7 @@ def _bytes(file, offset, size):
 
 
 def _open_files():
-    """How many shards a cache holds open: a quarter of what a process may."""
+    """Returns how many shards a cache holds open: a quarter of what a process may."""
     try:
         import resource  # not on Windows
     except ImportError:
@@ -300,5 +300,5 @@ def _open_files():
 
 
 def identity(header):
-    """A short name of a cache, from all that its header says."""
+    """Returns a short name of a cache, from all that its header says."""
     return fingerprints.digest(json.dumps(header, sort_keys=True))

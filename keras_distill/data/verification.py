@@ -76,7 +76,7 @@ def _sample(dataset, rows):
 
 
 def _compared(form, raw, cached):
-    """`(rows, largest error, divergences)` of one batch of one path."""
+    """Returns `(rows, largest error, divergences)` of one batch of one path."""
     values = ops.convert_to_numpy(raw)
     if not isinstance(cached, TopK):
         same = np.equal(values, cached)  # infinite ones too, whose difference is NaN

@@ -52,7 +52,7 @@ def estimate(live, first, batches, writer, parts):
 
 
 def _encoded(live, taken, rows):
-    """`{feature: bytes (rows, size)}` of some rows of a batch's targets."""
+    """Returns `{feature: bytes (rows, size)}` of some rows of a batch's targets."""
     taken = keras.tree.map_structure(lambda value: value[rows], taken)
     data = {}
     for path, form in live.forms.items():
@@ -86,7 +86,7 @@ def write(batch, live, writer, seen, own):
 
 
 def _fresh(keys, hashes, seen):
-    """Which rows are not written yet, each key once."""
+    """Returns which rows are not written yet, each key once."""
     known, before = seen.find(keys)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     before = np.where(known, before, hashes[first[inverse]])

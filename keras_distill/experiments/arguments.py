@@ -4,6 +4,10 @@ import inspect
 
 import keras
 
+from keras_distill.report.measures import TASKS
+from keras_distill.report.tasks import Classes, Numbers
+from keras_distill.training.heads import kind_of_loss
+
 
 def checked_terms(terms):
     """Terms, unless they are a list in which one seed would hand on to the next what it learned."""
@@ -34,8 +38,17 @@ def _accepts(function, arguments):
     return True
 
 
+def checked_task(task, loss):
+    """What models are judged by, `Classes` or `Numbers`: the given one, or what the loss says."""
+    if task is None:
+        return Numbers if kind_of_loss(loss) == "regression" else Classes
+    if task not in TASKS:
+        raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received: task={task!r}")
+    return Numbers if task == Numbers.name else Classes
+
+
 def checked_count(name, value, least):
-    """A whole number of at least `least`."""
+    """Returns a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(
             f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
@@ -44,7 +57,7 @@ def checked_count(name, value, least):
 
 
 def checked_model(name, made):
-    """What the function `name` returned, if it is a model."""
+    """Returns what the function `name` returned, if it is a model."""
     if not isinstance(made, keras.Model):
         raise TypeError(
             f"`{name}` must return a `keras.Model`, because the run saves it. To learn from a "

@@ -32,7 +32,7 @@ def prepare(teacher, dataset, path, paths):
 
 
 def from_cache(dataset, path):
-    """`(teacher, dataset)` to train with."""
+    """Returns `(teacher, dataset)` to train with."""
     return CachedTeacher(), data.read_targets(dataset, path)
 
 

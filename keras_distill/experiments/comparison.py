@@ -1,5 +1,6 @@
 """Compares what a run has trained, on the test split, and writes all of it."""
 
+import math
 import shutil
 
 import keras
@@ -8,12 +9,13 @@ import numpy as np
 from keras_distill import _backend, _files, export, report
 from keras_distill._messages import say
 from keras_distill.experiments.run_folder import EXAMPLES
+from keras_distill.report.tasks import Classes, Numbers
 
 ARMS = ("alone", "distilled")
 CHECKED = 16  # test examples that the exported student must answer as the student does
 
 
-def compare(runner, about, valid, test):
+def compare(runner, about, valid, test, task=Classes):
     """Measures every trained model of a run and writes the report and the exported models.
 
     Args:
@@ -21,16 +23,18 @@ def compare(runner, about, valid, test):
         about: what the report says of the run: `name`, `settings` and `command`.
         valid: the batches of the validation split, which chooses the student that is exported.
         test: the batches of the test split, as `held` keeps them.
+        task: what the models are judged by, `Classes` or `Numbers`. Defaults to `Classes`.
 
     Returns:
         The results, as `report.json` holds them.
     """
-    best = _best(runner, valid)
+    best = _best(runner, valid, task)
     failed = "failed" in runner.record("distilled", best)
     models = {"teacher": runner.model("teacher")}
     models.update({arm: runner.model(arm, best) for arm in ARMS})
     inputs = _together([x for x, _ in test])
-    results = {**about, **_measured(runner), **_pictures(models, test, inputs)}
+    pictures = {} if task is Numbers else _pictures(models, test, inputs)  # of probabilities
+    results = {**about, **_measured(runner), **pictures}
     results["latency"] = report.latency(models, _first(inputs, 1))
     report.write(runner.path, results)
     say(report.table(report.summaries(results)))
@@ -44,18 +48,18 @@ def compare(runner, about, valid, test):
 
 
 def held(dataset):
-    """All batches of a dataset, `(x, y)` each, in one order."""
+    """Returns all batches of a dataset, `(x, y)` each, in one order."""
     return [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in dataset]
 
 
-def measured(model, data, teacher):
-    """What one trained model is worth, beside its teacher unless that is `None`."""
+def measured(model, data, teacher, task=Classes):
+    """Returns what one trained model is worth, beside its teacher unless that is `None`."""
     size = report.size_on_disk(model)
-    return {**report.measure(model, data, teacher), "size_bytes": size}
+    return {**report.measure(model, data, teacher, task.name), "size_bytes": size}
 
 
 def _measured(runner):
-    """Every trained model on the test split, beside its learning curves."""
+    """Returns every trained model on the test split, beside its learning curves."""
     rows = runner.measure()
     records = {"teacher": [runner.record("teacher")]}
     records |= {arm: [runner.record(arm, seed) for seed in runner.seeds] for arm in ARMS}
@@ -69,22 +73,22 @@ def _measured(runner):
 
 
 def _judged(row, record):
-    """A row of measures; of a training that has failed nothing is told but that."""
+    """Returns a row of measures; of a training that has failed nothing is told but that."""
     if "failed" in record:
         return {**dict.fromkeys(row), "failed": record["failed"]}
     return row
 
 
-def _best(runner, valid):
-    """The seed whose distilled student is the best on the validation split."""
+def _best(runner, valid, task):
+    """Returns the seed whose distilled student is the best on the validation split."""
 
-    def accuracy(seed):
+    def score(seed):
         if "failed" in runner.record("distilled", seed):
-            return -1
-        found = report.measure(runner.model("distilled", seed), valid)
-        return -1 if "failed" in found else found["accuracy"]
+            return -math.inf
+        found = report.measure(runner.model("distilled", seed), valid, task=task.name)
+        return -math.inf if "failed" in found else found[task.metric]
 
-    return max(runner.seeds, key=accuracy)
+    return max(runner.seeds, key=score)
 
 
 def _pictures(models, test, inputs):
@@ -142,7 +146,7 @@ def _answerable(model, inputs):
 
 
 def _together(batches):
-    """All inputs of some batches, as arrays."""
+    """Returns all inputs of some batches, as arrays."""
     return keras.tree.map_structure(
         lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *batches
     )

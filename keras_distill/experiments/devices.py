@@ -13,7 +13,7 @@ STRATEGIES = ("none", "mirrored", "multi_worker", "parameter_server", "tpu")
 
 
 def strategy_by_name(name):
-    """The `tf.distribute` strategy of a name, `None` for "none".
+    """Returns the `tf.distribute` strategy of a name, `None` for "none".
 
     "multi_worker" must be asked for before TensorFlow runs anything.
 
@@ -162,7 +162,7 @@ class Devices:
         self.strategy = strategy
 
     def scope(self):
-        """The scope in which models are made and compiled."""
+        """Returns the scope in which models are made and compiled."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
     @property
@@ -193,7 +193,7 @@ class Devices:
 
 
 def of_one_machine(what, strategy):
-    """The `Devices` of a strategy for what is shared out among machines by hand.
+    """Returns the `Devices` of a strategy for what is shared out among machines by hand.
 
     Args:
         what: the function's name, for the message.

@@ -20,6 +20,7 @@ from keras_distill.experiments.arguments import (
     checked_count,
     checked_maker,
     checked_model,
+    checked_task,
     checked_terms,
 )
 from keras_distill.experiments.comparison import ARMS, compare, held, measured
@@ -28,10 +29,13 @@ from keras_distill.experiments.progress import Progress
 from keras_distill.experiments.run_folder import described
 from keras_distill.experiments.runner import Arm, Runner, checked_seeds
 from keras_distill.report import page as report_page
+from keras_distill.report.tasks import Numbers
 from keras_distill.schedules import Hyperparameter, check, is_number
 from keras_distill.training.distiller import Distiller
 from keras_distill.training.guard import NotFinite
 from keras_distill.training.term import teacher_paths
+
+METRICS = {"classes": ("accuracy",), "numbers": ("mean_absolute_error",)}
 
 
 class Experiment:
@@ -47,25 +51,30 @@ class Experiment:
             `teacher_epochs=0` it returns a trained teacher, for instance with
             `keras.saving.load_model`.
         data: a function from "train", "valid" or "test" to a batched `tf.data.Dataset` of
-            `(x, labels)`. The models have one output, `(batch, classes)`. A shuffle without a seed
-            uses the experiment's seed.
+            `(x, labels)`. The models have one output, `(batch, classes)`, `(batch, 1)` for yes or
+            no, or `(batch, numbers)` for a regression. A shuffle without a seed uses the
+            experiment's seed.
         terms: a list of `Term`s, or a function `(student, teacher)` that returns one. Terms with
             weights need a function, which is called for each seed. By default the outputs are
-            compared at temperature 2 (Hinton).
+            compared at temperature 2 (Hinton), and those of a regression by the squared error.
         alpha: the share of the terms in the loss, in [0, 1], a number or a schedule.
         optimizer: a function without arguments that makes the optimizer, called for each seed.
         loss: the loss on the labels, as `compile` takes it.
-        metrics: the metrics, as `compile` takes them, or a function that makes them.
+        metrics: the metrics, as `compile` takes them, or a function that makes them. Defaults to
+            `"auto"`, which is the accuracy of classes and the mean absolute error of numbers.
         epochs: the number of epochs of each student.
         seeds: the number of seeds, or a list of them. A finished run can be resumed with more.
         teacher_epochs: the number of epochs of the teacher, by default `epochs`. 0 is for a
             trained teacher.
         teacher_optimizer: like `optimizer`, for the teacher. By default `optimizer`.
+        task: `"classes"`, which are judged by accuracy, or `"numbers"`, a regression, which is
+            judged by R squared. By default `"numbers"` if `loss` is one of Keras's losses on
+            numbers, such as `"mse"`, and `"classes"` otherwise.
 
     Raises:
         TypeError: for an argument that must be a function and is not.
-        ValueError: for a number out of its range, a name that cannot name a folder, or a list of
-            terms with weights, which the seeds would share.
+        ValueError: for a number out of its range, another task, a name that cannot name a folder,
+            or a list of terms with weights, which the seeds would share.
 
     Example:
 
@@ -94,14 +103,16 @@ class Experiment:
         alpha: Hyperparameter = 0.5,
         optimizer: Callable[[], Any],
         loss: Any,
-        metrics: Any = ("accuracy",),
+        metrics: Any = "auto",
         epochs: int,
         seeds: int | Sequence[int] = 3,
         teacher_epochs: int | None = None,
         teacher_optimizer: Callable[[], Any] | None = None,
+        task: str | None = None,
     ):
         self.name, self.terms = _files.checked_name("name", name), checked_terms(terms)
-        self.loss, self.metrics = loss, metrics
+        self.loss, self.task = loss, checked_task(task, loss)
+        self.metrics = METRICS[self.task.name] if _is_auto(metrics) else metrics
         self.student = checked_maker("student", student)
         self.teacher = checked_maker("teacher", teacher)
         self._data = checked_maker("data", data, "split")
@@ -169,17 +180,17 @@ class Experiment:
             if not self.devices.write:
                 return None
             about = {"name": self.name, "settings": self._described(), "command": command or ""}
-            return compare(runner, about, self.data("valid"), test())
+            return compare(runner, about, self.data("valid"), test(), self.task)
 
     def _runner(self, folder, test, callbacks, cache):
-        """What trains and measures the three arms."""
+        """Returns what trains and measures the three arms."""
         teacher = functools.cache(lambda: runner.model("teacher"))
 
         def alike(seed, model, model_of):
-            return measured(model, test(), teacher())
+            return measured(model, test(), teacher(), self.task)
 
         def teachers(seed, model, model_of):
-            return measured(model, test(), None)
+            return measured(model, test(), None, self.task)
 
         arms = {"teacher": Arm(lambda *_: self.trained_teacher(callbacks), teachers, once=True)}
         for arm in ARMS:
@@ -190,8 +201,12 @@ class Experiment:
                         devices=self.devices)  # fmt: skip
         return runner
 
+    def measure(self, model, split):
+        """Returns what a model is worth on a split, as `report.measure` returns it."""
+        return report.measure(model, self.data(split), task=self.task.name)
+
     def data(self, split):
-        """The batches of a split."""
+        """Returns the batches of a split."""
         return without_autotune(self._data(split))
 
     def _settings(self):
@@ -210,7 +225,7 @@ class Experiment:
         })  # fmt: skip
 
     def _described(self):
-        """The settings as the report shows them."""
+        """Returns the settings as the report shows them."""
         settings = self._settings()
         for name in ("files", "training"):
             settings.pop(name, None)
@@ -218,7 +233,7 @@ class Experiment:
         return {key: value for key, value in settings.items() if value is not None}
 
     def teacher_paths(self, teacher):
-        """What the terms read in the teacher, a list of paths."""
+        """Returns what the terms read in the teacher, a list of paths."""
         terms = self.terms
         terms = terms(self.student(), teacher) if callable(terms) else terms
         return ["output"] if terms is None else teacher_paths(terms).get("teacher", ["output"])
@@ -236,7 +251,11 @@ class Experiment:
             self._compile(model, self.optimizer)
         model.fit(self.data("train"), epochs=0, shuffle=False, verbose=0)
         for split in () if self.devices.are_workers else splits:  # each would predict for all
-            report.measure(student, itertools.islice(self.data(split), 1), teacher)
+            batch = list(itertools.islice(self.data(split), 1))
+            if self.task is Numbers:  # R squared needs more than one batch may hold
+                report.predictions(student, batch, self.task.name)
+            else:
+                report.measure(student, batch, teacher)
 
     def trained_teacher(self, callbacks=None):
         """The teacher, trained unless `teacher_epochs` is 0: `(model, record of its training)`."""
@@ -254,11 +273,11 @@ class Experiment:
         return teacher, self._fit(teacher, model, train, self.teacher_epochs, callbacks)
 
     def prepared(self, arm, seed, teacher, cache=None):
-        """What trains a student: `(student, compiled model, training data)`.
+        """Returns what trains a student: `(student, compiled model, training data)`.
 
         Args:
             arm: "alone" or "distilled".
-            seed: of weights and order.
+            seed: the seed of weights and order.
             teacher: the trained teacher; a student alone does without.
             cache: a folder of its targets, or `None` to run it.
         """
@@ -293,7 +312,7 @@ class Experiment:
             return student, {"history": {}, "seconds": 0.0, "failed": str(error)}
 
     def _distiller(self, student, teacher, source=None):
-        """A distiller with terms made for `teacher`, whose targets come from `source`."""
+        """Returns a distiller with terms made for `teacher`, whose targets come from `source`."""
         terms = self.terms(student, teacher) if callable(self.terms) else self.terms
         return Distiller(student, teacher=source or teacher, terms=terms, alpha=self.alpha)
 
@@ -319,6 +338,10 @@ class Experiment:
             record["failed"] = "Its weights are not finite."
             say("This training failed. The weights are not finite.")
         return record
+
+
+def _is_auto(metrics):
+    return isinstance(metrics, str) and metrics == "auto"
 
 
 def _parts(term):

@@ -13,7 +13,7 @@ PATHS = ("data", "tsv")  # options that name a file or folder
 
 
 def load_experiment(path, options):
-    """The `Experiment` that `experiment(**options)` of the Python file at `path` returns.
+    """Returns the `Experiment` that `experiment(**options)` of the Python file at `path` returns.
 
     The experiment remembers the options and the content of the file, and of the modules beside it
     that it imports, so that a run is resumed only with what it began with.
@@ -48,7 +48,7 @@ def options_of(path):
 
 
 def _maker(path):
-    """The function `experiment` of a file."""
+    """Returns the function `experiment` of a file."""
     if not path.is_file():
         raise FileNotFoundError(f"No such experiment file: {path}")
     make = _namespace(path).get("experiment")
@@ -68,7 +68,7 @@ def _namespace(path):
 
 
 def _compiled(path):
-    """The code of a file, in the encoding that it names."""
+    """Returns the code of a file, in the encoding that it names."""
     content = path.read_bytes()
     if b"\0" in content:  # Python names no file for these
         raise ValueError(f"{path} is not a Python file. It contains null bytes.")
@@ -97,7 +97,7 @@ def _bound(path, make, options):
 
 
 def placed(name, value):
-    """An option's value; a path is the same wherever the command is given."""
+    """Returns an option's value; a path is the same wherever the command is given."""
     return os.path.abspath(value) if name in PATHS and isinstance(value, str) else value
 
 

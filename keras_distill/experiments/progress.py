@@ -48,6 +48,6 @@ class Progress(keras.callbacks.Callback):
 
 
 def _shown(logs):
-    """The loss and what is known of the validation split."""
+    """Returns the loss and what is known of the validation split."""
     names = [name for name in logs if name == "loss" or name.startswith("val_")]
     return [f"{name} {float(logs[name]):.4g}" for name in names]

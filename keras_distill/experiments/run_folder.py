@@ -74,7 +74,7 @@ class RunFolder:
         self._remove_unfinished()
 
     def alone(self):
-        """A context in which no other process runs in the folder: the second is refused."""
+        """Returns a context in which no other process runs in the folder: the second is refused."""
         return _files.alone(self.path / IN_USE, f"The run in {self.path}")
 
     def check(self, settings, *, overwrite=False, resume=False):
@@ -88,7 +88,7 @@ class RunFolder:
             self._keep_given(held)
 
     def _held(self):
-        """The names in the folder that a run writes, without what was given."""
+        """Returns the names in the folder that a run writes, without what was given."""
         own = [name for name in WRITTEN if (self.path / name).exists()]
         return [name for name in own if self._place(name) not in self.given]
 
@@ -123,21 +123,21 @@ class RunFolder:
         return settings and settings[OWNER]
 
     def is_trained(self, key):
-        """Whether this run has trained the model of this name to the end and kept it."""
+        """Returns whether this run has trained the model of this name to the end and kept it."""
         found = _files.read_json(self._record(key), {OWNER: str})
         return found is not None and found[OWNER] == self.owner and self.file(key).exists()
 
     def model(self, key):
-        """The trained model of this name, uncompiled."""
+        """Returns the trained model of this name, uncompiled."""
         return loaded(self.file(key))
 
     def record(self, key):
-        """What `keep` was given beside the model."""
+        """Returns what `keep` was given beside the model."""
         found = _files.read_json(self._record(key), {OWNER: str})
         return {name: value for name, value in found.items() if name != OWNER}
 
     def file(self, key):
-        """The path of the model of this name, a `pathlib.Path`."""
+        """Returns the path of the model of this name, a `pathlib.Path`."""
         return self.path / "arms" / f"{_file_name(key)}.keras"
 
     def _record(self, key):
@@ -169,7 +169,7 @@ class RunFolder:
 
 
 def loaded(path):
-    """The model of a `.keras` file, uncompiled.
+    """Returns the model of a `.keras` file, uncompiled.
 
     Raises:
         ValueError: the file is damaged, or holds what is not registered; the message names it.
@@ -187,7 +187,7 @@ def loaded(path):
 
 
 def differences(before, now):
-    """What differs between a run's settings and others, a line each.
+    """Returns what differs between a run's settings and others, a line each.
 
     More seeds may follow behind the others. Of the files those count that both runs have.
 
@@ -206,7 +206,7 @@ def differences(before, now):
 
 
 def described(value):
-    """A setting as JSON holds it: the same in every process that gives the same value."""
+    """Returns a setting as JSON holds it: the same in every process that gives the same value."""
     if isinstance(value, (bool, int, float, str, type(None))):
         return value
     if isinstance(value, os.PathLike):

@@ -173,11 +173,11 @@ class Runner:
         return self._load(self.folder.file(self.key(name, seed)))
 
     def record(self, name, seed=None):
-        """What is known of the training of a model that is on disk."""
+        """Returns what is known of the training of a model that is on disk."""
         return self.folder.record(self.key(name, seed))
 
     def file(self, name, seed=None):
-        """The path of an arm's `.keras` file."""
+        """Returns the path of an arm's `.keras` file."""
         return self.folder.file(self.key(name, seed))
 
     def key(self, name, seed=None):
@@ -211,7 +211,7 @@ class Runner:
 
 
 def checked_seeds(seeds):
-    """A list of different integers: those given, or the first so many.
+    """Returns a list of different integers: those given, or the first so many.
 
     Raises:
         ValueError: for no seed, one that stands there twice, or one that is no integer.

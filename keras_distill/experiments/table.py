@@ -26,7 +26,7 @@ def over_seeds(results: dict) -> dict:
 
 
 def markdown(rows: dict, digits: int = 2) -> str:
-    """A Markdown table, one line for each row.
+    """Returns a Markdown table, one line for each row.
 
     Args:
         rows: `{name: {column: number or list of numbers}}`. Of a list the mean and the sample's

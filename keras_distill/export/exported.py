@@ -152,7 +152,7 @@ class Job:
 
 
 def size_of(path):
-    """The bytes of a file, or of all files in a folder."""
+    """Returns the bytes of a file, or of all files in a folder."""
     if os.path.isfile(path):
         return os.path.getsize(path)
     files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]

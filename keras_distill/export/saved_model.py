@@ -139,7 +139,7 @@ def write_saved_model(
 
 def archive_of(model, labels, top_k, from_logits, signature, signatures=CLASSIFY,
                image_range=(0.0, 1.0)):  # fmt: skip
-    """The archive, with `serve` and the other signatures that are asked for.
+    """Returns the archive, with `serve` and the other signatures that are asked for.
 
     Args:
         model: A built `keras.Model`.
@@ -197,7 +197,7 @@ def _checked_signatures(signatures):
 
 
 def _endpoint(name, model, answer, signature, image_range):
-    """`(function, its signature)`, or `None` where the model cannot have it."""
+    """Returns `(function, its signature)`, or `None` where the model cannot have it."""
     if name == "image_bytes":
         return endpoints.image_bytes(model, answer, signature, image_range)
     if name == "examples":
@@ -218,7 +218,7 @@ def _serve(forward, output_name):
 
 
 def by_name(outputs):
-    """A model's outputs by the names that they are served under; the only one as it is."""
+    """Returns a model's outputs by the names that they are served under; the only one as it is."""
     if isinstance(outputs, dict):
         return dict(outputs)
     if isinstance(outputs, (list, tuple)):
@@ -245,7 +245,7 @@ def _classify(forward, classes, labels, top_k, from_logits):
 
 
 def _last_operation(graph):
-    """The kind of the graph's last operation that computes anything."""
+    """Returns the kind of the graph's last operation that computes anything."""
     operation = graph.outputs[0].op
     while operation.type in _PASSING:
         operation = operation.inputs[0].op

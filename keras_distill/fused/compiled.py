@@ -56,7 +56,7 @@ class GivenPerplexity(keras.metrics.Mean):
 
 
 def given_loss(loss):
-    """The compiled loss, as it is measured by blocks."""
+    """Returns the compiled loss, as it is measured by blocks."""
     if loss is None:
         return None
     kind = keras.losses.SparseCategoricalCrossentropy
@@ -72,7 +72,7 @@ def given_loss(loss):
 
 
 def given_metrics(metrics):
-    """The compiled metrics, as they are measured by blocks."""
+    """Returns the compiled metrics, as they are measured by blocks."""
     if metrics is not None and not isinstance(metrics, (list, tuple)):
         raise ValueError(
             f"With `fused_head=True`, `metrics` must be a list. Received: metrics={metrics!r}"

@@ -46,24 +46,24 @@ class FlatDivergence(NamedTuple):
         }
 
     def nothing(self, zeros):
-        """The second pass, of no blocks."""
+        """Returns the second pass, of no blocks."""
         return zeros, zeros
 
     def second(self, sums, state, found, start, size):
-        """The sum of `p * (exp(-w) - 1 + w)` and the greatest `|w|`, with a block."""
+        """Returns the sum of `p * (exp(-w) - 1 + w)` and the greatest `|w|`, with a block."""
         _, _, p, apart = self._inside(state, found, start, size)
         excess = ops.sum(p * _series(ops.clip(apart, -NEAR, NEAR)), axis=1)
         return sums[0] + excess, ops.maximum(sums[1], ops.max(ops.abs(apart), axis=1))
 
     def value(self, state):
-        """The divergence, (tokens,), without the factor."""
+        """Returns the divergence, (tokens,), without the factor."""
         excess, furthest = state["sums"]
         gap = state["student"].value() - state["teacher"].value()
         plain = state["teacher"].expectation() + gap
         return ops.where(furthest <= NEAR, ops.log1p(excess), plain)
 
     def slopes(self, state, upstream, found, start, size):
-        """The gradient with respect to a block's logits."""
+        """Returns the gradient with respect to a block's logits."""
         excess, furthest = (each[:, None] for each in state["sums"])
         student, _, p, apart = self._inside(state, found, start, size)
         near = p * (ops.expm1(-ops.clip(apart, -NEAR, NEAR)) - excess) / (1 + excess)

@@ -45,21 +45,21 @@ class Head(NamedTuple):
         return dtype if dtype == "float64" else "float32"
 
     def flat(self):
-        """The same of tensors, with hidden states (tokens, width)."""
+        """Returns the same of tensors, with hidden states (tokens, width)."""
         arrays = [primitives.tensor(array) for array in self.arrays()]
         return self.having([ops.reshape(arrays[0], (-1, arrays[1].shape[1])), *arrays[1:]])
 
     def arrays(self):
-        """What may have gradients."""
+        """Returns what may have gradients."""
         return [a for a in (self.hidden, self.embeddings, self.bias) if a is not None]
 
     def having(self, arrays):
-        """The same with other `arrays()`."""
+        """Returns the same with other `arrays()`."""
         bias = arrays[2] if self.bias is not None else None
         return Head(arrays[0], arrays[1], bias, self.soft_cap)
 
     def zeros(self):
-        """A zero a token, (tokens,), of `flat` hidden states."""
+        """Returns a zero a token, (tokens,), of `flat` hidden states."""
         return ops.zeros((ops.shape(self.hidden)[0],), self.precision)
 
 
@@ -88,7 +88,7 @@ def _rows(head, start, size):
 
 
 def logits(head, start, size):
-    """The logits of a block, (tokens, size), in the head's `precision`."""
+    """Returns the logits of a block, (tokens, size), in the head's `precision`."""
     found = ops.cast(primitives.product(head.hidden, _rows(head, start, size)), head.precision)
     if head.bias is not None:
         found += ops.cast(ops.slice(head.bias, [start], [size]), head.precision)
@@ -107,7 +107,7 @@ def no_gradients(head, size):
 
 
 def add_gradients(sums, head, index, start, found, slopes):
-    """The sums with a block's part, from the gradient with respect to its logits.
+    """Returns the sums with a block's part, from the gradient with respect to its logits.
 
     Args:
         sums: as `no_gradients` made them.
@@ -134,7 +134,7 @@ def _written(blocks, index, rows):
 
 
 def gradients(sums, head):
-    """The gradients of `head.arrays()`, in their dtypes."""
+    """Returns the gradients of `head.arrays()`, in their dtypes."""
     whole = [sums[0]]
     for blocks in sums[1:]:
         flat = ops.reshape(blocks, (-1, *blocks.shape[2:]))

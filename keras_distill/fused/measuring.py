@@ -137,7 +137,7 @@ def check(student, teacher, loss):
 
 
 def takes(loss: keras.losses.Loss) -> bool:
-    """Whether a loss is a sum over the classes of what depends on log-probabilities alone.
+    """Returns whether a loss is a sum over the classes of what depends on log-probabilities alone.
 
     Its temperature must be one for all examples.
 
@@ -185,7 +185,7 @@ def _parts(student, labels, accuracy, teacher, loss, learns):
 
 
 def _dense(loss, teacher, temperature, learns):
-    """The part for a teacher's `Head`; a temperature that may change may become high."""
+    """Returns the part for a teacher's `Head`; a temperature that may change may become high."""
     high = not is_number(temperature) or temperature >= FLAT
     if high and type(loss) is KLDivergence and not learns:
         return FlatDivergence(loss, teacher, temperature)
@@ -203,7 +203,7 @@ def _flat(top, precision):
 
 
 def _values(student, parts, size):
-    """`{name: (tokens,)}` with a gradient of our own."""
+    """Returns `{name: (tokens,)}` with a gradient of our own."""
     heads, given = [student], dict(parts)
     divergence = parts.get("divergence")
     if isinstance(divergence, Divergence) and divergence.learns:
@@ -212,7 +212,7 @@ def _values(student, parts, size):
     names = [*parts, *(["correct"] if _wants_accuracy(parts) else [])]
 
     def filled(arrays, parts):
-        """The heads with these arrays, and the parts with the teacher that learns."""
+        """Returns the heads with these arrays, and the parts with the teacher that learns."""
         own = len(student.arrays())
         found = [h.having(a) for h, a in zip(heads, (arrays[:own], arrays[own:]))]
         if len(found) > 1:
@@ -243,7 +243,7 @@ def _wants_accuracy(parts):
 
 
 def _passes(student, parts, size):
-    """What each part knows after it has seen all blocks."""
+    """Returns what each part knows after it has seen all blocks."""
     zeros = student.zeros()
 
     def first(states, index, start, size):
@@ -265,7 +265,7 @@ def _passes(student, parts, size):
 
 
 def _gradients(heads, parts, states, upstream, size):
-    """The gradients of all heads' arrays, one list."""
+    """Returns the gradients of all heads' arrays, one list."""
 
     def step(sums, index, start, size):
         found = logits(heads[0], start, size)

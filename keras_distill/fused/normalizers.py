@@ -34,15 +34,15 @@ class LogSumExp(NamedTuple):
         return LogSumExp(highest, self.total * scale + ops.sum(powers, axis=1), mean)
 
     def value(self):
-        """The log-sum-exp, (tokens,)."""
+        """Returns the log-sum-exp, (tokens,)."""
         return self.highest + ops.log(self.total)
 
     def expectation(self):
-        """The mean of the values, (tokens,)."""
+        """Returns the mean of the values, (tokens,)."""
         return self.mean / self.total
 
     def softmax(self, found):
-        """A block's probabilities."""
+        """Returns a block's probabilities."""
         return ops.exp(found - self.value()[:, None])
 
 

@@ -40,7 +40,7 @@ class Labels(NamedTuple):
         return {"all": state["all"].joined(found), "own": own, **best}
 
     def value(self, state):
-        """The cross-entropy, (tokens,); NaN for a label that is no word."""
+        """Returns the cross-entropy, (tokens,); NaN for a label that is no word."""
         return state["all"].value() - state["own"]
 
     def correct(self, state):
@@ -48,7 +48,7 @@ class Labels(NamedTuple):
         return ops.cast(state["best"].word == self.labels, state["own"].dtype)
 
     def slopes(self, state, upstream, found, start, size):
-        """The gradient with respect to a block's logits."""
+        """Returns the gradient with respect to a block's logits."""
         upstream = upstream[:, None]
         places = Places(self.labels[:, None], start, size)
         return places.add(upstream * state["all"].softmax(found), -upstream)
@@ -91,23 +91,23 @@ class Divergence(NamedTuple):
         }
 
     def nothing(self, zeros):
-        """The second pass, of no blocks."""
+        """Returns the second pass, of no blocks."""
         return zeros, zeros, zeros
 
     def second(self, sums, state, found, start, size):
-        """The value and the sums of its gradients, with a block."""
+        """Returns the value and the sums of its gradients, with a block."""
         _, _, value, slopes = self._inside(state, found, start, size)
         return tuple(a + b for a, b in zip(sums, (value, *(ops.sum(s, 1) for s in slopes))))
 
     def value(self, state):
-        """The divergence, (tokens,), without the factor."""
+        """Returns the divergence, (tokens,), without the factor."""
         if self.two_passes:
             return state["sums"][0]
         gap = state["student"].value() - state["teacher"].value()
         return state["teacher"].expectation() + gap
 
     def slopes(self, state, upstream, found, start, size):
-        """The gradients with respect to a block's logits: the student's, the teacher's."""
+        """Returns the gradients with respect to a block's logits: the student's, the teacher's."""
         upstream = upstream[:, None] / self.temperature
         if not self.two_passes:
             given = scaled(self._teachers(found, start, size), self.temperature)
@@ -122,7 +122,7 @@ class Divergence(NamedTuple):
         return student, teacher, self._teachers(found, start, size)
 
     def _teachers(self, found, start, size):
-        """The teacher's logits of a block, in the dtype of the student's."""
+        """Returns the teacher's logits of a block, in the dtype of the student's."""
         return ops.cast(logits(self.teacher, start, size), found.dtype)
 
     def _log_probabilities(self, state, found, start, size):
@@ -165,11 +165,11 @@ class TopKDivergence(NamedTuple):
         }
 
     def value(self, state):
-        """The divergence, (tokens,), without the factor."""
+        """Returns the divergence, (tokens,), without the factor."""
         return self._inside(state)[0]
 
     def slopes(self, state, upstream, found, start, size):
-        """The gradient with respect to a block's logits.
+        """Returns the gradient with respect to a block's logits.
 
         A word of the rest gets `softmax among the rest` times one number a token.
         """
@@ -181,7 +181,7 @@ class TopKDivergence(NamedTuple):
         return places.add(free[:, -1:] * among, free[:, :-1])
 
     def _log_probs(self, state):
-        """The student's, of the `k` classes and of the rest: (tokens, k + 1)."""
+        """Returns the student's, of the `k` classes and of the rest: (tokens, k + 1)."""
         student = ops.concatenate([state["kept"], state["rest"].value()[:, None]], axis=1)
         return ops.maximum(ops.log_softmax(student), LOWEST)
 

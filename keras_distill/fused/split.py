@@ -35,7 +35,7 @@ class SplitModel:
         return layers.mask_of(hidden) if handed_on else None
 
     def head(self, hidden):
-        """The `Head` for hidden states that the body gave."""
+        """Returns the `Head` for hidden states that the body gave."""
         if isinstance(self._layer, keras.layers.Dense):
             return _dense(self._layer, hidden)
         return _reversible(self._layer, hidden)
@@ -54,7 +54,7 @@ def _reversible(layer, hidden):
 
 
 def _last_step(model):
-    """The layer that makes the logits, and the symbolic hidden states that it is given."""
+    """Returns the layer that makes the logits, and the symbolic hidden states that it is given."""
     output = graph.outputs(model) if isinstance(model, keras.Model) else None
     last = graph.producer(output) if isinstance(output, keras.KerasTensor) else None
     tokens = _chosen_tokens(last) if last is not None else None
@@ -85,7 +85,7 @@ def _chosen_tokens(node):
 
 
 def _makes_logits(node):
-    """Whether a call is a linear `Dense`'s, or an embedding's in reverse.
+    """Returns whether a call is a linear `Dense`'s, or an embedding's in reverse.
 
     `ReversibleEmbedding` is known by that call: Keras has had one since 3.13, KerasHub its own.
     """

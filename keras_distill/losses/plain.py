@@ -52,7 +52,7 @@ class KerasLoss(DistillationLoss):
 
 
 def is_sparse(loss):
-    """Whether a loss of Keras takes class ids, which have an axis less than its predictions."""
+    """Returns whether a loss of Keras takes class ids, without the axis of the predictions."""
     kind, function = (keras.losses.SparseCategoricalCrossentropy,
                       keras.losses.sparse_categorical_crossentropy)  # fmt: skip
     return isinstance(loss, kind) or loss is function
@@ -61,11 +61,11 @@ def is_sparse(loss):
 def as_distillation_loss(
     loss: keras.losses.Loss | str | Callable[[Any, Any], Any]
 ) -> DistillationLoss:
-    """Any loss that a `Term` takes, as a `DistillationLoss`.
+    """Returns any loss that a `Term` takes, as a `DistillationLoss`.
 
     Args:
-        loss: a `DistillationLoss`, which is returned as it is; or a `keras.losses.Loss`, the name
-            of one, or a function of `(y_true, y_pred)`, which becomes a `KerasLoss`.
+        loss: a `DistillationLoss`, which is returned as it is; or a `keras.losses.Loss`, its name,
+            or a function of `(y_true, y_pred)`. These become a `KerasLoss`.
 
     Returns:
         A `DistillationLoss`.

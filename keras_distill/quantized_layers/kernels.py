@@ -49,7 +49,7 @@ class Quantized:
         raise NotImplementedError
 
     def rounded(self):
-        """The kernel as it computes, in the shape in which it is kept."""
+        """Returns the kernel as it computes, in the shape in which it is kept."""
         return fake_quantized(self.kernel, self.bits)
 
     def get_config(self):

@@ -14,7 +14,7 @@ FIXED = {
 
 
 def fake_quantized(weight, bits, per_channel=True):
-    """A weight rounded to a symmetric grid of integers times a scale, as LiteRT holds it.
+    """Returns a weight rounded to a symmetric grid of integers times a scale, as LiteRT holds it.
 
     With `n = 2 ** (bits - 1) - 1`, the scale is `max |weight| / n` and the integers go from -n to
     n. Gradients pass straight through the rounding.
@@ -35,7 +35,7 @@ def fake_quantized(weight, bits, per_channel=True):
 
 
 def activation_name(layer):
-    """The name of a layer's own activation; of a layer without one that is "linear"."""
+    """Returns the name of a layer's own activation; of a layer without one that is "linear"."""
     return getattr(getattr(layer, "activation", None), "__name__", "linear")
 
 

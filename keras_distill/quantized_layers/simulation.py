@@ -23,7 +23,7 @@ class Simulation(typing.NamedTuple):
 
 
 def simulation_of(model):
-    """The `Simulation` of a model, or `None` where it has no fake quantization."""
+    """Returns the `Simulation` of a model, or `None` where it has no fake quantization."""
     found = keras_layers.sublayers(model, recursive=True)
     bits = {layer.bits for layer in found if isinstance(layer, Quantized)}
     if not bits:

@@ -46,7 +46,7 @@ class Attention(NamedTuple):
 
 
 def attentions(model):
-    """All attention layers of a model or layer, `[Attention]`, from the outside in."""
+    """Returns all attention layers of a model or layer, `[Attention]`, from the outside in."""
     found = []
     for path in taps.paths(model):
         layer = taps.find_layer(model, path)
@@ -88,5 +88,5 @@ def _shows_scores(model, path):
 
 
 def _heads(layer):
-    """The number of heads: attention layers call it differently."""
+    """Returns the number of heads: attention layers call it differently."""
     return next((getattr(layer, name) for name in HEADS if hasattr(layer, name)), None)

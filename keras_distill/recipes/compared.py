@@ -69,7 +69,7 @@ def _no_attention(model, path):
 
 
 def scores_of(model, block, attention):
-    """The path of an attention layer's scores."""
+    """Returns the path of an attention layer's scores."""
     if not attention.shows_scores:
         kind = type(taps.find_layer(model, attention.path)).__name__
         raise ValueError(
@@ -81,7 +81,7 @@ def scores_of(model, block, attention):
 
 
 def projections_of(model, block):
-    """The paths of what the first attention of a block compares, `{"query": path, ...}`."""
+    """Returns the paths of what the first attention of a block compares, `{"query": path, ...}`."""
     attention = block.attentions[0]
     if attention.fused:
         raise ValueError(
@@ -141,7 +141,7 @@ def _tokens_before(model, block):
 
 
 def _input_names(model):
-    """The names of a model's inputs, where it takes them in a dict."""
+    """Returns the names of a model's inputs, where it takes them in a dict."""
     if getattr(model, "inputs", None):  # of a functional model
         given = model.input
     else:
@@ -155,7 +155,7 @@ def _attends(block):
 
 
 def _named(model, path):
-    """The block that a user names, or the layer, with the attention that it holds."""
+    """Returns the block that a user names, or the layer, with the attention that it holds."""
     known = {block.path: block for stack in stacks_of(model) for block in stack}
     if path in known:
         return known[path]

@@ -112,7 +112,7 @@ def default(
 
 
 def _asked(teacher, batches):
-    """The teacher's outputs and the labels of the first batches."""
+    """Returns the teacher's outputs and the labels of the first batches."""
     outputs, labels = [], []
     for batch in itertools.islice(batches, BATCHES):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
@@ -130,7 +130,7 @@ def _asked(teacher, batches):
 
 
 def signs(outputs, labels):
-    """The `Signs` of a teacher's outputs beside the labels of the same examples.
+    """Returns the `Signs` of a teacher's outputs beside the labels of the same examples.
 
     Args:
         outputs: an array `(examples, units)`.
@@ -138,13 +138,14 @@ def signs(outputs, labels):
     """
     outputs = np.asarray(outputs, "float64").reshape(len(outputs), -1)
     labels = np.asarray(labels)
-    if outputs.shape[-1] > 1:
+    values = labels.shape == outputs.shape and not answers.are_probabilities(labels)
+    if outputs.shape[-1] > 1 and not values:
         return _of_classes(outputs, labels)
-    labels, outputs = labels.astype("float64").ravel(), outputs.ravel()
-    if set(np.unique(labels)) <= {0.0, 1.0}:
-        return _of_yes_or_no(outputs, labels)
-    error = np.mean((outputs - labels) ** 2)
-    return Signs("values", 1, float(1 - error / max(np.var(labels), 1e-12)), None)
+    labels = labels.astype("float64").reshape(outputs.shape)
+    if outputs.shape[-1] == 1 and set(np.unique(labels)) <= {0.0, 1.0}:
+        return _of_yes_or_no(outputs.ravel(), labels.ravel())
+    errors, spreads = np.mean((outputs - labels) ** 2, 0), np.maximum(np.var(labels, 0), 1e-12)
+    return Signs("values", 1, float(np.mean(1 - errors / spreads)), None)
 
 
 def _of_classes(outputs, labels):
@@ -164,11 +165,11 @@ def _of_yes_or_no(outputs, labels):
 
 
 def chosen_by(found):
-    """The `Default` that the rules give for some `Signs`."""
+    """Returns the `Default` that the rules give for some `Signs`."""
     loss, why = _loss(found)
     alpha, reason = _share(found)
     setting = {**loss, "alpha": alpha}
-    return Default(_terms(setting), alpha, setting, [why, reason], found)
+    return Default(terms_of(setting), alpha, setting, [why, reason], found)
 
 
 def _loss(found):
@@ -184,7 +185,7 @@ def _loss(found):
 
 
 def _share(found):
-    """The share of the teacher, and why."""
+    """Returns the share of the teacher, and why."""
     if None not in (found.valid, found.alone_valid) and found.valid <= found.alone_valid:
         return LITTLE, (
             f"The teacher ({found.valid:.4f} on the validation split) is no better than the "
@@ -200,7 +201,8 @@ def _share(found):
     return SHARE, "Labels and teacher get equal shares."
 
 
-def _terms(setting):
+def terms_of(setting):
+    """Returns the terms of a `Default`'s setting."""
     kind = setting.get("loss")
     if kind is not None:
         return [Term("mse" if kind == "mse" else BinaryKLDivergence(temperature=2.0))]

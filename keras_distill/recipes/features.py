@@ -20,7 +20,7 @@ def fitnets(
         teacher: a built model.
         pairs: `[(student's path, teacher's path)]`. Defaults to the middle pair of
             `recipes.matching.match_layers`.
-        weight: of each hint, non-negative. Defaults to `100.0`, as in RepDistiller.
+        weight: the weight of each hint, non-negative. Defaults to `100.0`, as in RepDistiller.
 
     Returns:
         A list of `Term`s, one for each pair, with a projector where the shapes differ.
@@ -53,8 +53,8 @@ def at(
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `1000.0`, which the authors' code is run
-            with (`--beta 1e+3`), for its mean squared difference of maps.
+        weight: the weight of each pair, non-negative. Defaults to `1000.0`, which the authors' code
+            is run with (`--beta 1e+3`), for its mean squared difference of maps.
 
     Returns:
         A list of `Term`s, one for each pair.
@@ -85,7 +85,7 @@ def nst(
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to the last pair of `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `50.0`, as in RepDistiller.
+        weight: the weight of each pair, non-negative. Defaults to `50.0`, as in RepDistiller.
 
     Returns:
         A list of `Term`s, one for each pair.
@@ -115,8 +115,8 @@ def vid(
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `1.0`, as in RepDistiller, whose mean
-            over elements is taken too.
+        weight: the weight of each pair, non-negative. Defaults to `1.0`, as in RepDistiller, whose
+            mean over elements is taken too.
 
     Returns:
         A list of `Term`s, one for each pair, each with a `VariationalProjector`.
@@ -156,8 +156,8 @@ def mgd(
         teacher: a built convolutional model.
         pairs: as in `fitnets`, of maps of one size. Defaults to the last pair of
             `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `7e-5`, as the authors' code has for
-            ImageNet, with 0.15 of the channels masked. For detection and segmentation it masks
+        weight: the weight of each pair, non-negative. Defaults to `7e-5`, as the authors' code has
+            for ImageNet, with 0.15 of the channels masked. For detection and segmentation it masks
             positions: see `projectors.MaskedGenerator`.
 
     Returns:
@@ -198,8 +198,8 @@ def cwd(
         teacher: a built model that gives maps.
         pair: paths of feature maps. Defaults to the last pair of `recipes.matching.match_layers`.
         temperature: `T`, positive. Defaults to `4.0`, which the authors' code is run with.
-        weight: of the term, non-negative. Defaults to `50.0`, our choice, for features. The
-            authors' code is run with 3 on logits.
+        weight: the weight of the term, non-negative. Defaults to `50.0`, our choice, for features.
+            The authors' code is run with 3 on logits.
 
     Returns:
         A list of one `Term`, with a projector where the shapes differ.
@@ -222,17 +222,17 @@ def cwd(
 
 
 def given_or_all(student, teacher, pairs):
-    """The given pairs, or all that match."""
+    """Returns the given pairs, or all that match."""
     return pairs or match_layers(student, teacher, verbose=False)
 
 
 def last(student, teacher, pairs):
-    """The given pairs, or the last that match."""
+    """Returns the given pairs, or the last that match."""
     return pairs or match_layers(student, teacher, count=1, verbose=False)
 
 
 def each(make_loss, pairs, weight, projector=None):
-    """A term for every pair, numbered where there are several.
+    """Returns a term for every pair, numbered where there are several.
 
     `projector` may be a function of the teacher's path.
     """

@@ -41,7 +41,7 @@ def match_layers(student, teacher, *, count=None, verbose=True):
 
 
 def matched(student, teacher, count=None, keep=None):
-    """The pairs of blocks of each pair of stacks: `[[(student's, teacher's)]]`.
+    """Returns the pairs of blocks of each pair of stacks: `[[(student's, teacher's)]]`.
 
     Args:
         student: a built model.
@@ -67,7 +67,7 @@ def matched(student, teacher, count=None, keep=None):
 
 
 def stages(model):
-    """The blocks of a transformer, or the ends of a network's stages, `[(path, shape)]`.
+    """Returns the blocks of a transformer, or the ends of a network's stages, `[(path, shape)]`.
 
     Args:
         model: a built model.
@@ -79,7 +79,7 @@ def stages(model):
 
 
 def embedding(model):
-    """The path of the last vector before the head: what relations between examples compare.
+    """Returns the path of the last vector before the head: what relations between examples compare.
 
     Args:
         model: a built model.
@@ -122,7 +122,7 @@ def _flat(stacks):
 
 
 def _kind(end):
-    """What must agree: the rank, the side and how many attentions a block has."""
+    """Returns what must agree: the rank, the side and how many attentions a block has."""
     return len(end.shape), end.side, len(end.attentions) > 1
 
 

@@ -24,7 +24,7 @@ def hinton(temperature: Hyperparameter = 2.0, weight: Hyperparameter = 1.0) -> l
 
     Args:
         temperature: `T`, positive: as in `losses.KLDivergence`. Defaults to `2.0`.
-        weight: of the term, non-negative. Defaults to `1.0`.
+        weight: the weight of the term, non-negative. Defaults to `1.0`.
 
     Returns:
         A list of one `Term`.
@@ -61,7 +61,7 @@ def dkd(
         temperature: `T`, positive. Defaults to `4.0`.
         alpha: the weight of the target class, non-negative. Defaults to `1.0`.
         beta: the weight of the other classes, non-negative. Defaults to `8.0`.
-        weight: of the term, non-negative. Defaults to `1.0`.
+        weight: the weight of the term, non-negative. Defaults to `1.0`.
 
     Returns:
         A list of one `Term`, which needs labels.
@@ -122,7 +122,7 @@ def standardized(temperature: Hyperparameter = 2.0, weight: Hyperparameter = 9.0
 
     Args:
         temperature: the base temperature, positive. Defaults to `2.0`.
-        weight: of the term, non-negative. Defaults to `9.0`.
+        weight: the weight of the term, non-negative. Defaults to `9.0`.
 
     Returns:
         A list of one `Term`.
@@ -152,7 +152,7 @@ def mlkd(weight: Hyperparameter = 9.0) -> list[Term]:
     those that the teacher is surer of.
 
     Args:
-        weight: of the term, non-negative. Defaults to `9.0`.
+        weight: the weight of the term, non-negative. Defaults to `9.0`.
 
     Returns:
         A list of one `Term`, for logits of shape (batch, classes).

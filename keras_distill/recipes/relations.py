@@ -65,7 +65,7 @@ def sp(
         student: a built model.
         teacher: a built model.
         pair: paths of any shapes. Defaults to the last pair of `recipes.matching.match_layers`.
-        weight: of the term, non-negative. Defaults to `3000.0`, as in RepDistiller.
+        weight: the weight of the term, non-negative. Defaults to `3000.0`, as in RepDistiller.
 
     Returns:
         A list of one `Term`.
@@ -102,8 +102,8 @@ def cc(
         student: a built model.
         teacher: a built model.
         pair: as in `rkd`.
-        weight: of the term, non-negative. Defaults to `100.0`, as Knowledge-Distillation-Zoo has
-            on CIFAR-10 for this loss.
+        weight: the weight of the term, non-negative. Defaults to `100.0`, as
+            Knowledge-Distillation-Zoo has on CIFAR-10 for this loss.
 
     Returns:
         A list of one `Term`.
@@ -180,7 +180,8 @@ def crd(
         pair: as in `rkd`.
         index: where the batch holds each example's number, in [0, examples). Defaults to
             `"input:index"`.
-        weight: of the term, non-negative. Defaults to `0.8`, the authors' code's (RepDistiller).
+        weight: the weight of the term, non-negative. Defaults to `0.8`, the authors' code's
+            (RepDistiller).
         **options: of `losses.ContrastiveRepresentation`.
 
     Returns:
@@ -219,7 +220,7 @@ def cka(
         student: a built model.
         teacher: a built model.
         pair: as in `rkd`.
-        weight: of the term, non-negative. Defaults to `1.0`.
+        weight: the weight of the term, non-negative. Defaults to `1.0`.
 
     Returns:
         A list of one `Term`.

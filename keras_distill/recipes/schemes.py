@@ -18,7 +18,7 @@ def byot(
     hint: Hyperparameter = 0.1,
     deep: str = "final",
 ) -> list[Term]:
-    """Every shallow exit learns from the deepest one's outputs and feature.
+    """Returns every shallow exit learns from the deepest one's outputs and feature.
 
     `terms = sum_i T^2 KL(p_deep(T) || p_i(T)) + hint * mean((f_i - f_deep)^2)`
 
@@ -110,7 +110,7 @@ def online(
     temperature: Hyperparameter = 1.0,
     back: Hyperparameter = 0.0,
 ) -> list[Term]:
-    """A teacher and a student trained together, the student from labels and the teacher.
+    """Returns a teacher and a student trained together, the student from labels and the teacher.
 
     `student's loss = alpha * T^2 KL(p_teacher(T) || p_student(T)) + (1 - alpha) * CE`, with the
     distiller's `alpha`; the teacher learns from the labels and, with `back > 0`, from the student.

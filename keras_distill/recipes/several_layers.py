@@ -72,7 +72,7 @@ def semckd(
             Defaults to all pairs of `recipes.matching.match_layers`.
         batch_size: the most examples that a batch has, a positive number. By default the first
             batch tells.
-        weight: of the term, non-negative. Defaults to `400.0`, the authors' code's.
+        weight: the weight of the term, non-negative. Defaults to `400.0`, the authors' code's.
 
     Returns:
         A list of one `Term` with a `SemanticAttention`.

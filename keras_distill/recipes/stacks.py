@@ -17,8 +17,8 @@ class Block(NamedTuple):
     """A block of a transformer, or the end of another network's stage.
 
     Attributes:
-        path: of its output, as a term takes it.
-        shape: of its output.
+        path: the path of its output, as a term takes it.
+        shape: the shape of its output.
         attentions: its `Attention`s in order: to its own tokens first, then to an encoder's.
         side: `"encoder"` or `"decoder"` in a model of both, else `None`.
     """
@@ -42,7 +42,7 @@ def stacks_of(model):
 
 
 def _calls(model):
-    """`{path: [shape of each call]}` of every layer, under one path each."""
+    """Returns `{path: [shape of each call]}` of every layer, under one path each."""
     found, seen = {}, set()
     for path, shapes in taps.calls(model, least=0).items():
         layer = taps.find_layer(model, path)
@@ -53,7 +53,7 @@ def _calls(model):
 
 
 def _decodes(blocks):
-    """Whether blocks attend to an encoder, too, or say so by name, as T5Gemma 2's do."""
+    """Returns whether blocks attend to an encoder, too, or say so by name, as T5Gemma 2's do."""
     name = blocks[0].path.rpartition("/")[2]
     return len(blocks[0].attentions) > 1 or "decoder" in name
 
@@ -98,7 +98,7 @@ def _attentions_of_blocks(model):
 
 
 def _feeds_forward(model, path, every):
-    """Whether a layer has matrices that are not those of its attentions."""
+    """Returns whether a layer has matrices that are not those of its attentions."""
     within = [each.path for each in every if each.path.startswith(f"{path}/")]
     attending = {id(w) for each in within for w in taps.find_layer(model, each).weights}
     weights = taps.find_layer(model, path).weights
@@ -143,14 +143,14 @@ def _written_out(model, calls):
 
 
 def _ends(model, path, before):
-    """Whether a layer may end a block; a sum is preferred to a normalization."""
+    """Returns whether a layer may end a block; a sum is preferred to a normalization."""
     kind, other = (type(taps.find_layer(model, each)).__name__ if each else "" for each in
                    (path, before))  # fmt: skip
     return kind == "Add" or "Normalization" in kind and other != "Add"
 
 
 def _calls_of(path, calls, attending=()):
-    """A block for every call of a layer, the first value where it returns several."""
+    """Returns a block for every call of a layer, the first value where it returns several."""
     shapes = calls[path]
     part = "" if _is_shape(shapes[0]) else ":0"
     return [
@@ -164,7 +164,7 @@ def _calls_of(path, calls, attending=()):
 
 
 def _in_turn(attention, turn, turns, calls):
-    """An attention as it is called in one turn of its block."""
+    """Returns an attention as it is called in one turn of its block."""
     projections = {
         name: _call_in_turn(path, turn, turns, calls)
         for name, path in attention.projections.items()
@@ -193,7 +193,7 @@ def _in_turns(model, blocks):
 
 
 def _call_in_turn(path, turn, turns, calls):
-    """The path of a layer's call in one turn of its block.
+    """Returns the path of a layer's call in one turn of its block.
 
     DeBERTa projects relative positions by the layers that project the tokens: of several calls in
     a turn the first counts that has the batch's axis, whose size is unknown.
@@ -212,7 +212,7 @@ def _place(model, path, calls):
 
 
 def _is_sequence(shapes):
-    """Whether a layer returns (batch, tokens, width) or (batch, rows, columns, width)."""
+    """Returns whether a layer returns (batch, tokens, width) or (batch, rows, columns, width)."""
     hidden = _hidden(shapes[0]) if shapes else None
     return hidden is not None and len(hidden) in (3, 4) and hidden[0] is None
 
@@ -222,7 +222,7 @@ def _is_shape(shape):
 
 
 def _hidden(shape):
-    """The shape of what a layer returns, of the first where it returns several values."""
+    """Returns the shape of what a layer returns, of the first where it returns several values."""
     if isinstance(shape, (list, tuple)) and not _is_shape(shape):
         shape = shape[0] if shape else None
     return tuple(shape) if isinstance(shape, (list, tuple)) else None

@@ -160,7 +160,8 @@ def minilm(
         version: 1 (query-key and value-value) or 2 (query-query, key-key, value-value). Defaults
             to `2`.
         relation_heads: as in `losses.MiniLMRelations`. Defaults to the layers' own heads.
-        weight: of each term. Defaults to `1.0`, our choice: the method has no other loss.
+        weight: the weight of each term. Defaults to `1.0`, our choice: the method has no other
+            loss.
         mask: as in `pkd`.
 
     Returns:
@@ -240,7 +241,7 @@ def distilbert(
 
 
 def _numbered(name, index, stacks):
-    """A term's name: the loss's where it is the only one."""
+    """Returns a term's name: the loss's where it is the only one."""
     return name if len(stacks) == 1 else f"{name}_{index}"
 
 

@@ -6,7 +6,7 @@ from keras_distill.report.comparison import Comparison, write_together
 from keras_distill.report.costs import latency, operations_of, peak_memory, size_on_disk
 from keras_distill.report.doubts import doubts
 from keras_distill.report.measures import is_finite, measure, predictions, reliability, scores
-from keras_distill.report.statistics import mcnemar, pareto
+from keras_distill.report.statistics import mcnemar, pareto, sign_flips
 from keras_distill.report.summary import summaries, summarize, table, write
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "predictions",
     "reliability",
     "scores",
+    "sign_flips",
     "size_on_disk",
     "summaries",
     "summarize",

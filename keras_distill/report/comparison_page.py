@@ -31,11 +31,11 @@ nav a{display:inline-block;margin-right:1rem}a{color:inherit}
 
 
 def page(comparisons, title):
-    """The whole page, a string.
+    """Returns the whole page, a string.
 
     Args:
         comparisons: the results of some `Comparison`s.
-        title: of the page.
+        title: the title of the page.
     """
     many = len(comparisons) > 1
     with plots.drawing():
@@ -54,7 +54,7 @@ def page(comparisons, title):
 
 
 def headline(results):
-    """The result in a sentence, whichever way it went."""
+    """Returns the result in a sentence, whichever way it went."""
     if recorded.is_recorded(results):
         return recorded.headline(results)
     measure, rows = results["measure"], results["rows"]
@@ -73,7 +73,7 @@ def headline(results):
 
 
 def tables_of(results):
-    """The tables of a comparison, or of a run that measured itself."""
+    """Returns the tables of a comparison, or of a run that measured itself."""
     of = recorded.tables_of if recorded.is_recorded(results) else tables.tables
     return of(results)
 
@@ -118,7 +118,7 @@ def _comparison(results, number, many):
 
 
 def _recorded(results):
-    """A run that measured itself."""
+    """Returns a run that measured itself."""
     parts = [_table(*table) for table in tables_of(results)]
     cards = [_card(made, title) for title, made in recorded.plots_of(results)]
     return "".join([*parts, _section("Arms", "", cards), _training(results), _provenance(results)])

@@ -1,6 +1,7 @@
-"""What a classifier is worth on labelled data, and how like its teacher it is.
+"""What a model is worth on labelled data, and how like its teacher it is.
 
-Everything here works on any Keras model of one output `(batch, classes)`, logits or not.
+Everything here works on any Keras model of one output. A classifier has `(batch, classes)`, logits
+or not, or one unit that says yes or no, `(batch, 1)`. A regression has `(batch, numbers)`.
 """
 
 from collections.abc import Callable
@@ -12,31 +13,45 @@ import numpy as np
 from keras_distill import _backend
 from keras_distill.losses import answers
 from keras_distill.report.calibration import GROUPS, calibration_error, equal_counts
+from keras_distill.report.regression import number_scores
+from keras_distill.report.tasks import two_classes
 
 LIKENESS = ("agreement", "kl_to_teacher")
+TASKS = ("classes", "numbers")
 
 
-def measure(model: keras.Model, data: Any, teacher: Callable[[Any], Any] | None = None) -> dict:
-    """Measures a classifier on labelled data, and its agreement with a teacher.
+def measure(
+    model: keras.Model,
+    data: Any,
+    teacher: Callable[[Any], Any] | None = None,
+    task: str = "classes",
+) -> dict:
+    """Measures a model on labelled data, and its agreement with a teacher.
 
     `agreement = mean(argmax p_T == argmax p_S)`,
     `kl_to_teacher = mean(sum_c p_T (log p_T - log p_S))` at temperature 1,
     `expected_calibration_error = sum_b n_b / n |accuracy_b - confidence_b|` over 15 equal bins.
+    Of numbers, `r2 = 1 - sum (y - f)^2 / sum (y - mean y)^2`, the mean over an example's numbers.
 
     Args:
-        model: a `keras.Model` whose output is `(batch, classes)`, logits or probabilities.
-        data: batches of `(x, y)`, `y` integer classes or one-hot.
+        model: a `keras.Model` whose output is `(batch, classes)`, logits or probabilities, or
+            `(batch, 1)` for yes or no. A regression has `(batch, numbers)`.
+        data: batches of `(x, y)`, `y` integer classes or one-hot, or numbers.
         teacher: a model, or a function of `x`, with the same classes. Defaults to `None`: no
             likeness is measured.
+        task: `"classes"`, or `"numbers"` for a regression. Defaults to `"classes"`.
 
     Returns:
         A dict of `accuracy` in [0, 1], `expected_calibration_error`, `nll`, `parameters` and, with
         a teacher, `agreement` in [0, 1] and `kl_to_teacher`. An example whose answer is not finite
         counts as wrong and is left out of the other measures; `not_finite` is how many there are.
-        Where no answer is finite, each measure is `None`, and `failed` says so.
+        Where no answer is finite, each measure is `None`, and `failed` says so. Of numbers, `r2`,
+        `mean_absolute_error`, `root_mean_square_error`, `parameters` and, with a teacher,
+        `distance_to_teacher`. Where one answer is not finite, each of these measures is `None`.
 
     Raises:
-        ValueError: for no data, and for outputs and labels that do not fit.
+        ValueError: for no data, another task, outputs and labels that do not fit, and numbers to
+            learn that are all the same.
 
     Example:
 
@@ -45,19 +60,22 @@ def measure(model: keras.Model, data: Any, teacher: Callable[[Any], Any] | None 
     ```
     """
     models = [model] if teacher is None else [model, teacher]
-    log_probs, labels = _predict(models, data)
-    return {**scores(log_probs[0], labels, *log_probs[1:]), "parameters": model.count_params()}
+    found, true = _predict(models, data, task)
+    judge = scores if task == "classes" else number_scores
+    return {**judge(found[0], true, *found[1:]), "parameters": model.count_params()}
 
 
-def predictions(model: keras.Model, data: Any) -> tuple:
+def predictions(model: keras.Model, data: Any, task: str = "classes") -> tuple:
     """The log-probabilities and integer labels of a model over its data, in the data's order.
 
     Args:
-        model: a `keras.Model` whose output is `(batch, classes)`, logits or probabilities.
+        model: a `keras.Model`, as in `measure`.
         data: batches of `(x, y)`, in the same order at each pass if passes are to be compared.
+        task: as in `measure`. Defaults to `"classes"`.
 
     Returns:
-        An array `(examples, classes)` and an array `(examples,)`.
+        An array `(examples, classes)` and an array `(examples,)`. One unit gives two classes. Of
+        numbers, two arrays `(examples, numbers)`, the answers and what they should be.
 
     Raises:
         ValueError: as `measure` does.
@@ -68,12 +86,12 @@ def predictions(model: keras.Model, data: Any) -> tuple:
     log_probs, labels = report.predictions(student, dataset)
     ```
     """
-    (log_probs,), labels = _predict([model], data)
-    return log_probs, labels
+    (found,), true = _predict([model], data, task)
+    return found, true
 
 
 def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
-    """The measures of `measure`, except `parameters`, from `predictions`.
+    """Returns the measures of `measure`, except `parameters`, from `predictions`.
 
     Args:
         log_probs: an array `(examples, classes)`.
@@ -120,12 +138,12 @@ def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
 
 
 def answered(log_probs):
-    """Which rows of log-probabilities hold no NaN, an array `(examples,)`."""
+    """Returns which rows of log-probabilities hold no NaN, an array `(examples,)`."""
     return ~np.isnan(log_probs).any(-1)
 
 
 def is_finite(model: keras.Model) -> bool:
-    """Whether all weights of a model are finite.
+    """Returns whether all weights of a model are finite.
 
     Args:
         model: a `keras.Model`.
@@ -159,7 +177,7 @@ def _likeness(log_probs, teacher):
 
 
 def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
-    """Accuracy against confidence, in groups with the same number of answers.
+    """Returns the accuracy against confidence, in groups with the same number of answers.
 
     Answers with the same confidence stay in one group, so a model that is sure of most answers has
     fewer groups.
@@ -190,34 +208,66 @@ def divergences(teacher, student):
     return keras.ops.convert_to_numpy(answers.divergence(teacher, student))
 
 
-def _predict(models, data):
-    """Every model's log-probabilities from one pass over the data, and the labels."""
-    outputs, labels = [[] for _ in models], []
+def _predict(models, data, task):
+    """Returns what every model says in one pass over the data, and what is true."""
+    if task not in TASKS:
+        raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received: task={task!r}")
+    output, labels = (_output, _classes) if task == "classes" else (_numbers, _targets)
+    outputs, true = [[] for _ in models], []
     for batch in data:
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         for found, model in zip(outputs, models, strict=True):
-            found.append(_output(model, x))
-        labels.append(_classes(np.asarray(y), outputs[0][-1]))
-    if not labels:
+            found.append(output(model, x))
+        true.append(labels(np.asarray(y), outputs[0][-1]))
+    if not true:
         raise ValueError("`data` must hold at least one batch. Received: none")
-    return [_log_probs(found) for found in outputs], np.concatenate(labels)
+    together = _log_probs if task == "classes" else np.concatenate
+    return [together(found) for found in outputs], np.concatenate(true)
+
+
+def _run(model, x):
+    if _backend.NAME != "tensorflow":  # batches of tf.data are TensorFlow's tensors
+        x = keras.tree.map_structure(np.asarray, x)
+    return model.predict_on_batch(x) if isinstance(model, keras.Model) else model(x)
 
 
 def _output(model, x):
-    if _backend.NAME != "tensorflow":  # batches of tf.data are TensorFlow's tensors
-        x = keras.tree.map_structure(np.asarray, x)
-    output = model.predict_on_batch(x) if isinstance(model, keras.Model) else model(x)
-    if isinstance(output, (dict, list, tuple)) or len(output.shape) != 2 or output.shape[-1] < 2:
+    return _one_output(_run(model, x), "classes", (2,))
+
+
+def _numbers(model, x):
+    found = _one_output(_run(model, x), "numbers", (1, 2))
+    return found.reshape(len(found), -1)
+
+
+def _one_output(output, what, ranks):
+    if isinstance(output, (dict, list, tuple)) or len(output.shape) not in ranks:
         received = keras.tree.map_structure(lambda t: tuple(t.shape), output)
         raise ValueError(
-            f"A model must have one output of shape (batch, classes). Received: {received}"
+            f"A model must have one output of shape (batch, {what}). Received: {received}"
         )
     return keras.ops.convert_to_numpy(output).astype("float64")
 
 
+def _targets(y, output):
+    """Numbers of the output's shape."""
+    fits = y.size == output.size and y.shape[:1] == output.shape[:1] and y.dtype.kind in "biuf"
+    if not fits:
+        raise ValueError(
+            f"Targets must be numbers of the outputs' shape, {output.shape}. Received: {y.dtype} "
+            f"of shape {y.shape}"
+        )
+    return y.reshape(output.shape).astype("float64")
+
+
 def _classes(y, output):
     """Integer labels of integer or one-hot ones."""
-    classes = output.shape[-1]
+    classes = max(output.shape[-1], 2)
+    if output.shape[-1] == 1 and not np.isin(y, (0, 1)).all():
+        raise ValueError(
+            "One unit says yes or no, so its labels must be 0 or 1. Measure a regression with "
+            f'`task="numbers"`. Received: labels from {y.min()} to {y.max()}'
+        )
     fits = y.ndim == 1 or (y.ndim == 2 and y.shape[-1] in (1, classes))
     found = keras.ops.convert_to_numpy(answers.class_ids(y, output)) if fits else y
     if not fits or (len(found) and not 0 <= found.min() <= found.max() < classes):
@@ -231,7 +281,9 @@ def _classes(y, output):
 def _log_probs(batches):
     """Log-probabilities of logits, or of probabilities where the first batch shows such."""
     first, outputs = batches[0], np.concatenate(batches)
-    if answers.are_probabilities(first):
+    if outputs.shape[-1] == 1:
+        outputs = two_classes(outputs)
+    elif answers.are_probabilities(first):
         outputs = np.log(np.maximum(outputs, np.finfo("float32").tiny))
     shifted = outputs - outputs.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -5,10 +5,15 @@ import functools
 import html
 import io
 
+from keras_distill.report import tables
+from keras_distill.report.headline import headline, task_in
+from keras_distill.report.tasks import Numbers
+
 _COLORS = {"teacher": "#6b7280", "alone": "#d97706", "distilled": "#2563eb"}
 _HISTORY = (
     ("validation accuracy", lambda k: k.startswith("val_") and "acc" in k),
     ("training accuracy", lambda k: "acc" in k),
+    ("validation mean absolute error", lambda k: k == "val_mean_absolute_error"),
     ("validation loss", lambda k: k == "val_loss"),
     ("loss", lambda k: k == "loss"),
 )
@@ -51,7 +56,7 @@ def check_plots():
 
 
 def page(results, arms, heads, rows):
-    """The whole page, a string: headline, table, plots and how it was run."""
+    """Returns the whole page, a string: headline, table, plots and how it was run."""
     name = html.escape(results.get("name") or "experiment")
     body = [
         f"<h1>{name}</h1><p>{html.escape(headline(arms))}</p>",
@@ -68,27 +73,8 @@ def page(results, arms, heads, rows):
 
 
 def as_text(label):
-    """A label that matplotlib draws as it is: between two dollars it reads a formula."""
+    """Returns a label that matplotlib draws as it is: between two dollars it reads a formula."""
     return str(label).replace("$", r"\$")
-
-
-def headline(arms):
-    """The result in a sentence, whichever way it went; no gain where a training has failed."""
-    failed = {arm: int(s["failed"]["mean"]) for arm, s in arms.items() if "failed" in s}
-    if failed:
-        told = ", ".join(f"{count} of {arm}" for arm, count in failed.items())
-        return f"The gain is unknown, because trainings gave outputs that are not finite ({told})."
-    accuracy = {arm: 100 * s["accuracy"]["mean"] for arm, s in arms.items() if "accuracy" in s}
-    if not {"alone", "distilled"} <= set(accuracy):
-        return "; ".join(f"{arm}: {value:.2f}% accuracy" for arm, value in accuracy.items())
-    gain = accuracy["distilled"] - accuracy["alone"]
-    text = (
-        f"The distilled student reaches {accuracy['distilled']:.2f}% accuracy, "
-        f"{gain:+.2f} points compared with the same student alone ({accuracy['alone']:.2f}%)"
-    )
-    if "teacher" in accuracy:
-        text += f". The teacher has {accuracy['teacher']:.2f}%"
-    return f"{text}."
 
 
 def _table(heads, rows):
@@ -104,7 +90,7 @@ def _table(heads, rows):
 def _plots(results):
     cards = [
         ("Learning curves", lambda: _curves(results["arms"])),
-        ("Accuracy", lambda: _bars(results["arms"])),
+        (_quality(results["arms"]), lambda: _bars(results["arms"])),
         ("Reliability", lambda: _reliability(results.get("reliability") or {})),
     ]
     images = [(title, _image(figure, title)) for title, figure in cards]
@@ -153,7 +139,7 @@ def _figure(width=4.4, height=3.2, columns=1, **options):
 
 
 def _image(draw, title):
-    """What `draw()` returns, as it stands in the page; empty where it returns `None`."""
+    """Returns what `draw()` returns, as it stands in the page; empty where it returns `None`."""
     file = io.BytesIO()
     try:
         figure = draw()
@@ -216,29 +202,39 @@ def _settle(axis, curves):
         axis.set_ylim(least - margin, most + margin)
 
 
+def _task_of(arms):
+    return task_in(seed for entry in arms.values() for seed in entry["seeds"])
+
+
+def _quality(arms):
+    return "R²" if _task_of(arms) is Numbers else "Accuracy"
+
+
 def _bars(arms):
+    task = _task_of(arms)
     values = {
-        arm: [100 * s["accuracy"] for s in e["seeds"] if s.get("accuracy") is not None]
+        arm: [task.scale * s[task.metric] for s in e["seeds"] if s.get(task.metric) is not None]
         for arm, e in arms.items()
     }
     values = {arm: found for arm, found in values.items() if found}
     if not values:
         return None
     least, most = min(map(min, values.values())), max(map(max, values.values()))
-    margin = max(most - least, 0.5)
-    start = max(0.0, least - margin)
+    margin = max(most - least, 0.005 * task.scale)
+    start = max(0.0, least - margin) if least >= 0 else least - margin
     figure, axis = _figure()
     for i, (arm, found) in enumerate(values.items()):
         mean = sum(found) / len(found)
         axis.bar(i, mean - start, bottom=start, color=_color(arm), alpha=0.75, width=0.6)
         span = [[mean - min(found)], [max(found) - mean]]
         axis.errorbar(i, mean, span, color="#111827", capsize=5)
-        axis.text(i, max(found) + 0.04 * margin, f"{mean:.2f}", ha="center", va="bottom")
+        text = tables.plain(mean / task.scale, task.scale)
+        axis.text(i, max(found) + 0.04 * margin, text, ha="center", va="bottom")
     axis.set(
         xticks=range(len(values)),
         xticklabels=list(values),
         ylim=(start, most + 0.3 * margin),
-        ylabel=f"accuracy, % (axis starts at {start:.1f})",
+        ylabel=f"{'R²' if task is Numbers else 'accuracy, %'} (axis starts at {start:.4g})",
     )
     axis.set_title("mean; the line spans the seeds", fontsize=9, color="#6b7280")
     return figure

@@ -1,7 +1,7 @@
 """How sure a difference is: a test of pairs, an interval by resampling, and what nothing beats."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ CHUNK = 100  # resamples at a time
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """The two-sided exact p-value of `won` against `lost` under a fair coin.
+    """Returns the two-sided exact p-value of `won` against `lost` under a fair coin.
 
     `p = min(1, 2 * sum_{i <= min(won, lost)} C(n, i) / 2^n)` with `n = won + lost`.
 
@@ -37,6 +37,38 @@ def mcnemar(won: int, lost: int) -> float:
     return min(1.0, 2 * math.fsum(map(math.exp, logs)))
 
 
+def sign_flips(differences: Sequence[float], draws: int = 9999, seed: int = 0) -> float:
+    """The two-sided p-value of a mean of paired differences, if each could have either sign.
+
+    `p = (1 + #{draws: |mean of s_i d_i| >= |mean of d_i|}) / (1 + draws)` with random signs `s_i`.
+
+    Args:
+        differences: a number for each example, an array `(examples,)`.
+        draws: how often all signs are drawn, at least 1. Defaults to `9999`.
+        seed: the seed of the draws. Defaults to `0`.
+
+    Returns:
+        A float in (0, 1].
+
+    Example:
+
+    ```python
+    report.sign_flips([0.3, 0.1, 0.2, -0.1, 0.4])
+    ```
+
+    Reference:
+        - Fisher, 1935, The Design of Experiments
+    """
+    differences, random = np.asarray(differences, "float64"), np.random.default_rng(seed)
+    reached = 0
+    least = abs(differences.sum()) * (1 - 1e-9)  # sums in another order differ in their last digit
+    for start in range(0, draws, CHUNK):
+        drawn = (min(CHUNK, draws - start), len(differences))
+        sums = (2 * random.integers(0, 2, drawn) - 1) @ differences
+        reached += int((np.abs(sums) >= least).sum())
+    return (1 + reached) / (1 + draws)
+
+
 def bootstrap(sums, value, resamples=1000, seed=0):
     """A measure of resampled examples: what it would have been on other data of the same kind.
 
@@ -44,7 +76,7 @@ def bootstrap(sums, value, resamples=1000, seed=0):
         sums: what the measure adds up, an array `(models, examples, k)`.
         value: a function from totals `(..., k)` to the measure `(...)`.
         resamples: how often as many examples are drawn with replacement. Defaults to `1000`.
-        seed: of the draws, so that the same data give the same interval. Defaults to `0`.
+        seed: the seed of the draws, so that the same data give the same interval. Defaults to `0`.
 
     Returns:
         An array `(models, resamples)`. Each model sees the same draws.

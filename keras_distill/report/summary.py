@@ -8,13 +8,23 @@ import numpy as np
 
 from keras_distill import _files
 from keras_distill.report import page as report_page
+from keras_distill.report.headline import task_in
+from keras_distill.report.tasks import Numbers
 
 # A column: its heading, the measure, the factor to its unit, decimals, whether its spread is shown.
-_COLUMNS = (
+_OF_CLASSES = (
     ("accuracy %", "accuracy", 100, 2, True),
     ("agreement %", "agreement", 100, 2, True),
     ("KL to teacher", "kl_to_teacher", 1, 4, True),
     ("ECE", "expected_calibration_error", 1, 4, True),
+)
+_OF_NUMBERS = (
+    ("R²", "r2", 1, 4, True),
+    ("mean absolute error", "mean_absolute_error", 1, 4, True),
+    ("root mean square error", "root_mean_square_error", 1, 4, True),
+    ("distance to teacher", "distance_to_teacher", 1, 4, True),
+)
+_COSTS = (
     ("parameters", "parameters", 1, 0, False),
     ("size kB", "size_bytes", 1e-3, 1, False),
     ("median ms", "median_ms", 1, 3, False),
@@ -55,7 +65,7 @@ def summarize(rows: list[dict]) -> dict:
 
 
 def summaries(results: dict) -> dict:
-    """The summary of each arm of `write`'s results, its latency included.
+    """Returns the summary of each arm of `write`'s results, its latency included.
 
     Args:
         results: a dict as `write` takes it.
@@ -78,7 +88,7 @@ def summaries(results: dict) -> dict:
 
 
 def table(arms: dict) -> str:
-    """An aligned text table, one row for each arm.
+    """Returns an aligned text table, one row for each arm.
 
     Args:
         arms: `{arm: summary}`, as `summaries` returns it.
@@ -93,7 +103,7 @@ def table(arms: dict) -> str:
     print(report.table(report.summaries({"arms": {"alone": {"seeds": seeds}}})))
     ```
     """
-    rows = [("", *(column[0] for column in _COLUMNS)), *_cells(arms)]
+    rows = [("", *_heads(arms)), *_cells(arms)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -141,14 +151,25 @@ def write(folder: str | PathLike[str], results: dict) -> str:
     text = json.dumps(plain, indent=1, allow_nan=False)
     _files.write(os.path.join(folder, "report.json"), text)
     arms = summaries(plain)
-    heads = ["", *(column[0] for column in _COLUMNS)]
+    heads = ["", *_heads(arms)]
     _files.write(path, report_page.page(plain, arms, heads, _cells(arms)))
     return path
 
 
+def _columns(arms):
+    """Returns the columns of what was measured: a regression's, or a classifier's."""
+    numbers = task_in(arms.values()) is Numbers
+    return (*(_OF_NUMBERS if numbers else _OF_CLASSES), *_COSTS)
+
+
+def _heads(arms):
+    return [heading for heading, *_ in _columns(arms)]
+
+
 def _cells(arms):
+    columns = _columns(arms)
     return [
-        (_named(arm, summary), *(_cell(summary.get(key), *form) for _, key, *form in _COLUMNS))
+        (_named(arm, summary), *(_cell(summary.get(key), *form) for _, key, *form in columns))
         for arm, summary in arms.items()
     ]
 

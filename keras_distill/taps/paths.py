@@ -11,19 +11,19 @@ from keras_distill.taps import scores
 
 
 def find_layer(model: keras.layers.Layer, path: str) -> keras.layers.Layer:
-    """The layer at a path.
+    """Returns the layer at a path.
 
     Args:
         model: any Keras model or layer.
-        path: names (or attributes) joined by "/", from the model down. What follows "#" or ":"
-            does not count.
+        path: names (or attributes) joined by "/", from the model down. A part after "#" or ":" is
+            ignored.
 
     Returns:
         A `keras.layers.Layer`.
 
     Raises:
-        ValueError: if there is no such layer, also because the model is not built yet, or if the
-            path asks an attention layer for scores that it cannot show.
+        ValueError: if there is no such layer (the model may not be built yet), or if the path asks
+            for the scores of an attention layer that cannot show them.
 
     Example:
 
@@ -44,7 +44,7 @@ def find_layer(model: keras.layers.Layer, path: str) -> keras.layers.Layer:
 
 
 def paths(model: keras.layers.Layer) -> list[str]:
-    """The paths of all layers under a model or layer, from the outside in.
+    """Returns the paths of all layers under a model or layer, from the outside in.
 
     Args:
         model: any Keras model or layer.
@@ -62,11 +62,11 @@ def paths(model: keras.layers.Layer) -> list[str]:
 
 
 def attention(path: str, names: Sequence[str] = ("query", "key", "value")) -> dict[str, str]:
-    """The paths of an attention layer's projections, as a term takes them.
+    """Returns the paths of an attention layer's projections, as a term takes them.
 
     Args:
-        path: the attention layer's.
-        names: of the layers in it that project. Defaults to those of
+        path: the path of the attention layer.
+        names: the names of the layers in it that project. Defaults to the names in
             `keras.layers.MultiHeadAttention`.
 
     Returns:
@@ -83,7 +83,7 @@ def attention(path: str, names: Sequence[str] = ("query", "key", "value")) -> di
 
 
 def is_edge(path: str) -> bool:
-    """Whether a path names the model's own input or output.
+    """Returns whether a path names the model's own input or output.
 
     Args:
         path: a path, such as `"output:logits"`.
@@ -101,14 +101,15 @@ def is_edge(path: str) -> bool:
 
 
 def pick(path: str, ends: dict[str, Any], names: Sequence[str] = ()) -> Any:
-    """The end of a model, or the part of it, that a path such as "output:key" names.
+    """Returns the input, output or part of it that a path such as "output:key" names.
 
     Args:
-        path: `"output"`, `"input"` or another key of `ends`, perhaps with ":" and a part's name:
-            the key of a dict, the position in a list, or the field of a named tuple or dataclass.
+        path: `"output"`, `"input"` or another key of `ends`, optionally with ":" and a part's name.
+            A part is the key of a dict, the position in a list, or the field of a named tuple or
+            dataclass.
         ends: a dict `{name: value or structure}`.
-        names: the names of a list of outputs, in their order; each names a part, too. Defaults to
-            none.
+        names: the names of a list of outputs, in their order. Each is then also the name of a
+            part. Defaults to no names.
 
     Returns:
         The value or structure that the path names.
@@ -127,7 +128,7 @@ def pick(path: str, ends: dict[str, Any], names: Sequence[str] = ()) -> Any:
 
 
 def part(path, value, whose, names=()):
-    """What stands behind the colon of a path, among several values; without one, all of them."""
+    """Returns the value that the colon of a path names; without a colon, the whole value."""
     key = path.partition(":")[2]
     if not key:
         return value
@@ -139,7 +140,7 @@ def part(path, value, whose, names=()):
 
 
 def parts_of(value, names=()):
-    """`{key: part}` of several values, under every key that a path may name; `{}` of one tensor.
+    """Returns `{key: part}` for every key that a path may name; `{}` for one tensor.
 
     Args:
         value: what a model or layer returned.
@@ -158,15 +159,15 @@ def parts_of(value, names=()):
 
 
 def steps(path):
-    """The names of a path, from the model down."""
+    """Returns the names of a path, from the model down."""
     return path.partition(":")[0].partition("#")[0].split("/")
 
 
 def call_of(path):
-    """Which call of its layer a path names, or `None`.
+    """Returns which call of its layer a path names, or `None`.
 
     Raises:
-        ValueError: if "#" is followed by no integer.
+        ValueError: if "#" is not followed by an integer.
     """
     _, sign, number = path.partition(":")[0].partition("#")
     if not sign:
@@ -180,20 +181,20 @@ def call_of(path):
 
 
 def naming(path, number):
-    """The path with the number of a call."""
+    """Returns the path with the number of a call."""
     names, colon, key = path.partition(":")
     return f"{names.partition('#')[0]}#{number}{colon}{key}"
 
 
 def layers_below(layer):
-    """`{name: layer}` of the layers that a layer holds itself; of one name the first."""
+    """Returns `{name: layer}` of a layer's direct sublayers; of equal names the first counts."""
     if not isinstance(layer, keras.layers.Layer):
         return {}
     return {below.name: below for below in reversed(sublayers(layer))}
 
 
 def walk(layer, prefix=""):
-    """`(path, layer)` of all layers under a layer, from the outside in."""
+    """Yields `(path, layer)` of all layers under a layer, from the outside in."""
     for name, below in reversed(layers_below(layer).items()):
         if not isinstance(below, keras.layers.InputLayer):
             yield prefix + name, below

@@ -1,4 +1,4 @@
-"""A teacher's function that answers in NumPy: scikit-learn, ONNX Runtime, a server."""
+"""Teachers' functions that return NumPy arrays, such as those of scikit-learn or ONNX Runtime."""
 
 import keras
 import numpy as np
@@ -8,11 +8,12 @@ from keras_distill import _backend
 
 
 class OnHost:
-    """A function of the inputs, called with values where it does not answer in tensors.
+    """A function of the inputs that may return tensors or NumPy arrays.
 
-    The first call tells which it is: a distiller makes it eagerly, with the first batch. A function
-    of tensors is traced with the step. One that returns NumPy arrays is then called from the step
-    with each batch, and gets tensors with values, as in the first call.
+    The first call shows which it returns. A distiller makes this call eagerly, with the first
+    batch. A function that returns tensors becomes part of the compiled step. A function that
+    returns NumPy arrays is called from the step with each batch. It gets tensors that have values,
+    as in the first call.
 
     Args:
         function: a function of the inputs.
@@ -43,14 +44,14 @@ class OnHost:
 
 
 class _Form:
-    """The dtype of an array and its shape behind the batch."""
+    """The dtype of an array, and its shape without the batch."""
 
     def __init__(self, array):
         self.dtype, self.shape = str(array.dtype), array.shape[1:]
 
 
 def _standard(value):
-    """An array in the dtypes that every backend has."""
+    """Returns an array with a dtype that every backend has."""
     value = np.asarray(value)
     if value.dtype.kind == "f":
         return value.astype(keras.config.floatx())

@@ -54,7 +54,7 @@ class Readers:
         return keras.utils.pack_x_y_sample_weight(x, labels, sample_weight)
 
     def dataset(self, given, steps=None, shuffle=False):
-        """A dataset of batches as student and teachers read them.
+        """Returns a dataset of batches as student and teachers read them.
 
         Args:
             given: the arguments of `fit`, `evaluate` or `predict` that hold samples.
@@ -109,7 +109,7 @@ def read_raw(given, student, teachers, steps="steps"):
 
 
 def read_raw_fit(given, student, teachers):
-    """The same for `fit`, with its validation data."""
+    """Returns the same for `fit`, with its validation data."""
     if Readers(student, teachers, given.get("x")):
         _split(given)
     validation = given.get("validation_data")
@@ -125,7 +125,7 @@ def read_raw_fit(given, student, teachers):
 
 
 def is_text(x):
-    """Whether samples are strings: a dataset's, an array's, or those in a structure."""
+    """Returns whether samples are strings: a dataset's, an array's, or those in a structure."""
     if is_dataset(x):
         specs = tree.flatten(_inputs(x))
         return any(spec.dtype == "string" for spec in specs if hasattr(spec, "dtype"))
@@ -143,12 +143,12 @@ def is_text(x):
 
 
 def is_dataset(x):
-    """Whether data are a `tf.data.Dataset`, without importing TensorFlow for others."""
+    """Returns whether data are a `tf.data.Dataset`, without importing TensorFlow for others."""
     return type(x).__module__.startswith("tensorflow.") and hasattr(x, "element_spec")
 
 
 def _inputs(data):
-    """The inputs in `(x, y)`, or in the specification of a dataset of them."""
+    """Returns the inputs in `(x, y)`, or in the specification of a dataset of them."""
     data = data.element_spec if is_dataset(data) else data
     return data[0] if isinstance(data, tuple) and data else data
 
@@ -204,5 +204,5 @@ def _count(data):
 
 
 def _is_rows(part):
-    """Whether a leaf holds samples, or is one of a list of samples."""
+    """Returns whether a leaf holds samples, or is one of a list of samples."""
     return part is None or np.isscalar(part) or hasattr(part, "__len__") or hasattr(part, "shape")

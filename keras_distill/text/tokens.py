@@ -19,7 +19,7 @@ ROLES = {
 
 
 def texts(tokenizer):
-    """`{id: text}` of all tokens, bytes in UTF-8 with a space where a word starts.
+    """Returns `{id: text}` of all tokens, bytes in UTF-8 with a space where a word starts.
 
     A special token's text is its role's, whatever the tokenizer calls it: the end of a sentence
     is `[SEP]` here and `<|endoftext|>` there. Of several roles the first in `ROLES` counts.
@@ -45,7 +45,7 @@ def texts(tokenizer):
 
 
 def shared(student, teacher):
-    """The ids of the tokens that both tokenizers have, two lists in the student's order."""
+    """Returns the ids of the tokens that both tokenizers have, two lists in the student's order."""
     ours, theirs = texts(student), texts(teacher)
     partner = {text: index for index, text in sorted(theirs.items(), reverse=True)}
     pairs = [(index, partner.pop(text)) for index, text in sorted(ours.items()) if text in partner]
@@ -61,7 +61,7 @@ def _special(tokenizer):
 
 
 def _reader(tokenizer):
-    """A function from a token to its text, by the tokenizer's way to mark words."""
+    """Returns a function from a token to its text, by the tokenizer's way to mark words."""
     if getattr(tokenizer, "merges", None) is not None:
         known = _bytes_of_characters()
         return lambda token: b"".join(known.get(c) or c.encode() for c in token)
@@ -146,7 +146,7 @@ def aligned(ours, theirs):
 
 
 def _common(one, other):
-    """Where two texts agree: pairs of starts, and the length."""
+    """Returns where two texts agree: pairs of starts, and the length."""
     size = min(len(one), len(other))
     if one[:size] == other[:size]:
         return [((0, 0), size)]

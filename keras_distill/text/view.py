@@ -24,19 +24,19 @@ class View:
         self.foreign = ours is not None and bool(_other_tokenizer(model.preprocessor, ours))
 
     def read(self, x, y=None, sample_weight=None):
-        """What the teacher's preprocessor makes of a batch of raw samples."""
+        """Returns what the teacher's preprocessor makes of a batch of raw samples."""
         return unpacked(preprocessed(self.model, x, y, sample_weight))
 
     def beside(self, theirs, ours):
-        """What else rides in the batch, from what both preprocessors made: nothing."""
+        """Returns what else rides in the batch, from what both preprocessors made: nothing."""
         return {}
 
     def spans_in(self, batch, paths):
-        """The spans of text among the paths: none."""
+        """Returns the spans of text among the paths: none."""
         return {}
 
     def rides_in(self, batch):
-        """Whether a `Batch` holds the view; otherwise the data were not raw."""
+        """Returns whether a `Batch` holds the view; otherwise the data were not raw."""
         if self.key in (batch.views or ()):
             return True
         if self.foreign:
@@ -61,7 +61,7 @@ class View:
 
 
 def view_of(model, student):
-    """The `View` that a teacher needs beside this student, or `None`."""
+    """Returns the `View` that a teacher needs beside this student, or `None`."""
     theirs, ours = preprocessor_of(model), preprocessor_of(student)
     if theirs is None or theirs is ours:
         return None
@@ -73,12 +73,12 @@ def view_of(model, student):
 
 
 def preprocessor_of(model):
-    """What a KerasHub task puts before itself in `fit` and `predict`, or `None`."""
+    """Returns what a KerasHub task puts before itself in `fit` and `predict`, or `None`."""
     return getattr(model, "preprocessor", None) if hasattr(model, "preprocess_samples") else None
 
 
 def is_textual(preprocessor):
-    """Whether a preprocessor tokenizes: it then takes strings, and no tokens."""
+    """Returns whether a preprocessor tokenizes: it then takes strings, and no tokens."""
     return getattr(preprocessor, "tokenizer", None) is not None
 
 
@@ -89,7 +89,7 @@ def preprocessed(model, x, y=None, sample_weight=None):
 
 
 def unpacked(data):
-    """`(x, y, sample_weight)` of what a preprocessor returns."""
+    """Returns `(x, y, sample_weight)` of what a preprocessor returns."""
     return keras.utils.unpack_x_y_sample_weight(data)
 
 
@@ -132,7 +132,7 @@ def _settings(layer):
 
 
 def _plain(value):
-    """The same without the names that layers are numbered by."""
+    """Returns the same without the names that layers are numbered by."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items() if key not in OF_NO_ACCOUNT}
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

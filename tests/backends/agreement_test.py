@@ -1,6 +1,6 @@
 """From the same weights every loss makes the same updates on each backend that is installed.
 
-`make test-backends` sets `EVERY_LOSS`; without it a few losses stand for all, to be quick.
+Without `WHOLE` a few losses stand for all.
 """
 
 import importlib.util
@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from whole import WHOLE
 
 HERE = pathlib.Path(__file__).parent
 BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
@@ -32,7 +33,7 @@ def updates(backend, folder, names):
 
 @pytest.mark.skipif(len(BACKENDS) < 2, reason="one backend is installed")
 def test_fifty_updates_agree(tmp_path):
-    names = () if "EVERY_LOSS" in os.environ else FEW
+    names = () if WHOLE else FEW
     first, *others = (updates(backend, tmp_path, names) for backend in BACKENDS)
     assert len(first) >= (len(names) or 40)
     wrong = {}

@@ -62,7 +62,9 @@ def test_a_tokenizer_spells_everything_and_ends_with_its_end(example):
     assert tokenizer.vocabulary_size() == 262 and tokenizer.end_token_id == 261
 
 
-def test_a_tiny_run_that_goes_on_and_converses(example, tmp_path, capsys, monkeypatch):
+def test_a_tiny_run_that_goes_on_and_converses(
+    example, eagerly, tmp_path, capsys, monkeypatch
+):
     rows = ["split\tquestion\tanswer"]
     for split, count in (("train", 16), ("valid", 2), ("test", 2)):
         rows += [f"{split}\tWhat is {n}?\tIt is a number." for n in range(count)]

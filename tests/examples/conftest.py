@@ -5,7 +5,6 @@ import pathlib
 import sys
 
 import pytest
-import tensorflow as tf
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
@@ -20,11 +19,3 @@ def example(monkeypatch):
         file = getattr(sys.modules[name], "__file__", None)
         if file and pathlib.Path(file).parent == EXAMPLES:
             del sys.modules[name]
-
-
-@pytest.fixture
-def eagerly():
-    """A few steps an arm are fewer than tracing costs."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)

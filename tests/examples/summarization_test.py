@@ -42,7 +42,7 @@ def test_texts_with_gaps(example):
     assert 140 < len(gaps[0].split()) < 180 and {*gaps[0].split()} <= {*WORDS}
 
 
-def test_a_tiny_run_that_goes_on(example, pairs, tmp_path, capsys, monkeypatch):
+def test_a_tiny_run_that_goes_on(example, eagerly, pairs, tmp_path, capsys, monkeypatch):
     summarization = example("summarization")
     flags = ["--tiny", f"--tsv={pairs}", f"--out={tmp_path / 'run'}", "--students"]
     names = ["logits and features", "sequence-level"]

@@ -80,7 +80,9 @@ def test_a_dataset_whose_test_labels_are_secret(example, monkeypatch):
     assert both == [f"train {i}" for i in range(10)]
 
 
-def test_a_tiny_classifier_is_trained_once(example, reviews, tmp_path, capsys, monkeypatch):
+def test_a_tiny_classifier_is_trained_once(
+    example, eagerly, reviews, tmp_path, capsys, monkeypatch
+):
     module = example("text_classification")
     given = ["--tiny", f"--tsv={reviews}", f"--out={tmp_path / 'run'}", "--students",
              "2 layers, 8,000 tokens", "convolution"]  # fmt: skip
@@ -152,7 +154,7 @@ def test_terms_of_students_with_the_teachers_tokens(example, reviews, tmp_path):
     assert blocks == [f"transformer_layer_{index}" for index in range(3)]
 
 
-def test_tiny_embeddings(example, tmp_path, capsys):
+def test_tiny_embeddings(example, eagerly, tmp_path, capsys):
     module = example("sentence_embeddings")
     rows = [("long", "short"), *((f"a program that draws number {i}", f"{i}") for i in range(150))]
     table = written(tmp_path / "texts.tsv", rows)

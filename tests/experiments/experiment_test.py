@@ -252,6 +252,7 @@ class Unregistered(keras.Model):
         ({"epochs": 0}, "`epochs` must be an integer of at least 1. Received: epochs=0"),
         ({"teacher_epochs": -1}, "`teacher_epochs` must be an integer of at least 0"),
         ({"alpha": 2}, r"`alpha` must be in \[0, 1\]. Received: alpha=2"),
+        ({"task": "values"}, "`task` must be one of classes, numbers. Received: task='values'"),
     ],
 )
 def test_bad_arguments_are_refused(changes, said):
@@ -318,6 +319,57 @@ def test_labels_may_have_an_axis_of_one_and_the_test_split_a_shuffle(tmp_path):
     right = sum(n * (a or 0) for a, n in zip(bins["accuracy"], bins["count"], strict=True))
     accuracy = results["arms"]["teacher"]["seeds"][0]["accuracy"]
     assert right / count == pytest.approx(accuracy)
+
+
+def of_one_unit(width):
+    return keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(width, "relu"), keras.layers.Dense(1)]
+    )
+
+
+def of_a_sum(split):
+    x = np.random.default_rng(len(split)).normal(size=(24, 4)).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((x, x.sum(-1))).batch(8)
+
+
+ONE_UNIT = {"student": lambda: of_one_unit(2), "teacher": lambda: of_one_unit(8)}
+
+
+def test_a_regression_is_judged_by_r_squared(tmp_path):
+    made = tiny(**ONE_UNIT, data=of_a_sum, loss="mse", seeds=2)
+    results = made.run(tmp_path)
+    (x, y), = of_a_sum("test").batch(3).map(lambda x, y: (tf.reshape(x, (-1, 4)), y)).take(1)
+    student = keras.saving.load_model(tmp_path / "arms" / "distilled-1.keras", compile=False)
+    wrong = np.square(np.ravel(y) - student.predict(x, verbose=0)[:, 0]).mean()
+    found = results["arms"]["distilled"]["seeds"][1]
+    assert found["r2"] == pytest.approx(1 - wrong / np.var(y), rel=1e-5)
+    assert found["distance_to_teacher"] > 0 and "accuracy" not in found
+    assert results["arms"]["alone"]["history"][0]["val_mean_absolute_error"]
+    best = max((0, 1), key=lambda seed: made.measure(keras.saving.load_model(
+        tmp_path / "arms" / f"distilled-{seed}.keras", compile=False), "valid")["r2"])  # fmt: skip
+    assert same(keras.saving.load_model(tmp_path / "student.keras", compile=False).get_weights(),
+                weights(tmp_path, f"distilled-{best}"))  # fmt: skip
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "R²" in page and "accuracy" not in page
+
+
+def test_one_unit_is_a_classifier_of_two(tmp_path):
+    def yes_or_no(split):
+        return of_a_sum(split).map(lambda x, y: (x, tf.cast(y > 0, "int32")))
+
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    results = tiny(**ONE_UNIT, data=yes_or_no, loss=loss).run(tmp_path)
+    x, y = (np.concatenate(each) for each in zip(*yes_or_no("test").as_numpy_iterator()))
+    student = keras.saving.load_model(tmp_path / "student.keras", compile=False)
+    right = np.mean((student.predict(x, verbose=0)[:, 0] > 0) == y)
+    assert results["arms"]["distilled"]["seeds"][0]["accuracy"] == right
+    assert len(results["reliability"]) == 3
+
+
+def test_the_loss_or_the_task_says_what_is_judged():
+    assert tiny().task.name == "classes" and tiny(loss="huber").task.name == "numbers"
+    assert tiny(loss="mse", task="classes").metrics == ("accuracy",)
+    assert tiny(loss=lambda y, f: abs(y - f), task="numbers").task.metric == "r2"
 
 
 def test_a_strategy_trains_the_same(tmp_path, quick):

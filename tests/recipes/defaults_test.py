@@ -35,6 +35,14 @@ def test_signs_of_one_unit():
     assert found.train == pytest.approx(1 - 0.01 / np.var(values))
 
 
+def test_signs_of_several_numbers():
+    values = RANDOM.normal(size=(20, 3)) * (1, 2, 3)
+    found = signs(values + (0, 0.1, 0.2), values)
+    wanted = np.mean([1 - e**2 / values[:, j].var() for j, e in enumerate((0, 0.1, 0.2))])
+    assert found.kind == "values" and found.train == pytest.approx(wanted)
+    assert signs(values, np.full((20, 3), 1 / 3)).kind == "classes"  # soft labels
+
+
 def test_a_model_or_a_function_is_asked():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
     x, y = RANDOM.normal(size=(20, 3)).astype("float32"), RANDOM.integers(0, 4, 20)

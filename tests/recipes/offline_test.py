@@ -59,7 +59,9 @@ def trained(student, teacher, terms, x, y):
 
 
 @pytest.mark.parametrize("name, kind", CASES)
-def test_a_recipe_trains(name, kind, pair):
+def test_a_recipe_trains(name, kind, pair, request):
+    if kind != "cnn":  # whose step is traced quickly
+        request.getfixturevalue("eagerly")
     student, teacher, (x, y) = pair(kind)
     options = {"mask": "sample_weight"} if kind == "vit" and name in BLOCKS else {}
     terms = {**ANY, **MAPS, **BLOCKS}[name](student, teacher, **options)

@@ -79,7 +79,65 @@ def test_bad_data_is_named():
     with pytest.raises(ValueError, match=r"integers in \[0, 4\)"):
         report.measure(model(0), batches(np.full(50, 4)))
     with pytest.raises(ValueError, match=r"one output of shape \(batch, classes\)"):
-        report.measure(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]), batches())
+        report.measure(lambda x: {"a": x, "b": x}, batches())
+    one = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match='0 or 1. Measure a regression with `task="numbers"`'):
+        report.measure(one, batches())
+    with pytest.raises(ValueError, match="`task` must be one of classes, numbers"):
+        report.measure(one, batches(), task="values")
+    with pytest.raises(ValueError, match="Targets must be numbers"):
+        report.measure(model(0), batches(), task="numbers")
+    with pytest.raises(ValueError, match="50 equal ones"):
+        report.measure(one, batches(np.ones(50)), task="numbers")
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_unit_says_yes_or_no(activation):
+    x, y = arrays()
+    one = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, activation=activation)])
+    got = report.measure(one, batches(y % 2), one)
+    values = np.asarray(one(x)).ravel().astype("float64")
+    right, nll = 0, 0.0
+    for value, label in zip(values, y % 2):
+        p = value if activation else 1 / (1 + math.exp(-value))
+        right += (p > 0.5) == label
+        nll -= math.log(p if label else 1 - p) / len(y)
+    assert got["accuracy"] == right / len(y) and got["agreement"] == 1
+    assert got["nll"] == pytest.approx(nll, rel=1e-5)
+    assert report.measure(one, batches((y % 2)[:, None]))["nll"] == got["nll"]
+
+
+def test_numbers_equal_plain_loops():
+    student, teacher = model(0), model(1)
+    x, _ = arrays()
+    y = np.random.default_rng(5).normal(size=(50, CLASSES)) + 3
+    got = report.measure(student, batches(y), teacher, task="numbers")
+    s, t = (np.asarray(m(x)).astype("float64") for m in (student, teacher))
+    r2, absolute, square, distance = 0.0, 0.0, 0.0, 0.0
+    for j in range(CLASSES):
+        mean = sum(y[i, j] for i in range(50)) / 50
+        wrong = sum((y[i, j] - s[i, j]) ** 2 for i in range(50))
+        r2 += (1 - wrong / sum((y[i, j] - mean) ** 2 for i in range(50))) / CLASSES
+        square += wrong / 50 / CLASSES
+        absolute += sum(abs(y[i, j] - s[i, j]) for i in range(50)) / 50 / CLASSES
+        distance += sum(abs(t[i, j] - s[i, j]) for i in range(50)) / 50 / CLASSES
+    expected = {"r2": r2, "mean_absolute_error": absolute, "distance_to_teacher": distance,
+                "root_mean_square_error": math.sqrt(square), "parameters": 16}  # fmt: skip
+    assert got == pytest.approx(expected)
+    student.layers[0].bias.assign(np.full(CLASSES, np.nan))
+    lost = report.measure(student, batches(y), task="numbers")
+    assert lost["r2"] is None and "50 answers are not finite" in lost["failed"]
+
+
+def test_a_page_of_numbers(tmp_path):
+    arms = {arm: {"seeds": [{"r2": r2, "mean_absolute_error": 0.1}], "history": [{}]}
+            for arm, r2 in (("teacher", 0.9), ("alone", -0.5), ("distilled", 0.7))}  # fmt: skip
+    with open(report.write(tmp_path, {"arms": arms}), encoding="utf-8") as file:
+        page = file.read()
+    assert ("reaches R² 0.7000, +1.2000 compared with the same student alone (-0.5000). The "
+            "teacher has 0.9000.") in page  # fmt: skip
+    table = report.table(report.summaries({"arms": arms}))
+    assert "R²" in table and "accuracy" not in table and "-0.5000" in table
 
 
 def test_what_is_not_finite_is_said_and_is_no_gain(tmp_path):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_distill.report.statistics import bootstrap, interval, mcnemar, pareto
+from keras_distill.report.statistics import bootstrap, interval, mcnemar, pareto, sign_flips
 
 
 @pytest.mark.parametrize("won, lost", [(0, 0), (1, 0), (5, 1), (3, 3), (2, 9), (10, 2)])
@@ -15,6 +15,15 @@ def test_mcnemar_counts_the_coins(won, lost):
     far = abs(won - lost)
     wanted = sum(abs(2 * heads - count) >= far for heads in tosses) / len(tosses)
     assert mcnemar(won, lost) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("count, shift", [(1, 1.0), (8, 0.0), (8, 0.6), (11, 2.0)])
+def test_sign_flips_draw_from_all_signs(count, shift):
+    found = np.random.default_rng(count).normal(size=count) + shift
+    sums = [np.dot(signs, found) for signs in itertools.product((-1, 1), repeat=count)]
+    wanted = np.mean(np.abs(sums) >= abs(found.sum()) - 1e-9)
+    assert sign_flips(found, draws=40_000) == pytest.approx(wanted, abs=0.01)
+    assert sign_flips(np.zeros(4)) == 1
 
 
 def test_mcnemar_of_many():

@@ -1,18 +1,23 @@
-"""Every scheme, on replicas of which some have no example, is what it is on one device."""
+"""Every scheme, on replicas of which some have no example, is what it is on one device.
+
+Without `WHOLE` those are left out whose steps are made of what others have.
+"""
 
 import children
 import pytest
+from whole import WHOLE
 
-CASES = ("offline", "cached", "cached_tokens", "ensemble", "online", "self_taught", "balanced",
-         "moving_average", "masked_tokens", "raw_text", "fused_head", "several_outputs", "scaled",
-         "half_precision", "judged")  # fmt: skip
+CASES = ("cached_tokens", "ensemble", "online", "self_taught", "moving_average", "masked_tokens",
+         "fused_head", "half_precision")  # fmt: skip
+if WHOLE:
+    CASES += ("offline", "cached", "balanced", "raw_text", "several_outputs", "scaled", "judged")
 ROUNDED = {"half_precision": (5e-4, 5e-4)}  # each device rounds its sums to 11 bits
 pytestmark = pytest.mark.xdist_group("schemes_on_replicas")  # one child, not one for each process
 
 
 @pytest.fixture(scope="module")
 def report():
-    return children.results(children.start("schemes_child.py", "3"), timeout=1800)
+    return children.results(children.start("schemes_child.py", "3", *CASES), timeout=1800)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,7 +9,10 @@ from keras_distill import _files, report
 from keras_distill._messages import say
 from keras_distill.experiments.comparison import first_examples
 from keras_distill.experiments.run_folder import RunFolder
+from keras_distill.experiments.tuning.ranking import name_of
 from keras_distill.export import write as write_exports
+from keras_distill.report.tables import plain
+from keras_distill.report.tasks import TASKS, Classes
 
 SURE = 0.05
 EXPORTED = 256  # examples that an exported model is checked on
@@ -21,21 +24,23 @@ def write(folder, found, results, experiment, seeds):
     Args:
         folder: the run's, a `pathlib.Path`.
         found: what is known before the choice, a dict.
-        results: of the last comparison, as `Experiment.run` returns them.
+        results: the results of the last comparison, as `Experiment.run` returns them.
         experiment: what was compared.
         seeds: the seeds of it.
 
     Returns:
         `found` with the `answer`, as `compress.json` holds it.
     """
-    judged = paired(RunFolder(folder / "final"), experiment.data("valid"), seeds)
+    task = experiment.task
+    judged = paired(RunFolder(folder / "final"), experiment.data("valid"), seeds, task)
     arm = "distilled" if judged["gain"] > 0 else "alone"
     best = int(np.argmax(judged[arm]))
     model = RunFolder(folder / "final").model(f"{arm}-{seeds[best]}")
     with _files.whole(folder / "student.keras") as part:
         model.save(part)
-    test = {each: 100 * results["arms"][each]["seeds"][best if each != "teacher" else 0]["accuracy"]
-            for each in ("teacher", "alone", "distilled")}  # fmt: skip
+    rows = {arm: results["arms"][arm]["seeds"] for arm in ("teacher", "alone", "distilled")}
+    test = {each: _scaled(rows[each][best if each != "teacher" else 0][task.metric], task)
+            for each in rows}  # fmt: skip
     found["answer"] = {**judged, "arm": arm, "seed": seeds[best], "test": test,
                        "verdict": verdict(judged, found)}  # fmt: skip
     text = summary(found)
@@ -63,36 +68,58 @@ def export(folder, found, experiment, formats, quantize):
         say(str(each).replace(part, str(folder / "exported")))
 
 
-def paired(run, valid, seeds):
+def _scaled(value, task):
+    return None if value is None else task.scale * value
+
+
+def paired(run, valid, seeds, task=Classes):
     """Both arms on the validation split, by pairs of seeds, and a test of their difference.
 
     McNemar's exact test is over the examples that one arm has right and the other wrong, those of
-    all seeds together: under no difference each is a toss of a fair coin.
+    all seeds together: under no difference each is a toss of a fair coin. Of numbers the signs of
+    the differences of the squared errors are flipped, each the mean over the seeds of an example.
     """
-    right = {arm: [] for arm in ("alone", "distilled")}
-    for arm, rows in right.items():
+    worth = _right if task is Classes else _explained
+    found = {arm: [] for arm in ("alone", "distilled")}
+    for arm, rows in found.items():
         for seed in seeds:
-            log_probs, labels = report.predictions(run.model(f"{arm}-{seed}"), valid)
-            rows.append(log_probs.argmax(-1) == labels)
-    alone, distilled = (np.asarray(right[arm]) for arm in ("alone", "distilled"))
-    gains = 100 * (distilled.mean(-1) - alone.mean(-1))
-    won, lost = int((distilled & ~alone).sum()), int((alone & ~distilled).sum())
+            rows.append(worth(*report.predictions(run.model(f"{arm}-{seed}"), valid, task.name)))
+    alone, distilled = (task.scale * np.asarray(found[arm]) for arm in ("alone", "distilled"))
+    gains = (distilled - alone).mean(-1)
+    won, lost = int((distilled > alone).sum()), int((alone > distilled).sum())
     many = len(seeds) > 1
     return {
-        "alone": (100 * alone.mean(-1)).tolist(),
-        "distilled": (100 * distilled.mean(-1)).tolist(),
+        "alone": alone.mean(-1).tolist(),
+        "distilled": distilled.mean(-1).tolist(),
         "gain": float(gains.mean()),
         "error": float(gains.std(ddof=1) / math.sqrt(len(seeds))) if many else None,
         "won": won,
         "lost": lost,
-        "p": report.mcnemar(won, lost),
-    }
+        "p": (report.mcnemar(won, lost) if task is Classes
+              else report.sign_flips((distilled - alone).mean(0))),
+    }  # fmt: skip
+
+
+def _right(log_probs, labels):
+    """1 for each example that is right; their mean is the accuracy."""
+    return (log_probs.argmax(-1) == labels).astype("float64")
+
+
+def _explained(values, true):
+    """`1 - (y - f)^2 / var y` of each example, the mean over its numbers; their mean is R squared.
+
+    What is not finite counts as the mean of the targets, which explains nothing.
+    """
+    values = np.where(np.isfinite(values), values, true.mean(0))
+    return (1 - (true - values) ** 2 / true.var(0)).mean(-1)
 
 
 def verdict(judged, found):
-    """Whether the teacher helps, in a sentence, and what to try next where it does not."""
-    error = "" if judged["error"] is None else f" ± {judged['error']:.2f}"
-    said = (f"{judged['gain']:+.2f}{error} points on the validation split over "
+    """Returns whether the teacher helps, in a sentence, and what to try next where it does not."""
+    classes = found["task"] == "classes"
+    digits, unit = (2, "points") if classes else (4, "in R²")
+    error = "" if judged["error"] is None else f" ± {judged['error']:.{digits}f}"
+    said = (f"{judged['gain']:+.{digits}f}{error} {unit} on the validation split over "
             f"{len(judged['alone'])} seeds, p = {judged['p']:.2g}")  # fmt: skip
     if judged["gain"] <= 0:
         return (f"The teacher does not help here ({said}). The student alone is exported. "
@@ -104,9 +131,9 @@ def verdict(judged, found):
 
 
 def advice(judged, found):
-    """What to try next, by what the teacher says of the data."""
+    """Returns what to try next, by what the teacher says of the data."""
     signs = found["default"]["signs"]
-    if found["teacher"]["accuracy"] * 100 <= np.mean(judged["alone"]):
+    if TASKS[found["task"]].scale * found["teacher"]["score"] <= np.mean(judged["alone"]):
         return "The teacher is no better than the student. Train a better teacher."
     if signs.get("confidence") and signs["confidence"] > 0.99:
         return (
@@ -117,19 +144,26 @@ def advice(judged, found):
 
 
 def summary(found):
-    """The answer in Markdown."""
+    """Returns the answer in Markdown."""
     answer, cost = found["answer"], found["students"][found["student"]]
-    theirs = found["teacher"]
-    rows = [("teacher", theirs, 100 * theirs["accuracy"], answer["test"]["teacher"])]
+    task, theirs = TASKS[found["task"]], found["teacher"]
+    goal = task.scale * theirs["score"]
+    rows = [("teacher", theirs, goal, answer["test"]["teacher"])]
     rows += [(f"{found['student']}, {arm}", cost, float(np.mean(answer[arm])), answer["test"][arm])
              for arm in ("alone", "distilled")]  # fmt: skip
+    unit = "%" if task.scale == 100 else task.heading
+    digits = 2 if task.scale == 100 else 4
     lines = [
-        "| model | validation % | test % | ms | MB | parameters |", "|---|---|---|---|---|---|",
-        *(f"| {name} | {valid:.2f} | {test:.2f} | {each['ms']:.3f} | {each['mb']:.3f} "
-          f"| {each['parameters']:,} |" for name, each, valid, test in rows),
+        f"| model | validation {unit} | test {unit} | ms | MB | parameters |",
+        "|---|---|---|---|---|---|",
+        *(f"| {name} | {valid:.{digits}f} | {plain(test, 1, digits)} | {each['ms']:.3f} "
+          f"| {each['mb']:.3f} | {each['parameters']:,} |" for name, each, valid, test in rows),
     ]  # fmt: skip
-    share = np.mean(answer[answer["arm"]]) / (100 * theirs["accuracy"])
-    kept = f"It keeps {share:.1%} of the teacher's validation accuracy"
+    name = name_of(task)
+    kept = f"Its validation {name} is {np.mean(answer[answer['arm']]):.{digits}f}"
+    if goal > 0:
+        share = np.mean(answer[answer["arm"]]) / goal
+        kept = f"It keeps {share:.1%} of the teacher's validation {name}"
     if found["keep"]:
         kept += f" ({found['keep']:.1%} were asked for)"
     cost = (f"The search cost {found['trainings']:.1f} trainings of a student, in the time of "
@@ -139,28 +173,29 @@ def summary(found):
 
 
 def plot(path, found):
-    """Validation accuracy against milliseconds: every student trained to its end, and the front."""
+    """The score against milliseconds: every student that was trained to its end, and the front."""
     from matplotlib.figure import Figure
 
+    task = TASKS[found["task"]]
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     last = max(each["epochs"] for each in found["search"])
-    points = [(found["students"][each["student"]]["ms"], 100 * each["accuracy"],
+    points = [(found["students"][each["student"]]["ms"], task.scale * each["score"],
                each["setting"] is not None) for each in found["search"]
-              if each["epochs"] == last]  # fmt: skip
+              if each["epochs"] == last and "failed" not in each]  # fmt: skip
     for taught, label, color in ((False, "alone", "#d97706"), (True, "distilled", "#2563eb")):
-        of = [(ms, accuracy) for ms, accuracy, each in points if each == taught]
+        of = [(ms, score) for ms, score, each in points if each == taught]
         if of:
             axes.plot(*zip(*of), "o", color=color, label=label)
-    front = report.pareto([(ms, accuracy) for ms, accuracy, _ in points])
+    front = report.pareto([(ms, score) for ms, score, _ in points])
     axes.step(*zip(*front), where="post", color="#9ca3af", lw=1, label="Pareto front")
     theirs = found["teacher"]
-    axes.plot(theirs["ms"], 100 * theirs["accuracy"], "s", color="#6b7280", label="teacher")
+    axes.plot(theirs["ms"], task.scale * theirs["score"], "s", color="#6b7280", label="teacher")
     answer = found["answer"]
     axes.plot(found["students"][found["student"]]["ms"], np.mean(answer[answer["arm"]]), "*",
               ms=15, color="#16a34a", label="exported")  # fmt: skip
     axes.set_xlabel("milliseconds a prediction, batch 1")
-    axes.set_ylabel("validation accuracy, %")
+    axes.set_ylabel(f"validation {task.heading}")
     axes.legend()
     with _files.whole(path) as part:
         figure.savefig(part, format="png", dpi=120)

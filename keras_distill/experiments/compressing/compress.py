@@ -20,10 +20,11 @@ from keras_distill.experiments.compressing.students import (
 from keras_distill.experiments.devices import of_one_machine
 from keras_distill.experiments.file import load_experiment
 from keras_distill.experiments.run_folder import RunFolder, described, loaded
+from keras_distill.experiments.tuning.ranking import name_of, said
 from keras_distill.experiments.tuning.search import Candidate, Search
 from keras_distill.experiments.tuning.settings import under
 from keras_distill.export.formats import checked_formats
-from keras_distill.report import measure
+from keras_distill.recipes.defaults import terms_of
 from keras_distill.report import page as report_page
 
 BUDGET = ("ms", "mb", "flops")
@@ -55,9 +56,10 @@ def compress(
        takes the sizes of the experiment's `student(size=...)`. It measures what each costs, and
        drops those over the budget before any training.
     2. It writes the teacher's targets once. `recipes.default` chooses how to distill.
-    3. Without `keep` it stops the worse half of the students, by validation accuracy, after 1/4
-       and 1/2 of the epochs. With `keep` it finds the smallest student that keeps this share of
-       the teacher's accuracy, by bisection over their operations, and trains each to its end.
+    3. Without `keep` it stops the worse half of the students, by validation accuracy, or R squared
+       of a regression, after 1/4 and 1/2 of the epochs. With `keep` it finds the smallest student
+       that keeps this share of the teacher's accuracy or R squared, by bisection over their
+       operations, and trains each to its end.
     4. For the chosen student it trains the student alone, and settings around the default. It
        stops the worse half of the settings after a quarter.
     5. It trains the best setting and the student alone again over `repeats` seeds. It exports the
@@ -75,8 +77,8 @@ def compress(
             no limit.
         max_flops: the maximum number of operations of a prediction. Defaults to `None`, which is
             no limit.
-        keep: the share of the teacher's validation accuracy to keep, in (0, 1]. Defaults to
-            `None`, which finds the best student within the budget.
+        keep: the share of the teacher's validation accuracy, or R squared, to keep, in (0, 1].
+            Defaults to `None`, which finds the best student within the budget.
         options: options of the experiment.
         repeats: the number of seeds of the last comparison, at least 1. Defaults to `3`.
         seed: the seed of the search. The last comparison has the seeds after it.
@@ -125,7 +127,7 @@ def compress(
     with run.alone():
         run.open(settings, overwrite=overwrite, resume=resume)
         work = Compressing(run, experiment, seed)
-        work.prepare(given)
+        work.prepare(given, keep)
         names = work.propose(budget, sizes)
         name = work.smallest(names, keep) if keep else work.best(names)
         setting = work.settle(name)
@@ -152,7 +154,7 @@ class Compressing:
     Args:
         run: the `RunFolder`.
         experiment: the `Experiment`; it is not changed.
-        seed: of the search.
+        seed: the seed of the search.
     """
 
     def __init__(self, run, experiment, seed):
@@ -160,7 +162,7 @@ class Compressing:
         self.students, self.costs, self.numbers = {}, {}, {}
         self.pieces = {}  # `{(arm, last epoch): (share of a training, seconds)}`
 
-    def prepare(self, given):
+    def prepare(self, given, keep):
         """Has a teacher, its targets on disk, and the setting to begin with."""
         default = [Candidate(0, {}, True, self.experiment.epochs)]
         self.search = Search(self.run, self.make, default, self.seed)
@@ -177,12 +179,20 @@ class Compressing:
         self.default = read_json(path)
         for reason in self.default["reasons"]:
             say(reason)
-        valid = self.experiment.data("valid")
-        self.goal = measure(self.teacher, valid)["accuracy"]
-        say(f"The teacher's validation accuracy is {100 * self.goal:.2f}%.")
+        task = self.experiment.task
+        measured = self.experiment.measure(self.teacher, "valid")
+        if "failed" in measured:
+            raise ValueError(f"The teacher cannot teach. {measured['failed']}")
+        self.goal = measured[task.metric]
+        if keep and self.goal <= 0:
+            raise ValueError(
+                "`keep` needs a teacher that is better than always saying the mean. Train a better "
+                f"teacher, or leave `keep` out. Received: a teacher with {said(self.goal, task)}"
+            )
+        say(f"The teacher has {said(self.goal, task)} on the validation split.")
 
     def propose(self, budget, sizes):
-        """The names of the students within the budget, those of most operations first."""
+        """Returns the names of the students within the budget, those of most operations first."""
         experiment = self.experiment
         asked = {} if sizes is None else {"sizes": sizes}
         found = proposals(experiment, self.teacher, **asked)
@@ -199,11 +209,11 @@ class Compressing:
         return sorted(kept, key=self._size, reverse=True)
 
     def _size(self, name):
-        """What makes a student larger than another; it does not change between two runs."""
+        """Returns what makes a student larger than another; it does not change between two runs."""
         return self.costs[name]["flops"], self.costs[name]["parameters"], name
 
     def best(self, names):
-        """The best student, by halving."""
+        """Returns the best student, by halving."""
         begin, epochs = 0, self.experiment.epochs
         for end in sorted({math.ceil(epochs / 4), math.ceil(epochs / 2), epochs}):
             scored = [(-self.train(name, self.default["setting"], begin, end), name)
@@ -224,12 +234,12 @@ class Compressing:
         fine = [name for name, score in found.items() if score >= keep * self.goal]
         if fine:
             return min(fine, key=self._size)
-        say(f"No student that was tried keeps {keep:.1%} of the teacher's accuracy. The search "
-            "continues with the best one.")  # fmt: skip
+        say(f"No student that was tried keeps {keep:.1%} of the teacher's "
+            f"{name_of(self.experiment.task)}. The search continues with the best one.")
         return max(found, key=found.get)
 
     def settle(self, name):
-        """The best setting for a student, beside the student alone."""
+        """Returns the best setting for a student, beside the student alone."""
         epochs, settings = self.experiment.epochs, around(self.default["setting"])
         self.train(name, None, 0, epochs)
         quarter = math.ceil(epochs / 4)
@@ -243,7 +253,7 @@ class Compressing:
         return kept[0]
 
     def train(self, name, setting, begin, end):
-        """The validation accuracy of a student after `end` epochs."""
+        """The validation score of a student after `end` epochs; the least if it diverged."""
         made = {"student": name, **({} if setting is None else setting)}
         number = self.numbers.setdefault(str(made), len(self.numbers) + 1)
         epochs = self.experiment.epochs
@@ -251,7 +261,7 @@ class Compressing:
         record = self.search.train(arm, self.seed, begin, end)
         self.pieces.setdefault((number, end), ((end - begin) / epochs, record["seconds"]))
         self.search.stages.append({"student": name, "setting": setting, **record})
-        return record["accuracy"]
+        return -math.inf if "failed" in record else record["score"]
 
     def _alone(self, name):
         """How many trainings of the student alone the search took as long as, without the teacher.
@@ -263,16 +273,18 @@ class Compressing:
         return sum(taken.values()) / taken[alone]
 
     def make(self, setting):
-        """The experiment under a setting, with its student and the trained teacher."""
-        setting = dict(setting)
+        """Returns the experiment under a setting, with its student and the trained teacher."""
+        given, setting = setting, dict(setting)
         name = setting.pop("student", None)
         experiment = copy.copy(self.experiment)
         if name is not None:
             experiment.student = self.students[name].make
+        if setting.pop("loss", None):  # of one unit, or a regression: no recipe
+            experiment.terms = terms_of(given)
         return under(experiment, setting)
 
     def finish(self, name, setting, seeds, keep, command):
-        """The last comparison, over seeds; then the answer."""
+        """Returns the last comparison, over seeds; then the answer."""
         experiment = self.make({"student": name, **setting})
         experiment.seeds, experiment.teacher_epochs = seeds, 0
         experiment.teacher = lambda: self.run.model("teacher")
@@ -280,7 +292,8 @@ class Compressing:
                                  cache=self.search.cache,
                                  strategy=self.experiment.devices.strategy)  # fmt: skip
         found = {
-            "teacher": {"accuracy": self.goal, **self.theirs}, "default": self.default,
+            "task": self.experiment.task.name,
+            "teacher": {"score": self.goal, **self.theirs}, "default": self.default,
             "students": self.costs, "search": self.search.stages,
             "trainings": sum(share for share, _ in self.pieces.values()),
             "trainings_alone": self._alone(name), "student": name, "setting": setting,

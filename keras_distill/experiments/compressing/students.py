@@ -31,7 +31,7 @@ class Proposal(NamedTuple):
 
 
 def proposals(experiment, teacher, sizes=SIZES):
-    """The students of a teacher, largest first.
+    """Returns the students of a teacher, largest first.
 
     Where `models.shrink` can cut the teacher: its blocks at several depths, whole and at half the
     width, or at a half and a quarter of the width where it has no blocks; of what is cut in width
@@ -57,7 +57,7 @@ def proposals(experiment, teacher, sizes=SIZES):
 
 
 def _cut(teacher, experiment):
-    """What `shrink` makes of a teacher; a cut that it refuses is none."""
+    """Returns what `shrink` makes of a teacher; a cut that it refuses is none."""
     count, found = models.depth_of(teacher), []
     depths = sorted({1, *(round(count * share) for share in DEPTHS)} - {0, count}, reverse=True)
     depths, widths = ([count, *depths], [1.0, 0.5]) if count > 1 else ([None], WIDTHS)
@@ -98,7 +98,7 @@ def _with_weights(teacher, asked, weights):
 
 
 def measured(students, example):
-    """What each student costs before any training.
+    """Returns what each student costs before any training.
 
     Args:
         students: a list of `Proposal`s.
@@ -125,7 +125,7 @@ def _operations(model, example):
 
 
 def within(costs, budget):
-    """The names of the students that cost no more than a budget.
+    """Returns the names of the students that cost no more than a budget.
 
     Args:
         costs: as `measured` returns.

@@ -11,12 +11,14 @@ from keras_distill.experiments.file import placed
 from keras_distill.experiments.run_folder import write_json
 from keras_distill.experiments.tuning.settings import shown
 from keras_distill.report import page as report_page
+from keras_distill.report import tables
+from keras_distill.report.tasks import Classes
 
-_SERIES = (("alone", "alone", -0.12, "#d97706"), ("distilled", "accuracies", 0.12, "#2563eb"))
+_SERIES = (("alone", "alone", -0.12, "#d97706"), ("distilled", "scores", 0.12, "#2563eb"))
 
 
 def row(setting, distilled, alone, base):
-    """A leader's validation accuracies, and those of the student alone under the same seeds.
+    """Returns a leader's validation scores, and those of the student alone under the same seeds.
 
     Args:
         setting: what was chosen.
@@ -27,15 +29,15 @@ def row(setting, distilled, alone, base):
     Returns:
         A dict as `ranking.json` holds it. There is no gain where a training of either has failed.
     """
-    accuracies, others = ([each["accuracy"] for each in rows] for rows in (distilled, alone))
-    gains = np.subtract(accuracies, others)
+    scores, others = ([each["score"] for each in rows] for rows in (distilled, alone))
+    gains = np.subtract(scores, others)
     failed = sum("failed" in each for each in (*distilled, *alone))
     many = len(gains) > 1
     found = {
         "setting": setting,
-        "accuracies": accuracies,
-        "mean": float(np.mean(accuracies)),
-        "deviation": float(np.std(accuracies, ddof=1)) if many else None,
+        "scores": scores,
+        "mean": float(np.mean(scores)),
+        "deviation": float(np.std(scores, ddof=1)) if many else None,
         "alone": others,
         "alone_setting": base,
         "failed": failed,
@@ -45,30 +47,42 @@ def row(setting, distilled, alone, base):
     return found
 
 
-def table(rows):
-    """The ranking in lines: percent on the validation split, gains in points."""
-    lines = ["| setting | accuracy % | student alone % | gain, points |", "|---|---|---|---|"]
+def table(rows, task=Classes):
+    """The ranking in lines: percent on the validation split, gains in points; or R squared."""
+    heads = (f"{task.heading} | student alone{' %' if task.scale == 100 else ''} | "
+             f"gain{', points' if task.scale == 100 else ''}")  # fmt: skip
+    lines = [f"| setting | {heads} |", "|---|---|---|---|"]
     for each in rows:
-        alone = f"{100 * np.mean(each['alone']):.2f}"
-        lines.append(
-            f"| {shown(each['setting'])} | {_spread(each['mean'], each['deviation'])} | {alone} "
-            f"| {_gain(each)} |"
-        )
+        mean = _spread(each["mean"], each["deviation"], task)
+        alone = tables.plain(np.mean(each["alone"]), task.scale)
+        lines.append(f"| {shown(each['setting'])} | {mean} | {alone} | {_gain(each, task)} |")
     return "\n".join(lines)
 
 
-def _gain(found):
+def name_of(task):
+    """Returns what a task's measure is called in a sentence."""
+    return "accuracy" if task.scale == 100 else task.heading
+
+
+def said(score, task):
+    """Returns a score in a sentence."""
+    value = tables.plain(score, task.scale)
+    return f"{value}%" if task.scale == 100 else f"{task.heading} {value}"
+
+
+def _gain(found, task):
     if found["failed"]:
         return f"none, {found['failed']} of {2 * len(found['alone'])} trainings failed"
-    return ("+" if found["gain"] >= 0 else "") + _spread(found["gain"], found["error"])
+    return ("+" if found["gain"] >= 0 else "") + _spread(found["gain"], found["error"], task)
 
 
-def _spread(value, spread):
-    return f"{100 * value:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
+def _spread(value, spread, task):
+    text = tables.plain(value, task.scale)
+    return text if spread is None else f"{text} ± {tables.plain(spread, task.scale)}"
 
 
 def verdict(rows):
-    """Whether the best is better than the student alone, in a sentence."""
+    """Returns whether the best is better than the student alone, in a sentence."""
     best = rows[0]
     if best["failed"]:
         return (
@@ -87,34 +101,34 @@ def verdict(rows):
     return "The best gain is more than two standard errors."
 
 
-def write(folder, rows, stages, *, file, options, command):
+def write(folder, rows, stages, *, file, options, command, task=Classes):
     """Prints the ranking and writes it, its plot and the winner's file."""
-    said = f"{table(rows)}\n\n{verdict(rows)}"
-    say("\nValidation accuracy, mean ± standard deviation over "
-        f"{len(rows[0]['accuracies'])} seeds. A gain is the mean difference between a distilled "
+    told = f"{table(rows, task)}\n\n{verdict(rows)}"
+    say(f"\nValidation {name_of(task)}, mean ± standard deviation over "
+        f"{len(rows[0]['scores'])} seeds. A gain is the mean difference between a distilled "
         "student and the student alone of the same seed, ± its standard error."
-        f"\n\n{said}")  # fmt: skip
-    _files.write(folder / "winner.py", _winner(folder, rows, said, file, options, command))
+        f"\n\n{told}")  # fmt: skip
+    _files.write(folder / "winner.py", _winner(folder, rows, told, file, options, command))
     # who finds it finds the winner whole
     write_json(folder / "ranking.json", {"rows": rows, "search": stages, "verdict": verdict(rows)})
     try:
-        _plot(folder / "ranking.png", rows)
+        _plot(folder / "ranking.png", rows, task)
     except Exception as error:  # matplotlib's, of whatever kind: a picture is not the result
         say(f"ranking.png could not be drawn. {error}")
     say("\nTo train the best setting, run python -m keras_distill train "
         f"--experiment={folder / 'winner.py'} --out=DIR")  # fmt: skip
 
 
-def _winner(folder, rows, said, file, options, command):
-    """The text of an experiment's file; a path in it is relative to that file."""
+def _winner(folder, rows, told, file, options, command):
+    """Returns the text of an experiment's file; a path in it is relative to that file."""
     place = os.path.relpath(os.path.abspath(file), os.path.abspath(folder))
     given = {name: placed(name, value) for name, value in options.items()}
-    command, said = (text.replace("\\", "\\\\").replace('"', "'") for text in (command, said))
+    command, told = (text.replace("\\", "\\\\").replace('"', "'") for text in (command, told))
     return f'''"""The best setting that `keras_distill tune` found, by the validation split.
 
     {command}
 
-{said}
+{told}
 """
 
 import pathlib
@@ -133,20 +147,20 @@ def experiment(**options):
 '''
 
 
-def _plot(path, rows):
+def _plot(path, rows, task):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.5 + 0.6 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for place, each in enumerate(reversed(rows)):
         for name, key, height, color in _SERIES:
-            percent = 100 * np.asarray(each[key])
+            values = task.scale * np.asarray(each[key])
             label = name if place == 0 else None
-            axes.plot(percent, [place + height] * len(percent), "o", color=color, alpha=0.5)
-            axes.plot(percent.mean(), place + height, "|", color=color, ms=16, mew=3, label=label)
+            axes.plot(values, [place + height] * len(values), "o", color=color, alpha=0.5)
+            axes.plot(values.mean(), place + height, "|", color=color, ms=16, mew=3, label=label)
     names = [report_page.as_text(shown(each["setting"])) for each in reversed(rows)]
     axes.set_yticks(range(len(rows)), names)
-    axes.set_xlabel("validation accuracy, % (a dot a seed, a bar their mean)")
+    axes.set_xlabel(f"validation {task.heading} (a dot a seed, a bar their mean)")
     axes.legend()
     with _files.whole(path) as part:
         figure.savefig(part, format="png", dpi=120)

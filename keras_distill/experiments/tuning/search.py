@@ -114,7 +114,8 @@ def tune(
         search = Search(run, make, arms, seed)
         search.prepare(model, cache)
         rows = search.repeat(search.leaders(halvings, leaders), seeds)
-        ranking.write(run.path, rows, search.stages, file=file, options=options, command=command)
+        ranking.write(run.path, rows, search.stages, file=file, options=options, command=command,
+                      task=search.task)  # fmt: skip
     return rows
 
 
@@ -126,7 +127,7 @@ def _check(**numbers):
 
 
 def _arms(file, settings, options):
-    """All arms, each of which makes an experiment, and the first one's origin."""
+    """Returns all arms, each of which makes an experiment, and the first one's origin."""
     students = list({str(alone(setting)): alone(setting) for setting in settings}.values())
     arms, origin = [], None
     for taught, group in ((False, students), (True, settings)):
@@ -156,6 +157,7 @@ class Search:
     def prepare(self, teacher, cache):
         """Has a teacher, and on disk the targets that any of the arms reads."""
         experiment = self.make(self.arms[0].setting)
+        self.task = experiment.task
         if not self.run.is_trained("teacher"):
             taken = teacher, {"history": {}, "seconds": 0.0}
             self.run.keep("teacher", *(experiment.trained_teacher() if teacher is None else taken))
@@ -169,7 +171,7 @@ class Search:
         cached.prepare(self.teacher, experiment.data("train"), self.cache, list(paths))
 
     def leaders(self, halvings, count):
-        """The best arms of all that were not stopped; a student alone never is."""
+        """Returns the best arms of all that were not stopped; a student alone never is."""
         groups = collections.defaultdict(list)
         for arm in self.arms:
             if arm.taught:
@@ -182,7 +184,7 @@ class Search:
         return [arm for _, arm in sorted(last, key=_order)][:count]
 
     def _halved(self, group, halvings):
-        """The arms of a group that reach its last epoch, with their scores."""
+        """Returns the arms of a group that reach its last epoch, with their scores."""
         begin, epochs = 0, group[0].epochs
         for end in sorted({math.ceil(epochs / 2**left) for left in range(halvings + 1)}):
             scored = [(self.train(arm, self.seed, begin, end), arm) for arm in group]
@@ -202,7 +204,7 @@ class Search:
                 for each in (base, arm)
             }
             rows.append(ranking.row(arm.setting, found[True], found[False], alone(arm.setting)))
-        return sorted(rows, key=lambda row: -row["mean"])
+        return sorted(rows, key=lambda row: (row["failed"] > 0, -row["mean"]))
 
     def train(self, arm, seed, begin, end):
         """The record of an arm under a seed after `end` epochs; what is on disk is not trained."""
@@ -212,7 +214,7 @@ class Search:
         new = trial.record(end) is None
         record = trial.train(lambda: self.make(arm.setting), begin, end, self.teacher, self.cache)
         if new:
-            reached = record.get("failed") or f"{100 * record['accuracy']:.2f}%"
+            reached = record.get("failed") or ranking.said(record["score"], self.task)
             say(f"{shown(arm.setting, arm.taught)}, seed {seed}: {reached} after {end} of "
                 f"{arm.epochs} epochs")  # fmt: skip
         return record
@@ -220,4 +222,5 @@ class Search:
 
 def _order(scored):
     record, arm = scored
-    return -record["accuracy"], record["nll"] is None, record["nll"], arm.number
+    failed, score = "failed" in record, record["score"]  # R squared may be below 0
+    return failed, -score, record["nll"] is None, record["nll"], arm.number

@@ -24,12 +24,12 @@ SWEEP = {"recipe": ["hinton", "dkd", "dist"], "temperature": [1.0, 2.0, 4.0],
 
 
 def combinations(sweep: dict[str, list], *, trials: int | None = None, seed: int = 0) -> list[dict]:
-    """Every combination of the values, each once.
+    """Returns every combination of the values, each once.
 
     Args:
         sweep: `{name: [values]}`. A temperature is left out for a recipe that takes none.
         trials: how many combinations to draw at random, at least 1. Defaults to `None`: all.
-        seed: of the draw, an integer. Defaults to `0`.
+        seed: the seed of the draw, an integer. Defaults to `0`.
 
     Returns:
         A list of dicts `{name: value}`.
@@ -77,7 +77,7 @@ def _recipe(name):
 
 
 def known_recipes():
-    """The recipes with a frozen teacher that need nothing beside it and a student."""
+    """Returns the recipes with a frozen teacher that need nothing beside it and a student."""
     return sorted(name for name, recipe in FROZEN.items() if _needs_only_models(recipe))
 
 
@@ -100,7 +100,7 @@ def chosen(
     trained_with: dict | None = None,
     **options,
 ) -> Any:
-    """The experiment of a file with a setting of `tune`, as in the winner's file.
+    """Returns the experiment of a file with a setting of `tune`, as in the winner's file.
 
     Options that `experiment(**options)` of the file takes are passed to it. Of the others,
     `recipe`, `temperature` and `weight` (a factor on the weight of each term) make the terms, and
@@ -150,7 +150,7 @@ def chosen(
 
 
 def _same_teacher(before, options):
-    """Whether options leave alone what a teacher was trained with."""
+    """Returns whether options leave alone what a teacher was trained with."""
     given = {name: placed(name, value) for name, value in options.items()}
     theirs = [name for name in given if name in DATA or name.startswith("teacher")]
     return all(given[name] == placed(name, before.get(name)) for name in theirs)
@@ -185,7 +185,7 @@ def _epochs(value):
 
 
 def _terms(before, ours):
-    """A function of student and teacher that makes the terms of a setting."""
+    """Returns a function of student and teacher that makes the terms of a setting."""
     if "recipe" not in ours and "temperature" not in ours:
         given = recipes.hinton() if before is None else before
         make = given if callable(given) else lambda student, teacher: given
@@ -211,7 +211,7 @@ def _weighted(terms, factor):
 
 
 def _times(term, factor):
-    """The same term with another weight."""
+    """Returns the same term with another weight."""
     if not is_number(term.weight):
         raise ValueError(
             f"The weight of `{term.name}` is a schedule, which a sweep of `weight` cannot scale. "
@@ -223,6 +223,6 @@ def _times(term, factor):
 
 
 def shown(setting, taught=True):
-    """A setting in words."""
+    """Returns a setting in words."""
     words = [value if name == "recipe" else f"{name} {value}" for name, value in setting.items()]
     return ", ".join([*([] if taught else ["alone"]), *words]) or "as it is"

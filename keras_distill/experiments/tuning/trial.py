@@ -9,7 +9,7 @@ from keras_distill.experiments.run_folder import write_json
 from keras_distill.training.guard import NotFinite
 
 STEP = 7919  # between the seeds of a trial's pieces
-FIELDS = {"accuracy": (int, float), "nll": (int, float, type(None)), "run": (str, type(None))}
+FIELDS = {"score": (int, float), "nll": (int, float, type(None)), "run": (str, type(None))}
 
 
 class Trial:
@@ -31,7 +31,7 @@ class Trial:
         self.arm, self.owner = arm, owner
 
     def record(self, end):
-        """What this run measured after `end` epochs, or `None`."""
+        """Returns what this run measured after `end` epochs, or `None`."""
         found = _files.read_json(self._path(end, "json"), FIELDS)
         return found if found is None or found["run"] == self.owner else None
 
@@ -60,13 +60,14 @@ class Trial:
         try:
             model.fit(train, initial_epoch=begin, epochs=end, shuffle=False, verbose=0)
         except NotFinite as error:
-            return {"accuracy": 0.0, "nll": None, "failed": str(error)}
+            return {"score": 0.0, "nll": None, "failed": str(error)}
         if not report.is_finite(student):
-            return {"accuracy": 0.0, "nll": None, "failed": "Its weights are not finite."}
+            return {"score": 0.0, "nll": None, "failed": "Its weights are not finite."}
         if end < experiment.epochs:
             self._save(model, end)
-        measured = report.measure(student, experiment.data("valid"))
-        return measured if "failed" not in measured else {**measured, "accuracy": 0.0}
+        measured = experiment.measure(student, "valid")
+        score = 0.0 if "failed" in measured else measured[experiment.task.metric]
+        return {"nll": None, **measured, "score": score}
 
     def _save(self, model, end):
         with _files.whole(self._path(end, "weights.h5")) as part:

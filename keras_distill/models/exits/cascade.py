@@ -99,7 +99,7 @@ class Cascade(keras.layers.Layer):
         return self._from(0, known, self.threshold if threshold is None else threshold)
 
     def _from(self, stage, known, threshold):
-        """The answers of the exits from `stage` on, and which exits gave them."""
+        """Returns the answers of the exits from `stage` on, and which exits gave them."""
         nodes, answer = self._stages[stage]
         known = graph.run(nodes, known, training=False)
         output = known[answer]
@@ -115,7 +115,7 @@ class Cascade(keras.layers.Layer):
         return ops.cond(ops.all(sure), lambda: (output, here), deeper)
 
     def confidence(self, output):
-        """The greatest probability of each example."""
+        """Returns the greatest probability of each example."""
         output = ops.cast(output, "float32")
         return ops.max(ops.softmax(output) if self.from_logits else output, -1)
 
@@ -144,7 +144,7 @@ def check_fraction(name, value):
 
 
 def _are_logits(outputs):
-    """Whether the outputs end in no softmax; they must agree."""
+    """Returns whether the outputs end in no softmax; they must agree."""
     softmax = {name: _ends_in_softmax(output) for name, output in outputs.items()}
     if len({*softmax.values()}) > 1:
         raise ValueError(

@@ -81,7 +81,7 @@ def add_exits(
 
 
 def keep_exit(net: keras.Model, exit: str) -> keras.Model:
-    """The shallow model that ends at one exit, without the deeper layers.
+    """Returns the shallow model that ends at one exit, without the deeper layers.
 
     It shares its layers with `net`.
 
@@ -109,7 +109,7 @@ def keep_exit(net: keras.Model, exit: str) -> keras.Model:
 
 
 def feature_path(net: keras.Model, exit: str = FINAL) -> str:
-    """The path of the feature that an exit's last layer receives, for hints.
+    """Returns the path of the feature that an exit's last layer receives, for hints.
 
     Args:
         net: a functional model with a dict of outputs, as `add_exits` makes.
@@ -140,7 +140,7 @@ def feature_path(net: keras.Model, exit: str = FINAL) -> str:
 
 
 def outputs_of(net):
-    """The outputs of a functional model by name."""
+    """Returns the outputs of a functional model by name."""
     outputs = graph.outputs(net)
     if not isinstance(outputs, dict):
         raise ValueError(
@@ -178,7 +178,7 @@ def unrolled(model, paths):
 
 
 def _around(model, paths):
-    """The layers that hold the layers at some paths, each once."""
+    """Returns the layers that hold the layers at some paths, each once."""
     found = {}
     for path in paths:
         names = path_steps(path)
@@ -189,7 +189,7 @@ def _around(model, paths):
 
 
 def _feature(output):
-    """The input of the last layer with weights before an output; dropout is passed over."""
+    """Returns the input of the last layer with weights before an output; dropout is passed over."""
     passed = (layers.Activation, layers.Softmax, layers.Dropout)
     while isinstance(graph.operation_of(output), passed):
         output = graph.inputs_of(output)[0]

@@ -76,7 +76,7 @@ def exit_report(
 
 
 def cheapest(report: dict, lost: float = 0.005) -> dict:
-    """The threshold with the fewest operations that loses at most `lost` accuracy.
+    """Returns the threshold with the fewest operations that loses at most `lost` accuracy.
 
     Args:
         report: as `exit_report` returns it. Choose on a validation split.
@@ -169,7 +169,7 @@ def _example(x, row):
 
 
 def _costs(cascade):
-    """The operations of each exit alone, and with all shallower heads."""
+    """Returns the operations of each exit alone, and with all shallower heads."""
     net, outputs = cascade.net, outputs_of(cascade.net)
     spec = keras.tree.map_structure(
         lambda t: keras.KerasTensor((1, *t.shape[1:]), t.dtype), graph.inputs(net)
@@ -199,7 +199,7 @@ def _row(cascade, threshold, right, sure, up_to, whole):
 
 
 def _latencies(cascade, examples, thresholds, rounds):
-    """The mean over examples of the median milliseconds of each, at each threshold."""
+    """Returns the mean over examples of the median milliseconds of each, at each threshold."""
     if not examples:
         return []
     answer = _traced(lambda x, threshold: cascade(x, threshold)[0])
@@ -218,7 +218,7 @@ def _latencies(cascade, examples, thresholds, rounds):
 
 
 def _traced(function):
-    """The function as models are served: traced, compiled, or run without gradients."""
+    """Returns the function as models are served: traced, compiled, or run without gradients."""
     if _backend.NAME == "tensorflow":
         tf = _backend.tensorflow("`exit_report`")
         return tf.function(function, autograph=False)

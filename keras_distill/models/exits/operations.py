@@ -51,7 +51,7 @@ def _of_tensorflow(function, specs):
 
 
 def _multiplications(op):
-    """How many a node of the graph does, from its shapes."""
+    """Returns how many a node of the graph does, from its shapes."""
     kind = op.type
     if kind not in ("MatMul", "BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "Einsum",
                     "Conv3D"):  # fmt: skip
@@ -74,7 +74,7 @@ def _multiplications(op):
 
 
 def _of_einsum(equation, shapes):
-    """The product of all its axes' sizes."""
+    """Returns the product of all its axes' sizes."""
     subscripts = equation.split("->")[0].split(",")
     sizes, rest = {}, 1
     for letters, shape in zip(subscripts, shapes):
@@ -98,7 +98,7 @@ def _of_jax(function, specs):
 
 
 def _multiplications_of_program(program):
-    """How many the equations of a program do, those of programs inside included."""
+    """Returns how many the equations of a program do, those of programs inside included."""
     total = 0
     for equation in program.eqns:
         inside = [getattr(value, "jaxpr", value) for value in equation.params.values()]
@@ -123,7 +123,7 @@ def _multiplications_of_equation(equation):
 
 
 def _of_torch(function, specs):
-    """As PyTorch's own counter has it, in one run on zeros."""
+    """Returns as PyTorch's own counter has it, in one run on zeros."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode

@@ -54,7 +54,7 @@ def _check_scalable(optimizer):
 
 
 def _scales(multipliers):
-    """`(variable, multiplier)` of every trainable variable that has one of its own."""
+    """Returns `(variable, multiplier)` of every trainable variable that has one of its own."""
     found = {}
     for layer, scale in multipliers.items():
         if not isinstance(scale, (int, float)) or not scale >= 0:

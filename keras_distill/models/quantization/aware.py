@@ -27,7 +27,7 @@ FLOATS = (layers.LayerNormalization, layers.GroupNormalization, layers.RMSNormal
 def quantization_aware(
     student: keras.Model, weights: int = 8, activations: int | None = 8, calibration: Any = None
 ) -> keras.Model:
-    """A copy of the student that simulates LiteRT's quantization, for further training.
+    """Returns a copy of the student that simulates LiteRT's quantization, for further training.
 
     Train the student first. Then train this copy for a few epochs at a small learning rate, with
     the same teacher. Its numbers are floats, but only those that the integers can hold. So
@@ -127,7 +127,7 @@ class _Builder:
         self.count, self._made, self._parts, self.quantized = 0, {}, {}, 0
 
     def rebuilt(self, model, x, outermost=False):
-        """The outputs of a graph on symbolic inputs."""
+        """Returns the outputs of a graph on symbolic inputs."""
         known, calls = graph.given(model, x), _Calls(self, model, outermost)
         if outermost:
             known = {
@@ -138,18 +138,18 @@ class _Builder:
         return keras.tree.map_structure(lambda symbol: known[id(symbol)], graph.outputs(model))
 
     def parts(self, source):
-        """The `folding.parts` of a layer; the same for each of its calls."""
+        """Returns the `folding.parts` of a layer; the same for each of its calls."""
         if id(source) not in self._parts:
             self._parts[id(source)] = folding.parts(source)
         return self._parts[id(source)]
 
     def function(self, source):
-        """The activation of a layer, as LiteRT computes it."""
+        """Returns the activation of a layer, as LiteRT computes it."""
         silu = activation_name(source) == "silu" and self.activations is not None
         return rounded_silu if silu else source.activation
 
     def activation(self, source):
-        """A layer with the activation of another; the same for each of its calls."""
+        """Returns a layer with the activation of another; the same for each of its calls."""
         key = "activation", id(source)
         if key not in self._made:
             function, name = self.function(source), f"{source.name}_activation"
@@ -216,7 +216,7 @@ class _Calls:
                 self.folded[id(after)] = node
 
     def chosen(self, node):
-        """What is called for a node."""
+        """Returns what is called for a node."""
         if id(node) in self.folded:
             return lambda x, **_: x
         if graph.runs_its_graph(node.operation):
@@ -247,7 +247,7 @@ class _Calls:
         return self._ranged(node, self.builder.activation(source)(value))
 
     def _ranged(self, node, value):
-        """The value in its range, where LiteRT gives it one of its own."""
+        """Returns the value in its range, where LiteRT gives it one of its own."""
         operation = node.operation
         if _passes(operation) or self._is_end(node):
             return value
@@ -263,7 +263,7 @@ class _Calls:
         return self.builder.ranged(value, operation.name, name)
 
     def floats(self, symbol):
-        """Whether all that takes a value computes in floats, or quantizes it itself.
+        """Returns whether all that takes a value computes in floats, or quantizes it itself.
 
         Args:
             symbol: The `id` of the symbolic tensor.
@@ -277,13 +277,13 @@ class _Calls:
         return isinstance(node.operation, FLOATS) or bool(_inside(node.operation))
 
     def _is_end(self, node):
-        """Whether a call gives outputs of the student and nothing else."""
+        """Returns whether a call gives outputs of the student and nothing else."""
         return self.outermost and all(
             id(each) in self.ends and id(each) not in self.users for each in node.outputs
         )
 
     def _next(self, node):
-        """The only call that takes what a call gives, or `None`."""
+        """Returns the only call that takes what a call gives, or `None`."""
         if node is None or len(node.outputs) != 1 or id(node.outputs[0]) in self.ends:
             return None
         users = self.users.get(id(node.outputs[0]), [])
@@ -302,12 +302,12 @@ def _is_relu(node):
 
 
 def _passes(operation):
-    """Whether an operation hands on the numbers that it gets, or some of them."""
+    """Returns whether an operation hands on the numbers that it gets, or some of them."""
     return isinstance(operation, PASSING) or type(operation).__name__ in PASSING_OPERATIONS
 
 
 def _inside(operation):
-    """The layers that a layer holds and that can be quantized where they stand."""
+    """Returns the layers that a layer holds and that can be quantized where they stand."""
     opened = not isinstance(operation, layers.Layer) or graph.runs_its_graph(operation)
     if opened or kind_of(operation) is not None or not operation.get_build_config():
         return []

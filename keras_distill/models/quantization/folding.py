@@ -32,7 +32,7 @@ class Part(typing.NamedTuple):
 
 
 def parts(layer):
-    """A separable convolution as its two convolutions; another layer as itself.
+    """Returns a separable convolution as its two convolutions; another layer as itself.
 
     LiteRT computes a separable convolution in two operations, with a rounding between them.
 
@@ -57,14 +57,14 @@ def parts(layer):
 
 
 def separable(layer):
-    """The two kinds of layers of a separable convolution; `None` for another layer."""
+    """Returns the two kinds of layers of a separable convolution; `None` for another layer."""
     if getattr(layer, "data_format", None) == "channels_first":
         return None
     return SEPARABLE.get(type(layer))
 
 
 def can_fold(layer, after):
-    """Whether the normalization in the next call can become a part of a layer's weights."""
+    """Returns whether the normalization in the next call can become a part of a layer's weights."""
     fits = separable(layer) or (isinstance(layer, KERNELS) and kind_of(layer) is not None)
     if not fits or activation_name(layer) != "linear" or after is None:
         return False
@@ -74,7 +74,7 @@ def can_fold(layer, after):
 
 
 def folded(part, normalization):
-    """The kernel and bias of a part with the normalization behind it."""
+    """Returns the kernel and bias of a part with the normalization behind it."""
     kernel, *bias = part.weights
     gamma, beta = normalization.gamma, normalization.beta
     scale = 1.0 if gamma is None else np.asarray(gamma)

@@ -30,17 +30,17 @@ class Selection:
         }
 
     def source(self, name):
-        """The teacher's name of a student's layer."""
+        """Returns the teacher's name of a student's layer."""
         part = part_of(name, self.kept)
         return name if part is None else _joined(part, self.kept[part.stack].get(part.index))
 
     def renamed(self, name):
-        """The student's name of a teacher's layer, or `None` where its block is dropped."""
+        """Returns the student's name of a teacher's layer, or `None` where its block is dropped."""
         part = part_of(name, self.kept)
         return name if part is None else _joined(part, self._student[part.stack].get(part.index))
 
     def holds(self, name):
-        """Whether a layer belongs to a stack."""
+        """Returns whether a layer belongs to a stack."""
         return part_of(name, self.kept) is not None
 
 
@@ -49,7 +49,7 @@ def _joined(part, index):
 
 
 def part_of(name, stacks):
-    """The `Part` that a name is in one of `stacks`, or `None`."""
+    """Returns the `Part` that a name is in one of `stacks`, or `None`."""
     for part in _parts(name):
         if part.stack in stacks:
             return part
@@ -57,7 +57,7 @@ def part_of(name, stacks):
 
 
 def stacks_of(layers):
-    """The stacks of repeated blocks: `{stack: sorted indices}`, in the order of the layers.
+    """Returns the stacks of repeated blocks: `{stack: sorted indices}`, in the order of the layers.
 
     A block is every layer whose name has the same number after the same beginning. Where a name
     has several numbers, the one after "block" counts, then "layer" and so on; without such a word

@@ -69,7 +69,7 @@ class Channels:
         self.groups = self._groups()
 
     def found(self, units):
-        """The units that stand for these."""
+        """Returns the units that stand for these."""
         return np.array([self._root(unit) for unit in units], int)
 
     def _root(self, unit):
@@ -92,7 +92,7 @@ class Channels:
         return units
 
     def _groups(self):
-        """What is made by the same layer, together with all that its units are."""
+        """Returns what is made by the same layer, together with all that its units are."""
         whole = {self._root(unit) for unit in self._whole}
         group_of, groups = {}, {}
         for _, units in self.sizes.values():
@@ -118,7 +118,7 @@ class Channels:
                 self._of_tensor[id(tensor)] = units
 
     def _through(self, node, received):
-        """The units behind a call, or `None` where it is not known what it does."""
+        """Returns the units behind a call, or `None` where it is not known what it does."""
         operation, kind = node.operation, type(node.operation)
         arrays = [each for each in keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
                   if not isinstance(each, keras.KerasTensor) and np.ndim(each) > 0]  # fmt: skip
@@ -156,7 +156,7 @@ class Channels:
         return self._merged(received)
 
     def _reshaped(self, layer, units):
-        """What moves positions alone, as before a squeeze-and-excitation's product."""
+        """Returns what moves positions alone, as before a squeeze-and-excitation's product."""
         if layer.target_shape[-1] != len(units):
             return None
         self.shaped[id(layer)] = units
@@ -169,7 +169,7 @@ class Channels:
         return np.tile(units, int(np.prod(places)))
 
     def _weighted(self, layer, kind, units):
-        """The units behind a layer that has weights."""
+        """Returns the units behind a layer that has weights."""
         if kind is layers.Dense:
             return self._made(layer, "units", {"kernel": {0: units}}, {"kernel": 1, "bias": 0})
         if kind in NORMS:

@@ -30,7 +30,7 @@ class Choice(NamedTuple):
                 raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
 
     def of(self, stack, count):
-        """The positions that are kept of a stack of `count` blocks, ascending, from 0."""
+        """Returns the positions that are kept of a stack of `count` blocks, ascending, from 0."""
         if self.layers is not None:
             return self._listed(stack, count)
         if self.every is not None:
@@ -74,7 +74,7 @@ def whole(name, value):
 
 
 def selected(stacks, choice):
-    """`{stack: {index in the student: index in the teacher}}` of what a choice keeps.
+    """Returns `{stack: {index in the student: index in the teacher}}` of what a choice keeps.
 
     Args:
         stacks: `{stack: sorted indices of its blocks}`.

@@ -68,7 +68,7 @@ def copy(student, teacher, selection, rows):
 
 
 def _in_order(ours, theirs, selection):
-    """`{id of a student's layer: the teacher's}` of layers that have no names of their own.
+    """Returns `{id of a student's layer: the teacher's}` of layers that have no names of their own.
 
     Keras numbers such names anew for every model, so that the same name may be another layer's.
     """
@@ -113,7 +113,7 @@ def _without_counterpart(layer, name, teacher, selection):
 
 
 def children(layer):
-    """The layers right under a layer: of a model, those of its graph."""
+    """Returns the layers right under a layer: of a model, those of its graph."""
     if isinstance(layer, keras.Model) and layer.layers:
         return layer.layers
     return sublayers(layer)
@@ -178,7 +178,7 @@ def _weights(layer, place=()):
 
 
 def _name_of(variable, index):
-    """A weight's name, or its position where Keras has numbered it ("variable_7")."""
+    """Returns a weight's name, or its position where Keras has numbered it ("variable_7")."""
     return f"variable_{index}" if re.fullmatch(r"variable(_\d+)?", variable.name) else variable.name
 
 

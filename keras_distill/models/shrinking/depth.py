@@ -7,7 +7,7 @@ from keras_distill.models.shrinking.copied_weights import children
 
 
 def depth_of(model: keras.Model) -> int:
-    """The number of blocks of the deepest stack in a model, or 0 if it has none.
+    """Returns the number of blocks of the deepest stack in a model, or 0 if it has none.
 
     Args:
         model: a built `keras.Model`.

@@ -43,7 +43,7 @@ def cut(model, choice, name=None):
 
 
 def remade(model, changed, name=None):
-    """A new model of the same graph, and the new layers, `{id of a layer: new layer}`.
+    """Returns a new model of the same graph, and the new layers, `{id of a layer: new layer}`.
 
     Args:
         model: a functional or sequential model.
@@ -66,7 +66,7 @@ def remade(model, changed, name=None):
 
 
 def _as_before(model, inputs, outputs, made, name):
-    """A model of the same kind: a sequential one stays sequential."""
+    """Returns a model of the same kind: a sequential one stays sequential."""
     name = name or model.name
     if isinstance(model, keras.Sequential):
         layers = [layer for layer in made.values() if isinstance(layer, keras.layers.Layer)]
@@ -98,7 +98,7 @@ def _config_of(layer):
 
 
 def _without_adapters(config):
-    """A layer's config without LoRA, also of the layers that it holds."""
+    """Returns a layer's config without LoRA, also of the layers that it holds."""
     if isinstance(config, dict):
         return {key: _without_adapters(value) for key, value in config.items()
                 if key not in ("lora_rank", "lora_alpha")}  # fmt: skip
@@ -143,7 +143,7 @@ def _replayed(model, clone, bypasses):
 
 
 def _needed(model, found):
-    """The ids of the nodes from which the outputs come."""
+    """Returns the ids of the nodes from which the outputs come."""
     makers = {id(out): node for node in graph.nodes(model) for out in node.outputs}
     needed, waiting = set(), [found(t) for t in keras.tree.flatten(graph.outputs(model))]
     while waiting:
@@ -155,7 +155,7 @@ def _needed(model, found):
 
 
 def _bypasses(model, stacks, selection):
-    """`{id of a dropped block's output: what the block receives}`."""
+    """Returns `{id of a dropped block's output: what the block receives}`."""
     bypasses = {}
     for stack, indices in stacks.items():
         kept = set(selection.kept[stack].values())
@@ -188,7 +188,7 @@ class _Chain:
             self.received[index] = self._entry(before, index)
 
     def ends(self, index):
-        """What a block receives from the one before, and what it gives to the next."""
+        """Returns what a block receives from the one before, and what it gives to the next."""
         if index != self.indices[-1]:
             given = self.received[self.indices[self.indices.index(index) + 1]]
         else:
@@ -209,7 +209,7 @@ class _Chain:
         return found
 
     def _descendants(self, index):
-        """The ids of the tensors that come from a block."""
+        """Returns the ids of the tensors that come from a block."""
         members = {id(node) for node in self.members[index]}
         tensors = set()
         for node in self.nodes:
@@ -218,7 +218,7 @@ class _Chain:
         return tensors
 
     def _entry(self, before, index):
-        """The one tensor through which a block hangs on the block before."""
+        """Returns the one tensor through which a block hangs on the block before."""
         outside = {}
         for node in self.members[index]:
             for tensor in node.input_tensors:
@@ -257,7 +257,7 @@ class _Chain:
         return next(iter(ends.values()))
 
     def _region(self, index, end):
-        """The nodes of a block: after its start, before its end."""
+        """Returns the nodes of a block: after its start, before its end."""
         wanted, found = {id(end)}, []
         for node in reversed(self.nodes):
             here = any(id(t) in self.after[index] for t in node.outputs)

@@ -47,7 +47,7 @@ class Importance(NamedTuple):
             )
 
     def batches(self):
-        """The first batches, as `(x, y, sample weights)` of arrays."""
+        """Returns the first batches, as `(x, y, sample weights)` of arrays."""
         found = [
             keras.tree.map_structure(_array, keras.utils.unpack_x_y_sample_weight(batch))
             for batch in itertools.islice(self.data, BATCHES)
@@ -76,7 +76,7 @@ class Place(NamedTuple):
 
 
 def worth(model, places, importance):
-    """What each entry of each place is worth: a list of vectors as long as the axes.
+    """Returns what each entry of each place is worth: a list of vectors as long as the axes.
 
     Args:
         model: a built `keras.Model`; its weights are left as they are.
@@ -96,7 +96,7 @@ def worth(model, places, importance):
 
 
 def _activations(model, places, batches):
-    """The mean absolute values of what goes into kernels; elsewhere zero."""
+    """Returns the mean absolute values of what goes into kernels; elsewhere zero."""
     axes = [_input_axis(place) for place in places]
     wanted = {(id(p.layer), axis): p.layer for p, axis in zip(places, axes) if axis is not None}
     sums = dict.fromkeys(wanted, 0.0)
@@ -189,7 +189,7 @@ class _Inference(keras.Model):
 
 
 def _products(model, places, importance):
-    """The sums of `|weight * gradient|` over all other axes (Molchanov et al., 2019)."""
+    """Returns the sums of `|weight * gradient|` over all other axes (Molchanov et al., 2019)."""
     optimizer = _Products()
     with _trainable(model):
         asked = _Inference(model)

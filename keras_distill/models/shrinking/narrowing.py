@@ -11,7 +11,7 @@ from keras_distill.models.shrinking.channels import Channels
 
 
 def narrowed(model, share, importance=None, name=None):
-    """A functional or sequential model of which every group of channels keeps a share.
+    """Returns a functional or sequential model of which every group of channels keeps a share.
 
     Channels that are added to each other, as along a skip, are a group. What the model receives
     and returns, and what goes into a layer that is not known, stays whole.
@@ -60,7 +60,7 @@ def narrowed(model, share, importance=None, name=None):
 
 
 def _dropped(model, channels, share, importance):
-    """The units that a student does without."""
+    """Returns the units that a student does without."""
     totals = {}
     if importance is not None:
         vectors = measures.worth(model, [place for place, _ in channels.places], importance)
@@ -79,7 +79,7 @@ def _kept(units, dropped):
 
 
 def _factors(model, channels, dropped, importance):
-    """`{id of a weight: factor}` of the norms over channels, where they are measured."""
+    """Returns `{id of a weight: factor}` of the norms over channels, where they are measured."""
     if importance is None:
         return {}
     norms = [(place, _kept(units, dropped)) for place, units in channels.places

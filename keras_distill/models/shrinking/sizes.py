@@ -45,7 +45,7 @@ class Widths(NamedTuple):
 
 
 def config_of(model):
-    """The config of a model that is made from sizes alone, or `None`."""
+    """Returns the config of a model that is made from sizes alone, or `None`."""
     kind = type(model)
     if kind.__module__.startswith("keras.") or not hasattr(kind, "from_config"):
         return None
@@ -63,12 +63,12 @@ def config_of(model):
 
 
 def words_of(config):
-    """What a config calls the size of its vocabulary, or `None`."""
+    """Returns what a config calls the size of its vocabulary, or `None`."""
     return next((key for key in WORDS if key in config), None)
 
 
 def cut_depth(config, stacks, choice, name):
-    """The config with fewer blocks, and the `Selection` that says which they are."""
+    """Returns the config with fewer blocks, and the `Selection` that says which they are."""
     if not choice.wanted:
         return config, blocks.Selection({})
     _refuse_depth(config, name)
@@ -118,7 +118,7 @@ def _counted(stacks):
 
 
 def _listed(config, prefix, count, positions):
-    """What differs from block to block and is listed in a config, at the positions kept."""
+    """Returns what differs from block to block and is listed in a config, at the positions kept."""
     listed = {
         key: [value[position] for position in positions]
         for key, value in config.items()
@@ -197,7 +197,7 @@ def _grouped(config, choice):
 
 
 def cut_widths(config, widths, name):
-    """The config with smaller sizes; heads keep their width, and grow fewer.
+    """Returns the config with smaller sizes; heads keep their width, and grow fewer.
 
     Args:
         config: the sizes.
@@ -232,7 +232,7 @@ def cut_widths(config, widths, name):
 
 
 def stages(config, cut):
-    """The steps from one config to another in which no two kinds of sizes can be confused.
+    """Returns the steps from one config to another in which no two kinds of sizes can be confused.
 
     Returns:
         A list of `(config, {"hidden" | "heads" | "inner": {old size: new size}})`.
@@ -264,7 +264,7 @@ def _known(config, keys, name, argument):
 
 
 def _scaled(config, keys, new, old, argument):
-    """The sizes of some keys by the share that `new` is of `old`."""
+    """Returns the sizes of some keys by the share that `new` is of `old`."""
     found = {}
     for key in keys:
         shared = key == "num_key_value_heads" and config.get(key) == 1  # by all of the query's
@@ -281,7 +281,7 @@ def _scaled(config, keys, new, old, argument):
 
 
 def fewer(name, value, old, what):
-    """The new size that an argument asks for: a whole number, or a share of the old one.
+    """Returns the new size that an argument asks for: a whole number, or a share of the old one.
 
     Raises:
         ValueError: for one that is not in [1, old].

@@ -64,13 +64,13 @@ class Group:
         return (np.asarray(units)[:, None] * each + np.arange(each)).ravel()
 
     def best(self, vectors):
-        """The units that are worth most, ascending; of equal ones the first."""
+        """Returns the units that are worth most, ascending; of equal ones the first."""
         total = sum(np.asarray(vector).reshape(self.count, -1).sum(axis=1) for vector in vectors)
         return np.sort(np.argsort(-total, kind="stable")[: self.keep])
 
 
 def chosen(teacher, cuts, sizes, importance):
-    """The `Chosen` entries of a student whose weights differ by `cuts`.
+    """Returns the `Chosen` entries of a student whose weights differ by `cuts`.
 
     Args:
         teacher: the model.
@@ -107,7 +107,7 @@ def chosen(teacher, cuts, sizes, importance):
 
 
 def _owners(model):
-    """`{id of a weight: (the layer that holds it, the layer that holds that one)}`."""
+    """Returns `{id of a weight: (the layer that holds it, the layer that holds that one)}`."""
     found = {}
 
     def visit(layer, parent):
@@ -124,7 +124,7 @@ def _owners(model):
 
 
 def _group(place, parent, size, sizes, teacher):
-    """What a place belongs to: a key that all places of its group have."""
+    """Returns what a place belongs to: a key that all places of its group have."""
     layer, old = place.layer, place.weight.shape[place.axis]
     kind = type(parent).__name__
     if kind == "T5MultiHeadAttention" and FLAT.get(layer.name) == place.axis:
@@ -150,7 +150,7 @@ def _of_t5(attention):
 
 
 def _made(key, members, sizes):
-    """The `Group` of some places and their new sizes."""
+    """Returns the `Group` of some places and their new sizes."""
     old, new = min((place.weight.shape[place.axis], size) for place, size in members)
     if key[0] == "heads":  # of T5's cross attention no axis is as long as there are heads
         counts = {each: keep for each, keep in sizes["heads"].items() if each <= old}

@@ -15,7 +15,7 @@ BATCH = 256
 
 
 def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]:
-    """The ids of the tokens that occur most often in texts, for `shrink(vocabulary=...)`.
+    """Returns the ids of the tokens that occur most often in texts, for `shrink(vocabulary=...)`.
 
     Special tokens are always kept. A byte-pair tokenizer also keeps the bytes, and the pieces from
     which a token is merged. A word-piece tokenizer also keeps the tokens of one ASCII character
@@ -62,7 +62,7 @@ def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]
 
 
 def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[int]:
-    """The teacher's ids of the tokens that `shrink(teacher, vocabulary=vocabulary)` keeps.
+    """Returns the teacher's ids of the tokens that `shrink(teacher, vocabulary=vocabulary)` keeps.
 
     Token `i` of the student is token `kept_tokens(...)[i]` of the teacher: what
     `losses.ClassSubset(teacher_classes=...)` and the labels of a language model need.
@@ -108,7 +108,7 @@ def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[i
 
 
 def size_of(model):
-    """How many words a backbone or task knows.
+    """Returns how many words a backbone or task knows.
 
     Raises:
         ValueError: for a model whose config does not say.
@@ -124,7 +124,7 @@ def size_of(model):
 
 
 def tokenizer_of(model):
-    """The tokenizer of a task or preprocessor, the tokenizer itself, or `None`."""
+    """Returns the tokenizer of a task or preprocessor, the tokenizer itself, or `None`."""
     if hasattr(model, "token_to_id"):
         return model
     preprocessor = getattr(model, "preprocessor", None) or model
@@ -132,7 +132,7 @@ def tokenizer_of(model):
 
 
 def cut_preprocessor(preprocessor, ids):
-    """A task's preprocessor with a tokenizer of the kept tokens alone.
+    """Returns a task's preprocessor with a tokenizer of the kept tokens alone.
 
     Raises:
         ValueError: for a tokenizer that cannot be made smaller.
@@ -188,7 +188,7 @@ class _Pieces:
             )
 
     def of(self, token):
-        """The token and all that it is merged from."""
+        """Returns the token and all that it is merged from."""
         found, waiting = set(), [token]
         while waiting:
             piece = waiting.pop()
@@ -199,7 +199,7 @@ class _Pieces:
 
 
 def _written(tokenizer, wanted):
-    """The ids of the tokens whose text is wanted."""
+    """Returns the ids of the tokens whose text is wanted."""
     return {i for i in range(tokenizer.vocabulary_size()) if wanted(tokenizer.id_to_token(i))}
 
 
@@ -208,7 +208,7 @@ def _merged(merge):
 
 
 def _flat(tokens):
-    """The ids in what a tokenizer returns for a batch: ragged, padded or lists."""
+    """Returns the ids in what a tokenizer returns for a batch: ragged, padded or lists."""
     values = tokens.flat_values if hasattr(tokens, "flat_values") else tokens
     if isinstance(values, list):
         return [int(i) for row in values for i in np.ravel(row)]

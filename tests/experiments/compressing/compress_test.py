@@ -78,7 +78,7 @@ def test_every_student_is_measured_and_the_smallest_that_keeps_the_share_is_take
     assert {*costs} == {"size 1", "size 0.5", *cut}
     assert costs["size 1"]["flops"] == 2 * (4 * 8 + 8 * 3) > costs["size 0.5"]["flops"]
     enough = {each["student"] for each in result["search"] if each["setting"] is not None
-              and each["epochs"] == 4 and each["accuracy"] >= 0.5 * result["teacher"]["accuracy"]}
+              and each["epochs"] == 4 and each["score"] >= 0.5 * result["teacher"]["score"]}
     if enough:
         assert costs[result["student"]]["flops"] == min(costs[name]["flops"] for name in enough)
     trained = {(each["student"], str(each["setting"]), each["epochs"]) for each in result["search"]}
@@ -138,6 +138,28 @@ def test_within_a_budget_the_best_goes_on(found, file, tmp_path, monkeypatch, ca
     assert "error" in result["answer"] and result["answer"]["error"] is None
     with pytest.raises(ValueError, match="No student is within the budget"):
         compress(file, tmp_path / "none", teacher=teacher, max_mb=1e-6)
+
+
+def test_of_a_regression(tmp_path):
+    file = tmp_path / "sum.py"
+    text = FILE.replace("x[:, :3].argmax(-1)", "x[:, :2] * (1, 9)").replace("Dense(3)", "Dense(2)")
+    file.write_text(
+        text.replace("keras.losses.SparseCategoricalCrossentropy(from_logits=True)", '"mse"')
+    )
+    found = compress(file, tmp_path / "run", keep=0.01, repeats=1, sizes=[1.0],
+                     options={"epochs": 1})  # fmt: skip
+    made = load_experiment(file, {})
+    answer, final = found["answer"], tmp_path / "run" / "final" / "arms"
+    x, y = (np.concatenate(each) for each in zip(*made.data("valid").as_numpy_iterator()))
+    for arm in ("alone", "distilled"):
+        values = keras.saving.load_model(final / f"{arm}-1.keras").predict(x, verbose=0)
+        r2 = np.mean(1 - np.square(y - values).mean(0) / y.var(0))
+        assert answer[arm][0] == pytest.approx(r2, rel=1e-4)
+    assert found["setting"]["loss"] == "mse" and found["task"] == "numbers"
+    assert 0 < answer["p"] <= 1 and "in R² on the validation split" in answer["verdict"]
+    summary = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
+    assert "validation R²" in summary and "% of the teacher's validation R²" in summary
+    assert (tmp_path / "run" / "pareto.png").stat().st_size > 1000
 
 
 def test_what_costs_more_than_a_budget_is_dropped():

@@ -14,6 +14,7 @@ from keras_distill.experiments.file import load_experiment
 from keras_distill.experiments.tuning import chosen, ranking, trial, tune
 from keras_distill.experiments.tuning.ranking import row, verdict
 from keras_distill.experiments.tuning.search import Candidate, _order
+from keras_distill.report import tasks
 
 SWEEP = {"recipe": ["hinton"], "temperature": [4.0], "alpha": [0.2, 0.9]}
 CALL = {"halvings": 1, "leaders": 1, "repeats": 2}
@@ -38,13 +39,13 @@ def test_half_is_stopped_the_student_alone_never_and_leaders_have_fresh_seeds(fo
     alone = [s["epochs"] for s in stages if s["setting"] == "alone"]
     taught = [s["epochs"] for s in stages if s["setting"] != "alone"]
     assert alone == [2, 4] and sorted(taught) == [2, 2, 4]
-    scores = {s["setting"]: s["accuracy"] for s in stages if s["epochs"] == 2}
+    scores = {s["setting"]: s["score"] for s in stages if s["epochs"] == 2}
     stopped = {*scores} - {s["setting"] for s in stages if s["epochs"] == 4}
     kept = [scores[s["setting"]] for s in stages if s["epochs"] == 4 and s["setting"] != "alone"]
     assert max(scores[name] for name in stopped) <= min(kept)
     (row,) = rows
-    assert len(row["accuracies"]) == len(row["alone"]) == 2
-    np.testing.assert_allclose(row["gain"], np.mean(row["accuracies"]) - np.mean(row["alone"]))
+    assert len(row["scores"]) == len(row["alone"]) == 2
+    np.testing.assert_allclose(row["gain"], np.mean(row["scores"]) - np.mean(row["alone"]))
     names = {path.name for path in (folder / "trials").iterdir()}
     assert {"000-1-4.json", "000-2-4.json"} <= names  # the student alone, with the repeats' seeds
     assert not [name for name in names if not name.endswith(".json")]
@@ -133,8 +134,8 @@ def test_a_setting_that_diverges_is_last(found, file, tmp_path):
     diverging = trial.Trial(tmp_path, "000", "distilled", 0)
     make = functools.partial(chosen, file, setting)
     record = diverging.train(make, 0, 1, teacher, found[0] / "targets")
-    assert record["accuracy"] == 0 and "Not finite" in record["failed"]
-    fine = {"accuracy": 0.0, "nll": 9.0}
+    assert record["score"] == 0 and "Not finite" in record["failed"]
+    fine = {"score": 0.0, "nll": 9.0}
     arms = [Candidate(0, setting, True, 1), Candidate(1, {}, True, 1)]
     assert min([(record, arms[0]), (fine, arms[1])], key=_order)[1] is arms[1]
 
@@ -158,8 +159,8 @@ def test_the_verb(file, tmp_path, capsys, monkeypatch):
 
 
 def test_gains_are_by_pairs():
-    def records(*accuracies):
-        return [{"accuracy": accuracy} for accuracy in accuracies]
+    def records(*scores):
+        return [{"score": score} for score in scores]
 
     found = row({"alpha": 1}, records(0.9, 0.8, 0.7), records(0.8, 0.7, 0.5), {})
     np.testing.assert_allclose(found["gain"], 0.4 / 3)
@@ -169,9 +170,20 @@ def test_gains_are_by_pairs():
     assert "may be chance" in verdict([row({}, records(0.6), records(0.5), {})])
 
 
+def test_numbers_are_ranked_by_r_squared():
+    found = row({"alpha": 1}, [{"score": -0.25}], [{"score": -0.5}], {})
+    text = ranking.table([found], tasks.Numbers)
+    assert "| setting | R² | student alone | gain |" in text
+    assert "| -0.2500 | -0.5000 | +0.2500 |" in text
+    failed = {"score": 0.0, "nll": None, "failed": "NaN"}  # which is more than -0.25
+    arms = [Candidate(0, {}, True, 1), Candidate(1, {}, True, 1)]
+    low = {"score": -0.25, "nll": None}
+    assert min([(failed, arms[0]), (low, arms[1])], key=_order)[1] is arms[1]
+
+
 def test_a_training_that_failed_is_no_gain():
-    failed = [{"accuracy": 0.0, "nll": None, "failed": "NaN"}]
-    found = row({"alpha": 1}, [{"accuracy": 0.9}], failed, {})
+    failed = [{"score": 0.0, "nll": None, "failed": "NaN"}]
+    found = row({"alpha": 1}, [{"score": 0.9}], failed, {})
     assert found["gain"] is None and found["failed"] == 1
     assert "1 of 2 trainings failed" in ranking.table([found])
     assert "The gain is unknown" in verdict([found])
@@ -179,7 +191,7 @@ def test_a_training_that_failed_is_no_gain():
 
 def test_what_is_found_outlives_a_plot(tmp_path, monkeypatch, capsys):
     """Text between dollars is a formula to matplotlib, here a wrong one."""
-    found = row({"name": r"$\frac$"}, [{"accuracy": 0.9}], [{"accuracy": 0.8}], {})
+    found = row({"name": r"$\frac$"}, [{"score": 0.9}], [{"score": 0.8}], {})
     told = {"file": "file.py", "options": {}, "command": "tune"}
     ranking.write(tmp_path, [found], [], **told)
     assert (tmp_path / "ranking.png").exists()
@@ -193,7 +205,7 @@ def test_what_is_found_outlives_a_plot(tmp_path, monkeypatch, capsys):
 
 def test_what_diverged_does_not_go_on(tmp_path):
     arm = trial.Trial(tmp_path, "arm", "distilled", 0)
-    record = {"epochs": 2, "accuracy": 0.0, "nll": None, "failed": "NaN", "seconds": 1.0,
+    record = {"epochs": 2, "score": 0.0, "nll": None, "failed": "NaN", "seconds": 1.0,
               "run": None}  # fmt: skip
     (tmp_path / "arm-0-2.json").write_text(json.dumps(record))
     for begin, end in ((2, 4), (4, 8)):
