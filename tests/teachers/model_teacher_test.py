@@ -74,3 +74,15 @@ def test_an_input_that_does_not_fit_names_the_way_out():
     wide = keras.Sequential([keras.Input((9,)), layers.Dense(3)], name="wide")
     with pytest.raises(ValueError, match=r"`wide` takes.*\(None, 9\).*preprocess=function"):
         trained(wide)
+
+
+@pytest.mark.parametrize("x, words", [([X, X], "1 input.*have 2"), ({"a": X}, "'b'.*have.*'a'")])
+def test_inputs_that_the_teacher_lacks_name_the_way_out(x, words):
+    b = keras.Input((6,), name="b")
+    teacher = keras.Model({"b": b} if isinstance(x, dict) else b, layers.Dense(3)(b))
+    inputs = keras.tree.map_structure(lambda _: keras.Input((6,)), x)
+    both = layers.Add()([*keras.tree.flatten(inputs), *keras.tree.flatten(inputs)])
+    distiller = Distiller(keras.Model(inputs, layers.Dense(3)(both)), teacher=teacher)
+    distiller.compile("sgd")
+    with pytest.raises(ValueError, match=f"{words}.*preprocess=function"):
+        distiller.fit(x, verbose=0)
