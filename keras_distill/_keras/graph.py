@@ -138,6 +138,8 @@ def misfit(model, x):
         if not set(structure) <= set(x):
             return f"the inputs {list(structure)}", str(list(x))
         values = keras.tree.flatten({name: x[name] for name in structure})
+    elif isinstance(x, dict) and {symbol.name for symbol in symbols} <= set(x):
+        values = [x[symbol.name] for symbol in symbols]
     if len(symbols) != len(values):
         return f"{len(symbols)} input(s)", str(len(values))
     for symbol, value in zip(symbols, values):

@@ -76,6 +76,18 @@ def test_an_input_that_does_not_fit_names_the_way_out():
         trained(wide)
 
 
+def test_inputs_by_name_fit_in_any_order():
+    sizes = {"title": 6, "body": 2}
+    x = {name: np.ones((24, size), "float32") for name, size in sizes.items()}
+    student, teacher = [], []
+    for models in (student, teacher):
+        inputs = [keras.Input((size,), name=name) for name, size in sizes.items()]
+        models.append(keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(inputs))))
+    distiller = Distiller(student[0], teacher=teacher[0])
+    distiller.compile("sgd")
+    assert np.isfinite(distiller.fit(x, verbose=0).history["loss"]).all()
+
+
 @pytest.mark.parametrize("x, words", [([X, X], "1 input.*have 2"), ({"a": X}, "'b'.*have.*'a'")])
 def test_inputs_that_the_teacher_lacks_name_the_way_out(x, words):
     b = keras.Input((6,), name="b")
