@@ -143,7 +143,7 @@ def alone(path, what):
         return
     make_folder(os.path.dirname(path) or ".")
     with open(path, "a+b") as file:
-        if not _locked(file):
+        if not locked(file):
             raise RuntimeError(
                 f"{what} is in use by another process. Wait until it ends, or choose another "
                 "folder."
@@ -151,7 +151,7 @@ def alone(path, what):
         yield
 
 
-def _locked(file):
+def locked(file):
     """Locks an open file until it is closed; returns whether that worked."""
     try:
         try:

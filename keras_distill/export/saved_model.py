@@ -4,8 +4,6 @@ Everything here works on any Keras model; nothing knows how the model was traine
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from os import PathLike
 
@@ -13,7 +11,7 @@ import keras
 from keras import tree
 
 from keras_distill import _backend, _files
-from keras_distill.export import endpoints, places
+from keras_distill.export import endpoints, places, unfinished
 from keras_distill.export.signature import check_built, signature_of, tensor_spec
 
 CLASSIFY = ("classify",)  # where there are classes
@@ -57,7 +55,7 @@ def write_student(model: keras.Model, path: str | PathLike[str]) -> str:
         raise ValueError(f"`path` must end in '.keras'. Received: path={path!r}")
     check_built(model)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(path), prefix=".tmp_") as folder:
+    with unfinished.folder_in(os.path.dirname(path)) as folder:
         temporary = os.path.join(folder, "model.keras")
         model.save(temporary)
         if getattr(model, "compiled", False):  # our own file, so nothing in it needs distrust
@@ -127,13 +125,10 @@ def write_saved_model(
         )
     archive = archive_of(model, labels, top_k, from_logits, input_signature or signature_of(model))
     os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(dir=parent, prefix=".tmp_")  # not a number: never served
-    try:
+    with unfinished.folder_in(parent) as temporary:
         with places.plain(temporary) as plain:
             archive.write_out(os.path.join(plain, str(version)), verbose=False)
         os.rename(os.path.join(temporary, str(version)), folder)
-    finally:
-        shutil.rmtree(temporary)
     return folder
 
 

@@ -57,6 +57,7 @@ def check_plots():
 
 def page(results, arms, heads, rows):
     """Returns the whole page, a string: headline, table, plots and how it was run."""
+    check_plots()
     name = html.escape(results.get("name") or "experiment")
     body = [
         f"<h1>{name}</h1><p>{html.escape(headline(arms))}</p>",
@@ -127,7 +128,6 @@ def _run(results):
 
 
 def _figure(width=4.4, height=3.2, columns=1, **options):
-    check_plots()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -146,8 +146,6 @@ def _image(draw, title):
         if figure is None:
             return ""
         figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
-    except ImportError:
-        raise
     except Exception as error:  # matplotlib's, of whatever kind: the numbers are the result
         return f"<p>This plot could not be drawn. {html.escape(str(error))}</p>"
     data = base64.b64encode(file.getvalue()).decode()

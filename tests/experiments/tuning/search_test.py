@@ -10,7 +10,10 @@ import pytest
 from tuned_experiment import FILE
 
 from keras_distill.cli.main import main
+from keras_distill.experiments.compressing import compress
+from keras_distill.experiments.experiment import Experiment
 from keras_distill.experiments.file import load_experiment
+from keras_distill.experiments.run_folder import RunFolder
 from keras_distill.experiments.tuning import chosen, ranking, trial, tune
 from keras_distill.experiments.tuning.ranking import row, verdict
 from keras_distill.experiments.tuning.search import Candidate, _order
@@ -156,6 +159,18 @@ def test_the_verb(file, tmp_path, capsys, monkeypatch):
         assert said in capsys.readouterr().err
     assert main(["tune", "--help"]) == 0
     assert "example:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("search", [
+    lambda file, out: tune(file, out, SWEEP, teacher=out / "no.keras"),
+    lambda file, out: compress(file, out),
+])  # fmt: skip
+def test_the_second_process_in_a_folder_is_refused(file, tmp_path, monkeypatch, search):
+    monkeypatch.setattr("keras_distill.experiments.tuning.search.loaded", lambda path: None)
+    monkeypatch.setattr(Experiment, "rehearse", lambda *arguments: None)
+    with RunFolder(tmp_path).alone(), pytest.raises(RuntimeError, match="in use by another"):
+        search(file, tmp_path)
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_gains_are_by_pairs():
