@@ -9,7 +9,7 @@ from os import PathLike
 from typing import Any
 
 from keras_distill import recipes
-from keras_distill._files import plain, read_json, write_json
+from keras_distill._files import check_fields, plain, read_json, write_json
 from keras_distill._messages import say
 from keras_distill.experiments.comparison import first_examples
 from keras_distill.experiments.compressing import answer
@@ -30,6 +30,7 @@ from keras_distill.recipes.defaults import terms_of
 from keras_distill.report import page as report_page
 
 BUDGET = ("ms", "mb", "flops")
+COST = dict.fromkeys((*BUDGET, "parameters"), (int, float))
 
 
 def compress(
@@ -178,7 +179,7 @@ class Compressing:
             found = {"setting": chosen.setting, "reasons": chosen.reasons,
                      "signs": chosen.signs._asdict()}  # fmt: skip
             write_json(path, plain(found))
-        self.default = read_json(path)
+        self.default = read_json(path, {"setting": dict, "reasons": list, "signs": dict})
         for reason in self.default["reasons"]:
             say(reason)
         task = self.experiment.task
@@ -204,7 +205,9 @@ class Compressing:
             example = first_examples(experiment.data("valid"), 1)[0]
             teacher = Proposal("teacher", lambda: self.teacher)
             write_json(path, measured([teacher, *found], example))  # in turns: all drift alike
-        self.costs = read_json(path)
+        self.costs = read_json(path, dict.fromkeys(["teacher", *self.students], dict))
+        for each in self.costs.values():
+            check_fields(path, each, COST)
         self.theirs = self.costs.pop("teacher")
         kept = within(self.costs, budget)
         say(f"{len(kept)} of {len(found)} students are within the budget: {', '.join(kept)}.")

@@ -78,7 +78,14 @@ class Trial:
         model.fit(train, epochs=0, shuffle=False, verbose=0)  # builds projectors
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        model.load_weights(self._path(begin, "weights.h5"))
+        path = self._path(begin, "weights.h5")
+        try:
+            model.load_weights(path)
+        except Exception as error:  # Keras and h5py have no common one
+            raise ValueError(
+                f"{path} is damaged or missing ({error}). To train this trial again, delete the "
+                f"files in {self.folder} whose names begin with {self.name}-."
+            ) from error
 
     def _path(self, epochs, kind):
         return self.folder / f"{self.name}-{epochs}.{kind}"

@@ -7,6 +7,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tuned_experiment import FILE
 
 from keras_distill.cli.main import main
@@ -216,6 +217,17 @@ def test_what_is_found_outlives_a_plot(tmp_path, monkeypatch, capsys):
     ranking.write(tmp_path, [found], [], **told)
     assert (tmp_path / "ranking.json").exists() and (tmp_path / "winner.py").exists()
     assert "could not be drawn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights"])
+def test_a_damaged_state_is_named_with_the_way_out(tmp_path, content):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    (tmp_path / "arm-0-2.weights.h5").write_bytes(content)
+    arm = trial.Trial(tmp_path, "arm", "alone", 0)
+    train = tf.data.Dataset.from_tensors((np.ones((1, 2)), np.ones((1, 1))))
+    with pytest.raises(ValueError, match=r"arm-0-2\.weights\.h5 is damaged.* begin with arm-0-"):
+        arm._restore(model, train, 2)
 
 
 def test_what_diverged_does_not_go_on(tmp_path):
