@@ -69,11 +69,11 @@ class TargetsOnDisk:
         """Returns a description of the cache in several lines."""
         lines = [
             f"{self.path}: {self.rows:,} rows in {len(self.shards)} shards, {self.size:,} bytes "
-            f"({self.size / max(1, self.rows):,.1f} a row)"
+            f"({self.size / max(1, self.rows):,.1f} per row)"
         ]
         for path, form in self.forms.items():
             details = ", ".join(f"{name} {value}" for name, value in form.config().items())
-            lines.append(f"  {path}: {details}; {form.bytes_a_row:,} bytes a row")
+            lines.append(f"  {path}: {details}; {form.bytes_a_row:,} bytes per row")
         for name in ("inputs", "key", "views", "augment", "fingerprints", "versions"):
             lines.append(f"  {name}: {self.header[name]}")
         return "\n".join(lines)

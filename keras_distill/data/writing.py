@@ -43,7 +43,7 @@ def estimate(live, first, batches, writer, parts):
             "unknown."
         )
     rows = batches * len(first[3])
-    done = f", and {writer.done:,} rows are there already" if writer.done else ""
+    done = f", and {writer.done:,} rows are written already" if writer.done else ""
     took = seconds * batches / parts + (middle - started)
     return (
         f"At most {rows:,} rows of {a_row:,} bytes in {parts} part(s), {rows * a_row / 1e6:,.1f} "

@@ -8,7 +8,7 @@ TOLERANCE = 5e-3  # how far a sum of probabilities in half precision may be from
 
 
 def class_ids(labels, logits, name="labels"):
-    """Integer classes of labels in any of the usual forms.
+    """Returns integer classes for labels in any of the usual forms.
 
     Args:
         labels: class ids, (batch, ...) or (batch, ..., 1), or one-hot, (batch, ..., classes).

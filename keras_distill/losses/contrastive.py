@@ -27,7 +27,7 @@ class ContrastiveRepresentation(DistillationLoss):
 
     The paper has no `Z`. The authors' code computes it once, as the first batch's mean of
     `exp(...)` times `examples`, and so does `variant="code"`. The loss draws negatives evenly, with
-    replacement, once a step for all examples of the batch. It so reads `negatives` rows of memory
+    replacement, once a step for all examples of the batch. So it reads `negatives` rows of memory
     rather than `batch * negatives`. The memories hold `2 * examples * width` numbers. A call reads
     and moves only the rows that it needs. Over several replicas and on another backend than
     TensorFlow it copies all of them. A step of `Distiller` copies all of them too, so that it can

@@ -13,7 +13,7 @@ KERNELS = ("linear", "rbf")
 
 
 def cka(x: Any, y: Any, kernel: str = "linear", mask: Any = None) -> Any:
-    """Centered kernel alignment of two representations: 1 if they are alike, 0 if unrelated.
+    """Returns how alike two representations are, from 0 to 1, by centered kernel alignment.
 
     `cka = <H K H, H L H> / (|H K H| |H L H|)` with the kernels `K` of `x` and `L` of `y` and
     `H = 1 - 1 / n`. It does not change with rotations and scaling of either side.

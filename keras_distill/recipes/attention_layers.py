@@ -71,7 +71,7 @@ def _projections(layer):
 
 
 def _kind(name):
-    """"query", "key", "value" or "query_key_value" for the name of a projection, else `None`."""
+    """Returns the kind of a projection by its name, such as "query", or `None`."""
     if match := _ONE.fullmatch(name):
         return _LONG.get(match[1], match[1])
     return "query_key_value" if _FUSED.fullmatch(name) else None

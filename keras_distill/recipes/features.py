@@ -13,7 +13,7 @@ from keras_distill.training.term import Term
 def fitnets(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 100.0
 ) -> list[Term]:
-    """Hints from the middle of the teacher (FitNets).
+    """Compares layers in the middle, as hints of the teacher (FitNets).
 
     Args:
         student: a built model.
@@ -47,7 +47,7 @@ def fitnets(
 def at(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 1000.0
 ) -> list[Term]:
-    """Attention transfer: where feature maps are active (AT).
+    """Compares where feature maps are active (attention transfer, AT).
 
     Args:
         student: a built convolutional model.
@@ -79,7 +79,7 @@ def at(
 def nst(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 50.0
 ) -> list[Term]:
-    """Neuron selectivity transfer: the inputs to which single neurons react (NST).
+    """Compares the patterns to which neurons react (neuron selectivity transfer, NST).
 
     Args:
         student: a built convolutional model.
@@ -109,7 +109,7 @@ def nst(
 def vid(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 1.0
 ) -> list[Term]:
-    """Variational information distillation: mutual information with the teacher's maps (VID).
+    """Maximizes mutual information with the teacher's maps (VID).
 
     Args:
         student: a built convolutional model.
@@ -149,7 +149,7 @@ def vid(
 def mgd(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 7e-5
 ) -> list[Term]:
-    """Masked generative distillation: the teacher's maps generated from masked ones (MGD).
+    """Generates the teacher's maps from masked maps of the student (MGD).
 
     Args:
         student: a built convolutional model.
@@ -191,7 +191,7 @@ def cwd(
     temperature: Hyperparameter = 4.0,
     weight: Hyperparameter = 50.0,
 ) -> list[Term]:
-    """Channel-wise distillation: each channel as a distribution over positions (CWD).
+    """Compares each channel as a distribution over positions (channel-wise distillation, CWD).
 
     Args:
         student: a built model with feature maps.

@@ -15,7 +15,7 @@ from keras_distill.training.term import Term
 
 @recipe
 def hinton(temperature: Hyperparameter = 2.0, weight: Hyperparameter = 1.0) -> list[Term]:
-    """Knowledge distillation on softened outputs (KD).
+    """Compares softened outputs (knowledge distillation, KD).
 
     `term = T^2 * KL(p_teacher(T) || p_student(T))`
 
@@ -51,7 +51,7 @@ def dkd(
     beta: float = 8.0,
     weight: Hyperparameter = 1.0,
 ) -> list[Term]:
-    """Decoupled knowledge distillation: separate weights for the target class and the others (DKD).
+    """Compares the target class and the others, with separate weights (decoupled KD, DKD).
 
     `alpha`, `beta` and `temperature` are the defaults of the authors' code (mdistiller) for
     CIFAR-100. It sets another `beta` for some pairs of networks. It also lets the loss grow from 0
@@ -83,7 +83,7 @@ def dkd(
 
 @recipe
 def dist(temperature: Hyperparameter = 1.0, beta: float = 2.0, gamma: float = 2.0) -> list[Term]:
-    """Correlations of predictions within examples and within classes (DIST).
+    """Compares predictions by their correlation within examples and classes (DIST).
 
     `beta` and `gamma` are 2 and 2, as in MMRazor for ImageNet (1 and 1, times a loss weight of 2).
     The authors' loss has 1 and 1 by default, and their training code multiplies it by a weight for
@@ -114,7 +114,7 @@ def dist(temperature: Hyperparameter = 1.0, beta: float = 2.0, gamma: float = 2.
 
 @recipe
 def standardized(temperature: Hyperparameter = 2.0, weight: Hyperparameter = 9.0) -> list[Term]:
-    """Kullback-Leibler divergence of standardized logits (logit standardization).
+    """Compares standardized logits by Kullback-Leibler divergence (logit standardization).
 
     Temperature and weight are those with which the authors run their code on CIFAR-100
     (`--base-temp 2 --kd-weight 9`). Its label loss has weight 1 in one version of its
@@ -146,7 +146,7 @@ def standardized(temperature: Hyperparameter = 2.0, weight: Hyperparameter = 9.0
 
 @recipe
 def mlkd(weight: Hyperparameter = 9.0) -> list[Term]:
-    """Multi-level logit distillation: logits aligned by example, class and batch (MLKD).
+    """Aligns logits by example, class and batch (multi-level logit distillation, MLKD).
 
     All levels have one weight, 9, as in the authors' code: 0.9 with a label loss of 0.1. That code
     also shows each input twice, and leaves out the half of the examples and of the classes of which

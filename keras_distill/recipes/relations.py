@@ -18,7 +18,7 @@ def rkd(
     distance: Hyperparameter = 25.0,
     angle: Hyperparameter = 50.0,
 ) -> list[Term]:
-    """Relational knowledge distillation: distances and angles between examples (RKD).
+    """Compares distances and angles between examples (relational distillation, RKD).
 
     Args:
         student: a built model.
@@ -59,7 +59,7 @@ def sp(
     pair: tuple[str, str] | None = None,
     weight: Hyperparameter = 3000.0,
 ) -> list[Term]:
-    """Similarity-preserving distillation: similarities between examples (SP).
+    """Compares similarities between examples (similarity-preserving distillation, SP).
 
     Args:
         student: a built model.
@@ -93,7 +93,7 @@ def cc(
     pair: tuple[str, str] | None = None,
     weight: Hyperparameter = 100.0,
 ) -> list[Term]:
-    """Correlation congruence: correlations between examples by a Gaussian kernel (CC).
+    """Compares correlations between examples by a Gaussian kernel (CC).
 
     RepDistiller's weight of 0.02 is for another loss,
     `losses.CorrelationCongruence(variant="code")`.
@@ -131,7 +131,7 @@ def pkt(
     pair: tuple[str, str] | None = None,
     weight: Hyperparameter = 3e4,
 ) -> list[Term]:
-    """Probabilistic knowledge transfer: the probabilities of being neighbors (PKT).
+    """Compares probabilities of being neighbors (probabilistic knowledge transfer, PKT).
 
     Args:
         student: a built model.
@@ -171,7 +171,7 @@ def crd(
     weight: Hyperparameter = 0.8,
     **options,
 ) -> list[Term]:
-    """Contrastive representation distillation: an example against a memory of others (CRD).
+    """Contrasts an example's embedding with a memory of others (CRD).
 
     Args:
         student: a built model.
@@ -212,7 +212,7 @@ def cka(
     pair: tuple[str, str] | None = None,
     weight: Hyperparameter = 1.0,
 ) -> list[Term]:
-    """Centered kernel alignment (CKA).
+    """Compares representations by centered kernel alignment (CKA).
 
     The paper uses it as a measure. The use as a loss, and the weight, are our choice.
 

@@ -65,7 +65,7 @@ def byot(
 
 @scheme
 def mutual(*members: str, temperature: Hyperparameter = 1.0) -> list[Term]:
-    """Deep mutual learning: each member learns from the average of its peers' divergences.
+    """Makes each member learn from its peers' average divergence (deep mutual learning).
 
     `terms = sum_i 1 / (K - 1) * sum_{j != i} T^2 KL(p_j(T) || p_i(T))`, each `p_j` constant.
 

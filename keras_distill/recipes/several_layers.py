@@ -17,7 +17,7 @@ def review_kd(
     hidden: int | None = None,
     weight: Hyperparameter = 1.0,
 ) -> list[Term]:
-    """Knowledge review: the student's deep features help its shallow ones (ReviewKD).
+    """Compares layers with the help of deeper layers of the student (ReviewKD).
 
     Args:
         student: a built convolutional model.
@@ -63,7 +63,7 @@ def semckd(
     batch_size: int | None = None,
     weight: Hyperparameter = 400.0,
 ) -> list[Term]:
-    """Semantic calibration: each layer learns from all teacher layers that fit it (SemCKD).
+    """Makes each layer learn from all teacher layers that fit it (SemCKD).
 
     Args:
         student: a built convolutional model.

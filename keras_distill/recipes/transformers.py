@@ -41,7 +41,7 @@ def pkd(
     weight: Hyperparameter = 100.0,
     mask: str | tuple[str, ...] | None = "auto",
 ) -> list[Term]:
-    """The first token after each block, PKD, [Sun et al., 2019](https://arxiv.org/abs/1908.09355).
+    """Compares the first token after each block, PKD, [Sun et al., 2019](https://arxiv.org/abs/1908.09355).
 
     `loss = weight / (blocks * width) * sum_i |h_i / |h_i| - H_i / |H_i||^2` of the first tokens.
 
@@ -90,7 +90,7 @@ def tinybert(
     pairs: list[tuple[str, str]] | None = None,
     mask: str | tuple[str, ...] | None = "auto",
 ) -> list[Term]:
-    """Attention scores and hidden states of every block, [Jiao et al., 2020](https://arxiv.org/abs/1909.10351).
+    """Compares attention scores and hidden states of every block, [Jiao et al., 2020](https://arxiv.org/abs/1909.10351).
 
     `loss = sum_i mean((W_i h_i - H_i)^2) + mean((a_i - A_i)^2)`, scores `a` before the softmax.
 
@@ -144,7 +144,7 @@ def minilm(
     weight: Hyperparameter = 1.0,
     mask: str | tuple[str, ...] | None = "auto",
 ) -> list[Term]:
-    """Relations between the queries, keys and values of one block, [Wang et al., 2020](https://arxiv.org/abs/2002.10957), [2021](https://arxiv.org/abs/2012.15828).
+    """Compares relations between the queries, keys and values of one block, [Wang et al., 2020](https://arxiv.org/abs/2002.10957), [2021](https://arxiv.org/abs/2012.15828).
 
     `loss = sum_(m, n) KL(softmax(M N^T / sqrt(d)) || softmax(m n^T / sqrt(d)))`, see
     `losses.MiniLMRelations`.
@@ -204,7 +204,7 @@ def distilbert(
     weights: Sequence[float] | None = (2.5, 0.5),
     mask: Any = "auto",
 ) -> list[Term]:
-    """Softened outputs and the cosine of last hidden states, [Sanh et al., 2019](https://arxiv.org/abs/1910.01108).
+    """Compares softened outputs and the cosine of last hidden states, [Sanh et al., 2019](https://arxiv.org/abs/1910.01108).
 
     `loss = w_0 T^2 KL(P(T) || p(T)) + w_1 mean(1 - cos(h, H))` beside the label loss.
 
@@ -250,7 +250,7 @@ def _numbered(name, index, stacks):
 def uld(
     temperature: Hyperparameter = 1.0, weight: Hyperparameter = 1.0, merge: str = "mean"
 ) -> list[Term]:
-    """Sorted probabilities of aligned spans, ULD, [Boizard et al., 2024](https://arxiv.org/abs/2402.12030).
+    """Compares sorted probabilities of aligned spans, ULD, [Boizard et al., 2024](https://arxiv.org/abs/2402.12030).
 
     `loss = mean over spans of sum_k |P_(k) - p_(k)|`, probabilities sorted on either side.
 

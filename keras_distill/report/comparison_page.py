@@ -104,7 +104,7 @@ def _comparison(results, number, many):
     parts = [heading, said, _section("Measures", "", drawn)]
     parts += [_table(*table) for table in tables.tables(results)]
     maps = results["knowledge"]["cka"]
-    parts.append(_section("Layers that show the same (linear CKA)", "", [
+    parts.append(_section("Similar layers (linear CKA)", "", [
         card for name, cka in maps.items()
         for card in _cards(comparison_plots.layers, name, cka, titles=[f"CKA of {name}"])
     ]))  # fmt: skip
@@ -141,7 +141,7 @@ def _cards(draw, *arguments, titles=None):
             drawn = zip(titles, drawn if isinstance(drawn, list) else [drawn])
         return [f'<div class="card">{plots.svg(made, title)}</div>'
                 for title, made in drawn if made]  # fmt: skip
-    except Exception as error:  # matplotlib's, of whatever kind: the numbers are the result
+    except Exception as error:  # matplotlib's, of any class: the numbers are the result
         return [f"<p>This plot could not be drawn. {html.escape(str(error))}</p>"]
 
 

@@ -18,7 +18,7 @@ WAYS = ("probabilities", "logits", "confidence")
 
 
 class EnsembleTeacher(Teacher):
-    """Combines teachers of the same classes into one answer; each runs once a step.
+    """Combines teachers of the same classes into one answer; each runs once per step.
 
     At `"output"` (or `"output:key"`) it serves logits in float32:
 

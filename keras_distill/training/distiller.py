@@ -190,7 +190,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         return run(self.student, self.objective.inputs(x), training)
 
     def compute_output_shape(self, *args, **kwargs):
-        """The student's own."""
+        """Returns the shape of the student's output."""
         return self.student.compute_output_shape(*args, **kwargs)
 
     def fit(self, *args, **kwargs):

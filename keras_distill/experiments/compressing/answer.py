@@ -196,7 +196,7 @@ def plot(path, found):
     answer = found["answer"]
     axes.plot(found["students"][found["student"]]["ms"], np.mean(answer[answer["arm"]]), "*",
               ms=15, color="#16a34a", label="exported")  # fmt: skip
-    axes.set_xlabel("milliseconds a prediction, batch 1")
+    axes.set_xlabel("milliseconds per prediction, batch 1")
     axes.set_ylabel(f"validation {task.heading}")
     axes.legend()
     with _files.whole(path) as part:

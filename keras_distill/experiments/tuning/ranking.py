@@ -160,7 +160,7 @@ def _plot(path, rows, task):
             axes.plot(values.mean(), place + height, "|", color=color, ms=16, mew=3, label=label)
     names = [report_page.as_text(shown(each["setting"])) for each in reversed(rows)]
     axes.set_yticks(range(len(rows)), names)
-    axes.set_xlabel(f"validation {task.heading} (a dot a seed, a bar their mean)")
+    axes.set_xlabel(f"validation {task.heading} (a dot per seed, a bar for the mean)")
     axes.legend()
     with _files.whole(path) as part:
         figure.savefig(part, format="png", dpi=120)

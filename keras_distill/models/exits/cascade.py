@@ -148,9 +148,8 @@ def _are_logits(outputs):
     softmax = {name: _ends_in_softmax(output) for name, output in outputs.items()}
     if len({*softmax.values()}) > 1:
         raise ValueError(
-            "All exits must give logits, or all must give probabilities. If they do, say which "
-            "with `from_logits`. Received exits that end in a softmax (True) or do not (False): "
-            f"{softmax}"
+            "All exits must give logits, or all must give probabilities. If they do, set "
+            f"`from_logits`. Received: exits that end in a softmax {softmax}"
         )
     return not any(softmax.values())
 

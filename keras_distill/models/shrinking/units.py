@@ -170,6 +170,6 @@ def _factors(teacher, norms, importance):
 
 def _unknown(teacher, what):
     return (
-        f"`{teacher.name}` cannot be cut by importance, because it is not known {what}. Leave "
-        "`importance` out, and the first rows and columns are kept."
+        f"`{teacher.name}` cannot be cut by importance, because it is not clear {what}. Leave "
+        "`importance` out to keep the first rows and columns."
     )
