@@ -12,6 +12,7 @@ from keras_distill.experiments.devices import of_one_machine
 from keras_distill.experiments.file import PATHS
 from keras_distill.experiments.run_folder import RunFolder, loaded
 from keras_distill.experiments.tuning import ranking
+from keras_distill.experiments.tuning.live import Live
 from keras_distill.experiments.tuning.settings import SWEEP, alone, chosen, combinations, shown
 from keras_distill.experiments.tuning.trial import Trial
 from keras_distill.report import page as report_page
@@ -153,6 +154,7 @@ class Search:
         self.folder = run.path / "trials"
         self.folder.mkdir(exist_ok=True)
         self.stages = []  # what the search measured, in its order
+        self.live = Live()
 
     def prepare(self, teacher, cache):
         """Has a teacher, and on disk the targets that any of the arms reads."""
@@ -192,6 +194,7 @@ class Search:
             keep = len(group) if end == epochs else math.ceil(len(group) / 2)
             group = [arm for _, arm in sorted(scored, key=_order)[:keep]]
             begin = end
+        self.live.clear()
         return scored
 
     def repeat(self, leaders, seeds):
@@ -210,7 +213,7 @@ class Search:
         """The record of an arm under a seed after `end` epochs; what is on disk is not trained."""
         name = f"{arm.number:03d}"
         kind = "distilled" if arm.taught else "alone"
-        trial = Trial(self.folder, name, kind, seed, self.run.owner)
+        trial = Trial(self.folder, name, kind, seed, self.run.owner, self.live)
         new = trial.record(end) is None
         record = trial.train(lambda: self.make(arm.setting), begin, end, self.teacher, self.cache)
         if new:

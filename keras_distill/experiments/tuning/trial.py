@@ -6,6 +6,7 @@ import keras
 
 from keras_distill import _files, report
 from keras_distill.experiments.run_folder import write_json
+from keras_distill.experiments.tuning.live import Live
 from keras_distill.training.guard import NotFinite
 
 STEP = 7919  # between the seeds of a trial's pieces
@@ -15,8 +16,9 @@ FIELDS = {"score": (int, float), "nll": (int, float, type(None)), "run": (str, t
 class Trial:
     """A student under one setting and seed.
 
-    A piece begins from the weights and the optimizer's state that the one before left on disk, and
-    with a seed of its own: what it ends with does not depend on how often the run was interrupted.
+    A piece begins from the weights and the optimizer's state that the one before left, in memory or
+    on disk, and with a seed of its own: what it ends with does not depend on how often the run was
+    interrupted.
 
     Args:
         folder: where the records and the states are.
@@ -24,11 +26,14 @@ class Trial:
         arm: "alone" or "distilled".
         seed: a whole number.
         owner: the name of the run, which the records hold. Defaults to `None`.
+        live: a `Live` that all trials of a search share. Defaults to none: each piece is traced
+            anew.
     """
 
-    def __init__(self, folder, name, arm, seed, owner=None):
+    def __init__(self, folder, name, arm, seed, owner=None, live=None):
         self.folder, self.name, self.seed = folder, f"{name}-{seed}", seed
         self.arm, self.owner = arm, owner
+        self.live = live or Live()
 
     def record(self, end):
         """What this run measured after `end` epochs, or `None`."""
@@ -43,7 +48,8 @@ class Trial:
         if self.record(end) is None and begin and "failed" in self.record(begin):
             write_json(self._path(end, "json"), {**self.record(begin), "epochs": end})
         if self.record(end) is None:
-            keras.backend.clear_session()  # or graphs of all trials stay in memory
+            # or graphs of all trials stay in memory
+            keras.backend.clear_session(free_memory=self.live.is_due())
             started = time.time()
             measured = self._train(make(), begin, end, teacher, cache)
             record = {"epochs": end, **measured, "seconds": time.time() - started}
@@ -56,7 +62,13 @@ class Trial:
         seed = self.seed + STEP * begin
         student, model, train = experiment.prepared(self.arm, seed, teacher, cache)
         if begin:
-            self._restore(model, train, begin)
+            model.fit(train, epochs=0, shuffle=False, verbose=0)  # builds projectors, reads a batch
+            kept = self.live.take(self._key(begin))
+            if kept is None:
+                self._restore(model, begin)
+            else:  # what was made anew has drawn as many random numbers as where it goes on
+                student, model = kept
+        self.live.trained(student)
         try:
             model.fit(train, initial_epoch=begin, epochs=end, shuffle=False, verbose=0)
         except NotFinite as error:
@@ -65,6 +77,7 @@ class Trial:
             return {"score": 0.0, "nll": None, "failed": "Its weights are not finite."}
         if end < experiment.epochs:
             self._save(model, end)
+            self.live.keep(self._key(end), student, model)
         measured = experiment.measure(student, "valid")
         score = 0.0 if "failed" in measured else measured[experiment.task.metric]
         return {"nll": None, **measured, "score": score}
@@ -73,11 +86,13 @@ class Trial:
         with _files.whole(self._path(end, "weights.h5")) as part:
             model.save_weights(part)
 
-    def _restore(self, model, train, begin):
-        model.fit(train, epochs=0, shuffle=False, verbose=0)  # builds projectors
+    def _restore(self, model, begin):
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         model.load_weights(self._path(begin, "weights.h5"))
 
+    def _key(self, epochs):
+        return f"{self.name}-{epochs}"
+
     def _path(self, epochs, kind):
-        return self.folder / f"{self.name}-{epochs}.{kind}"
+        return self.folder / f"{self._key(epochs)}.{kind}"
