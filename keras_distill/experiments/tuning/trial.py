@@ -62,12 +62,12 @@ class Trial:
         seed = self.seed + STEP * begin
         student, model, train = experiment.prepared(self.arm, seed, teacher, cache)
         if begin:
-            model.fit(train, epochs=0, shuffle=False, verbose=0)  # builds projectors, reads a batch
+            self._restore(model, train, begin)
             kept = self.live.take(self._key(begin))
-            if kept is None:
-                self._restore(model, begin)
-            else:  # what was made anew has drawn as many random numbers as where it goes on
-                student, model = kept
+            if kept is not None and _is_same(kept[1], model):
+                for variable, value in zip(_variables(kept[1]), _variables(model)):
+                    variable.assign(value)
+                student, model = kept  # whose step is traced
         self.live.trained(student)
         try:
             model.fit(train, initial_epoch=begin, epochs=end, shuffle=False, verbose=0)
@@ -86,7 +86,8 @@ class Trial:
         with _files.whole(self._path(end, "weights.h5")) as part:
             model.save_weights(part)
 
-    def _restore(self, model, begin):
+    def _restore(self, model, train, begin):
+        model.fit(train, epochs=0, shuffle=False, verbose=0)  # builds projectors
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         model.load_weights(self._path(begin, "weights.h5"))
@@ -96,3 +97,14 @@ class Trial:
 
     def _path(self, epochs, kind):
         return self.folder / f"{self._key(epochs)}.{kind}"
+
+
+def _variables(model):
+    """All that a training changes: weights, seeds, metrics and the optimizer's state."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _is_same(kept, model):
+    """Whether one model's variables can take the values of the other's."""
+    shapes, others = ([tuple(each.shape) for each in _variables(m)] for m in (kept, model))
+    return shapes == others
