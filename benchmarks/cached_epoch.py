@@ -151,7 +151,7 @@ def remembered(teacher, data, top_k):
 
 
 def arms(workload, count, folder):
-    """`{arm: (model, dataset)}`, compiled."""
+    """Returns `{arm: (model, dataset)}`, compiled."""
     data = tf.data.Dataset.from_tensor_slices(workload.examples(count))
     data = data.shuffle(count, seed=0).batch(workload.batch).prefetch(2)
     teacher = workload.teacher()
@@ -181,7 +181,7 @@ def epoch(model, data):
 
 
 def measure(made, rounds):
-    """`{arm: [(CPU, wall)]}`, a pair a round."""
+    """Returns `{arm: [(CPU, wall)]}`, a pair a round."""
     for model, data in made.values():
         epoch(model, data)
     taken = {arm: [] for arm in made}

@@ -87,7 +87,7 @@ def _terms(name, student, teacher):
 
 
 def _said(run):
-    """What a run returns, and "yes" or the first sentence of what it said."""
+    """Returns what a run returns, and "yes" or the first sentence of what it said."""
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -179,7 +179,7 @@ def table(found):
 
 
 def known(text):
-    """What the document's table says, as `table` takes it."""
+    """Returns what the document's table says, as `table` takes it."""
     start = text.index(HEADING)
     lines = text[start : text.index(END, start)].splitlines()
     reasons = dict(line.split(". ", 1) for line in lines if re.match(r"\d+\. ", line))
@@ -193,7 +193,7 @@ def _reason(cell, reasons):
 
 
 def written(text, found):
-    """The document with these families' rows in its table; the others stay."""
+    """Returns the document with these families' rows in its table; the others stay."""
     start = text.index(HEADING)
     end = text.index(END, start)
     both = {**known(text), **found}

@@ -16,7 +16,7 @@ RES_NET = {
 
 
 def classifier(name, **others):
-    """A classifier of images; `depth` blocks in each place that says so."""
+    """Returns a classifier of images; `depth` blocks in each place that says so."""
 
     def make(depth):
         sizes = {key: value(depth) if callable(value) else value for key, value in others.items()}
@@ -29,7 +29,7 @@ def classifier(name, **others):
 
 
 def same(depth):
-    """The depth itself, of a size that is one number."""
+    """Returns the depth itself, of a size that is one number."""
     return depth
 
 
@@ -39,7 +39,7 @@ def twice(depth):
 
 
 def res_net(depth, stages=4, shape=SHAPE):
-    """A ResNet as an encoder of images."""
+    """Returns a ResNet as an encoder of images."""
     sizes = {key: value[:stages] if "stackwise" in key else value for key, value in RES_NET.items()}
     return M.ResNetBackbone(**sizes, stackwise_num_blocks=[depth] * stages, image_shape=shape)
 

@@ -33,7 +33,7 @@ SIDES = {
 
 
 def _text(name, **others):
-    """A classifier of sequences."""
+    """Returns a classifier of sequences."""
 
     def make(depth):
         backbone = getattr(M, f"{name}Backbone")(**TEXT, num_layers=depth, **others)
@@ -45,7 +45,7 @@ def _text(name, **others):
 
 
 def _causal(name, sizes=TEXT, **others):
-    """A language model."""
+    """Returns a language model."""
 
     def make(depth):
         backbone = getattr(M, f"{name}Backbone")(**sizes, num_layers=depth, **others)
@@ -55,7 +55,7 @@ def _causal(name, sizes=TEXT, **others):
 
 
 def _bare(name, sizes=TEXT, **others):
-    """A backbone that has no task that takes it as it is."""
+    """Returns a backbone that has no task that takes it as it is."""
     return lambda depth: getattr(M, f"{name}Backbone")(**sizes, num_layers=depth, **others)
 
 

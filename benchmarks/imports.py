@@ -53,7 +53,7 @@ def an_import(code):
 
 
 def first_steps(name):
-    """`{arm: function}`: each returns CPU and wall seconds of one first step."""
+    """Returns `{arm: function}`: each returns CPU and wall seconds of one first step."""
     import keras
     from measuring import now
     from step_arms import WORKLOADS, dataset, floor, make_ours
@@ -92,7 +92,7 @@ def first_steps(name):
 
 
 def alternated(arms, rounds):
-    """`{arm: [(CPU, wall)]}` of all rounds but the first."""
+    """Returns `{arm: [(CPU, wall)]}` of all rounds but the first."""
     taken = {name: [] for name in arms}
     for number in range(rounds + 1):
         for name in list(arms) if number % 2 else reversed(arms):
@@ -105,7 +105,7 @@ def alternated(arms, rounds):
 
 
 def summarized(taken, reference_of, goal):
-    """A row an arm, with the median of its ratios over its reference."""
+    """Returns a row an arm, with the median of its ratios over its reference."""
     rows = []
     for name, times in taken.items():
         cpu, wall = (statistics.median(t[i] for t in times) for i in (0, 1))

@@ -84,7 +84,7 @@ def contrastive(student, teacher, examples):
 
 
 def together(make_terms):
-    """The student beside an untrained peer of its own kind, or an untrained teacher."""
+    """Returns the student beside an untrained peer of its own kind, or an untrained teacher."""
 
     def arm(student, teacher):
         peer = make_teacher() if make_terms is recipes.online else network((8, 16, 24), "peer")

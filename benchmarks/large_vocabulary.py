@@ -113,7 +113,7 @@ ARMS = {
 
 
 def compiled(name, setting):
-    """The step of an arm, as a function of TensorFlow."""
+    """Returns the step of an arm, as a function of TensorFlow."""
     function, xla = ARMS[name]
     learned = [setting.hidden[0], setting.embeddings[0]]
 
@@ -128,7 +128,7 @@ def compiled(name, setting):
 
 
 def step(name, setting):
-    """The compiled step of an arm, traced and run once."""
+    """Returns the compiled step of an arm, traced and run once."""
     run = compiled(name, setting)
 
     def wait():
@@ -160,7 +160,7 @@ def memory_in_a_child(name, size):
 
 
 def times(size, rounds):
-    """`{arm: CPU seconds of each round}`."""
+    """Returns `{arm: CPU seconds of each round}`."""
     setting = Setting(*size)
     runs = {name: step(name, setting) for name in ARMS}
     taken = {name: [] for name in ARMS}
@@ -174,7 +174,7 @@ def times(size, rounds):
 
 
 def measured(size, rounds, memory):
-    """The rows of one size, of whose arms the memory is known."""
+    """Returns the rows of one size, of whose arms the memory is known."""
     words, _, widths = size
     taken = times(size, rounds)
     rows = []

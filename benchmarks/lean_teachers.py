@@ -38,7 +38,7 @@ PRECISIONS = (None, "mixed_bfloat16", "float16", "int8")
 
 
 def images():
-    """A CNN without layers for int8 but its head, and its batch."""
+    """Returns a CNN without layers for int8 but its head, and its batch."""
     inputs = x = keras.Input((28, 28, 1))
     for width in (32, 64, 128):
         for number in range(2):
@@ -51,7 +51,7 @@ def images():
 
 
 def tokens():
-    """A BERT, and its batch."""
+    """Returns a BERT, and its batch."""
     from keras_hub.models import BertBackbone
 
     backbone = BertBackbone(
@@ -73,7 +73,7 @@ def confident(model, x):
 
 
 def arms(model, x, block):
-    """`{arm: function}`, each of which answers once, and `{arm: divergence}`."""
+    """Returns `{arm: function}`, each of which answers once, and `{arm: divergence}`."""
     made, divergences, batch = {}, {}, Batch(x, None, None, None)
     for dtype in PRECISIONS:
         for jit in (False, True):
@@ -91,7 +91,7 @@ def arms(model, x, block):
 
 
 def answer(teacher, batch, paths):
-    """A function that runs a teacher in a graph."""
+    """Returns a function that runs a teacher in a graph."""
     run = tf.function(lambda x: teacher.targets(batch._replace(x=x), {}, paths))
     return lambda: run(batch.x)
 
@@ -104,7 +104,7 @@ def first_call(function):
 
 
 def measure(made, rounds, calls=3):
-    """`{arm: [(CPU, wall)]}`, a pair a round."""
+    """Returns `{arm: [(CPU, wall)]}`, a pair a round."""
     taken = {arm: [] for arm in made}
     for number in range(rounds):
         for arm in list(made) if number % 2 else reversed(made):
@@ -116,7 +116,7 @@ def measure(made, rounds, calls=3):
 
 
 def row(workload, arm, taken, first, divergence):
-    """The medians of an arm."""
+    """Returns the medians of an arm."""
     base = taken["float32"]
     ratios = [[t[i] / b[i] for t, b in zip(taken[arm], base)] for i in (0, 1)]
     return {
@@ -131,7 +131,7 @@ def row(workload, arm, taken, first, divergence):
 
 
 def shown(row):
-    """A row of the table."""
+    """Returns a row of the table."""
     low, middle, high = row["cpu_ratio"]
     divergence = "" if row["kl"] is None else f"{row['kl']:.1e}"
     return (

@@ -49,7 +49,7 @@ class Case:
         return " x ".join(map(str, (self.batch, *largest)))
 
     def made(self, batch):
-        """The student's side, and a function of it that gives the loss's values."""
+        """Returns the student's side, and a function of it that gives the loss's values."""
         loss, student = self.loss(), _normal(self.student, batch)
         if callable(self.teacher):
             teacher = self.teacher(batch)
@@ -112,7 +112,7 @@ TOKENS = {"batch": 8}
 
 
 def usual(loss):
-    """The case of a loss that the table does not name."""
+    """Returns the case of a loss that the table does not name."""
     family = loss_families.family(loss)
     shape = family.shapes[0]
     if not isinstance(shape, tuple) or len(shape) not in RANKS:

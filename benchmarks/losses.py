@@ -45,7 +45,7 @@ TOLERANCE = 1.4
 
 
 def step(function, student):
-    """A compiled step of `function(student)` and its gradient."""
+    """Returns a compiled step of `function(student)` and its gradient."""
 
     @tf.function
     def run():
@@ -62,13 +62,13 @@ def step(function, student):
 
 
 def squared_error(student, others):
-    """The mean over all tensors of both structures."""
+    """Returns the mean over all tensors of both structures."""
     pairs = zip(keras.tree.flatten(student), keras.tree.flatten(others))
     return sum(tf.reduce_mean(tf.square(one - other)) for one, other in pairs)
 
 
 def steps(case, batch):
-    """`(step of the mean squared error, step of the loss)`."""
+    """Returns `(step of the mean squared error, step of the loss)`."""
     keras.utils.set_random_seed(0)
     student, call = case.made(batch)
     others = keras.tree.map_structure(lambda x: tf.random.normal(x.shape), student)

@@ -36,7 +36,7 @@ class Clock(keras.callbacks.Callback):
 
 
 def timed(method, data):
-    """A function that runs one epoch by `fit` or `evaluate` and returns its time."""
+    """Returns a function that runs one epoch by `fit` or `evaluate` and returns its time."""
     clock = Clock()
 
     def epoch():
@@ -49,7 +49,7 @@ def timed(method, data):
 
 
 def peak_of(function):
-    """`(MB, result)`: the peak of resident memory over what was held before. Linux only."""
+    """Returns `(MB, result)`: the peak of resident memory over what was held before. Linux only."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak before
     before = memory("VmRSS")
     result = function()
@@ -63,7 +63,7 @@ def memory(key):
 
 
 def machine():
-    """What the numbers were taken on."""
+    """Returns what the numbers were taken on."""
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "date": datetime.date.today().isoformat(),

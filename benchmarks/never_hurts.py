@@ -31,7 +31,7 @@ from keras_distill.experiments.tuning.settings import shown
 
 
 def row(name, data, out, seeds):
-    """The scores of one pair, and their paired difference."""
+    """Returns the scores of one pair, and their paired difference."""
     trained = Trained(name, HELD_OUT[name], data, out)
     chosen = trained.default(seed=min(seeds) - 1)
     alone = [trained.trained("alone", None, seed) for seed in seeds]
@@ -50,7 +50,7 @@ def row(name, data, out, seeds):
 
 
 def peer(trained, seeds, alone):
-    """The same of `keras.distillation` at its best setting; nothing where it cannot run."""
+    """Returns the same of `keras.distillation` at its best setting; nothing where it cannot run."""
     if trained.pair.black_box or trained.pair.loss != "classes":
         return {}
     first = min(seeds) - 1

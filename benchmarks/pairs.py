@@ -163,7 +163,7 @@ def parts_of_speech(folder):
 
 
 def lexical_fields(folder, part="noun", count=10_000):
-    """The lexicographer's file of a gloss: 26 fields of nouns, 15 of verbs."""
+    """Returns the lexicographer's file of a gloss: 26 fields of nouns, 15 of verbs."""
     rows = _wordnet(folder, (part,), lambda part, fields: fields[1])
     return _of_texts(rows, {**LIMITS, "train": count})
 
@@ -243,7 +243,7 @@ SMALL, LARGE = (8, 8, 1), (28, 28, 1)
 
 
 def of_fashion(count, student, epochs, batch=64):
-    """A student of some images; the teacher saw all."""
+    """Returns a student of some images; the teacher saw all."""
     every = part(fashion, count=55_000)
     teacher = part(convolutions, LARGE, (16, 32, 64), 0.3)
     return Pair(part(fashion, count=count), teacher, student, epochs, 6, batch,

@@ -76,7 +76,7 @@ def reviews(data, seeds=3, epochs=8, teacher_epochs=4, **_):
 
 
 def experiment_of(arguments):
-    """The experiment that the arguments choose."""
+    """Returns the experiment that the arguments choose."""
     if arguments.task == "reviews":
         return reviews(arguments.data)
     if arguments.task == "digits":
@@ -91,7 +91,7 @@ def experiment_of(arguments):
 
 
 def aware(experiment, bits, cache, seed, model_of):
-    """The distilled student with fake quantization, taught on by the same teacher."""
+    """Returns the distilled student with fake quantization, taught on by the same teacher."""
     keras.utils.set_random_seed(seed)
     student = model_of("distilled")
     inputs, _ = first_examples(experiment.data("train"))
@@ -108,7 +108,7 @@ def aware(experiment, bits, cache, seed, model_of):
 
 
 def trained(experiment, arm, cache, seed, model_of):
-    """A student, alone or distilled from the teacher's cached targets."""
+    """Returns a student, alone or distilled from the teacher's cached targets."""
     teacher = model_of("teacher")
     if not cache.exists():
         cached.prepare(teacher, experiment.data("train"), str(cache), ["output"])
@@ -119,13 +119,13 @@ def trained(experiment, arm, cache, seed, model_of):
 
 
 def measured(test, seed, model, model_of):
-    """The accuracy of a model on the test split."""
+    """Returns the accuracy of a model on the test split."""
     inputs, labels = test()
     return {"accuracy %": accuracy(model.predict(inputs, batch_size=512, verbose=0), labels)}
 
 
 def written(experiment, test, quantize, name, seed, model, model_of):
-    """The accuracy of a model's file, and how many of its answers are the model's."""
+    """Returns the accuracy of a model's file, and how many of its answers are the model's."""
     inputs, labels = test()
     model = model_of(name) if model is None else model
     calibration, _ = first_examples(experiment.data("train"))
@@ -140,7 +140,7 @@ def written(experiment, test, quantize, name, seed, model, model_of):
 
 
 def accuracy(outputs, labels):
-    """The share of right answers in percent."""
+    """Returns the share of right answers in percent."""
     return 100 * float(np.mean(outputs.argmax(-1) == labels))
 
 

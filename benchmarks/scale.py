@@ -99,7 +99,7 @@ def a_pass(data, cache):
 
 
 def in_a_child(part, *arguments):
-    """What `write` or `read` returns in a process of its own."""
+    """Returns what `write` or `read` returns in a process of its own."""
     command = [sys.executable, __file__, f"--child={part}", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -108,7 +108,7 @@ def in_a_child(part, *arguments):
 
 
 def a_size(rows, a_shard=10_000):
-    """The row of the table for so many rows; each number is the median of its times."""
+    """Returns the row of the table for so many rows; each number is the median of its times."""
     times = 3 if rows <= 100_000 else 1
     found = []
     for _ in range(times):
@@ -120,7 +120,7 @@ def a_size(rows, a_shard=10_000):
 
 
 def cache(args):
-    """The table of sizes; ratios are over the smallest."""
+    """Returns the table of sizes; ratios are over the smallest."""
     sizes = [10**n for n in range(4, 8) if 10**n <= args.most]
     shape = [(rows, 10_000) for rows in sizes] + [(10_000, 10)]
     print("| rows | shards | write us | read us, in order | drawn | open s | of 1,000 shards | "

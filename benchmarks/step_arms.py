@@ -35,7 +35,7 @@ def cnn(widths, convs, narrow=None):
 
 
 def transformer(blocks, width, heads=4, length=64, words=5_000, hidden=512):
-    """A BERT-like classifier of token ids."""
+    """Returns a BERT-like classifier of token ids."""
     inputs = keras.Input((length,), dtype="int32")
     x = layers.Embedding(words, width)(inputs) + layers.Embedding(length, width)(np.arange(length))
     x = layers.LayerNormalization()(x)

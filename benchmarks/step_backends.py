@@ -48,7 +48,7 @@ def tapped(model, work):
 
 
 def total(work, ours, theirs, cross_entropy):
-    """The loss that is written by hand: `ours` and `theirs` are `[logits, *features]`."""
+    """Returns the loss that is written by hand: `ours` and `theirs` are `[logits, *features]`."""
     a, b = ops.log_softmax(theirs[0] / 2), ops.log_softmax(ours[0] / 2)
     loss = 4 * ops.mean(ops.sum(ops.exp(a) * (a - b), -1))
     if work == ("relation",):

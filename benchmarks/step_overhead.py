@@ -41,7 +41,7 @@ from step_arms import WORKLOADS, arms, dataset
 
 
 def measure(workload, rounds, steps):
-    """`{arm: [(CPU, wall) seconds per step of each round]}`."""
+    """Returns `{arm: [(CPU, wall) seconds per step of each round]}`."""
     epochs = {}
     for name, (arm, pairs, _, _) in arms(workload).items():
         keras.utils.set_random_seed(0)

@@ -64,7 +64,7 @@ def sequences(file, count):
 
 
 def trained(side, rows):
-    """A model that has seen each row once."""
+    """Returns a model that has seen each row once."""
     keras.utils.set_random_seed(0)
     model = transformer(*SIZES[side], words=WORDS)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -87,7 +87,7 @@ class Live:
         self.entropies = [float(tf.reduce_mean(entropy)) for entropy in entropies]
 
     def error(self, target, temperature):
-        """The row of the table for a target, logits or a `TopK` of one row a token."""
+        """Returns the row of the table for a target, logits or a `TopK` of one row a token."""
         exact = tf.nn.log_softmax(self.logits / temperature)
         student = tf.nn.log_softmax(self.student / temperature)
         kept = lying_as(target, student, temperature)
@@ -101,7 +101,7 @@ class Live:
         return row
 
     def slope(self, target, temperature):
-        """The mean loss, and its gradient with respect to the student's logits."""
+        """Returns the mean loss, and its gradient with respect to the student's logits."""
         with tf.GradientTape() as tape:
             tape.watch(self.student)
             value = tf.reduce_mean(KLDivergence(temperature).call(target, self.student))
@@ -109,7 +109,7 @@ class Live:
 
 
 def lying_as(target, student, temperature):
-    """The log-probabilities of all words that a loss makes of a target."""
+    """Returns the log-probabilities of all words that a loss makes of a target."""
     if not isinstance(target, TopK):
         return tf.nn.log_softmax(target / temperature)
     log_teacher, log_student = with_rest(target, student)
@@ -118,7 +118,7 @@ def lying_as(target, student, temperature):
 
 
 def _kl_of_classes(target, exact):
-    """The KL of the kept classes and the rest, from the live teacher's."""
+    """Returns the KL of the kept classes and the rest, from the live teacher's."""
     kept, live = with_rest(target, exact)
     return expectation(live, live - kept)
 
@@ -132,7 +132,7 @@ def _flat(values):
 
 
 def cached(live, temperature, k, dtype):
-    """`(target, bytes a token)`, written to a folder and read back."""
+    """Returns `(target, bytes a token)`, written to a folder and read back."""
     with tempfile.TemporaryDirectory() as folder:
         write_targets(live.teacher, live.data, folder, top_k=k, temperature=temperature,
                       dtype=dtype, verbose=0)  # fmt: skip
@@ -146,7 +146,7 @@ def cached(live, temperature, k, dtype):
 
 
 def table(live, ks, temperatures):
-    """A row for each way to keep the targets."""
+    """Returns a row for each way to keep the targets."""
     rows = []
     kinds = [(None, "float32"), (None, "float16")]
     kinds += [(k, dtype) for k in ks for dtype in ("float16", "uint8")]
@@ -160,7 +160,7 @@ def table(live, ks, temperatures):
 
 
 def line(row):
-    """A row in Markdown."""
+    """Returns a row in Markdown."""
     rounding = "" if row["rounding"] is None else f"{row['rounding']:.1e}"
     return (
         f"| {row['temperature']:g} | {row['k'] or 'all'} | {row['dtype']} | {row['bytes']:,.0f} | "

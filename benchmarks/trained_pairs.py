@@ -38,7 +38,7 @@ class Trained:
         self.answers = self._answers()
 
     def _answers(self):
-        """The teacher's outputs on each split, `{split: array}`."""
+        """Returns the teacher's outputs on each split, `{split: array}`."""
         path = self.folder / "answers.npz"
         if not path.exists():
             teacher = self._teacher()
@@ -57,7 +57,7 @@ class Trained:
         return self.data if given is None else given(self.data_folder)
 
     def teacher(self):
-        """The teacher that is a Keras model, trained once."""
+        """Returns the teacher that is a Keras model, trained once."""
         pair = self.pair
         path = self.folder.parent / ("fashion.keras" if pair.teacher_data else
                                      f"{self.folder.name}.keras")  # fmt: skip
@@ -114,7 +114,7 @@ class Trained:
                 for split, (x, _) in self.data.items()}  # fmt: skip
 
     def by_keras(self, temperature, alpha, seed):
-        """The same of a student distilled by `keras.distillation`, from the live teacher.
+        """Returns the same of a student distilled by `keras.distillation`, from the live teacher.
 
         Its loss is given as an object: the name "kl_divergence" compares logits unsoftened.
         """

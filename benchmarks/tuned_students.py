@@ -72,7 +72,7 @@ def trained_teacher(arguments):
 
 
 def tuned(size, arguments):
-    """The winner's experiment, tuned unless it is on disk; and its setting."""
+    """Returns the winner's experiment, tuned unless it is on disk; and its setting."""
     folder = pathlib.Path(arguments.out) / size / "tune"
     options = {"data": arguments.data, "width": WIDTHS[size], "limit": arguments.limit}
     sweep = {"recipe": ["hinton", "dist"], "temperature": TEMPERATURES, "alpha": ALPHAS,
@@ -93,7 +93,7 @@ class HandsOn(keras.layers.Layer):
 
 
 def keras_distillation(experiment, cache, seed, temperature, labels, divergence):
-    """A student that `keras.distillation` has trained."""
+    """Returns a student that `keras.distillation` has trained."""
     keras.utils.set_random_seed(seed)
     data = read_targets(experiment.data("train"), cache)
     student = experiment.student()
@@ -113,14 +113,14 @@ def keras_distillation(experiment, cache, seed, temperature, labels, divergence)
 
 
 def ours(experiment, cache, seed, arm, teacher):
-    """A student alone or distilled, as `train` has it."""
+    """Returns a student alone or distilled, as `train` has it."""
     student, model, data = experiment.prepared(arm, seed, teacher, cache)
     model.fit(data, epochs=experiment.epochs, shuffle=False, verbose=0)
     return student
 
 
 def known(path, make, data):
-    """What is on disk, or what `make()` gives on `data`, written there."""
+    """Returns what is on disk, or what `make()` gives on `data`, written there."""
     if not path.exists():
         keras.backend.clear_session()
         started = time.time()
@@ -132,7 +132,7 @@ def known(path, make, data):
 
 
 def best_of_the_peer(folder, experiment, cache):
-    """The setting of `keras.distillation` that is best on the validation split."""
+    """Returns the setting of `keras.distillation` that is best on the validation split."""
     found = {}
     for temperature, alpha in itertools.product(TEMPERATURES, ALPHAS):
         setting = {"temperature": temperature, "labels": 1 - alpha, "divergence": True}
@@ -144,7 +144,7 @@ def best_of_the_peer(folder, experiment, cache):
 
 
 def compared(size, arguments):
-    """`{arm: test accuracies}` of one student, and what was chosen for it."""
+    """Returns `{arm: test accuracies}` of one student, and what was chosen for it."""
     folder, cache = pathlib.Path(arguments.out) / size, f"{arguments.out}/targets"
     experiment, setting = tuned(size, arguments)
     teacher = keras.saving.load_model(arguments.teacher, compile=False)

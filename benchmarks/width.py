@@ -51,7 +51,7 @@ def dense():
 
 
 def residual():
-    """A stem and three residual blocks with batch normalization; the skip has one width."""
+    """Returns a stem and three residual blocks with batch normalization; the skip has one width."""
     inputs = keras.Input(SMALL)
     x = layers.Conv2D(32, 3, padding="same")(inputs)
     for _ in range(3):
@@ -149,7 +149,7 @@ class Cuts:
 
 
 def remade(model):
-    """A model of the same sizes with weights of its own."""
+    """Returns a model of the same sizes with weights of its own."""
     config = model.get_config()
     backbone = getattr(model, "backbone", None)
     if backbone is not None:

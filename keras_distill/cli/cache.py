@@ -10,7 +10,7 @@ EXAMPLE = (
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("cache", VERBS["cache"], EXAMPLE)
     parser.add_argument("action", choices=("write", "verify", "info"),
                         help="write: compute and save the targets; verify: read every record and "

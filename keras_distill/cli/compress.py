@@ -10,7 +10,7 @@ EXAMPLE = (
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("compress", VERBS["compress"], EXAMPLE)
     program.add_experiment(parser)
     program.add_devices(parser)

@@ -10,7 +10,7 @@ EXAMPLE = (
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("evaluate", VERBS["evaluate"], EXAMPLE)
     parser.add_argument("--model", required=True, metavar="FILE", help="the student, a .keras file")
     parser.add_argument("--teacher", metavar="FILE", help="the student's teacher, a .keras file")

@@ -12,7 +12,7 @@ EXAMPLE = (
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("export", VERBS["export"], EXAMPLE)
     add = parser.add_argument
     add("--model", required=True, metavar="FILE|RUN", help="a .keras file, or a run's folder")

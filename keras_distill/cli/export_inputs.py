@@ -15,7 +15,7 @@ KEPT = {
 
 
 def model_file(path):
-    """The student's file: `path` itself, or the student of the run in the folder `path`."""
+    """Returns the student's file: `path` itself, or the student of the run in the folder `path`."""
     if not os.path.isdir(path):
         return path
     file = os.path.join(path, STUDENT)
@@ -25,7 +25,7 @@ def model_file(path):
 
 
 def arrays(flag, path):
-    """`(inputs, targets)` of an `.npz` file; `(None, None)` where no file is given."""
+    """Returns `(inputs, targets)` of an `.npz` file; `(None, None)` where no file is given."""
     if path is None:
         return None, None
     if not os.path.isfile(path):
@@ -47,12 +47,12 @@ def arrays(flag, path):
 
 
 def labels(path):
-    """The names of the classes, a line each; `None` where no file is given."""
+    """Returns the names of the classes, a line each; `None` where no file is given."""
     return None if path is None else program.lines_of("--labels", path)
 
 
 def image_range(text):
-    """The least and the greatest value of a pixel."""
+    """Returns the least and the greatest value of a pixel."""
     try:
         low, high = map(float, text.split(","))
     except ValueError:
@@ -96,7 +96,7 @@ def of_run(folder):
 
 
 def of_experiment(experiment, count=256):
-    """`(inputs, targets)`: the first examples of an experiment's validation split."""
+    """Returns `(inputs, targets)`: the first examples of an experiment's validation split."""
     from keras_distill.experiments.comparison import first_examples
 
     return first_examples(experiment.data("valid"), count)

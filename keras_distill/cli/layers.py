@@ -7,7 +7,7 @@ EXAMPLE = "python -m keras_distill layers runs/quickstart/teacher.keras"
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("layers", VERBS["layers"], EXAMPLE)
     parser.add_argument("model", metavar="MODEL", help="the model, a .keras file")
     return parser

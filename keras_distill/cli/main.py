@@ -33,7 +33,7 @@ def main(argv=None):
 
 
 def usage():
-    """The verbs, one a line."""
+    """Returns the verbs, one a line."""
     lines = [f"  {verb:10}{what}" for verb, what in VERBS.items()]
     head = "usage: python -m keras_distill COMMAND [--help] ...\n\ncommands:\n"
     return head + "\n".join(lines)

@@ -32,9 +32,12 @@ OF_FILES = ("AlreadyExistsError", "DataLossError", "FailedPreconditionError", "N
 SAID = [os.strerror(number) for number, name in errno.errorcode.items()
         if name in ("EDQUOT", "EFBIG", "EIO", "EMFILE", "ENOSPC", "EROFS", "ESTALE")]  # fmt: skip
 
+# What TensorFlow puts around the message of an operation.
+OF_AN_OPERATION = r"\{\{function_node \S+\}\} | \[Op:\w+\]( name:.*)?"
+
 
 def line(error, folder=None):
-    """What to tell the user of an exception, or `None` if it is a bug.
+    """Returns what to tell the user of an exception, or `None` if it is a bug.
 
     Args:
         error: the exception, with its traceback.
@@ -58,7 +61,7 @@ def line(error, folder=None):
 
 
 def _is_refusal(frames):
-    """Whether the traceback ends at a line of the package that begins with `raise`."""
+    """Returns whether the traceback ends at a line of the package that begins with `raise`."""
     last = frames[-1]
     return _owner(last.filename, None) == "package" and (last.line or "").startswith("raise ")
 
@@ -88,7 +91,7 @@ def _is_of_files(error):
 
 
 def place_of_end(end, folder):
-    """Where the user's code has ended the process, `None` where it was not the user's.
+    """Returns where the user's code has ended the process, `None` where it was not the user's.
 
     Args:
         end: the `SystemExit`, with its traceback.
@@ -111,7 +114,7 @@ def _owner(file, folder):
 
 
 def _place(file, number):
-    """A file and a line, as short as it can be said from here."""
+    """Returns a file and a line, as short as it can be said from here."""
     short = os.path.relpath(file)
     return f"{file if short.startswith('..') else short}:{number}"
 
@@ -122,8 +125,8 @@ def _said(error):
 
 
 def _text(error):
-    """What an error says of itself; a user's may fail even at that."""
+    """Returns what an error says of itself; a user's may fail even at that."""
     try:
-        return str(error)
+        return re.sub(OF_AN_OPERATION, "", str(error))
     except Exception:  # of whatever kind
         return "(its text cannot be read)"

@@ -31,7 +31,7 @@ class Parser(argparse_flags.ArgumentParser):
         )
 
     def parse_args(self, args=None, namespace=None):
-        """The arguments; an empty one, as of an unset variable of a shell, is refused."""
+        """Returns the arguments; an empty one, as of an unset variable of a shell, is refused."""
         arguments = super().parse_args(args, namespace)
         for action in self._actions:
             given = getattr(arguments, action.dest, None)
@@ -130,7 +130,7 @@ def python():
 
 
 def verbose():
-    """Whether tracebacks, and the notes of libraries, are wanted."""
+    """Returns whether tracebacks, and the notes of libraries, are wanted."""
     return flags.FLAGS.verbosity >= 1
 
 
@@ -197,7 +197,7 @@ def on_devices(arguments):
 
 
 def given_command():
-    """The command line of this process."""
+    """Returns the command line of this process."""
     return shlex.join(["python", "-m", "keras_distill", *sys.argv[1:]])
 
 
@@ -217,7 +217,7 @@ def resumable(work, again):
 
 
 def options_of(arguments):
-    """The experiment's options that the arguments give."""
+    """Returns the experiment's options that the arguments give."""
     options = {n: v for n in ("data", "tfds", "tsv") if (v := getattr(arguments, n)) is not None}
     for pair in arguments.set:
         key, equals, text = pair.partition("=")
@@ -228,7 +228,7 @@ def options_of(arguments):
 
 
 def experiment_of(arguments):
-    """The experiment that the arguments choose."""
+    """Returns the experiment that the arguments choose."""
     options = options_of(arguments)
     check_experiment(arguments.experiment)
     quiet.import_keras(verbose())
@@ -251,7 +251,7 @@ def check_models(*paths):
 
 
 def model_of(path):
-    """The saved Keras model at `path`."""
+    """Returns the saved Keras model at `path`."""
     check_models(path)
     quiet.import_keras(verbose())
     from keras_distill.experiments.run_folder import loaded
@@ -260,7 +260,7 @@ def model_of(path):
 
 
 def lines_of(flag, path):
-    """The lines of a text file that are not empty.
+    """Returns the lines of a text file that are not empty.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -280,7 +280,7 @@ def lines_of(flag, path):
 
 
 def value(text):
-    """A number, list or other literal of Python; what is none is text."""
+    """Returns a number, list or other literal of Python; what is none is text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -29,7 +29,7 @@ def import_keras(verbose=False):
 
 
 def filtered(verbose=False):
-    """A block in which the lines of C++ are held back from stderr, unless `verbose`."""
+    """Returns a block in which the lines of C++ are held back from stderr, unless `verbose`."""
     return contextlib.nullcontext() if verbose else _filtered_stderr()
 
 

@@ -12,7 +12,7 @@ EXAMPLE = (
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("report", VERBS["report"], EXAMPLE)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="the folder of a run of `train`, of "
@@ -43,13 +43,14 @@ def act(arguments):
             "into the folders of the runs."
         )
     quiet.import_keras(program.verbose())
-    from keras_distill import report
+    from keras_distill import _files, report
     from keras_distill.report.comparison import checked_paths
     from keras_distill.report.page import check_plots
 
     out = arguments.out or os.path.join(runs[0], "comparison.html")
     checked_paths(out)
     check_plots()
+    _files.check_writable(os.path.dirname(out) or ".")
     from keras_distill.cli import report_inputs
 
     experiment = program.experiment_of(arguments) if arguments.experiment else None

@@ -49,7 +49,7 @@ def measured_itself(path):
     """
     folder = pathlib.Path(path)
     run = RunFolder(folder)
-    results = _files.read_json(folder / RESULTS) if (folder / RESULTS).is_file() else None
+    results = _files.read_json(folder / RESULTS, {"arms": dict, "seeds": list})
     if results is None:
         return None
     sizes, histories = {}, {}
@@ -64,7 +64,7 @@ def measured_itself(path):
 
 
 def _history(record):
-    """The curves in what is known of a training: the record itself, or its history."""
+    """Returns the curves in what is known of a training: the record itself, or its history."""
     found = record.get("history", record)
     return {key: values for key, values in found.items() if _is_curve(values)}
 
@@ -77,12 +77,12 @@ def _is_curve(values):
 
 
 def name_of(folder):
-    """What the run is called."""
+    """Returns what the run is called."""
     return str(_files.read_json(folder / RUN, {}).get("name", folder.name))
 
 
 def trained(folder):
-    """`(models, histories)` by arm: the teacher, and the students of all seeds as lists.
+    """Returns `(models, histories)` by arm: the teacher, and the students of all seeds as lists.
 
     The student that the run exported is the first of its list.
     """
@@ -130,7 +130,7 @@ def data_of(folder, experiment, split):
 
 
 def exported(path):
-    """The paths of what a run exported from the distilled student."""
+    """Returns the paths of what a run exported from the distilled student."""
     root = pathlib.Path(path)
     found = _files.read_json(root / "compress.json", {"answer": dict}) or {"answer": {}}
     alone = found["answer"].get("arm") == "alone"  # another student lies in `exported`
@@ -140,7 +140,7 @@ def exported(path):
 
 
 def provenance(folder, data):
-    """Where the models of a run come from: its command, settings, seeds and files."""
+    """Returns where the models of a run come from: its command, settings, seeds and files."""
     settings = _files.read_json(folder / RUN, {})
     fields = {"command": str, "seconds": (int, float)}
     known = _files.read_json(folder / "report.json", fields) or {"command": None, "seconds": 0}

@@ -11,7 +11,7 @@ EXAMPLE = "python -m keras_distill shrink --model=teacher.keras --layers=0,2,4 -
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("shrink", VERBS["shrink"], EXAMPLE)
     parser.add_argument("--model", required=True, metavar="FILE", help="the teacher, a .keras file")
     parser.add_argument("--out", required=True, metavar="FILE", help="the student, a .keras file")

@@ -10,7 +10,7 @@ EXAMPLE = "python -m keras_distill train --experiment=examples/quickstart.py --o
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("train", VERBS["train"], EXAMPLE)
     program.add_experiment(parser)
     program.add_devices(parser)
@@ -48,7 +48,7 @@ def act(arguments):
 
 
 def command(arguments):
-    """The command line that makes the run in an empty folder."""
+    """Returns the command line that makes the run in an empty folder."""
     words = ["python", "-m", "keras_distill", "train", *_given(arguments)]
     words += [f"--cache={arguments.cache}"] if arguments.cache else []
     words += [f"--strategy={arguments.strategy}"] if arguments.strategy != "none" else []
@@ -71,7 +71,7 @@ def next_commands(arguments):
 
 
 def _given(arguments):
-    """The words that choose the experiment and its options."""
+    """Returns the words that choose the experiment and its options."""
     words = [f"--experiment={arguments.experiment}"]
     for name in ("data", "tfds", "tsv"):
         if getattr(arguments, name) is not None:

@@ -10,7 +10,7 @@ EXAMPLE = (
 
 
 def parser():
-    """The verb's arguments."""
+    """Returns the verb's arguments."""
     parser = program.Parser("tune", VERBS["tune"], EXAMPLE)
     program.add_experiment(parser)
     program.add_devices(parser)

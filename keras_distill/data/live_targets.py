@@ -1,4 +1,4 @@
-"""A teacher that is run to be written down, or compared with what was."""
+"""Runs a teacher on batches, to write its targets or to compare them with written ones."""
 
 import keras
 import numpy as np
@@ -13,10 +13,10 @@ from keras_distill.teachers import ModelTeacher, Teacher
 
 
 class LiveTargets:
-    """Runs a teacher on batches, and takes of each path what its form keeps.
+    """Runs a teacher on batches, and keeps of each path what its form keeps.
 
-    Of an output that ends in a softmax the logits are taken. The batches come from tf.data, and
-    the teacher runs on the backend: in a graph on TensorFlow, op by op elsewhere.
+    If an output ends in a softmax, the logits are taken. The batches come from tf.data. The teacher
+    runs on the backend, in a graph on TensorFlow and op by op on others.
     """
 
     def __init__(self, teacher, paths):
@@ -28,7 +28,7 @@ class LiveTargets:
         self.forms = {}
 
     def reader(self, spec):
-        """A function from a dataset's inputs to the teacher's, for the input pipeline.
+        """Returns a function from a dataset's inputs to the teacher's, for the input pipeline.
 
         Args:
             spec: the specification of the dataset's elements, or a batch.
@@ -36,7 +36,7 @@ class LiveTargets:
         return reader_of(self.teacher, keras.utils.unpack_x_y_sample_weight(spec)[0])
 
     def raw(self, x, y, sample_weight):
-        """`{path: tensor}` of a batch, of which no form has taken anything."""
+        """Returns `{path: tensor}` of a batch, before a form selects anything."""
         return self._targets(*_on_backend((x, y, sample_weight)))
 
     def _asked(self, x, y, sample_weight):
@@ -65,7 +65,7 @@ class LiveTargets:
         self.use(self.forms)
 
     def use(self, forms):
-        """Takes what other targets were kept as."""
+        """Uses the forms in which other targets were kept."""
         self.forms = forms
 
         def taken(*batch):
@@ -74,7 +74,7 @@ class LiveTargets:
         self._taken = _in_a_graph(taken)
 
     def __call__(self, batch):
-        """`{path: arrays}` of `(x, y, sample_weight)`."""
+        """Returns `{path: arrays}` of `(x, y, sample_weight)`."""
         taken = self._taken(*_on_backend(batch))
         found = keras.tree.map_structure(keras.ops.convert_to_numpy, taken)
         for path, value in found.items():
@@ -94,7 +94,7 @@ class LiveTargets:
 
 
 def _in_a_graph(function):
-    """The function, compiled to a graph on TensorFlow; on PyTorch it keeps no gradients."""
+    """Returns the function, compiled to a graph on TensorFlow; on PyTorch it keeps no gradients."""
     if _backend.NAME == "tensorflow":
         tf = _backend.tensorflow("A cache of targets")
         return tf.function(function, reduce_retracing=True, autograph=False)
@@ -106,7 +106,7 @@ def _in_a_graph(function):
 
 
 def _on_backend(structure):
-    """A batch of tf.data as the backend's tensors; strings, which only TensorFlow has, stay."""
+    """Converts a batch of tf.data to the backend's tensors; strings stay TensorFlow's."""
     if _backend.NAME == "tensorflow":
         return structure
 
@@ -118,7 +118,7 @@ def _on_backend(structure):
 
 
 def _is_output(path, teacher):
-    """Whether a path names an output of the teacher, or of one member of an ensemble."""
+    """Returns whether a path names an output of the teacher, or of one member of an ensemble."""
     name, _, below = path.partition("/")
     member = getattr(teacher, "members", {}).get(name) if below else None
     if member is not None:

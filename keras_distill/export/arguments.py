@@ -44,7 +44,7 @@ def check_numbers(batch, agreement):
 
 
 def checked_labels(labels):
-    """The names of the classes as a list, if each fits into a line.
+    """Returns the names of the classes as a list, if each fits into a line.
 
     Raises:
         ValueError: They are neither strings nor integers, or one has a line break.
@@ -62,7 +62,7 @@ def checked_labels(labels):
 
 
 def checked_signatures(signatures, formats):
-    """The names of signatures as a list, or `None` for the default ones.
+    """Returns the names of signatures as a list, or `None` for the default ones.
 
     Raises:
         ValueError: One is unknown, or no SavedModel is asked for.
@@ -85,7 +85,7 @@ def checked_signatures(signatures, formats):
 
 
 def checked_range(image_range):
-    """The least and the greatest value of a pixel.
+    """Returns the least and the greatest value of a pixel.
 
     Raises:
         ValueError: They are no two rising numbers.

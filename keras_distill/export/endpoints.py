@@ -9,7 +9,7 @@ SIGNATURES = ("classify", "image_bytes", "examples", "text", "generate", "genera
 
 
 def image_bytes(student, answer, signature, value_range):
-    """A signature from the bytes of JPEG or PNG files, one string each, to the answers.
+    """Returns a signature from the bytes of JPEG or PNG files, one string each, to the answers.
 
     Args:
         student: A `keras.Model` whose only input is images, `(batch, height, width, channels)`.
@@ -43,7 +43,7 @@ def image_bytes(student, answer, signature, value_range):
 
 
 def _image_shape(signature):
-    """The height, width and channels of the only input, or `None` where it is no image."""
+    """Returns the height, width and channels of the only input, or `None` where it is no image."""
     specs = tree.flatten(signature)
     if len(specs) != 1 or isinstance(signature[0], dict) or not specs[0].dtype.is_floating:
         return None
@@ -76,7 +76,7 @@ def examples(answer, signature):
 
 
 def text(student, answer):
-    """A signature from strings, through the task's preprocessor, to the answers.
+    """Returns a signature from strings, through the task's preprocessor, to the answers.
 
     The server then needs the operations of tensorflow-text.
 
@@ -96,7 +96,7 @@ def text(student, answer):
 
 
 def generate(student, sampled):
-    """A signature from token ids to token ids, with the cache of keys and values.
+    """Returns a signature from token ids to token ids, with the cache of keys and values.
 
     Its inputs are `token_ids` and `padding_mask`, `(batch, tokens)`, with the padding on the
     right, `max_length`, the number of tokens with the prompt's, and `end_token`, the id that ends

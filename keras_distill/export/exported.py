@@ -2,12 +2,11 @@
 
 import dataclasses
 import os
-import tempfile
 
 import keras
 
 from keras_distill import export
-from keras_distill.export import parity, places, reload
+from keras_distill.export import parity, places, reload, unfinished
 from keras_distill.export.formats import FORMATS
 from keras_distill.export.given import with_batch
 from keras_distill.export.saved_model import by_name
@@ -98,7 +97,7 @@ class Job:
             ValueError: The format cannot hold the student, or what was written did not pass.
         """
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=os.path.dirname(path), prefix=".tmp_") as folder:
+        with unfinished.folder_in(os.path.dirname(path)) as folder:
             with places.plain(folder) as plain:
                 part = os.path.join(plain, os.path.basename(path))
                 write = self._serving if kind == "serving" else self._converted
@@ -152,7 +151,7 @@ class Job:
 
 
 def size_of(path):
-    """The bytes of a file, or of all files in a folder."""
+    """Returns the bytes of a file, or of all files in a folder."""
     if os.path.isfile(path):
         return os.path.getsize(path)
     files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]

@@ -36,7 +36,7 @@ NAMES = ("serving", *FORMATS)
 
 
 def checked_formats(formats, quantize):
-    """The formats as a list, if each is known, takes `quantize` and has its packages.
+    """Returns the formats as a list, if each is known, takes `quantize` and has its packages.
 
     Args:
         formats: Names of formats, or one name.

@@ -82,7 +82,7 @@ def arguments_of(given, signature):
 
 
 def answers_to(argument, student, x):
-    """What a student answers, as `reload.answers`, or why it cannot.
+    """Returns what a student answers, as `reload.answers`, or why it cannot.
 
     Raises:
         ValueError: The student cannot be run on these inputs.
@@ -106,7 +106,7 @@ def answers_to(argument, student, x):
 
 
 def checked_targets(targets, given, expected):
-    """The true answers as an array, if they are one for each example and fit the outputs.
+    """Returns the true answers as an array, if they are one for each example and fit the outputs.
 
     One-hot rows become class ids. For several outputs nothing is measured.
 
@@ -150,7 +150,7 @@ def checked_targets(targets, given, expected):
 
 
 def _array(argument, value):
-    """Anything as an array.
+    """Converts anything to an array.
 
     Raises:
         ValueError: Its rows have different lengths.
@@ -165,7 +165,7 @@ def _array(argument, value):
 
 
 def with_batch(signature, batch):
-    """A signature with a fixed batch size; as it is where that is `None`."""
+    """Returns a signature with a fixed batch size; as it is where that is `None`."""
     if batch is None:
         return signature
     return tree.map_structure(

@@ -77,7 +77,7 @@ def _converted(model, signature, simulated=False):
 
 
 def _reason(said):
-    """The line of the converter's message that names the operations, or its beginning."""
+    """Returns the line of the converter's message that names the operations, or its beginning."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     named = [line for line in lines if line.startswith(("Flex ops:", "Custom ops:"))]
     return " ".join(named)[:400] or " ".join(lines)[:400]
@@ -98,7 +98,7 @@ def _quantized(content, quantize, calibration):
 
 
 def _recipe(quantize):
-    """The quantizer's recipe."""
+    """Returns the quantizer's recipe."""
     from ai_edge_quantizer import recipe
 
     if quantize == "dynamic_int8":
@@ -124,6 +124,6 @@ def _operation(name, algorithm, config):
 
 
 def _examples(calibration):
-    """Each example of the calibration set as a batch of one."""
+    """Returns each example of the calibration set as a batch of one."""
     count = len(next(iter(calibration.values())))
     return [{n: np.asarray(v[i : i + 1]) for n, v in calibration.items()} for i in range(count)]

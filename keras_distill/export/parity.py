@@ -48,7 +48,7 @@ def tolerance(expected):
 
 
 def compared(outputs, expected, targets=None):
-    """A `Parity` of an exported model's outputs.
+    """Returns a `Parity` of an exported model's outputs.
 
     Args:
         outputs: A dict of arrays by output name.

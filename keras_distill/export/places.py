@@ -9,7 +9,7 @@ PATTERN = re.compile(r"[][*?\\]")  # TensorFlow reads such a path as a pattern
 
 
 def next_version(folder):
-    """The version after the highest one in a model's folder; 1 where there is none.
+    """Returns the version after the highest one in a model's folder; 1 where there is none.
 
     Args:
         folder: The folder `path/name` that TF Serving reads versions from.
@@ -19,7 +19,7 @@ def next_version(folder):
 
 
 def failed(path):
-    """A free name beside `path` that no server loads: for what did not pass its check."""
+    """Returns a free name beside `path` that no server loads: for what did not pass its check."""
     count, name = 1, f"{path}.failed"
     while os.path.lexists(name):
         count += 1

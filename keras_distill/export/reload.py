@@ -52,7 +52,7 @@ def check_saved_model(path: str, inputs: Any, expected: Any, atol: float = 1e-5)
 
 
 def answers(model: keras.Model, inputs: Any) -> Any:
-    """What a model returns for inputs on the CPU, as the fresh process does: arrays.
+    """Returns what a model returns for inputs on the CPU, as the fresh process does: arrays.
 
     Args:
         model: a `keras.Model`.
@@ -81,7 +81,7 @@ def _tensor(array):
 
 
 def outputs_of(kind, path, inputs):
-    """What an exported model answers in a fresh process, without Keras and this package.
+    """Returns what an exported model answers in a fresh process, without Keras and this package.
 
     Args:
         kind: `"serving"`, `"litert"`, `"onnx"` or `"openvino"`.
@@ -120,7 +120,7 @@ def _run_fresh(kind, *arguments):
 
 
 def largest_difference(outputs, expected):
-    """The largest absolute difference over all outputs; NaN where there is one.
+    """Returns the largest absolute difference over all outputs; NaN where there is one.
 
     Args:
         outputs: A dict of arrays by output name.

@@ -20,7 +20,7 @@ ONLY = "__only__"  # the one input, where its name is not known
 
 
 def serving(path):
-    """A SavedModel by TensorFlow, on the CPU."""
+    """Returns a SavedModel by TensorFlow, on the CPU."""
     import tensorflow as tf
 
     try:
@@ -53,7 +53,7 @@ def load_text_operations(tf):
 
 
 def litert(path):
-    """A `.tflite` file by LiteRT."""
+    """Returns a `.tflite` file by LiteRT."""
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(path).get_signature_runner("serving_default")
@@ -71,7 +71,7 @@ def litert(path):
 
 
 def quantized(value, detail):
-    """An array as an input takes it: integers where the input holds quantized numbers."""
+    """Returns an array as an input takes it: integers where the input holds quantized numbers."""
     scale, zero = detail["quantization"]
     if np.issubdtype(detail["dtype"], np.integer) and scale and value.dtype.kind == "f":
         limits = np.iinfo(detail["dtype"])
@@ -80,7 +80,7 @@ def quantized(value, detail):
 
 
 def dequantized(value, detail):
-    """The numbers that an output stands for."""
+    """Returns the numbers that an output stands for."""
     scale, zero = detail["quantization"]
     if value.dtype.kind in "iu" and scale:
         return ((value.astype("float64") - zero) * scale).astype("float32")
@@ -88,7 +88,7 @@ def dequantized(value, detail):
 
 
 def onnx(path):
-    """An `.onnx` file by ONNX Runtime."""
+    """Returns an `.onnx` file by ONNX Runtime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -108,7 +108,7 @@ def onnx(path):
 
 
 def openvino(path):
-    """A folder with `model.xml` by OpenVINO, which computes in float32."""
+    """Returns a folder with `model.xml` by OpenVINO, which computes in float32."""
     import openvino as ov
 
     # A CPU with bfloat16 computes in it unless it is told otherwise.
@@ -142,12 +142,12 @@ class Loaded:
         self.model, self.feed, self.run, self.batch = model, feed, run, max(sizes)
 
     def __call__(self, given):
-        """The outputs for all examples, run as many at a time as the model takes."""
+        """Returns the outputs for all examples, run as many at a time as the model takes."""
         return in_batches(self.run, self.feed(given), self.batch)
 
 
 def named(given, inputs):
-    """The arrays by the names of the inputs."""
+    """Returns the arrays by the names of the inputs."""
     if list(given) == [ONLY] and len(inputs) == 1:
         return {name: given[ONLY] for name in inputs}
     if set(given) != set(inputs):

@@ -4,8 +4,6 @@ Everything here works on any Keras model; nothing knows how the model was traine
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from os import PathLike
 
@@ -13,7 +11,7 @@ import keras
 from keras import tree
 
 from keras_distill import _backend, _files
-from keras_distill.export import endpoints, places
+from keras_distill.export import endpoints, places, unfinished
 from keras_distill.export.signature import check_built, signature_of, tensor_spec
 
 CLASSIFY = ("classify",)  # where there are classes
@@ -57,7 +55,7 @@ def write_student(model: keras.Model, path: str | PathLike[str]) -> str:
         raise ValueError(f"`path` must end in '.keras'. Received: path={path!r}")
     check_built(model)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(path), prefix=".tmp_") as folder:
+    with unfinished.folder_in(os.path.dirname(path)) as folder:
         temporary = os.path.join(folder, "model.keras")
         model.save(temporary)
         if getattr(model, "compiled", False):  # our own file, so nothing in it needs distrust
@@ -127,19 +125,16 @@ def write_saved_model(
         )
     archive = archive_of(model, labels, top_k, from_logits, input_signature or signature_of(model))
     os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(dir=parent, prefix=".tmp_")  # not a number: never served
-    try:
+    with unfinished.folder_in(parent) as temporary:
         with places.plain(temporary) as plain:
             archive.write_out(os.path.join(plain, str(version)), verbose=False)
         os.rename(os.path.join(temporary, str(version)), folder)
-    finally:
-        shutil.rmtree(temporary)
     return folder
 
 
 def archive_of(model, labels, top_k, from_logits, signature, signatures=CLASSIFY,
                image_range=(0.0, 1.0)):  # fmt: skip
-    """The archive, with `serve` and the other signatures that are asked for.
+    """Returns the archive, with `serve` and the other signatures that are asked for.
 
     Args:
         model: A built `keras.Model`.
@@ -197,7 +192,7 @@ def _checked_signatures(signatures):
 
 
 def _endpoint(name, model, answer, signature, image_range):
-    """`(function, its signature)`, or `None` where the model cannot have it."""
+    """Returns `(function, its signature)`, or `None` where the model cannot have it."""
     if name == "image_bytes":
         return endpoints.image_bytes(model, answer, signature, image_range)
     if name == "examples":
@@ -218,7 +213,7 @@ def _serve(forward, output_name):
 
 
 def by_name(outputs):
-    """A model's outputs by the names that they are served under; the only one as it is."""
+    """Returns a model's outputs by the names that they are served under; the only one as it is."""
     if isinstance(outputs, dict):
         return dict(outputs)
     if isinstance(outputs, (list, tuple)):
@@ -245,7 +240,7 @@ def _classify(forward, classes, labels, top_k, from_logits):
 
 
 def _last_operation(graph):
-    """The kind of the graph's last operation that computes anything."""
+    """Returns the kind of the graph's last operation that computes anything."""
     operation = graph.outputs[0].op
     while operation.type in _PASSING:
         operation = operation.inputs[0].op

@@ -67,7 +67,7 @@ class ServingFolder:
 
 
 def can_warm_up():
-    """Whether the package that holds TF Serving's requests is installed."""
+    """Returns whether the package that holds TF Serving's requests is installed."""
     return importlib.util.find_spec("tensorflow_serving") is not None
 
 
@@ -99,7 +99,7 @@ def _warm_up_told(warmed):
 
 
 def _versions():
-    """What the student was exported with."""
+    """Returns what the student was exported with."""
     import tensorflow as tf
 
     from keras_distill import __version__

@@ -11,7 +11,7 @@ from keras_distill._keras import graph
 
 
 def signature_of(model: keras.Model) -> list:
-    """The input signature of a built model, a specification for each of its arguments.
+    """Returns the input signature of a built model, a specification for each of its arguments.
 
     It has the shapes and types with which the model was built. The padding masks of a KerasHub
     task with a preprocessor are an exception. They are booleans, as the preprocessor makes them,
@@ -40,7 +40,7 @@ def signature_of(model: keras.Model) -> list:
 
 
 def _made(spec, name):
-    """A specification with the dtype that KerasHub's preprocessors make."""
+    """Returns a specification with the dtype that KerasHub's preprocessors make."""
     dtype = "bool" if name.endswith("padding_mask") else spec.dtype
     return keras.InputSpec(shape=spec.shape, dtype=dtype, name=spec.name)
 
@@ -80,14 +80,14 @@ def _by_layer(tensor):
 
 
 def _named(structure, spec):
-    """The specifications of a structure; an entry of a dict is served under its key."""
+    """Returns the specifications of a structure; an entry of a dict is served under its key."""
     if isinstance(structure, dict):
         return {key: spec(value, key) for key, value in structure.items()}
     return tree.map_structure(spec, structure)
 
 
 def tensor_spec(spec):
-    """A specification as TensorFlow takes it."""
+    """Returns a specification as TensorFlow takes it."""
     return _backend.tensorflow("A SavedModel").TensorSpec(spec.shape, spec.dtype, name=spec.name)
 
 
@@ -97,7 +97,7 @@ def random_inputs(model: keras.Model, count: int = 8, seed: int = 0) -> Any:
     Args:
         model: a `keras.Model` of one input, or of several in a dict or a functional model.
         count: how many examples.
-        seed: of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
+        seed: the seed of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
             Strings are made-up words.
 
     Returns:

@@ -168,7 +168,7 @@ def _at_exit(student, exit):
 
 
 def _path(directory, name, kind, quantize, version):
-    """Where a format goes; refused if there is something."""
+    """Returns where a format goes; refused if there is something."""
     directory = os.path.abspath(directory)
     if kind == "serving":
         parent = os.path.join(directory, name)

@@ -44,11 +44,11 @@ class KerasLoss(DistillationLoss):
 def as_distillation_loss(
     loss: keras.losses.Loss | str | Callable[[Any, Any], Any]
 ) -> DistillationLoss:
-    """Any loss that a `Term` takes, as a `DistillationLoss`.
+    """Returns any loss that a `Term` takes, as a `DistillationLoss`.
 
     Args:
-        loss: a `DistillationLoss`, which is returned as it is; or a `keras.losses.Loss`, the name
-            of one, or a function of `(y_true, y_pred)`, which becomes a `KerasLoss`.
+        loss: a `DistillationLoss`, which is returned as it is; or a `keras.losses.Loss`, its name,
+            or a function of `(y_true, y_pred)`. These become a `KerasLoss`.
 
     Returns:
         A `DistillationLoss`.

@@ -44,7 +44,7 @@ class Found:
 
 
 def answered(models, data, teacher=None, task=None, keep=1000):
-    """The answers of all models to the same batches.
+    """Returns the answers of all models to the same batches.
 
     Args:
         models: a dict of models, or functions of `x`, by name.
@@ -92,7 +92,7 @@ def answered(models, data, teacher=None, task=None, keep=1000):
 
 
 def heads_of(model, x):
-    """The outputs of a model as arrays, by name; one output has the empty name."""
+    """Returns the outputs of a model as arrays, by name; one output has the empty name."""
     if _backend.NAME == "tensorflow" and any(
         np.asarray(each).dtype.kind in "OSU" for each in keras.tree.flatten(x)
     ):
@@ -126,7 +126,7 @@ def _fits(task, outputs, y):
 
 
 def _counted(task, found):
-    """The shape of what is weighed: each token, or each example."""
+    """Returns the shape of what is weighed: each token, or each example."""
     return found.shape[:-1] if isinstance(task, tasks.Classes) else found.shape[:1]
 
 

@@ -75,13 +75,13 @@ def _gram(feature):
 
 
 def rows_of(feature):
-    """A feature as one row of numbers an example."""
+    """Returns a feature as one row of numbers an example."""
     array = keras.ops.convert_to_numpy(keras.ops.cast(feature, "float32"))
     return array.reshape(len(array), -1).astype("float64")
 
 
 def layers_of(model):
-    """The paths of the layers with weights, those of normalizations left out."""
+    """Returns the paths of the layers with weights, those of normalizations left out."""
     if not isinstance(model, keras.layers.Layer):
         raise ValueError("The teacher is not a Keras model, so it has no layers. Give paths.")
     shapes = taps.shapes(model)

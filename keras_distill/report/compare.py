@@ -126,7 +126,7 @@ def compare(
 
 
 def _checked(students, baseline, exported, runs, examples):
-    """The students as lists of seeds."""
+    """Returns the students as lists of seeds."""
     if not isinstance(students, dict) or not students or TEACHER in students:
         raise ValueError(
             "`students` must be a dict that maps names to models. No name may be 'teacher'. "
@@ -146,12 +146,12 @@ def _checked(students, baseline, exported, runs, examples):
 
 
 def title(name, head):
-    """What a row is called: the model, and the output where there are several."""
+    """Returns what a row is called: the model, and the output where there are several."""
     return f"{name}, {head}" if head else name
 
 
 def _rows(found):
-    """`{title: (model's name, head, Answers of each seed)}`."""
+    """Returns `{title: (model's name, head, Answers of each seed)}`."""
     rows = {}
     for ((name, _), head), each in found.answers.items():
         rows.setdefault(title(name, head), (name, head, []))[2].append(each)
@@ -159,7 +159,7 @@ def _rows(found):
 
 
 def _inputs(found):
-    """The inputs of the examples that were kept, together."""
+    """Returns the inputs of the examples that were kept, together."""
     return keras.tree.map_structure(
         lambda *parts: np.concatenate(parts), *[x for x, _, _ in found.batches]
     )
@@ -180,7 +180,7 @@ def _judged(found, rows, baseline):
 
 
 def _robust(models, found, seed):
-    """The measure on worse inputs, by row; of the first seed's models."""
+    """Returns the measure on worse inputs, by row; of the first seed's models."""
     first = {key: model for key, model in models.items() if key[1] == 0}
     kinds = {"": lambda x, random: x, **robustness.changes(found.batches[0][0])}
     if len(kinds) == 1:

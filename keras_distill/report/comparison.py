@@ -28,15 +28,15 @@ class Comparison:
         self.results = _files.jsonable(results)
 
     def headline(self) -> str:
-        """What was found, in a sentence."""
+        """Returns what was found, in a sentence."""
         return comparison_page.headline(self.results)
 
     def markdown(self) -> str:
-        """The tables in Markdown."""
+        """Returns the tables in Markdown."""
         return markdown([self])
 
     def html(self) -> str:
-        """The page, one HTML file with its plots inside. It needs matplotlib."""
+        """Returns the page, one HTML file with its plots inside. It needs matplotlib."""
         return comparison_page.page([self.results], self.results["name"])
 
     def write(self, path: str | PathLike[str]) -> list[str]:
@@ -58,7 +58,7 @@ class Comparison:
 
 
 def markdown(comparisons):
-    """The tables of some comparisons in Markdown."""
+    """Returns the tables of some comparisons in Markdown."""
     lines = []
     for each in comparisons:
         results = each.results
@@ -80,7 +80,7 @@ def _cell(text):
 
 
 def checked_paths(path):
-    """The three files of a report, if none of them is there.
+    """Returns the three files of a report, if none of them is there.
 
     Raises:
         FileExistsError, ValueError: as `Comparison.write` does.
@@ -106,7 +106,7 @@ def write_together(
     Args:
         path: as in `Comparison.write`.
         comparisons: a list of `Comparison`s, at least one.
-        title: of the page. Defaults to the first comparison's name, or their number.
+        title: the title of the page. Defaults to the first comparison's name, or their number.
 
     Returns:
         The three paths: HTML, Markdown and JSON.

@@ -12,7 +12,7 @@ KNOBS = ("alpha", "_weight", "_temperature")
 
 
 def intervals(results):
-    """Each row's measure with its interval."""
+    """Returns each row's measure with its interval."""
     rows, scale = results["rows"], results["measure"]["scale"]
     shown = {name: row for name, row in rows.items() if row["value"] is not None}
     if not shown:
@@ -55,7 +55,7 @@ def fronts(measure, named):
     """Quality against latency and against size, with the front that nothing beats.
 
     Args:
-        measure: of all of them.
+        measure: the measure of all of them.
         named: what `points` returns, of all runs.
 
     Returns:
@@ -103,7 +103,7 @@ def _logarithmic(axes, values):
 
 
 def calibration(results):
-    """How often each model is right where it is this sure, by groups of as many answers."""
+    """Returns how often each model is right where it is this sure, by groups of as many answers."""
     rows = {name: row for name, row in results["rows"].items()
             if (row.get("calibration") or {}).get("count")}  # fmt: skip
     if not rows:
@@ -159,7 +159,7 @@ def curves(results):
 
 
 def layers(name, cka):
-    """A map of which layers show the same."""
+    """Returns a map of which layers show the same."""
     rows, columns = len(cka["teacher"]), len(cka["student"])
     made, axes = plots.figure(1.9 + 0.19 * rows + 0.05 * max(map(len, cka["student"])))
     matrix = np.array(cka["cka"], float)  # NaN for what is no number

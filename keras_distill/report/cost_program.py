@@ -28,7 +28,7 @@ SECONDS = 20  # for one batch size, however slow the model is
 
 
 def loaded(runtimes, kind, path):
-    """The model in its runtime."""
+    """Returns the model in its runtime."""
     spec = importlib.util.spec_from_file_location("runtimes", runtimes)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -50,7 +50,7 @@ def timed(model, given, batch, runs):
 
 
 def memory(name):
-    """A number of this process's memory in bytes, or `None` where the system does not say.
+    """Returns a number of this process's memory in bytes, or `None` where the system does not say.
 
     Linux's `getrusage` is of no use: a process inherits its number from the one that started it.
 
@@ -76,7 +76,7 @@ def baseline():
 
 
 def above(before):
-    """The most bytes that this process has held, less those before."""
+    """Returns the most bytes that this process has held, less those before."""
     peak = memory("VmHWM")
     return None if None in (peak, before) else max(peak - before, 0)
 

@@ -73,7 +73,7 @@ def _rows(array, batch):
 
 
 def _call(model, example):
-    """A function that predicts once and waits for the answer; of texts it writes them."""
+    """Returns a function that predicts once and waits for the answer; of texts it writes them."""
     if any(each.dtype.kind in "OSU" for each in keras.tree.flatten(example)) and writes(model):
         write = texts.writer(model)
         return lambda: write(example)
@@ -87,12 +87,12 @@ def _call(model, example):
 
 
 def writes(model):
-    """Whether a model writes texts, as KerasHub's generative tasks do."""
+    """Returns whether a model writes texts, as KerasHub's generative tasks do."""
     return callable(getattr(model, "generate", None))
 
 
 def operations_of(model: keras.Model, example: Any) -> int | None:
-    """The operations of matrix products and convolutions in a prediction of one example.
+    """Returns the operations of matrix products and convolutions in a prediction of one example.
 
     Args:
         model: a built `keras.Model`.
@@ -123,7 +123,7 @@ def operations_of(model: keras.Model, example: Any) -> int | None:
 
 
 def size_on_disk(model: keras.Model) -> int:
-    """The bytes of the model's `.keras` file, without an optimizer.
+    """Returns the bytes of the model's `.keras` file, without an optimizer.
 
     Args:
         model: a built `keras.Model`.

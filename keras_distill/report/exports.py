@@ -17,7 +17,7 @@ QUANTIZED = ("float16", "dynamic_int8", "int8", "int4")
 
 
 def format_of(path):
-    """The format of an exported model.
+    """Returns the format of an exported model.
 
     Args:
         path: a `.tflite` or `.onnx` file, or a folder of OpenVINO or with a SavedModel.

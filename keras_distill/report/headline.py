@@ -30,5 +30,5 @@ def headline(arms):
 
 
 def task_in(rows):
-    """What rows of measures judge: `Numbers` where one has R squared, else `Classes`."""
+    """Returns what rows of measures judge: `Numbers` where one has R squared, else `Classes`."""
     return Numbers if any(Numbers.metric in row for row in rows) else Classes

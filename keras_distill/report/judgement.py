@@ -7,7 +7,7 @@ from keras_distill.report.statistics import bootstrap, interval, mcnemar
 
 
 def quality(task, seeds, resamples):
-    """What one model, trained under some seeds, is worth.
+    """Returns what one model, trained under some seeds, is worth.
 
     Args:
         task: what its answers are judged by.

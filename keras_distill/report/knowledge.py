@@ -41,7 +41,7 @@ def alike_layers(student, teacher, x):
 
 
 def _spread(paths):
-    """At most `LAYERS` of them, the first and the last included."""
+    """Returns at most `LAYERS` of the layers, the first and the last included."""
     at = np.unique(np.linspace(0, len(paths) - 1, LAYERS).round().astype(int))
     return [paths[i] for i in at]
 

@@ -91,7 +91,7 @@ def predictions(model: keras.Model, data: Any, task: str = "classes") -> tuple:
 
 
 def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
-    """The measures of `measure`, except `parameters`, from `predictions`.
+    """Returns the measures of `measure`, except `parameters`, from `predictions`.
 
     Args:
         log_probs: an array `(examples, classes)`.
@@ -138,12 +138,12 @@ def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
 
 
 def answered(log_probs):
-    """Which rows of log-probabilities hold no NaN, an array `(examples,)`."""
+    """Returns which rows of log-probabilities hold no NaN, an array `(examples,)`."""
     return ~np.isnan(log_probs).any(-1)
 
 
 def is_finite(model: keras.Model) -> bool:
-    """Whether all weights of a model are finite.
+    """Returns whether all weights of a model are finite.
 
     Args:
         model: a `keras.Model`.
@@ -177,7 +177,7 @@ def _likeness(log_probs, teacher):
 
 
 def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
-    """Accuracy against confidence, in groups with the same number of answers.
+    """Returns the accuracy against confidence, in groups with the same number of answers.
 
     Answers with the same confidence stay in one group, so a model that is sure of most answers has
     fewer groups.
@@ -209,7 +209,7 @@ def divergences(teacher, student):
 
 
 def _predict(models, data, task):
-    """What every model says in one pass over the data, and what is true."""
+    """Returns what every model says in one pass over the data, and what is true."""
     if task not in TASKS:
         raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received: task={task!r}")
     output, labels = (_output, _classes) if task == "classes" else (_numbers, _targets)

@@ -56,7 +56,8 @@ def check_plots():
 
 
 def page(results, arms, heads, rows):
-    """The whole page, a string: headline, table, plots and how it was run."""
+    """Returns the whole page, a string: headline, table, plots and how it was run."""
+    check_plots()
     name = html.escape(results.get("name") or "experiment")
     body = [
         f"<h1>{name}</h1><p>{html.escape(headline(arms))}</p>",
@@ -73,7 +74,7 @@ def page(results, arms, heads, rows):
 
 
 def as_text(label):
-    """A label that matplotlib draws as it is: between two dollars it reads a formula."""
+    """Returns a label that matplotlib draws as it is: between two dollars it reads a formula."""
     return str(label).replace("$", r"\$")
 
 
@@ -127,7 +128,6 @@ def _run(results):
 
 
 def _figure(width=4.4, height=3.2, columns=1, **options):
-    check_plots()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -139,15 +139,13 @@ def _figure(width=4.4, height=3.2, columns=1, **options):
 
 
 def _image(draw, title):
-    """What `draw()` returns, as it stands in the page; empty where it returns `None`."""
+    """Returns what `draw()` returns, as it stands in the page; empty where it returns `None`."""
     file = io.BytesIO()
     try:
         figure = draw()
         if figure is None:
             return ""
         figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
-    except ImportError:
-        raise
     except Exception as error:  # matplotlib's, of whatever kind: the numbers are the result
         return f"<p>This plot could not be drawn. {html.escape(str(error))}</p>"
     data = base64.b64encode(file.getvalue()).decode()

@@ -31,13 +31,13 @@ def drawing():
 
 
 def colors(names):
-    """A color for each name, the same for the same arm everywhere."""
+    """Returns a color for each name, the same for the same arm everywhere."""
     others = itertools.cycle(OTHERS)
     return {name: COLORS.get(name) or next(others) for name in names}
 
 
 def figure(height=2.8, width=WIDTH):
-    """A figure and its axes."""
+    """Returns a figure and its axes."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width, height), layout="constrained")
@@ -80,12 +80,12 @@ def legend(axes, columns=2):
 
 
 def short(text, limit=18):
-    """A text of at most `limit` signs: its end, which tells layers and runs apart."""
+    """Returns a text of at most `limit` signs: its end, which tells layers and runs apart."""
     return text if len(text) <= limit else f"…{text[1 - limit :]}"
 
 
 def svg(made, title):
-    """A figure as an `<svg>` element."""
+    """Returns a figure as an `<svg>` element."""
     from matplotlib import rc_context
 
     file = io.StringIO()

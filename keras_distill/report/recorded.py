@@ -11,12 +11,12 @@ BASELINE = "alone"
 
 
 def is_recorded(results):
-    """Whether results are those of a run that measured itself."""
+    """Returns whether results are those of a run that measured itself."""
     return "arms" in results
 
 
 def recorded(name, arms, sizes, histories, provenance):
-    """What a `Comparison` holds of a run that measured itself.
+    """Returns what a `Comparison` holds of a run that measured itself.
 
     Args:
         name: What the run is called.
@@ -33,7 +33,7 @@ def recorded(name, arms, sizes, histories, provenance):
 
 
 def headline(results):
-    """The first column in a sentence."""
+    """Returns the first column in a sentence."""
     first = next(iter(results["columns"]), None)
     arms = {arm: _known(row.get(first)) for arm, row in results["arms"].items()}
     told = [f"{arm} {_number(np.mean(found))}" for arm, found in arms.items() if found]
@@ -43,7 +43,7 @@ def headline(results):
 
 
 def tables_of(results):
-    """The tables, as `tables.tables` gives them."""
+    """Returns the tables, as `tables.tables` gives them."""
     found = [_measured(results), _against(results)]
     return [table for table in found if table[2]]
 
@@ -64,7 +64,7 @@ def _measured(results):
 
 
 def _against(results):
-    """The differences from the student alone, by pairs of seeds."""
+    """Returns the differences from the student alone, by pairs of seeds."""
     arms = results["arms"]
     base, body = arms.get(BASELINE), []
     if base is None or len(next(iter(base.values()), [])) < 2:
@@ -81,7 +81,7 @@ def _against(results):
 
 
 def _pairs(ours, others):
-    """The differences of two lists of as many seeds; `None` where they are no pairs."""
+    """Returns the differences of two lists of as many seeds; `None` where they are no pairs."""
     if not ours or not others or len(ours) != len(others) or None in (*ours, *others):
         return None
     return np.subtract(ours, others)

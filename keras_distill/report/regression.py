@@ -6,7 +6,7 @@ from keras_distill.report.tasks import Numbers
 
 
 def number_scores(values, true, teacher=None):
-    """The measures of numbers, `None` where one answer is not finite.
+    """Returns the measures of numbers, `None` where one answer is not finite.
 
     Args:
         values: a model's answers, an array `(examples, numbers)`.

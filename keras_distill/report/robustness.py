@@ -9,7 +9,7 @@ MISSING = (0.1, 0.3)  # of the words
 
 
 def changes(x):
-    """What can be done to these inputs, by what they are.
+    """Returns what can be done to these inputs, by what they are.
 
     Numbers get noise, images are shifted as well, token ids and texts lose words.
 
@@ -71,7 +71,7 @@ def _shift(share):
 
 
 def _gone(shape, share, random):
-    """Which tokens are missing; the first, which often marks the beginning, stays."""
+    """Returns which tokens are missing; the first, which often marks the beginning, stays."""
     gone = random.random(shape) < share
     gone[:, 0] = False
     return gone
@@ -89,7 +89,7 @@ def _missing(share):
 
 
 def _missing_ids(share):
-    """The same where the ids have a name; a mask hides what is missing, if there is one."""
+    """Returns the same where the ids have a name; a mask hides what is missing, if there is one."""
 
     def change(x, random):
         gone = _gone(x["token_ids"].shape, share, random)

@@ -9,7 +9,7 @@ CHUNK = 100  # resamples at a time
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """The two-sided exact p-value of `won` against `lost` under a fair coin.
+    """Returns the two-sided exact p-value of `won` against `lost` under a fair coin.
 
     `p = min(1, 2 * sum_{i <= min(won, lost)} C(n, i) / 2^n)` with `n = won + lost`.
 
@@ -45,7 +45,7 @@ def sign_flips(differences: Sequence[float], draws: int = 9999, seed: int = 0) -
     Args:
         differences: a number for each example, an array `(examples,)`.
         draws: how often all signs are drawn, at least 1. Defaults to `9999`.
-        seed: of the draws. Defaults to `0`.
+        seed: the seed of the draws. Defaults to `0`.
 
     Returns:
         A float in (0, 1].
@@ -76,7 +76,7 @@ def bootstrap(sums, value, resamples=1000, seed=0):
         sums: what the measure adds up, an array `(models, examples, k)`.
         value: a function from totals `(..., k)` to the measure `(...)`.
         resamples: how often as many examples are drawn with replacement. Defaults to `1000`.
-        seed: of the draws, so that the same data give the same interval. Defaults to `0`.
+        seed: the seed of the draws, so that the same data give the same interval. Defaults to `0`.
 
     Returns:
         An array `(models, resamples)`. Each model sees the same draws.

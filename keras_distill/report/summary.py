@@ -65,7 +65,7 @@ def summarize(rows: list[dict]) -> dict:
 
 
 def summaries(results: dict) -> dict:
-    """The summary of each arm of `write`'s results, its latency included.
+    """Returns the summary of each arm of `write`'s results, its latency included.
 
     Args:
         results: a dict as `write` takes it.
@@ -88,7 +88,7 @@ def summaries(results: dict) -> dict:
 
 
 def table(arms: dict) -> str:
-    """An aligned text table, one row for each arm.
+    """Returns an aligned text table, one row for each arm.
 
     Args:
         arms: `{arm: summary}`, as `summaries` returns it.
@@ -157,7 +157,7 @@ def write(folder: str | PathLike[str], results: dict) -> str:
 
 
 def _columns(arms):
-    """The columns of what was measured: a regression's, or a classifier's."""
+    """Returns the columns of what was measured: a regression's, or a classifier's."""
     numbers = task_in(arms.values()) is Numbers
     return (*(_OF_NUMBERS if numbers else _OF_CLASSES), *_COSTS)
 

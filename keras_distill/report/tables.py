@@ -19,7 +19,7 @@ MEMORY = (
 
 
 def tables(results):
-    """All tables of a comparison that have rows.
+    """Returns all tables of a comparison that have rows.
 
     Args:
         results: a `Comparison`'s.
@@ -34,7 +34,7 @@ def tables(results):
 
 
 def quality(results):
-    """The measure of each model, how sure it is, and the other measures."""
+    """Returns the measure of each model, how sure it is, and the other measures."""
     scale, rows = results["measure"]["scale"], results["rows"]
     main = results["measure"]["name"]
     others = [name for name in next(iter(rows.values()))["measures"] if name != main]
@@ -61,7 +61,7 @@ def quality(results):
 
 
 def likeness(results):
-    """How near each student is to its teacher."""
+    """Returns how near each student is to its teacher."""
     rows = {name: row["likeness"] for name, row in results["rows"].items()
             if row.get("likeness") and row["model"] != "teacher"}  # fmt: skip
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
@@ -70,7 +70,7 @@ def likeness(results):
 
 
 def classes(results):
-    """The classes that the last student lost most of, against its teacher."""
+    """Returns the classes that the last student lost most of, against its teacher."""
     rows = results["rows"]
     theirs = next((row for row in rows.values() if row["model"] == "teacher"), {})
     name = [*rows][-1]
@@ -90,7 +90,7 @@ def classes(results):
 
 
 def robust(results):
-    """The measure on inputs that are worse."""
+    """Returns the measure on inputs that are worse."""
     rows = {name: row["robustness"] for name, row in results["rows"].items()
             if row.get("robustness")}  # fmt: skip
     kinds = [*next(iter(rows.values()), {})]
@@ -102,7 +102,7 @@ def robust(results):
 
 
 def costs(results):
-    """What each Keras model costs."""
+    """Returns what each Keras model costs."""
     body = [[name, f"{row['parameters']:,}", count(row["operations"]), size(row["size_bytes"]),
              *latencies(row)] for name, row in results["costs"].items()]  # fmt: skip
     heads = ["", "parameters", "operations", ".keras file", *LATENCY_HEADS]
@@ -110,7 +110,7 @@ def costs(results):
 
 
 def exported(results):
-    """What each exported model costs and is worth."""
+    """Returns what each exported model costs and is worth."""
     scale, body = results["measure"]["scale"], []
     for each in results["exported"]:
         alike = each["to_the_student"].get("agreement")
@@ -131,38 +131,38 @@ LATENCY_HEADS = ["median ms", "p99 ms", "median ms at 32", "p99 ms at 32", "exam
 
 
 def latencies(row):
-    """The cells of `LATENCY_HEADS`."""
+    """Returns the cells of `LATENCY_HEADS`."""
     one, many = (row["latency"].get(batch) or {} for batch in ("1", "32"))
     cells = [plain(each.get(key), 1, 3) for each in (one, many) for key in ("median_ms", "p99_ms")]
     return [*cells, plain(many.get("per_second"), 1, 0)]
 
 
 def label(exported):
-    """What an exported model is called."""
+    """Returns what an exported model is called."""
     how = "" if exported["quantize"] == "none" else f", {exported['quantize']}"
     return f"{exported['of']}, {FORMATS[exported['format']]}{how}"
 
 
 def class_name(results, index):
-    """The name of a class, or its index."""
+    """Returns the name of a class, or its index."""
     names = results["classes"]
     return str(index) if names is None or index >= len(names) else names[index]
 
 
 def heading(name):
-    """What a measure is called above a column."""
+    """Returns what a measure is called above a column."""
     if name.startswith("top_"):
         return f"shared top {name.split('_')[1]} %"
     return f"{name} %" if NAMES.get(name) in ("accuracy",) else NAMES.get(name, name)
 
 
 def number(value, name):
-    """A measure's value as a cell."""
+    """Returns a measure's value as a cell."""
     return plain(value, 100) if name in PERCENT else plain(value, 1, 4)
 
 
 def plain(value, scale=1, digits=None):
-    """A number of two decimals where it is a percentage, else of four; "-" for none."""
+    """Returns a number of two decimals where it is a percentage, else of four; "-" for none."""
     if value is None or value != value:
         return MISSING
     digits = (2 if scale == 100 else 4) if digits is None else digits
@@ -170,13 +170,13 @@ def plain(value, scale=1, digits=None):
 
 
 def signed(value, scale):
-    """A difference with its sign."""
+    """Returns a difference with its sign."""
     text = plain(value, scale)
     return text if text == MISSING or text.startswith("-") else f"+{text}"
 
 
 def between(row, scale, sign=False, left=""):
-    """An interval."""
+    """Returns an interval."""
     if row["low"] is None:
         return ""
     form = signed if sign else plain
@@ -185,7 +185,7 @@ def between(row, scale, sign=False, left=""):
 
 
 def seeds(row, scale):
-    """The sample's deviation over seeds."""
+    """Returns the sample's deviation over seeds."""
     values = row["by_seed"]
     if len(values) < 2:
         return ""
@@ -195,7 +195,7 @@ def seeds(row, scale):
 
 
 def small(p, sign=False):
-    """A p-value, with the sign before it where that is wanted."""
+    """Returns a p-value, with the sign before it where that is wanted."""
     return "< 0.001" if p < 0.001 else f"{'= ' if sign else ''}{p:.3f}"
 
 
@@ -210,7 +210,7 @@ def size(count):
 
 
 def count(number):
-    """A count, in thousands or millions."""
+    """Returns a count, in thousands or millions."""
     if number is None:
         return MISSING
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

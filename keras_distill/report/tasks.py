@@ -76,11 +76,11 @@ class Classes:
         return totals[..., 0] / totals[..., 2]
 
     def score(self, sums):
-        """How good the answer to each example is; larger is better."""
+        """Returns how good the answer to each example is; larger is better."""
         return sums[:, 0] / np.maximum(sums[:, 2], TINY)
 
     def measures(self, totals):
-        """All measures of a total of sums."""
+        """Returns all measures of a total of sums."""
         right, nll, count = totals
         return {"accuracy": right / count, "nll": nll / count}
 
@@ -93,7 +93,7 @@ class Classes:
         return _per_example(same * weights, shared * weights, kl * weights, weights)
 
     def likenesses(self, totals):
-        """The measures of a total of `likeness`."""
+        """Returns the measures of a total of `likeness`."""
         names = ("agreement", f"top_{self.top}_agreement", "kl_to_teacher")
         found = dict(zip(names, (totals[:-1] / totals[-1]).tolist(), strict=True))
         if self.top == 1:  # which is the agreement
@@ -101,7 +101,7 @@ class Classes:
         return found
 
     def rows(self, found, y, weights):
-        """`(confidence, right, label)` of each answer that counts."""
+        """Returns `(confidence, right, label)` of each answer that counts."""
         y = self.labels(y, found).ravel()
         counted = (weights.ravel() > 0) & ~np.isnan(found).any(-1).ravel()
         sure, best = np.exp(found.max(-1)).ravel(), found.argmax(-1).ravel()
@@ -175,7 +175,7 @@ class Labels:
         return {"agreement": totals[0] / totals[2], "kl_to_teacher": totals[1] / totals[2]}
 
     def rows(self, found, y, weights):
-        """`(confidence, right, label)` of each label of each example."""
+        """Returns `(confidence, right, label)` of each label of each example."""
         given = found >= 0.5
         sure, right = np.where(given, found, 1 - found), given == (y > 0.5)
         label = np.broadcast_to(np.arange(found.shape[-1]), found.shape)
@@ -198,7 +198,7 @@ class Numbers:
         self.width = int(np.prod(outputs.shape[1:]))
 
     def answers(self, outputs):
-        """The numbers, `(batch, numbers)`."""
+        """Returns the numbers, `(batch, numbers)`."""
         return outputs.reshape(len(outputs), -1)
 
     def sums(self, found, y, weights):
@@ -231,7 +231,7 @@ class Numbers:
                 "root_mean_square_error": root}  # fmt: skip
 
     def likeness(self, found, teacher, weights):
-        """`(batch, 2)`: the mean distance to the teacher's numbers, the weights."""
+        """Returns `(batch, 2)`: the mean distance to the teacher's numbers, the weights."""
         return _per_example(np.abs(found - teacher).mean(-1) * weights, weights)
 
     def likenesses(self, totals):
@@ -246,7 +246,7 @@ TASKS = {task.name: task for task in (Classes, NextToken, Labels, Numbers)}
 
 
 def task_of(outputs, y, x, name=None):
-    """The task that a first batch of outputs and true answers shows.
+    """Returns the task that a first batch of outputs and true answers shows.
 
     Integers are classes, and so is one answer of zeros and ones; rows of zeros and ones of which
     exactly one is set are classes, others are labels; integers for each token are language where
@@ -281,7 +281,7 @@ def task_of(outputs, y, x, name=None):
 
 
 def _shifted(x, y):
-    """Whether the labels are the inputs' next tokens."""
+    """Returns whether the labels are the inputs' next tokens."""
     return any(
         x.dtype.kind in "iu" and x.shape == y.shape and x.ndim == 2 and x.shape[-1] > 1
         and (x[:, 1:] == y[:, :-1]).mean() > 0.5

@@ -30,11 +30,11 @@ class Texts:
         self.scorer = rouge_scorer.RougeScorer(list(KINDS))
 
     def answers(self, outputs):
-        """The texts, an array `(batch,)`."""
+        """Returns the texts, an array `(batch,)`."""
         return outputs
 
     def sums(self, found, y, weights):
-        """`(batch, 4)`: the weighted ROUGE-1, -2 and -L of each text, and the weights."""
+        """Returns `(batch, 4)`: the weighted ROUGE-1, -2 and -L of each text, and the weights."""
         y = np.asarray(y).reshape(-1)
         if y.shape != found.shape:
             raise ValueError(
@@ -48,22 +48,22 @@ class Texts:
         return totals[..., 2] / totals[..., 3]
 
     def score(self, sums):
-        """How good each text is; larger is better."""
+        """Returns how good each text is; larger is better."""
         return sums[:, 2] / np.maximum(sums[:, 3], TINY)
 
     def measures(self, totals):
-        """All measures of a total of sums."""
+        """Returns all measures of a total of sums."""
         return dict(zip(KINDS, (totals[:3] / totals[3]).tolist()))
 
     def likeness(self, found, teacher, weights):
-        """`(batch, 3)`: equal texts, ROUGE-L to the teacher's text, the weights."""
+        """Returns `(batch, 3)`: equal texts, ROUGE-L to the teacher's text, the weights."""
         same = found == teacher
         rouge = [self.scorer.score(right, said)["rougeL"].fmeasure
                  for right, said in zip(teacher, found)]  # fmt: skip
         return np.stack([same * weights, np.array(rouge) * weights, weights], -1)
 
     def likenesses(self, totals):
-        """The measures of a total of `likeness`."""
+        """Returns the measures of a total of `likeness`."""
         return {"agreement": totals[0] / totals[2], "rouge_to_teacher": totals[1] / totals[2]}
 
     def rows(self, found, y, weights):
@@ -75,12 +75,12 @@ TASKS[Texts.name] = Texts
 
 
 def plain(text):
-    """A text as Python has it; TensorFlow's are bytes."""
+    """Returns a text as Python has it; TensorFlow's are bytes."""
     return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
 
 
 def writer(model):
-    """A function from a batch of inputs to the list of texts that a model writes for them.
+    """Returns a function from a batch of inputs to the list of texts that a model writes for them.
 
     Args:
         model: A model with `generate`, such as KerasHub's tasks, or a function of the inputs.
@@ -101,6 +101,6 @@ def _as_list(array):
 
 
 def texts_of(model, x):
-    """The texts that a model writes for a batch, as the only output of a model."""
+    """Returns the texts that a model writes for a batch, as the only output of a model."""
     said = [plain(each) for each in writer(model)(x)]
     return {"": np.array(said, object)}

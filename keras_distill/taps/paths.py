@@ -10,19 +10,19 @@ from keras_distill.taps import scores
 
 
 def find_layer(model: keras.layers.Layer, path: str) -> keras.layers.Layer:
-    """The layer at a path.
+    """Returns the layer at a path.
 
     Args:
         model: any Keras model or layer.
-        path: names (or attributes) joined by "/", from the model down. What follows "#" or ":"
-            does not count.
+        path: names (or attributes) joined by "/", from the model down. A part after "#" or ":" is
+            ignored.
 
     Returns:
         A `keras.layers.Layer`.
 
     Raises:
-        ValueError: if there is no such layer, also because the model is not built yet, or if the
-            path asks an attention layer for scores that it cannot show.
+        ValueError: if there is no such layer (the model may not be built yet), or if the path asks
+            for the scores of an attention layer that cannot show them.
 
     Example:
 
@@ -43,7 +43,7 @@ def find_layer(model: keras.layers.Layer, path: str) -> keras.layers.Layer:
 
 
 def paths(model: keras.layers.Layer) -> list[str]:
-    """The paths of all layers under a model or layer, from the outside in.
+    """Returns the paths of all layers under a model or layer, from the outside in.
 
     Args:
         model: any Keras model or layer.
@@ -61,11 +61,11 @@ def paths(model: keras.layers.Layer) -> list[str]:
 
 
 def attention(path: str, names: Sequence[str] = ("query", "key", "value")) -> dict[str, str]:
-    """The paths of an attention layer's projections, as a term takes them.
+    """Returns the paths of an attention layer's projections, as a term takes them.
 
     Args:
-        path: the attention layer's.
-        names: of the layers in it that project. Defaults to those of
+        path: the path of the attention layer.
+        names: the names of the layers in it that project. Defaults to the names in
             `keras.layers.MultiHeadAttention`.
 
     Returns:
@@ -82,7 +82,7 @@ def attention(path: str, names: Sequence[str] = ("query", "key", "value")) -> di
 
 
 def is_edge(path: str) -> bool:
-    """Whether a path names the model's own input or output.
+    """Returns whether a path names the model's own input or output.
 
     Args:
         path: a path, such as `"output:logits"`.
@@ -100,10 +100,10 @@ def is_edge(path: str) -> bool:
 
 
 def pick(path: str, ends: dict[str, Any]) -> Any:
-    """The end of a model, or the part of it, that a path such as "output:key" names.
+    """Returns the input, output or part of it that a path such as "output:key" names.
 
     Args:
-        path: `"output"`, `"input"` or another key of `ends`, perhaps with ":" and a part's name.
+        path: `"output"`, `"input"` or another key of `ends`, optionally with ":" and a part's name.
         ends: a dict `{name: value or structure}`.
 
     Returns:
@@ -123,7 +123,7 @@ def pick(path: str, ends: dict[str, Any]) -> Any:
 
 
 def part(path, value, whose):
-    """What stands behind the colon of a path, among several values; without one, all of them."""
+    """Returns the value that the colon of a path names; without a colon, the whole value."""
     key = path.partition(":")[2]
     if not key:
         return value
@@ -136,15 +136,15 @@ def part(path, value, whose):
 
 
 def steps(path):
-    """The names of a path, from the model down."""
+    """Returns the names of a path, from the model down."""
     return path.partition(":")[0].partition("#")[0].split("/")
 
 
 def call_of(path):
-    """Which call of its layer a path names, or `None`.
+    """Returns which call of its layer a path names, or `None`.
 
     Raises:
-        ValueError: if "#" is followed by no integer.
+        ValueError: if "#" is not followed by an integer.
     """
     _, sign, number = path.partition(":")[0].partition("#")
     if not sign:
@@ -158,20 +158,20 @@ def call_of(path):
 
 
 def naming(path, number):
-    """The path with the number of a call."""
+    """Returns the path with the number of a call."""
     names, colon, key = path.partition(":")
     return f"{names.partition('#')[0]}#{number}{colon}{key}"
 
 
 def layers_below(layer):
-    """`{name: layer}` of the layers that a layer holds itself; of one name the first."""
+    """Returns `{name: layer}` of a layer's direct sublayers; of equal names the first counts."""
     if not isinstance(layer, keras.layers.Layer):
         return {}
     return {below.name: below for below in reversed(sublayers(layer))}
 
 
 def walk(layer, prefix=""):
-    """`(path, layer)` of all layers under a layer, from the outside in."""
+    """Yields `(path, layer)` of all layers under a layer, from the outside in."""
     for name, below in reversed(layers_below(layer).items()):
         if not isinstance(below, keras.layers.InputLayer):
             yield prefix + name, below

@@ -1,4 +1,4 @@
-"""How a teacher's model is run: as far as it is asked, in its precision, compiled or not."""
+"""Runs a teacher's model: only the parts that are needed, in its precision, compiled or not."""
 
 import contextlib
 
@@ -17,11 +17,11 @@ class Inference:
     Args:
         model: a Keras model or a function.
         dtype: `None`, or what `precision.chosen` returns.
-        jit_compile: whether the model is compiled by XLA, on its own.
+        jit_compile: whether XLA compiles the model, as a function of its own.
         logits: whether outputs of several units are logits, and not hidden states.
 
     Attributes:
-        errors: what the first batch said of the precision; `None` before.
+        errors: the errors of the precision on the first batch; `None` before it.
     """
 
     def __init__(self, model, dtype=None, jit_compile=False, logits=True):
@@ -32,7 +32,7 @@ class Inference:
         self._parts, self._functions = {}, {}
 
     def get_config(self):
-        """What tells the targets of one from another's."""
+        """Returns the settings that change the targets."""
         return {"dtype": self.dtype if self.lowers else None}
 
     @property
@@ -51,7 +51,7 @@ class Inference:
         return found
 
     def examine(self, x, paths, model):
-        """Compares the precision with float32 on a batch, prints it, and refuses a coarse one."""
+        """Compares the precision with float32 on a batch; raises an error if it is too coarse."""
         if not self.lowers:
             return
         expected = taps.run(partial.part_of(model, paths), x, paths, owner=model)
@@ -78,7 +78,7 @@ class Inference:
         return precision.computing(part, self.dtype)
 
     def _function(self, x, paths):
-        """The compiled function for batches of any size, made once."""
+        """Returns the compiled function for batches of any size; it is made once."""
         tf = _backend.tensorflow("`ModelTeacher(jit_compile=True)`")
         spec = keras.tree.map_structure(_of_any_batch, x)
         key = paths, str(spec)

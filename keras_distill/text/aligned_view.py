@@ -10,7 +10,7 @@ class AlignedView(View):
 
     Args:
         model: the teacher, a KerasHub language model.
-        student: the student, another.
+        student: the student, another KerasHub language model.
     """
 
     def __init__(self, model, student):
@@ -30,7 +30,7 @@ class AlignedView(View):
         return True
 
     def beside(self, theirs, ours):
-        """The number of each label's span, on both sides."""
+        """Returns the number of each label's span, on both sides."""
         tf = _backend.tensorflow("`aligned=True`")
         sides = [part for _, labels, weight in (ours, theirs) for part in _tokens(labels, weight)]
         spans = tf.numpy_function(self.alignment, sides, ["int32", "int32"])
@@ -43,11 +43,11 @@ class AlignedView(View):
         return {path: spans[path] for path in paths if path in spans}
 
     def check(self, features):
-        """Tokens of another tokenizer are what the view is for."""
+        """Does nothing: the view is for tokens of another tokenizer."""
 
 
 def _tokens(labels, weight):
-    """The tokens that a language model predicts, and which of them count."""
+    """Returns the tokens that a language model predicts, and which of them count."""
     tf = _backend.tensorflow("`aligned=True`")
     if not tf.is_tensor(labels) or labels.shape.rank != 2 or not labels.dtype.is_integer:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What the student's head and the compiled loss say of a term: which one fits."""
+"""Chooses the loss of a term by the student's head and the compiled loss."""
 
 import keras
 import numpy as np
@@ -12,8 +12,8 @@ from keras_distill.losses.answers import are_probabilities
 from keras_distill.losses.softened import Divergence
 from keras_distill.training.term import Term
 
-TOLERANCE = 1e-3  # of an activation that is told by its values
-ENOUGH = 32  # numbers: small logits fall between 0 and 1 by halves, so few of them do by chance
+TOLERANCE = 1e-3  # for an activation that is recognized by its values
+ENOUGH = 32  # how many values it takes: few small logits may lie between 0 and 1 by chance
 BINARY = ("BinaryCrossentropy", "BinaryFocalCrossentropy")
 REGRESSION = (
     "Huber", "LogCosh", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredError",
@@ -22,7 +22,7 @@ REGRESSION = (
 
 
 def default_terms(teachers, loss=None):
-    """One term from every teacher, each with the same share: Hinton's where nothing says otherwise.
+    """Returns one term for every teacher, all with the same share.
 
     Args:
         teachers: `{name: Teacher}`.
@@ -76,7 +76,7 @@ def _default(activation, loss, units):
 
 
 def _check_parts(term, features, targets):
-    """Refuses several outputs where a loss compares the logits of one."""
+    """Raises an error for several outputs if a loss compares the logits of one."""
     for side, values in (("student", features), ("teacher", targets)):
         path = getattr(term, side)
         value = values[path] if isinstance(path, str) else None
@@ -89,7 +89,7 @@ def _check_parts(term, features, targets):
 
 
 def _check_logits(term, loss, features, targets):
-    """Refuses what does not fit: a softmax over independent answers, probabilities as logits."""
+    """Raises an error for a softmax over independent answers, or for probabilities as logits."""
     compiled = kind_of_loss(loss, term.student)
     for side, values in (("student", features), ("teacher", targets)):
         for path in tree.flatten(getattr(term, side)):
@@ -139,7 +139,7 @@ def _check_one(term, side, path, value, activation, compiled):
 
 
 def _check_probabilities(term, where, value, sigmoid):
-    """A softmax must not be softened twice, nor a yes or no."""
+    """Raises an error for probabilities where a loss would apply softmax or sigmoid again."""
     if are_probabilities(value):
         raise ValueError(
             f"{where} gives probabilities, but the loss takes logits. On the first batch the "
@@ -155,14 +155,14 @@ def _check_probabilities(term, where, value, sigmoid):
 
 
 def _inner(loss):
-    """The loss behind one that only changes the logits."""
+    """Returns the inner loss of a loss that only changes the logits."""
     while isinstance(loss, (ClassSubset, Standardized)):
         loss = loss.loss
     return loss
 
 
 def activation_of(value):
-    """`"softmax"`, `"sigmoid"` or `"linear"`, by the logits that Keras remembers."""
+    """Returns `"softmax"`, `"sigmoid"` or `"linear"`, by the logits that Keras remembers."""
     logits = logits_of(value)
     if logits is None:
         return "linear"
@@ -184,11 +184,11 @@ def _numbers(value):
 
 
 def kind_of_loss(loss, path="output"):
-    """`"binary"`, `"regression"` or `None`: what a compiled loss says of an output's units.
+    """Returns `"binary"`, `"regression"` or `None`: the kind of an output's units by its loss.
 
     Args:
-        loss: as `compile` took it.
-        path: the output that is asked about.
+        loss: the loss that `compile` got.
+        path: the path of the output.
     """
     loss = loss_of(loss, path)
     if loss is None or isinstance(loss, (dict, list, tuple)):
@@ -202,7 +202,7 @@ def kind_of_loss(loss, path="output"):
 
 
 def loss_of(loss, path="output"):
-    """The compiled loss of one output, however it was given; a structure where that is not told."""
+    """Returns the compiled loss of one output, or the whole structure if it is not clear."""
     key = path.partition(":")[2] if isinstance(path, str) else ""
     if isinstance(loss, dict) and key in loss:
         loss = loss[key]

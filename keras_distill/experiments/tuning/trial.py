@@ -1,4 +1,4 @@
-"""One setting under one seed, trained a piece at a time; a piece that is whole is on disk."""
+"""Trains one setting under one seed in pieces; every finished piece is on disk."""
 
 import time
 
@@ -9,20 +9,19 @@ from keras_distill.experiments.run_folder import write_json
 from keras_distill.experiments.tuning.live import Live
 from keras_distill.training.guard import NotFinite
 
-STEP = 7919  # between the seeds of a trial's pieces
+STEP = 7919  # the step between the seeds of a trial's pieces
 FIELDS = {"score": (int, float), "nll": (int, float, type(None)), "run": (str, type(None))}
 
 
 class Trial:
     """A student under one setting and seed.
 
-    A piece begins from the weights and the optimizer's state that the one before left, in memory or
-    on disk, and with a seed of its own: what it ends with does not depend on how often the run was
-    interrupted.
+    A piece starts from the weights and the optimizer state of the piece before, and with a seed of
+    its own. So its result does not depend on how often the run was interrupted.
 
     Args:
-        folder: where the records and the states are.
-        name: what the files are called.
+        folder: the folder of records and states.
+        name: the name of the files.
         arm: "alone" or "distilled".
         seed: a whole number.
         owner: the name of the run, which the records hold. Defaults to `None`.
@@ -36,19 +35,20 @@ class Trial:
         self.live = live or Live()
 
     def record(self, end):
-        """What this run measured after `end` epochs, or `None`."""
+        """Returns this run's record after `end` epochs, or `None`."""
         found = _files.read_json(self._path(end, "json"), FIELDS)
         return found if found is None or found["run"] == self.owner else None
 
     def train(self, make, begin, end, teacher, cache):
         """Trains the experiment that `make()` returns from epoch `begin` to `end`.
 
-        Returns the record; what was done before is not done again, nor goes on what diverged.
+        Returns the record. Finished work is not repeated, and a diverged training does not
+        continue.
         """
         if self.record(end) is None and begin and "failed" in self.record(begin):
             write_json(self._path(end, "json"), {**self.record(begin), "epochs": end})
         if self.record(end) is None:
-            # or graphs of all trials stay in memory
+            # otherwise graphs of all trials stay in memory
             keras.backend.clear_session(free_memory=self.live.is_due())
             started = time.time()
             measured = self._train(make(), begin, end, teacher, cache)
@@ -90,7 +90,14 @@ class Trial:
         model.fit(train, epochs=0, shuffle=False, verbose=0)  # builds projectors
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        model.load_weights(self._path(begin, "weights.h5"))
+        path = self._path(begin, "weights.h5")
+        try:
+            model.load_weights(path)
+        except Exception as error:  # Keras and h5py have no common one
+            raise ValueError(
+                f"{path} is damaged or missing ({error}). To train this trial again, delete the "
+                f"files in {self.folder} whose names begin with {self.name}-."
+            ) from error
 
     def _key(self, epochs):
         return f"{self.name}-{epochs}"

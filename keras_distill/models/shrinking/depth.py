@@ -1,4 +1,4 @@
-"""How many blocks a model can be cut down from."""
+"""Counts the blocks of a model, to know the depths that a student can have."""
 
 import keras
 
@@ -7,7 +7,7 @@ from keras_distill.models.shrinking.copied_weights import children
 
 
 def depth_of(model: keras.Model) -> int:
-    """The number of blocks of the deepest stack in a model, or 0 if it has none.
+    """Returns the number of blocks of the deepest stack in a model, or 0 if it has none.
 
     Args:
         model: a built `keras.Model`.
