@@ -19,6 +19,14 @@ def peek(epoch_iterator):
     return None
 
 
+def spec_of(epoch_iterator):
+    """Returns the `tf.data` specification of the batches of `fit` on TensorFlow.
+
+    Why private: Keras hands data on as an iterator, and reading it would take a batch away.
+    """
+    return epoch_iterator._distributed_dataset.element_spec
+
+
 def is_steered(epoch_iterator):
     """Returns whether callbacks may steer the data, so no batch may be read before they are called.
 

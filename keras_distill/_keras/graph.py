@@ -51,6 +51,17 @@ def output_keys(model):
     return list(getattr(model, "output_names", None) or [])
 
 
+def output_names(model):
+    """Returns the names by which Keras knows a model's outputs in `compile` and `fit`, in order.
+
+    A graph's are the names of its last layers. The list is empty if there are no names, or if two
+    outputs have the same name.
+    """
+    owner = functional(model) if is_graph(model) else model
+    names = list(getattr(owner, "output_names", None) or [])
+    return names if len(set(names)) == len(names) else []
+
+
 def nodes(model):
     """Returns every call of a graph in the order of its run, without the inputs.
 
@@ -105,6 +116,41 @@ def given(model, x, mask=None):
             if each is not None:
                 set_mask(value, each)
     return {id(symbol): value for symbol, value in zip(graph.inputs, values)}
+
+
+def takes_any_size(model):
+    """Returns whether inputs may differ in size from batch to batch, as far as the model says."""
+    if not is_graph(model):
+        return True
+    return any(None in symbol.shape[1:] for symbol in keras.tree.flatten(inputs(model)))
+
+
+def misfit(model, x):
+    """Returns in words what a graph takes and what it would get if they do not fit, else `None`.
+
+    An axis of size one more or less at the end fits, since Keras adds or removes it.
+    """
+    if not runs_its_graph(model):
+        return None
+    structure = inputs(model)
+    symbols, values = keras.tree.flatten(structure), keras.tree.flatten(x)
+    if isinstance(structure, dict) and isinstance(x, dict):
+        if not set(structure) <= set(x):
+            return f"the inputs {list(structure)}", str(list(x))
+        values = keras.tree.flatten({name: x[name] for name in structure})
+    elif isinstance(x, dict) and {symbol.name for symbol in symbols} <= set(x):
+        values = [x[symbol.name] for symbol in symbols]
+    if len(symbols) != len(values):
+        return f"{len(symbols)} input(s)", str(len(values))
+    for symbol, value in zip(symbols, values):
+        asked, shape = tuple(symbol.shape), tuple(getattr(value, "shape", None) or ())
+        if not shape or abs(len(asked) - len(shape)) == 1:
+            continue
+        if len(asked) != len(shape) or any(
+            None not in pair and pair[0] != pair[1] for pair in zip(asked[1:], shape[1:])
+        ):
+            return f"an input of shape {asked}", str(shape)
+    return None
 
 
 def run(calls, known, training=None, chosen=lambda node: node.operation):

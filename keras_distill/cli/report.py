@@ -1,4 +1,4 @@
-"""`report`: compares what runs trained and exported, on one page."""
+"""`report`: compares the models that runs trained and exported, on one page."""
 
 import os
 
@@ -32,7 +32,7 @@ def parser():
 
 
 def act(arguments):
-    """Measures every run and writes one page of all."""
+    """Measures every run and writes one page for all."""
     runs = [os.path.normpath(run) for run in arguments.runs]
     for run in runs:
         if not os.path.isdir(run):

@@ -42,7 +42,7 @@ def parser():
 
 
 def act(arguments):
-    """Writes the student, and says how much smaller it is."""
+    """Writes the student, and prints how much smaller it is."""
     asked = {
         "layers": _whole_numbers("layers", arguments.layers),
         "every": arguments.every,

@@ -53,7 +53,9 @@ class LiveTargets:
     def decide(self, batch, top_k, temperature, dtype):
         """Chooses a form for each path by the targets of a first batch."""
         self.teacher.examine(Batch(*_on_backend(batch), None), self.paths)
-        for path, value in self.raw(*batch).items():
+        # Eagerly: the first answer of a function tells whether it can be traced.
+        asked = self._asked if _backend.NAME == "tensorflow" else self._targets
+        for path, value in asked(*_on_backend(batch)).items():
             if top_k is not None and _is_output(path, self.teacher):
                 _check_top_k(path, value, top_k)
                 self.forms[path] = records.Top(

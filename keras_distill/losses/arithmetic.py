@@ -18,7 +18,8 @@ def adaptive_average_pool(maps, size):
     Returns:
         The maps, of shape (batch, *size, channels).
     """
-    rows, columns = (_windows(n, cells, maps.dtype) for n, cells in zip(maps.shape[1:3], size))
+    sizes = ops.shape(maps)[1:3]  # of numbers, where a graph knows them
+    rows, columns = (_windows(n, cells, maps.dtype) for n, cells in zip(sizes, size))
     if rows is not None:
         maps = ops.einsum("ih,bhwc->biwc", rows, maps)
     return maps if columns is None else ops.einsum("jw,bhwc->bhjc", columns, maps)
@@ -26,12 +27,7 @@ def adaptive_average_pool(maps, size):
 
 def _windows(length, cells, dtype):
     """Returns the weight of every position in every cell; `None` if each cell is one position."""
-    if length is None:
-        raise ValueError(
-            "Feature maps can only be pooled if their height and width are known. Give the model's "
-            "`Input` a fixed height and width. Received: None"
-        )
-    if length == cells:
+    if isinstance(length, int) and isinstance(cells, int) and length == cells:
         return None
     cell, position = ops.arange(cells)[:, None], ops.arange(length)[None, :]
     first, end = cell * length // cells, -(-(cell + 1) * length // cells)
@@ -41,6 +37,10 @@ def _windows(length, cells, dtype):
 
 def matched(one, other):
     """Pools the larger of two feature maps to the size of the smaller one, and returns both."""
+    if None in (*one.shape[1:3], *other.shape[1:3]):  # pooled to its own size a map stays
+        sizes = zip(ops.shape(one)[1:3], ops.shape(other)[1:3])
+        size = [ops.minimum(*pair) for pair in sizes]
+        return adaptive_average_pool(one, size), adaptive_average_pool(other, size)
     if one.shape[1] == other.shape[1]:
         return one, other
     if one.shape[1] > other.shape[1]:

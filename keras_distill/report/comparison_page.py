@@ -1,4 +1,4 @@
-"""One HTML file with some comparisons in it, which needs nothing but itself."""
+"""Makes one self-contained HTML file of several comparisons."""
 
 import html
 
@@ -54,7 +54,7 @@ def page(comparisons, title):
 
 
 def headline(results):
-    """Returns the result in a sentence, whichever way it went."""
+    """Returns the result in a sentence, whatever it is."""
     if recorded.is_recorded(results):
         return recorded.headline(results)
     measure, rows = results["measure"], results["rows"]
@@ -73,13 +73,13 @@ def headline(results):
 
 
 def tables_of(results):
-    """Returns the tables of a comparison, or of a run that measured itself."""
+    """Returns the tables of a comparison, or of a run with measures of its own."""
     of = recorded.tables_of if recorded.is_recorded(results) else tables.tables
     return of(results)
 
 
 def _fronts(comparisons):
-    """Quality against cost, of all runs that are measured alike."""
+    """Returns plots of quality against cost, of all runs with the same measure."""
     many, cards = len(comparisons) > 1, []
     comparisons = [each for each in comparisons if not recorded.is_recorded(each)]
     for name in dict.fromkeys(each["measure"]["name"] for each in comparisons):
@@ -117,7 +117,7 @@ def _comparison(results, number, many):
 
 
 def _recorded(results):
-    """Returns a run that measured itself."""
+    """Returns the part of the page for a run with measures of its own."""
     parts = [_table(*table) for table in tables_of(results)]
     cards = _cards(recorded.plots_of, results)
     return "".join([*parts, _section("Arms", "", cards), _training(results), _provenance(results)])

@@ -11,6 +11,9 @@ A path names one place of a model:
 | `"block_3/query#0"` | the first of several calls of a layer in one pass; `"#-1"` is the last |
 | `"block_3/query#0:1"` | the second value of the first call |
 
+After `output:` write the key of a dict, the position in a list, the name by which `compile` knows
+the output, or the field of a named tuple or dataclass.
+
 Each step of a path is a layer's name or, if no layer has this name, the attribute that holds the
 layer. If Keras numbers the names, use the attribute. Without "#" the path names the last call.
 

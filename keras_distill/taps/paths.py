@@ -1,5 +1,6 @@
 """The grammar of paths, and the layers that they name."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,12 +100,16 @@ def is_edge(path: str) -> bool:
     return path.split(":")[0] in ("output", "input")
 
 
-def pick(path: str, ends: dict[str, Any]) -> Any:
+def pick(path: str, ends: dict[str, Any], names: Sequence[str] = ()) -> Any:
     """Returns the input, output or part of it that a path such as "output:key" names.
 
     Args:
         path: `"output"`, `"input"` or another key of `ends`, optionally with ":" and a part's name.
+            A part is the key of a dict, the position in a list, or the field of a named tuple or
+            dataclass.
         ends: a dict `{name: value or structure}`.
+        names: the names of a list of outputs, in their order. Each is then also the name of a
+            part. Defaults to no names.
 
     Returns:
         The value or structure that the path names.
@@ -119,20 +124,38 @@ def pick(path: str, ends: dict[str, Any]) -> Any:
     ```
     """
     end = path.partition(":")[0]
-    return part(path, ends[end], f"model's {end}")
+    return part(path, ends[end], f"model's {end}", names if end == "output" else ())
 
 
-def part(path, value, whose):
+def part(path, value, whose, names=()):
     """Returns the value that the colon of a path names; without a colon, the whole value."""
     key = path.partition(":")[2]
     if not key:
         return value
-    if isinstance(value, (list, tuple)):
-        value = {str(index): item for index, item in enumerate(value)}
-    if not isinstance(value, dict) or key not in value:
-        names = ", ".join(value) if isinstance(value, dict) else "one tensor"
-        raise ValueError(f"`{path}`: the {whose} has no `{key}`. It has: {names}.")
-    return value[key]
+    parts = parts_of(value, names)
+    if key not in parts:
+        has = ", ".join(map(str, parts)) or "one tensor"
+        raise ValueError(f"`{path}`: the {whose} has no `{key}`. It has: {has}.")
+    return parts[key]
+
+
+def parts_of(value, names=()):
+    """Returns `{key: part}` for every key that a path may name; `{}` for one tensor.
+
+    Args:
+        value: what a model or layer returned.
+        names: the names of the parts of a list, in their order.
+    """
+    if isinstance(value, dict):
+        return value
+    if dataclasses.is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    several = isinstance(value, (list, tuple))
+    parts = {str(index): item for index, item in enumerate(value)} if several else {}
+    items = list(value) if several else [value]
+    parts.update(zip(getattr(value, "_fields", ()) if several else (), items))
+    parts.update(zip(names, items) if len(names) == len(items) else ())
+    return parts
 
 
 def steps(path):

@@ -16,6 +16,7 @@ import keras
 
 from keras_distill import _backend
 from keras_distill._keras import layers as keras_layers
+from keras_distill._keras.graph import output_names
 from keras_distill.taps.paths import call_of, find_layer, is_edge, naming, part, pick, steps
 from keras_distill.taps.scores import SCORES, noting_scores
 
@@ -65,10 +66,11 @@ def run(
     with recording([*seams_of(layers), *heads_of(model)], keys_of(layers)) as calls:
         outputs = called(model, x, training)
     ends = {"output": outputs, "input": x}
+    names = output_names(owner) if isinstance(owner, keras.Model) else ()
     features = {}
     for path in paths:
         if is_edge(path):
-            features[path] = pick(path, ends)
+            features[path] = pick(path, ends, names)
         else:
             features[path] = heard(model, path, calls.get(_key(path, layers[path]), []))
     return features

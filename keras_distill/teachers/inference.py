@@ -9,6 +9,7 @@ from keras_distill import _backend, taps
 from keras_distill._keras.layers import logits_of, set_logits
 from keras_distill._messages import say
 from keras_distill.teachers import partial, precision
+from keras_distill.teachers.on_host import OnHost
 
 
 class Inference:
@@ -28,7 +29,7 @@ class Inference:
         self.dtype = dtype
         self.jit_compile, self.logits = jit_compile, logits
         self.model = precision.quantized(model) if dtype == "int8" else model
-        self.errors = None
+        self.errors, self._on_host = None, OnHost(self.model)
         self._parts, self._functions = {}, {}
 
     def get_config(self):
@@ -64,7 +65,7 @@ class Inference:
 
     def _run(self, x, paths):
         if not isinstance(self.model, keras.layers.Layer):
-            return taps.run(self.model, x, paths)
+            return taps.run(self._on_host, x, paths)
         if paths not in self._parts:
             self._parts[paths] = partial.part_of(self.model, paths)
         part = self._parts[paths]

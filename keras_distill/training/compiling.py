@@ -23,6 +23,11 @@ def check_student(student):
     """Raises an error for a student that cannot be trained."""
     if not isinstance(student, keras.Model):
         raise TypeError(f"`student` must be a `keras.Model`. Received: student={student!r}")
+    if isinstance(student, trainer.SharesCompiled):
+        raise TypeError(
+            "`student` must be the model itself and not a distiller around it. Give "
+            f"`distiller.student`. Received: student={student!r}"
+        )
 
 
 def check_own_step(student):

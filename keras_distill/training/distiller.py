@@ -189,6 +189,10 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
     def call(self, x, training=None):
         return run(self.student, self.objective.inputs(x), training)
 
+    def compute_output_shape(self, *args, **kwargs):
+        """The student's own."""
+        return self.student.compute_output_shape(*args, **kwargs)
+
     def fit(self, *args, **kwargs):
         """Calls the student's `fit`, with the callbacks' terms (`callback.terms`) attached."""
         given = compiling.arguments(keras.Model.fit, args, kwargs)

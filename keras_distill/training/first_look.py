@@ -34,7 +34,7 @@ def look(objective, batch):
         targets = objective.targets(batch)
         answers = {**targets, **objective.targets(batch, features)}
     objective.note_shapes(targets)
-    objective.settle(features, answers)
+    objective.settle(features, answers, batch)
     _check_places(objective, features)
     for term in objective.waiting():
         answer = answers[term.source]

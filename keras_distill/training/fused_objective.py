@@ -146,7 +146,7 @@ class FusedObjective(Objective):
             found[source]["hidden"] = found[source].pop("output")
         return found
 
-    def settle(self, features, answers):
+    def settle(self, features, answers, batch):
         """Does nothing: `check` has raised all errors, and there are no logits to look at."""
 
     def check_labels(self, batch, features):

@@ -7,12 +7,12 @@ from keras import ops, tree
 
 from keras_distill import schedules, taps
 from keras_distill._keras import trainer
-from keras_distill._keras.graph import output_keys, own_inputs
+from keras_distill._keras.graph import output_keys, output_names, own_inputs
 from keras_distill._keras.layers import sublayers
 from keras_distill.teachers import CachedTeacher, ModelTeacher, SelfTeacher, Teacher
 from keras_distill.teachers.teacher import described
 from keras_distill.training import compiling, first_look, heads, label_checks, replicas
-from keras_distill.training.outputs import one_each
+from keras_distill.training.outputs import by_output, one_each
 from keras_distill.training.term import Term, student_paths, teacher_paths
 
 RESERVED = ("loss", "label_loss")
@@ -84,6 +84,8 @@ class Objective:
         for source in self.teachers.values():
             source.begin(student)
         self.uses_defaults = terms is None
+        if isinstance(terms, Term):
+            raise TypeError(f"`terms` must be a list of terms. Received: terms={terms!r}")
         self.attach(*(heads.default_terms(self.teachers) if terms is None else terms))
 
     # Terms
@@ -223,13 +225,13 @@ class Objective:
         else:
             function()
 
-    def settle(self, features, answers):
+    def settle(self, features, answers, batch):
         """Chooses the default terms by the student's head, and refuses terms that do not fit."""
-        heads.settle(self, features, answers)
+        heads.settle(self, features, answers, self.by_output(batch).labels)
 
     def check_labels(self, batch, features):
         """Raises an error for labels that do not fit the compiled loss and the head."""
-        label_checks.check(self.loss, batch, features["output"])
+        label_checks.check(self.loss, self.by_output(batch), features["output"])
 
     def features(self, batch, training):
         """Runs the student once; returns `{path: tensor}` for every path that terms read."""
@@ -276,8 +278,15 @@ class Objective:
             batch: the same `Batch`.
         """
         targets = {**targets, **self.targets(batch, features)}
+        batch = self.by_output(batch)
         return {term.name: term(features, targets[term.source], batch, self.layers.get(term.name))
                 for term in self.terms}  # fmt: skip
+
+    def by_output(self, batch):
+        """Returns a batch whose labels and weights have the keys by which terms name outputs."""
+        names = output_names(self.student)
+        return batch._replace(labels=by_output(batch.labels, names),
+                              sample_weight=by_output(batch.sample_weight, names))  # fmt: skip
 
     def judged_inputs(self, batch):
         """Returns the inputs of the judged model for a batch."""

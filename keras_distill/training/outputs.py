@@ -17,6 +17,28 @@ def one_each(labels, outputs):
     return labels
 
 
+def by_output(value, names):
+    """Returns what `fit` or `compile` received for each output, by the output's name and position.
+
+    Args:
+        value: a loss, labels or weights, or a list or dict of them.
+        names: the names of the outputs, in their order (`graph.output_names`).
+
+    Returns:
+        A dict where there are several outputs; what is not of this form stays as it is.
+    """
+    if isinstance(value, dict) and value and set(value) <= set(names):
+        value = [value.get(name) for name in names]
+    elif not isinstance(value, (list, tuple)) or hasattr(value, "_fields"):
+        return value
+    if len(value) != len(names):
+        return value
+    if len(names) == 1:
+        return value[0]
+    named = [*enumerate(value), *zip(names, value)]
+    return {str(name): each for name, each in named if each is not None}
+
+
 def metrics_for(names, metrics):
     """Repeats a list of metrics for every output, for a model with a dict of outputs."""
     if not names or not isinstance(metrics, (list, tuple)):

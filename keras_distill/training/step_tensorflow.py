@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_distill import schedules
 from keras_distill._keras import epochs, trainer
-from keras_distill.batch import Batch
+from keras_distill.batch import Batch, Supervision
 from keras_distill.training import replicas
 from keras_distill.training.guard_tensorflow import Guard
 from keras_distill.training.scores import per_worker
@@ -18,6 +18,8 @@ LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineEx
 
 class Step:
     """The TensorFlow part of a distiller: its train, test and predict steps."""
+
+    _form = None  # of the data of the last `fit`
 
     def new_guard(self):
         """Returns the guard of updates; it stops a step, except under XLA and on replicas."""
@@ -29,6 +31,8 @@ class Step:
         """Looks at the first batch (on replicas at a part of it), and builds what is missing."""
         strategy = trainer.strategy_of(self)
         if strategy is None:
+            if iterator is not None:
+                self._follow_form(_form(epochs.spec_of(iterator)))
             if self.look_is_due and not (data_batch is None and epochs.is_steered(iterator)):
                 self.look(epochs.begin_early(iterator) if data_batch is None else data_batch)
             self.go_to_place(iterator)
@@ -46,6 +50,15 @@ class Step:
                 self.look(data_batch)
             trainer.build_compiled(self, data_batch)
         self.go_to_place(iterator, functools.partial(keras.tree.map_structure, _local))
+
+    def _follow_form(self, form):
+        """Requires a new look and a new step if a later `fit` has data of another form.
+
+        Keras would trace one step for both forms, in which shapes are unknown.
+        """
+        if self.mode == "train" and self._form not in (None, form):
+            self._look_due, self.train_function = True, None
+        self._form = form
 
     def train_step(self, data):
         """Trains on one batch, or on a replica's part of it."""
@@ -162,6 +175,17 @@ class Step:
             return {n: abs(float(v)) * strategy.num_replicas_in_sync for n, v in found.items()}
 
         return measured
+
+
+def _form(spec):
+    """Returns the dtypes and ranks of a batch, and the last axis of targets beside the labels."""
+    y = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
+    targets = keras.tree.flatten(y.targets) if isinstance(y, Supervision) else []
+    parts = [*keras.tree.flatten(spec), *targets]
+    shapes = [getattr(part, "shape", tf.TensorShape(None)) for part in parts]
+    last = [shape[-1] for shape in shapes[len(shapes) - len(targets):] if shape.rank]
+    dtypes = [str(getattr(part, "dtype", type(part))) for part in parts]
+    return dtypes, [shape.rank for shape in shapes], last
 
 
 def _of_all_replicas(outcome):

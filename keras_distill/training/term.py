@@ -6,9 +6,11 @@ import keras
 from keras import ops, tree
 
 from keras_distill import projectors, taps
+from keras_distill._keras import graph
 from keras_distill._keras.layers import as_logits
 from keras_distill.batch import TopK
 from keras_distill.losses import as_distillation_loss
+from keras_distill.projectors.fitting import resized
 from keras_distill.schedules import Hyperparameter, check
 from keras_distill.training import replicas, weights
 from keras_distill.training.shapes import check_shapes
@@ -140,6 +142,8 @@ class Term:
                 "attention (`MiniLMRelations`, `AttentionMSE(heads='mean')`), or give a layer that "
                 "maps the heads."
             )
+        if [len(shape) for shape in shapes] == [4, 4] and graph.takes_any_size(model):
+            shapes = [(shape[0], None, None, shape[-1]) for shape in shapes]  # see `resized`
         return projectors.fitting(*shapes, name=f"{self.name}_projector")
 
     def sides(self, features, targets):
@@ -172,6 +176,8 @@ class Term:
             y_true, y_pred, extras = replicas.gathered((y_true, y_pred, extras))
         if projector is not None:  # terms are measured in training only
             y_pred = projector(*_seen_by(projector, y_pred, y_true), training=True)
+        if self.projector == "auto":
+            y_pred = resized(y_pred, y_true)
         check_shapes(self, y_true, y_pred)
         y_pred, y_true = each(lambda t: ops.cast(t, self.loss.dtype), (y_pred, y_true))
         if self.loss.across_batch and not whole:
