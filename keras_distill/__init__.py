@@ -1,5 +1,7 @@
-"""Knowledge distillation for Keras: a `Distiller` trains a student with `fit`, a `Teacher` is a
-source of targets, and a `Term` says what to compare, where, and with which loss.
+"""Knowledge distillation for Keras.
+
+A `Distiller` trains a student with `fit`. A `Teacher` is a source of targets. A `Term` says what to
+compare, where, and with which loss.
 
 Names are imported when they are first used, so losses and projectors work on every Keras backend.
 """

@@ -2,14 +2,14 @@
 
 The rules read the traceback that Python would print, from its last line up:
 
-The code of the experiment's file, or of a module beside it, is the user's. If its frame is the
-    deepest of the user's and ours, the user reads the file, the line and the error.
+- The code of the experiment's file, or of a module beside it, is the user's. If its frame is the
+  deepest of the user's and ours, the user reads the file, the line and the error.
 - If the traceback ends at a `raise` of this package, the package refused something. The user reads
   the message alone.
-The same holds if TensorFlow reports that the package refused something in a pipeline's function.
-If the operating system refused something, also to TensorFlow, or a module is not installed, the
-    user reads that.
-Everything else is a bug, ours or a library's, and keeps its traceback.
+- The same holds if TensorFlow reports that the package refused something in a pipeline's function.
+- If the operating system refused something, also to TensorFlow, or a module is not installed, the
+  user reads that.
+- Everything else is a bug, ours or a library's, and keeps its traceback.
 
 So an error that Python or a library raises in our code is never taken for a refusal, whatever its
 class, and a refusal needs no class of its own.

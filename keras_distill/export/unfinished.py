@@ -1,4 +1,4 @@
-"""Folders of what is being written, beside its place: no server reads them, no kill leaves them."""
+"""Folders for unfinished exports, which no server reads and which a later export removes."""
 
 import contextlib
 import os
@@ -8,20 +8,20 @@ import tempfile
 
 from keras_distill import _files
 
-PREFIX = ".tmp_"  # begins the names of these folders: no number, so no server reads one
-LOCK = ".in-use"  # in such a folder: the process that writes holds it until it ends
-TRIES = 9  # of a lock, which another process may hold for a moment
+PREFIX = ".tmp_"  # begins their names: no number, so no server reads them
+LOCK = ".in-use"  # a file in such a folder, which the writing process locks until it ends
+TRIES = 9  # to get a lock, which another process may hold for a moment
 
 
 @contextlib.contextmanager
 def folder_in(parent):
-    """Makes a new folder for what is not whole yet, removed at the end of the block.
+    """Makes a folder for an unfinished export within the block, and removes it at the end.
 
-    Those that were left in `parent` by processes that were killed are removed first. The system
-    frees the lock of a process when it ends, so a folder whose lock is free has no writer.
+    It first removes such folders in `parent` whose processes were killed. The system frees the
+    locks of a process that ends, so a folder whose lock is free has no writer.
 
     Args:
-        parent: the folder to make it in, which exists.
+        parent: the folder to make it in. It must exist.
 
     Yields:
         The path, a string.
@@ -34,16 +34,16 @@ def folder_in(parent):
             yield path
     except OSError as error:
         if error.errno and error.filename is None:
-            error.filename = os.fspath(parent)  # a full disk names none
+            error.filename = os.fspath(parent)  # the error of a full disk names no file
         raise
     finally:
         shutil.rmtree(path)
 
 
 def _locked_folder(parent):
-    """Returns `(path, open lock)`, made anew where another process removes it before it is locked.
+    """Returns `(path, open lock)` of a new folder; tries again if another process removes it.
 
-    Some file systems have no locks. There the folder is used without one, and nobody removes it.
+    Some file systems have no locks. There the folder has none, and nobody removes it.
     """
     for left in reversed(range(TRIES)):
         path = tempfile.mkdtemp(dir=parent, prefix=PREFIX)
@@ -63,10 +63,10 @@ def _remove_if_left(path):
             lock = open(path / LOCK, "r+b")
         except FileNotFoundError:
             with contextlib.suppress(OSError):
-                path.rmdir()  # killed before it locked; one that holds anything else stays
+                path.rmdir()  # killed before it locked; other folders stay
             return
         with lock:
             if not _files.locked(lock):
                 return
             shutil.rmtree(path, ignore_errors=True)
-        shutil.rmtree(path, ignore_errors=True)  # Windows keeps a file that is open
+        shutil.rmtree(path, ignore_errors=True)  # Windows keeps open files

@@ -1,6 +1,4 @@
-"""A layer that holds others, such as an attention, with the inner layers fake-quantized in
-place.
-"""
+"""A layer that holds others, such as an attention, with fake-quantized inner layers."""
 
 import keras
 

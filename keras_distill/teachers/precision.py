@@ -1,6 +1,4 @@
-"""Lower precision for a frozen model: the choices, what they change, and the error they may
-have.
-"""
+"""Lower precision for a frozen model: the choices, their effect, and the allowed error."""
 
 import contextlib
 import copy

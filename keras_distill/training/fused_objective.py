@@ -1,5 +1,4 @@
-"""The objective of `Distiller(fused_head=True)`: no step holds the logits of the whole
-vocabulary.
+"""The objective of `Distiller(fused_head=True)`: no step holds all logits.
 """
 
 import functools

@@ -1,6 +1,4 @@
-"""Holds the layers that train or move beside the student, for Keras's tracking and weights
-files.
-"""
+"""Holds the layers that train or move beside the student, so that Keras tracks them."""
 
 import keras
 

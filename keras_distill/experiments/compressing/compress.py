@@ -1,6 +1,4 @@
-"""Compresses a teacher by one command: proposes, measures, searches, trains, chooses and
-exports.
-"""
+"""Compresses a teacher: proposes, measures, searches, trains, chooses and exports."""
 
 import copy
 import math

@@ -11,7 +11,8 @@ array. A derivative of several outputs with a state has no form for all backends
 - `add(block, columns, values)`: a block, (rows, columns), with `values`, (rows, k), added at
   `columns`, (rows, k), which may name one column twice.
 - `lower(block, columns, values)`: the block with these entries at most `values`.
-`write(blocks, index, rows)`: `blocks` with one block replaced, in place if nothing else holds it.
+- `write(blocks, index, rows)`: `blocks` with one block replaced, in place if nothing else holds
+  it.
 - `with_gradient(forward, backward, learned, given)`: the values of `forward(learned, given)`, which
   returns `(values, state)`; their gradients with respect to the list `learned` are
   `backward(learned, given, state, upstream)`. `values` is a list, `state` and `given` are nests;
