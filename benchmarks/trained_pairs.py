@@ -142,4 +142,5 @@ class Trained:
         alone = self.trained("alone", None, seed)
         return chosen_by(found["train"]._replace(
             valid=found["valid"].train, alone_train=alone["train"] / 100,
-            alone_valid=alone["valid"] / 100))  # fmt: skip
+            alone_valid=alone["valid"] / 100,
+            valid_examples=len(self.data["valid"][1])))  # fmt: skip

@@ -143,6 +143,11 @@ def add_experiment(parser, required=True):
     """Adds the arguments that choose an experiment and its options."""
     parser.add_argument("--experiment", required=required, metavar="FILE",
                         help="a Python file that defines `experiment(**options)`")  # fmt: skip
+    add_options(parser)
+
+
+def add_options(parser):
+    """The arguments that are options of an experiment."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="set an option of the experiment; may be repeated")  # fmt: skip
     for name, what in (("data", "a folder of data"), ("tfds", "a name in TensorFlow Datasets"),

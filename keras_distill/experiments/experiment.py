@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_distill import _files, report
+from keras_distill import _backend, _files, report
 from keras_distill._keras import trainer
 from keras_distill._messages import say
 from keras_distill.callbacks import ScheduleLogger
@@ -290,8 +290,8 @@ class Experiment:
             else:
                 model = self._by_labels(student)
             self._compile(model, self.optimizer)
-            if model is student and model.built:  # otherwise the step is traced twice
-                model.optimizer.build(model.trainable_variables)
+            if _backend.NAME == "tensorflow" and self.devices.strategy is None:
+                _build_early(model, student, train)
         return student, model, train
 
     def _by_labels(self, model):
@@ -337,6 +337,18 @@ class Experiment:
             record["failed"] = "Its weights are not finite."
             say("This training failed. The weights are not finite.")
         return record
+
+
+def _build_early(model, student, dataset):
+    """Builds optimizer and metrics before the first step, which would else be traced twice.
+
+    Weights of terms are made when the first batch is looked at, so a model with such waits.
+    """
+    spec = getattr(dataset, "element_spec", None)  # a PyDataset has none
+    terms = model.terms if isinstance(model, Distiller) else []
+    waits = any(term.projector is not None or term.loss.stateful for term in terms)
+    if spec is not None and student.built and not waits:
+        trainer.build_compiled(model, spec)
 
 
 def _is_auto(metrics):

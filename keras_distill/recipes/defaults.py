@@ -27,6 +27,8 @@ class Signs(NamedTuple):
         valid: the teacher's accuracy, or R squared, on the validation split.
         alone_train: the accuracy of the student trained alone on the training split, or `None`.
         alone_valid: the same on the validation split.
+        valid_examples: how many examples of the validation split were looked at; `None` if not
+            known.
 
     Example:
 
@@ -43,6 +45,7 @@ class Signs(NamedTuple):
     valid: float | None = None
     alone_train: float | None = None
     alone_valid: float | None = None
+    valid_examples: int | None = None
 
 
 class Default(NamedTuple):
@@ -107,7 +110,8 @@ def default(
     """
     found = signs(*_asked(teacher, train))
     if valid is not None:
-        found = found._replace(valid=signs(*_asked(teacher, valid)).train)
+        outputs, labels = _asked(teacher, valid)
+        found = found._replace(valid=signs(outputs, labels).train, valid_examples=len(labels))
     return chosen_by(found._replace(alone_train=alone_train, alone_valid=alone_valid))
 
 
@@ -193,12 +197,27 @@ def _share(found):
         )
     if None not in (found.alone_train, found.alone_valid):
         gap = found.alone_train - found.alone_valid
-        if gap >= GAP and found.kind != "values":
+        by_heart = gap >= GAP and found.kind != "values"
+        if by_heart and not _is_ahead(found):
+            return SHARE, (
+                f"The student alone memorizes the labels, but the teacher ({found.valid:.4f} on "
+                f"the validation split) is not ahead of it ({found.alone_valid:.4f}) by more than "
+                "the standard error, so labels and teacher get equal shares."
+            )
+        if by_heart:
             return MUCH, (
                 f"The student alone is {gap:.4f} better on the training split than on the "
                 "validation split. It memorizes the labels, so the teacher gets a large share."
             )
     return SHARE, "Labels and teacher get equal shares."
+
+
+def _is_ahead(found):
+    """Whether the teacher's lead is more than its standard error; it is, where that is unknown."""
+    if None in (found.valid, found.valid_examples):
+        return True
+    spread = sum(each * (1 - each) for each in (found.valid, found.alone_valid))
+    return found.valid - found.alone_valid > (spread / found.valid_examples) ** 0.5
 
 
 def terms_of(setting):

@@ -224,6 +224,7 @@ class Compressing:
             kept = len(names) if end == epochs else math.ceil(len(names) / 2)
             names = [name for _, name in sorted(scored)[:kept]]
             begin = end
+        self.search.live.clear()
         return names[0]
 
     def smallest(self, names, keep):
@@ -253,6 +254,7 @@ class Compressing:
             ends = [(-self.train(name, each, quarter, epochs), place)
                     for place, each in enumerate(kept)]  # fmt: skip
             kept = [kept[place] for _, place in sorted(ends)]
+        self.search.live.clear()
         return kept[0]
 
     def train(self, name, setting, begin, end):

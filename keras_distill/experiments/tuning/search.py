@@ -12,6 +12,7 @@ from keras_distill.experiments.devices import of_one_machine
 from keras_distill.experiments.file import PATHS
 from keras_distill.experiments.run_folder import RunFolder, loaded
 from keras_distill.experiments.tuning import ranking
+from keras_distill.experiments.tuning.live import Live
 from keras_distill.experiments.tuning.settings import SWEEP, alone, chosen, combinations, shown
 from keras_distill.experiments.tuning.trial import Trial
 from keras_distill.report import page as report_page
@@ -154,6 +155,7 @@ class Search:
         self.folder = run.path / "trials"
         self.folder.mkdir(exist_ok=True)
         self.stages = []  # the measures of the search, in order
+        self.live = Live()
 
     def prepare(self, teacher, cache):
         """Gets a teacher, and the targets on disk that any of the arms reads."""
@@ -193,6 +195,7 @@ class Search:
             keep = len(group) if end == epochs else math.ceil(len(group) / 2)
             group = [arm for _, arm in sorted(scored, key=_order)[:keep]]
             begin = end
+        self.live.clear()
         return scored
 
     def repeat(self, leaders, seeds):
@@ -211,7 +214,7 @@ class Search:
         """Trains an arm to `end` epochs unless it is on disk; returns the record."""
         name = f"{arm.number:03d}"
         kind = "distilled" if arm.taught else "alone"
-        trial = Trial(self.folder, name, kind, seed, self.run.owner)
+        trial = Trial(self.folder, name, kind, seed, self.run.owner, self.live)
         new = trial.record(end) is None
         record = trial.train(lambda: self.make(arm.setting), begin, end, self.teacher, self.cache)
         if new:

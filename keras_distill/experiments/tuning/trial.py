@@ -6,6 +6,7 @@ import keras
 
 from keras_distill import _files, report
 from keras_distill.experiments.run_folder import write_json
+from keras_distill.experiments.tuning.live import Live
 from keras_distill.training.guard import NotFinite
 
 STEP = 7919  # the step between the seeds of a trial's pieces
@@ -24,11 +25,14 @@ class Trial:
         arm: "alone" or "distilled".
         seed: a whole number.
         owner: the name of the run, which the records hold. Defaults to `None`.
+        live: a `Live` that all trials of a search share. Defaults to none: each piece is traced
+            anew.
     """
 
-    def __init__(self, folder, name, arm, seed, owner=None):
+    def __init__(self, folder, name, arm, seed, owner=None, live=None):
         self.folder, self.name, self.seed = folder, f"{name}-{seed}", seed
         self.arm, self.owner = arm, owner
+        self.live = live or Live()
 
     def record(self, end):
         """Returns this run's record after `end` epochs, or `None`."""
@@ -44,7 +48,8 @@ class Trial:
         if self.record(end) is None and begin and "failed" in self.record(begin):
             write_json(self._path(end, "json"), {**self.record(begin), "epochs": end})
         if self.record(end) is None:
-            keras.backend.clear_session()  # otherwise graphs of all trials stay in memory
+            # otherwise graphs of all trials stay in memory
+            keras.backend.clear_session(free_memory=self.live.is_due())
             started = time.time()
             measured = self._train(make(), begin, end, teacher, cache)
             record = {"epochs": end, **measured, "seconds": time.time() - started}
@@ -58,6 +63,12 @@ class Trial:
         student, model, train = experiment.prepared(self.arm, seed, teacher, cache)
         if begin:
             self._restore(model, train, begin)
+            kept = self.live.take(self._key(begin))
+            if kept is not None and _is_same(kept[1], model):
+                for variable, value in zip(_variables(kept[1]), _variables(model)):
+                    variable.assign(value)
+                student, model = kept  # whose step is traced
+        self.live.trained(student)
         try:
             model.fit(train, initial_epoch=begin, epochs=end, shuffle=False, verbose=0)
         except NotFinite as error:
@@ -66,6 +77,7 @@ class Trial:
             return {"score": 0.0, "nll": None, "failed": "Its weights are not finite."}
         if end < experiment.epochs:
             self._save(model, end)
+            self.live.keep(self._key(end), student, model)
         measured = experiment.measure(student, "valid")
         score = 0.0 if "failed" in measured else measured[experiment.task.metric]
         return {"nll": None, **measured, "score": score}
@@ -87,5 +99,19 @@ class Trial:
                 f"files in {self.folder} whose names begin with {self.name}-."
             ) from error
 
+    def _key(self, epochs):
+        return f"{self.name}-{epochs}"
+
     def _path(self, epochs, kind):
-        return self.folder / f"{self.name}-{epochs}.{kind}"
+        return self.folder / f"{self._key(epochs)}.{kind}"
+
+
+def _variables(model):
+    """All that a training changes: weights, seeds, metrics and the optimizer's state."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _is_same(kept, model):
+    """Whether one model's variables can take the values of the other's."""
+    shapes, others = ([tuple(each.shape) for each in _variables(m)] for m in (kept, model))
+    return shapes == others
