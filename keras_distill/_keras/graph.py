@@ -52,10 +52,10 @@ def output_keys(model):
 
 
 def output_names(model):
-    """Returns the names by which Keras knows a model's outputs in `compile` and `fit`, in order.
+    """Returns Keras's names of a model's outputs for `compile` and `fit`, in their order.
 
-    A graph's are the names of its last layers. The list is empty if there are no names, or if two
-    outputs have the same name.
+    The names of a graph's outputs are those of its last layers. The list is empty if there are no
+    names, or if two outputs have the same name.
     """
     owner = functional(model) if is_graph(model) else model
     names = list(getattr(owner, "output_names", None) or [])
@@ -119,16 +119,16 @@ def given(model, x, mask=None):
 
 
 def takes_any_size(model):
-    """Returns whether inputs may differ in size from batch to batch, as far as the model says."""
+    """Returns whether the size of inputs may differ from batch to batch, if the model tells."""
     if not is_graph(model):
         return True
     return any(None in symbol.shape[1:] for symbol in keras.tree.flatten(inputs(model)))
 
 
 def misfit(model, x):
-    """Returns in words what a graph takes and what it would get if they do not fit, else `None`.
+    """Returns in words how a graph's inputs differ from `x`, or `None` if they fit.
 
-    An axis of size one more or less at the end fits, since Keras adds or removes it.
+    An axis more or less at the end also fits if its size is one, since Keras adds or removes it.
     """
     if not runs_its_graph(model):
         return None

@@ -21,11 +21,11 @@ class FeatureHook(keras.callbacks.Callback):
     """Compares a layer of the student with a layer of the teacher during one `fit`.
 
     With a `loss` it adds a feature term, which is attached when `fit` starts and detached when it
-    ends. Without one, or with a `probe`, it logs at each epoch's end, for a fixed batch:
-    `{name}_cka` (see `report.cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
-    (the mean length of an example's feature), and, where both sides have one shape,
-    `{name}_cosine`, after the term's projector if it has one. Put callbacks that read the logs
-    (`TensorBoard`, `CSVLogger`, `EarlyStopping`) after it in the list.
+    ends. Without a `loss`, or with a `probe`, it logs values for a fixed batch at each epoch's end.
+    These are `{name}_cka` (see `report.cka_heat_map`), and `{name}_student_norm` and
+    `{name}_teacher_norm`, the mean length of an example's feature. If both sides have one shape,
+    after the term's projector if there is one, it also logs `{name}_cosine`. Put callbacks that
+    read the logs (`TensorBoard`, `CSVLogger`, `EarlyStopping`) after it in the list.
 
     Args:
         student: the student's path (see `taps`).

@@ -1,9 +1,9 @@
 """The files of a cache, at any path that `tf.io.gfile` knows.
 
-    header.json                       what the targets are, and what made them
+    header.json                       the form of the targets, and their origin
     targets-PART-of-PARTS-00000.tfrecord
     targets-PART-of-PARTS-00000.index one line of JSON, then the rows in the order of their keys
-    part-PART-of-PARTS.json           the shards of a part that is whole, with their checksums
+    part-PART-of-PARTS.json           the shards of a complete part, with their checksums
 
 A shard counts once its `.tfrecord` has its name: it is renamed last. A kill may cut off everything
 else at any moment, which is then written again. One part has one writer at a time.

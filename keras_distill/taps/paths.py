@@ -143,7 +143,7 @@ def parts_of(value, names=()):
     """Returns `{key: part}` for every key that a path may name; `{}` for one tensor.
 
     Args:
-        value: what a model or layer returned.
+        value: the output of a model or layer.
         names: the names of the parts of a list, in their order.
     """
     if isinstance(value, dict):

@@ -11,8 +11,8 @@ class OnHost:
     """A function of the inputs that may return tensors or NumPy arrays.
 
     The first call shows which it returns. A distiller makes this call eagerly, with the first
-    batch. A function that returns tensors becomes part of the compiled step. A function that
-    returns NumPy arrays is called from the step with each batch. It gets tensors that have values,
+    batch. A function that returns tensors becomes part of the compiled step. The step calls a
+    function that returns NumPy arrays with each batch. This function gets tensors that have values,
     as in the first call.
 
     Args:

@@ -163,7 +163,7 @@ def _check_probabilities(term, where, value, sigmoid):
 
 
 def _check_cross_entropy(term, features, targets):
-    """Raises an error for a cross-entropy of Keras on logits of the teacher."""
+    """Raises an error for a Keras cross-entropy on logits of the teacher."""
     loss = term.loss.loss
     name = getattr(loss, "__name__", type(loss).__name__).lower().replace("_", "")
     if "crossentropy" not in name or not (
@@ -235,7 +235,7 @@ def kind_of_loss(loss, path="output"):
 
 
 def kind_of_labels(loss, labels, output):
-    """Returns `"binary"`, `"regression"` or `None`, by the labels, for a loss of the user's own.
+    """Returns `"binary"`, `"regression"` or `None`, by the labels, for a user's own loss.
 
     Args:
         loss: the loss that `compile` received. The labels of a categorical loss are classes.

@@ -18,14 +18,14 @@ def one_each(labels, outputs):
 
 
 def by_output(value, names):
-    """Returns what `fit` or `compile` received for each output, by the output's name and position.
+    """Returns the part of `value` for each output, by the output's name and position.
 
     Args:
         value: a loss, labels or weights, or a list or dict of them.
         names: the names of the outputs, in their order (`graph.output_names`).
 
     Returns:
-        A dict where there are several outputs; what is not of this form stays as it is.
+        A dict if there are several outputs. A value of another form is returned unchanged.
     """
     if isinstance(value, dict) and value and set(value) <= set(names):
         value = [value.get(name) for name in names]

@@ -19,7 +19,7 @@ LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineEx
 class Step:
     """The TensorFlow part of a distiller: its train, test and predict steps."""
 
-    _form = None  # of the data of the last `fit`
+    _form = None  # the form of the data of the last `fit`
 
     def new_guard(self):
         """Returns the guard of updates; it stops a step, except under XLA and on replicas."""
@@ -178,7 +178,7 @@ class Step:
 
 
 def _form(spec):
-    """Returns the dtypes and ranks of a batch, and the last axis of targets beside the labels."""
+    """Returns the dtypes and ranks of a batch, and the last axes of its targets."""
     y = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
     targets = keras.tree.flatten(y.targets) if isinstance(y, Supervision) else []
     parts = [*keras.tree.flatten(spec), *targets]

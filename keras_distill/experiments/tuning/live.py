@@ -1,15 +1,15 @@
-"""Students that go on later in the same process, so that their steps are not traced anew."""
+"""Keeps students that continue later in the same process, so that their steps are traced once."""
 
 from keras_distill._keras import seeds
 
-PARAMETERS = 20_000_000  # of all that are kept: about 240 MB with the state of Adam
-LET_GO, PIECES = 1_000_000, 8  # parameters, and pieces, after which memory is collected
+PARAMETERS = 20_000_000  # of all kept students: about 240 MB with the state of Adam
+LET_GO, PIECES = 1_000_000, 8  # parameters and pieces after which memory is collected
 
 
 class Live:
     """Compiled students between two pieces of their trainings.
 
-    The oldest are let go where they are too large together. They go on from their files then, with
+    If they are too large together, the oldest are dropped. These continue from their files, with
     the same numbers.
 
     Example:
@@ -25,7 +25,7 @@ class Live:
         self._kept, self._let_go, self._pieces = {}, 0, 0
 
     def keep(self, key, student, model):
-        """Keeps a student, and what trains it, under a key.
+        """Keeps a student, and the model that trains it, under a key.
 
         A student whose traced step draws from Keras's global seeds is not kept, because the step
         would not see the seed of the next piece.
@@ -36,20 +36,20 @@ class Live:
             del self._kept[next(iter(self._kept))]
 
     def take(self, key):
-        """The `(student, model)` of a key, which is no longer kept; `None` where there is none."""
+        """Returns the `(student, model)` of a key and forgets it, or `None` if there is none."""
         return self._kept.pop(key, None)
 
     def clear(self):
-        """Lets all go."""
+        """Drops all students."""
         self._kept.clear()
 
     def trained(self, student):
-        """Counts a piece that was trained, for `is_due`."""
+        """Counts a trained piece, for `is_due`."""
         self._let_go += student.count_params()
         self._pieces += 1
 
     def is_due(self):
-        """Whether memory is to be collected; a full collection takes as long as small epochs."""
+        """Whether to collect memory; a full collection takes as long as small epochs."""
         due = self._let_go > LET_GO or self._pieces >= PIECES
         if due:
             self._let_go = self._pieces = 0

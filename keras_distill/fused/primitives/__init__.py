@@ -17,8 +17,8 @@ array. A derivative of several outputs with a state has no form for all backends
   returns `(values, state)`; their gradients with respect to the list `learned` are
   `backward(learned, given, state, upstream)`. `values` is a list, `state` and `given` are nests;
   `given` may hold what is no tensor, and has no gradient.
-- `derivative(function, *sources)`: `(value, slopes)` of a function whose value has one entry a row:
-  the gradients of its sum.
+- `derivative(function, *sources)`: the `value` of a function, with one entry per row, and the
+  gradients `slopes` of its sum.
 """
 
 import importlib
