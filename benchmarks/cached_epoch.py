@@ -1,19 +1,21 @@
-"""An epoch from cached targets, over plain training of the same student, and the live teacher.
+"""Times an epoch from cached targets, relative to plain training and to the live teacher.
 
 How it is measured:
 
-- One student, arms with the same labels and batches: *plain* `student.fit`; *cached*, a
-  `Distiller` whose targets `data.read_targets` finds on disk; *live*, one that runs the teacher;
-  *by hand*, a loop over one `tf.function` that has the same targets in memory, batch by batch, and
-  logs nothing. For language also *cached, fused*: with `fused_head=True`, and the same compiled by
-  XLA. `keras.distillation` has no cache.
-  Half the loss is cross entropy, half T^2 KL; Adam; no metrics; inputs in memory, shuffled.
-- *images*: convolutions on 28 x 28 pixels, ten classes, whole logits as float32. *language*: two
-  blocks of a transformer of width 256 that predicts each next of 64 tokens out of 32,768, from the
-  teacher's 32 likeliest tokens and their tail, as float16.
-- Each round takes an epoch of every arm, in turn forwards and backwards; the first is thrown away,
-  as it traces. A ratio is taken within a round; reported is the median over rounds.
-- CPU time is the process's, of all threads; the goal is in CPU time. Wall time is beside it.
+- One student is trained in several arms with the same labels and batches. *plain* is `student.fit`.
+  *cached* is a `Distiller` whose targets `data.read_targets` reads from disk. *live* is one that
+  runs the teacher. *by hand* is a loop over one `tf.function` that holds the same targets in
+  memory, batch by batch, and logs nothing. For language there is also *cached, fused*, with
+  `fused_head=True`, and the same compiled by XLA. `keras.distillation` has no cache. Half the loss
+  is cross entropy and half is T^2 KL. The optimizer is Adam. There are no metrics. Inputs are
+  shuffled in memory.
+- *images*: convolutions on 28 x 28 pixels, ten classes, whole logits as float32. *language*: a
+  transformer of two blocks of width 256 that predicts each next of 64 tokens out of 32,768. Its
+  targets are the teacher's 32 likeliest tokens and their tail, as float16.
+- Each round runs an epoch of every arm, in turn forwards and backwards. The first round traces, and
+  is dropped. A ratio is taken within a round. The table reports the median over rounds.
+- CPU time is that of the process, with all threads. The goal is in CPU time. Wall time is shown
+  too.
 - The cache is written to a temporary folder.
 
     python benchmarks/cached_epoch.py [--quick] [--workload=NAME] [--rounds=N] [--json=FILE]
@@ -44,7 +46,7 @@ WORDS, LENGTH = 32_768, 64
 
 
 def cnn(widths, convolutions):
-    """Blocks of 3x3 convolutions on grey images of 28 x 28 pixels."""
+    """Returns blocks of 3x3 convolutions on grey images of 28 x 28 pixels."""
     inputs = x = keras.Input((28, 28, 1))
     for width in widths:
         for _ in range(convolutions):
@@ -54,7 +56,7 @@ def cnn(widths, convolutions):
 
 
 def transformer(blocks, width, heads=4, words=WORDS):
-    """Predicts each next token."""
+    """Returns a transformer that predicts each next token."""
     inputs = keras.Input((LENGTH,), dtype="int32")
     x = layers.Embedding(words, width)(inputs) + layers.Embedding(LENGTH, width)(np.arange(LENGTH))
     for _ in range(blocks):
@@ -85,8 +87,8 @@ class Workload:
     examples: callable
     count: int
     batch: int
-    kept: dict  # how the teacher's targets are written
-    goal: float  # cached over plain, in CPU time
+    kept: dict  # how to write the teacher's targets
+    goal: float  # the ratio of cached to plain, in CPU time
 
 
 WORKLOADS = {
@@ -102,7 +104,7 @@ WORKLOADS = {
 
 
 class ByHand:
-    """The least that trains a student on a teacher's targets, which ride in the batch."""
+    """The cheapest training on a teacher's targets, which are part of the batch."""
 
     def __init__(self, student, optimizer):
         self.student, self.optimizer = student, optimizer
@@ -126,7 +128,7 @@ class ByHand:
 
 
 def _divergence(targets, logits):
-    """KL from logits, or from the likeliest classes and the rest as one."""
+    """Returns the KL from logits, or from the likeliest classes with the rest as one class."""
     student, teacher = tf.nn.log_softmax(logits), targets
     if isinstance(targets, tuple):
         ids, teacher = targets
@@ -137,7 +139,7 @@ def _divergence(targets, logits):
 
 
 def remembered(teacher, data, top_k):
-    """The batches with the teacher's targets as a third part, in memory, always in one order."""
+    """Returns the batches in memory, in fixed order, with the teacher's targets as a third part."""
 
     def with_targets(x, y):
         found = tf.nn.log_softmax(teacher(x, training=False) / T)
@@ -174,14 +176,14 @@ def arms(workload, count, folder):
 
 
 def epoch(model, data):
-    """CPU and wall seconds of one epoch."""
+    """Returns the CPU and wall seconds of one epoch."""
     started = now()
     model.fit(data, verbose=0)
     return now() - started
 
 
 def measure(made, rounds):
-    """Returns `{arm: [(CPU, wall)]}`, a pair a round."""
+    """Returns `{arm: [(CPU, wall)]}`, with a pair for each round."""
     for model, data in made.values():
         epoch(model, data)
     taken = {arm: [] for arm in made}
@@ -192,7 +194,7 @@ def measure(made, rounds):
 
 
 def table(taken):
-    """Seconds and ratios over plain training, medians over rounds."""
+    """Returns seconds, and ratios to plain training, as medians over rounds."""
     rows = {}
     for arm, times in taken.items():
         ratios = [[t[i] / p[i] for t, p in zip(times, taken["plain"])] for i in (0, 1)]

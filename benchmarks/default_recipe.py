@@ -1,8 +1,8 @@
-"""What `recipes.default` learned from: settings on the pairs that its rules were made on.
+"""Trains the settings from which the rules of `recipes.default` were derived.
 
-Each setting is trained over paired seeds, from the teacher's cached answers, beside the student
-alone. Gains in points on the validation split. Every training is on disk when it is done: the same
-command goes on.
+Each setting is trained over paired seeds, from the teacher's cached answers, and so is the student
+alone. Gains are points on the validation split. Every training is saved when it is done, so the
+same command continues an interrupted run.
 
     python benchmarks/default_recipe.py --data=DIR --out=runs/rules [--seeds=3] [--pairs NAME ...]
 """

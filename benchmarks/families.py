@@ -1,21 +1,22 @@
-"""What works for each family of KerasHub: cut, fit, fused head, generate, and the recipes.
+"""Tests each family of KerasHub: cut, fit, fused head, generate, and the recipes.
 
-How it is found out: of every family that is installed a teacher of three blocks is made, small and
-with random weights, and cut to two by `models.shrink(depth=2)`. Where that is refused, a new model
-of two blocks is the student. Each cell is one run:
+For every installed family it makes a small teacher of three blocks with random weights, and cuts it
+to two by `models.shrink(depth=2)`. If that fails, a new model of two blocks is the student. Each
+cell is one run:
 
-- cut: the student exists, and answers; with `layers` for every block the outputs are the teacher's.
-- fit: one step of `Distiller(student, teacher=teacher)` with the default term, or, of a backbone
-  that has no head, the mean squared error of each of its outputs.
-- fused head: one step with `fused_head=True`. Of a language model only.
+- cut: the student exists, and answers. With `layers` for every block it returns the teacher's
+  outputs.
+- fit: one step of `Distiller(student, teacher=teacher)` with the default term. For a backbone
+  without a head it is the mean squared error of each of its outputs.
+- fused head: one step with `fused_head=True`, for a language model only.
 - generate: the cut student's own `generate` from tokens.
-- a recipe: one step with the recipe's defaults, whose terms are finite.
+- a recipe: one step with the recipe's defaults. Its terms must be finite.
 
-A number refers to the reason, the first sentence of what is said, below the table.
+A number refers to the reason below the table, the first sentence of the error.
 
     python benchmarks/families.py [--families=BERT,T5] [--write]
 
-`--write` puts the rows into the table of `docs/methods.md`; of other families it leaves them.
+`--write` puts the rows into the table of `docs/methods.md`, and keeps the rows of other families.
 """
 
 import argparse
@@ -41,12 +42,12 @@ RECIPES = ("fitnets", "pkd", "tinybert", "minilm", "distilbert")
 COLUMNS = ("cut", "fit", "fused head", "generate", *RECIPES)
 YES, NONE = "yes", "-"
 DEPTH = 3  # blocks of the teacher
-# Of families whose blocks differ: the first and the last of four are one of each kind.
+# Families whose blocks differ need four: the first and the last are one of each kind.
 DEPTHS = {"Gemma 2": 4, "Qwen 3.5": 4, "Qwen 3.5 MoE": 4}
 
 
 def examined(family, columns=COLUMNS):
-    """`{column: "yes", "-" where there is nothing to try, or what was said}` of a family."""
+    """Returns `{column: "yes", "-" if it does not apply, or the error}` for a family."""
     keras.utils.set_random_seed(0)
     teacher = hub_models.FAMILIES[family](DEPTHS.get(family, DEPTH))
     student, said = _said(lambda: models.shrink(teacher, depth=2))
@@ -65,7 +66,7 @@ def examined(family, columns=COLUMNS):
 
 
 def _taught(names, student, teacher, x):
-    """What each recipe said: one step by all of them, and by each alone only where that fails."""
+    """Returns each recipe's result: one step with all of them, or with each alone if that fails."""
     made = {name: _said(lambda each=name: _terms(each, student, teacher)) for name in names}
     together = [term for terms, _ in made.values() for term in terms or ()]
     if _said(lambda: _fit(student, teacher, x, together))[1] == YES:
@@ -77,7 +78,7 @@ def _taught(names, student, teacher, x):
 
 
 def _terms(name, student, teacher):
-    """A recipe's terms, whose names tell the recipe; without logits, which a backbone has not."""
+    """Returns a recipe's terms, named after it; without logits for a backbone."""
     terms = getattr(recipes, name)(student, teacher)
     if not _is_task(student):
         terms = [term for term in terms if term.student != "output"]
@@ -87,7 +88,7 @@ def _terms(name, student, teacher):
 
 
 def _said(run):
-    """Returns what a run returns, and "yes" or the first sentence of what it said."""
+    """Returns the result of a run, and "yes" or the first sentence of its error."""
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -101,7 +102,7 @@ def _said(run):
 
 
 def _is_task(model):
-    """Whether a model has a head: D-FINE's backbone has a backbone, too, but no preprocessor."""
+    """Returns whether a model has a head: D-FINE's backbone has a backbone, but no preprocessor."""
     return hasattr(model, "backbone") and hasattr(model, "preprocessor")
 
 
@@ -111,7 +112,7 @@ def _applies(name, student):
 
 
 def _same_where_whole(teacher):
-    """A student of all blocks answers as the teacher does."""
+    """Checks that a student with all blocks answers as the teacher does."""
     whole, x = models.shrink(teacher, every=1), hub_models.inputs(teacher)
     outputs = [keras.tree.flatten(model(x, training=False)) for model in (whole, teacher)]
     for ours, theirs in zip(*outputs, strict=True):
@@ -119,10 +120,10 @@ def _same_where_whole(teacher):
 
 
 def _default(student, teacher):
-    """`None` for a model with a head, which learns by the default term.
+    """Returns the default terms: `None` for a model with a head, which has a default term.
 
-    Of a backbone without a head the outputs that both sides have in one shape are compared: a
-    deeper detector has more of some.
+    For a backbone without a head they compare the outputs that have one shape on both sides. A
+    deeper detector has more outputs of some kinds.
     """
     if _is_task(student):
         return None
@@ -138,7 +139,7 @@ def _default(student, teacher):
 
 
 def _fit(student, teacher, x, terms, **options):
-    """One step; its loss must be a number."""
+    """Runs one step; its loss must be a number."""
     given = {} if terms is None else {"terms": terms}
     distiller = Distiller(student, teacher=teacher, **given, **options)
     labels = None
@@ -164,7 +165,7 @@ def _generated(student, x, others):
 
 
 def table(found):
-    """The lines of the table and of its reasons, from `{family: {column: what was said}}`."""
+    """Returns the lines of the table and of its reasons, from `{family: {column: result}}`."""
     reasons, lines = {}, []
     for family, cells in found.items():
         row = [family]
@@ -179,7 +180,7 @@ def table(found):
 
 
 def known(text):
-    """Returns what the document's table says, as `table` takes it."""
+    """Returns the content of the document's table, in the form that `table` takes."""
     start = text.index(HEADING)
     lines = text[start : text.index(END, start)].splitlines()
     reasons = dict(line.split(". ", 1) for line in lines if re.match(r"\d+\. ", line))
@@ -193,7 +194,7 @@ def _reason(cell, reasons):
 
 
 def written(text, found):
-    """Returns the document with these families' rows in its table; the others stay."""
+    """Returns the document with these families' rows in its table. Other rows stay."""
     start = text.index(HEADING)
     end = text.index(END, start)
     both = {**known(text), **found}
@@ -203,7 +204,7 @@ def written(text, found):
 
 
 def main():
-    """Tries the families, prints the table and, where asked, writes each row as it is known."""
+    """Tests the families, prints the table and, with `--write`, writes rows as they come."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", default=",".join(hub_models.FAMILIES))
     parser.add_argument("--write", action="store_true")

@@ -1,4 +1,4 @@
-"""Small models of KerasHub's families that look at images or videos, or make images."""
+"""Small models of KerasHub's families for images or videos."""
 
 import keras_hub
 
@@ -16,7 +16,7 @@ RES_NET = {
 
 
 def classifier(name, **others):
-    """Returns a classifier of images; `depth` blocks in each place that says so."""
+    """Returns a classifier of images; callables in its arguments get the `depth`."""
 
     def make(depth):
         sizes = {key: value(depth) if callable(value) else value for key, value in others.items()}
@@ -29,12 +29,12 @@ def classifier(name, **others):
 
 
 def same(depth):
-    """Returns the depth itself, of a size that is one number."""
+    """Returns the depth, for a size that is one number."""
     return depth
 
 
 def twice(depth):
-    """Two stages of that depth."""
+    """Returns two stages of that depth."""
     return [depth, depth]
 
 

@@ -1,4 +1,4 @@
-"""Small models of every family of KerasHub, a task where there is one, and inputs for them."""
+"""Small models of every family of KerasHub, as a task if there is one, with inputs for them."""
 
 import hub_images
 import keras
@@ -55,7 +55,7 @@ def _causal(name, sizes=TEXT, **others):
 
 
 def _bare(name, sizes=TEXT, **others):
-    """Returns a backbone that has no task that takes it as it is."""
+    """Returns a backbone without a task that takes it as it is."""
     return lambda depth: getattr(M, f"{name}Backbone")(**sizes, num_layers=depth, **others)
 
 
@@ -279,7 +279,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
-# What `generate` takes beside what the model does.
+# Inputs that `generate` takes beside those of the model.
 PROMPTS = {
     "Gemma 3": {"images": np.zeros((2, 0, 16, 16, 3), "float32")},
     "RWKV-7": {
@@ -291,7 +291,7 @@ PROMPTS = {
 
 
 def inputs(model, count=2, seed=0):
-    """A batch for a model, by the names and shapes of its inputs; the second text is padded."""
+    """Returns a batch by the names and shapes of a model's inputs; the second text is padded."""
     generator = np.random.default_rng(seed)
     given = model.input
     if not isinstance(given, dict):

@@ -1,18 +1,19 @@
-"""What a start costs: importing the package, and the first step, which traces.
+"""Times the start: the import of the package, and the first step, which traces.
 
 How it is measured:
 
-- Imports: each in a child process that says its CPU time since it began, which is Python's own
-  start too, and the wall time of the import. "keras" is `import keras` on TensorFlow. Children
-  alternate (A B C, C B A, ...); the first round, which may read from a cold disk and write
-  bytecode, is thrown away. Medians; ratios are taken within a round. `import keras_distill` is lazy
-  and alone imports nothing, so `import keras` goes before it; the third arm uses it: `Distiller`,
-  `Term` and `losses`.
-- First steps: the workloads of `step_overhead.py`, on data of one batch. From the making of the
-  step (the distiller and its `compile`; for the floor its taps and the optimizer's variables) to
-  the end of the first step: the first `fit` looks at the first batch, builds, traces and runs.
-  Models are new each time, and made before the clock starts. Rounds alternate as above. "plain
-  student" is the first `fit` of the student alone, with its `compile`: what Keras itself takes.
+- Imports: each runs in a child process, which reports its CPU time since its start, including
+  Python's own, and the wall time of the import. "keras" is `import keras` on TensorFlow. Children
+  alternate (A B C, C B A, ...). The first round may read from a cold disk and write bytecode, so it
+  is dropped. Reported are medians, and ratios within a round. `import keras_distill` is lazy and
+  imports nothing by itself, so `import keras` precedes it. The third arm uses `Distiller`, `Term`
+  and `losses`.
+- First steps: the workloads of `step_overhead.py`, on data of one batch. The time runs from the
+  making of the step (the distiller and its `compile`; for the floor its taps and the optimizer's
+  variables) to the end of the first step. The first `fit` looks at the first batch, builds, traces
+  and runs. Models are new each time, and are made before the clock starts. Rounds alternate as
+  above. "plain student" is the first `fit` of the student alone, with its `compile`, which is
+  Keras's own time.
 
     python benchmarks/imports.py [--quick] [--workload=NAME] [--rounds=N] [--json=FILE]
 """
@@ -43,7 +44,7 @@ IMPORT_GOAL, STEP_GOAL = 1.03, 1.3  # in CPU time
 
 
 def an_import(code):
-    """CPU and wall seconds of a process that imports."""
+    """Returns the CPU and wall seconds of a process that imports."""
     root = str(pathlib.Path(__file__).parents[1])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": "tensorflow"}
@@ -53,7 +54,7 @@ def an_import(code):
 
 
 def first_steps(name):
-    """Returns `{arm: function}`: each returns CPU and wall seconds of one first step."""
+    """Returns `{arm: function}`; each function returns the CPU and wall seconds of a first step."""
     import keras
     from measuring import now
     from step_arms import WORKLOADS, dataset, floor, make_ours
@@ -105,7 +106,7 @@ def alternated(arms, rounds):
 
 
 def summarized(taken, reference_of, goal):
-    """Returns a row an arm, with the median of its ratios over its reference."""
+    """Returns a row per arm, with the median of its ratios to its reference."""
     rows = []
     for name, times in taken.items():
         cpu, wall = (statistics.median(t[i] for t in times) for i in (0, 1))
@@ -153,9 +154,9 @@ def main():
     from measuring import machine, write_json
     from step_arms import WORKLOADS
 
-    tf.get_logger().setLevel("ERROR")  # of tracings: each round has its own
+    tf.get_logger().setLevel("ERROR")  # each round traces again
     for name in args.workload or list(WORKLOADS)[: 1 if args.quick else None]:
-        with warnings.catch_warnings():  # a dataset is not shuffled by `fit`
+        with warnings.catch_warnings():  # `fit` does not shuffle a dataset
             warnings.simplefilter("ignore")
             taken = alternated(first_steps(name), rounds)
         results[name] = summarized(taken, _floor_of, STEP_GOAL)

@@ -1,17 +1,17 @@
-"""Every kind of knowledge on real data: one teacher, one student, each recipe, one budget.
+"""Compares recipes of every kind of knowledge: one teacher, one student, one budget.
 
-A convolutional teacher learns all of Fashion-MNIST's training split. Then one student of 1/18 of
-its parameters learns 10,000 images of it with each recipe, and alone, for the same epochs, with
-the same initial weights, order of the data and optimizer for each seed (Adam, from 0.01 to 0 by a
-cosine, chosen by the validation accuracy of the student alone). Every recipe has its own terms
-only and its default weights, from papers or published code, beside the labels (`alpha=0.5`, 0.3
-for `be_your_own_teacher`), none tuned on these data: the table says what a first try gives, not
-which method is best. Recipes for transformers have no place here.
+A convolutional teacher learns all of Fashion-MNIST's training split. A student with 1/18 of its
+parameters then learns 10,000 of these images, with each recipe and alone. For each seed all arms
+have the same epochs, initial weights, order of the data and optimizer (Adam, from 0.01 to 0 by a
+cosine, chosen by the validation accuracy of the student alone). Every recipe has only its own
+terms, with its default weights from papers or published code, beside the labels (`alpha=0.5`, 0.3
+for `be_your_own_teacher`). None is tuned on these data, so the table shows the result of a first
+try, not which method is best. Recipes for transformers are left out.
 
-Accuracy and agreement (how often student and teacher choose the same class) are those of the test
-split; milliseconds a step are CPU time of all threads in the last epoch, teacher included.
-Training twice the same way differs by threads' rounding only. An interrupted run goes on where it
-was.
+Accuracy and agreement (how often student and teacher choose the same class) are measured on the
+test split. Milliseconds per step are CPU time of all threads in the last epoch, teacher included.
+Two equal trainings differ only by the rounding of threads. The same command continues an
+interrupted run.
 
     python benchmarks/knowledge.py --data=DIR [--out=runs/knowledge] [--seeds=3] [--only=NAME]
 
@@ -42,7 +42,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def network(widths, name):
-    """Three stages, halved in size between them, and a head of logits."""
+    """Returns three stages, each half the size of the one before, and a head of logits."""
     inputs = x = keras.Input((28, 28, 1))
     for stage, width in enumerate(widths):
         x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
@@ -58,7 +58,7 @@ make_teacher = functools.partial(network, (32, 64, 128), "teacher")
 make_student = functools.partial(network, (8, 16, 24), "student")
 
 
-# Arms: functions of (student, teacher) that give (model to fit, model to measure, teacher).
+# Arms: functions of (student, teacher) that return (model to fit, model to measure, teacher).
 
 
 def alone(student, teacher):
@@ -151,7 +151,7 @@ def trained_teacher(folder, splits, epochs):
 
 
 class LastEpoch(keras.callbacks.Callback):
-    """CPU seconds a step, in the last epoch."""
+    """Measures the CPU seconds per step in the last epoch."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start, self.steps = time.process_time(), 0
@@ -181,7 +181,7 @@ def run(name, arm, seed, teacher, splits, answers, options):
 
 
 def table(results):
-    """Rows of a Markdown table, the best accuracy first."""
+    """Returns the rows of a Markdown table, the best accuracy first."""
 
     def spread(values, digits=2):
         more = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""

@@ -1,25 +1,25 @@
-"""Memory and CPU time of the losses of a large vocabulary, over a careful plain loss.
+"""Measures memory and CPU time of losses of a large vocabulary, relative to a careful plain loss.
 
 How it is measured:
 
-- An arm is one `tf.function`: from hidden states and output embeddings of student and teacher to
-  the mean of the labels' cross-entropy and of the KL divergence at temperature 2, and the gradients
-  with respect to the student's hidden states and embeddings. No model runs: the body of a network
-  costs the same in every arm.
-- "plain": both logits by a product of matrices, TensorFlow's sparse cross-entropy, and the
-  package's `KLDivergence`, whose gradient is made in one step from two softmaxes.
-- "keras.distillation": of the same logits `SparseCategoricalCrossentropy(from_logits=True)` and
-  `keras.distillation.LogitsDistillation(temperature=2, loss=KLDivergence())`.
-- "fused": `keras_distill.fused.measure`, which `Distiller(fused_head=True)` runs. "top-k": from a
-  teacher's `TopK` with k = 32 instead of its hidden states. "XLA": with `jit_compile=True`.
-- Memory, on Linux: each arm in a child process: the peak of resident memory of its second step over
-  what was held before that step (inputs, weights, the compiled function). What a step frees goes
-  back to the system there (TensorFlow without its pool, glibc with a fixed threshold), or the
-  second would reuse it unseen. "first" is the same of the first step, which loads kernels and, with
-  XLA, the compiler, and compiles. The embeddings' gradient, which every arm must give, is in both,
-  and shown as a column of its own since no loss can do without it.
-- Time: the CPU time of the process, all threads, in interleaved rounds (A B C, C B A, ...); medians
-  of the rounds, and of the ratios within a round.
+- An arm is one `tf.function`. It goes from hidden states and output embeddings of student and
+  teacher to the mean of the labels' cross-entropy and of the KL divergence at temperature 2, and to
+  the gradients with respect to the student's hidden states and embeddings. No model runs, since the
+  body of a network costs the same in every arm.
+- "plain" makes both logits by a product of matrices. It uses TensorFlow's sparse cross-entropy and
+  the package's `KLDivergence`, whose gradient comes in one step from two softmaxes.
+- "keras.distillation" uses `SparseCategoricalCrossentropy(from_logits=True)` and
+  `keras.distillation.LogitsDistillation(temperature=2, loss=KLDivergence())` on the same logits.
+- "fused" is `keras_distill.fused.measure`, which `Distiller(fused_head=True)` runs. "top-k" takes a
+  teacher's `TopK` with k = 32 instead of its hidden states. "XLA" has `jit_compile=True`.
+- Memory is measured on Linux, each arm in a child process. It is the peak of resident memory in the
+  second step, less the memory before that step (inputs, weights, the compiled function). A step
+  returns freed memory to the system (TensorFlow without its pool, glibc with a fixed threshold);
+  otherwise the second step would reuse it unseen. "first" is the same for the first step, which
+  loads kernels and, with XLA, the compiler, and compiles. Both include the embeddings' gradient,
+  which every arm must return. It has a column of its own, since no loss can do without it.
+- Time is the CPU time of the process, with all threads, in interleaved rounds (A B C, C B A, ...).
+  Reported are medians over the rounds, of times and of ratios within a round.
 
     python benchmarks/large_vocabulary.py [--words=131072] [--tokens=1024] [--widths=128,256]
         [--rounds=5] [--json=FILE]
@@ -139,7 +139,7 @@ def step(name, setting):
 
 
 def memory_of(name, size):
-    """MB at the peaks of the first and of the second step, over what was held before each."""
+    """Returns the MB at the peaks of the first and second step, less the memory before each."""
     run = compiled(name, Setting(*size))
     run.get_concrete_function()  # traces
     peaks = []
@@ -174,7 +174,7 @@ def times(size, rounds):
 
 
 def measured(size, rounds, memory):
-    """Returns the rows of one size, of whose arms the memory is known."""
+    """Returns the rows of one size, for the arms with known memory."""
     words, _, widths = size
     taken = times(size, rounds)
     rows = []
@@ -225,7 +225,7 @@ def main():
     if args.memory_of:
         return print(json.dumps(memory_of(args.memory_of, sizes[0])))
     print(" ".join(f"{key}={value}" for key, value in machine().items()), f"rounds={args.rounds}")
-    # before any time is taken, since this process keeps what it has freed
+    # before any timing, since this process keeps freed memory
     memory = [{name: memory_in_a_child(name, size) for name in ARMS} for size in sizes]
     rows = [row for size, peaks in zip(sizes, memory) for row in measured(size, args.rounds, peaks)]
     print(file=sys.stderr)

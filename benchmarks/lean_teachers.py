@@ -1,17 +1,18 @@
-"""A frozen teacher's forward pass by precision, with and without XLA, over float32 without.
+"""Times a frozen teacher's forward pass by precision, with and without XLA, relative to float32.
 
 How it is measured:
 
 - `ModelTeacher(model, dtype=..., jit_compile=...)` answers for one batch inside a `tf.function`, as
-  in a train step: images (a CNN of six convolutions, batch 64) and tokens (a BERT of 4 layers, 256
-  wide, 16 sentences of 64 tokens), random weights. The head is scaled until the logits' standard
-  deviation is 5, or every distribution would be flat and every divergence small.
-- Each round takes every arm, in turn forwards and backwards, a few batches at a time; a ratio is
-  taken within a round, over float32 in the graph. Reported are the median and the quartiles over
-  rounds. CPU time is the process's, of all threads.
-- KL is that of the softmax at temperature 1 to float32's, a mean over the batch. "first" is the CPU
-  time of the first call: tracing, and compilation by XLA.
-- "1 of 4 blocks": a term asks for the first block only; in the graph, and in eager mode.
+  in a train step. *images* is a CNN of six convolutions with batch size 64. *tokens* is a BERT of 4
+  layers, 256 wide, with 16 sentences of 64 tokens. Weights are random. The head is scaled until the
+  logits' standard deviation is 5, since otherwise every distribution would be flat and every
+  divergence small.
+- Each round runs every arm, in turn forwards and backwards, a few batches at a time. A ratio to
+  float32 in the graph is taken within a round. Reported are the median and the quartiles over
+  rounds. CPU time is that of the process, with all threads.
+- KL is the divergence of the softmax at temperature 1 from that of float32, a mean over the batch.
+  "first" is the CPU time of the first call, which traces and, with XLA, compiles.
+- "1 of 4 blocks": a term needs only the first block, in the graph and in eager mode.
 
     python benchmarks/lean_teachers.py [--quick] [--rounds=N] [--json=FILE]
 """
@@ -33,12 +34,12 @@ from keras_distill import ModelTeacher
 from keras_distill.batch import Batch
 from keras_distill.teachers import precision
 
-GOAL = 0.65  # of float32's CPU time, in bfloat16
+GOAL = 0.65  # the ratio to float32's CPU time, in bfloat16
 PRECISIONS = (None, "mixed_bfloat16", "float16", "int8")
 
 
 def images():
-    """Returns a CNN without layers for int8 but its head, and its batch."""
+    """Returns a CNN in which only the head has a layer for int8, and its batch."""
     inputs = x = keras.Input((28, 28, 1))
     for width in (32, 64, 128):
         for number in range(2):
@@ -97,14 +98,14 @@ def answer(teacher, batch, paths):
 
 
 def first_call(function):
-    """CPU seconds of tracing and compiling."""
+    """Returns the CPU seconds of tracing and compiling."""
     started = time.process_time()
     function()
     return time.process_time() - started
 
 
 def measure(made, rounds, calls=3):
-    """Returns `{arm: [(CPU, wall)]}`, a pair a round."""
+    """Returns `{arm: [(CPU, wall)]}`, with a pair for each round."""
     taken = {arm: [] for arm in made}
     for number in range(rounds):
         for arm in list(made) if number % 2 else reversed(made):

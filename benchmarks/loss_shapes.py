@@ -1,6 +1,6 @@
-"""What each exported loss is given in `losses.py`: realistic shapes of both sides.
+"""The inputs of each exported loss in `losses.py`, with realistic shapes of both sides.
 
-A loss that is not in the table gets shapes of the rank that the contract tests feed it first.
+A loss that is not in the table gets shapes of the rank that the contract tests use first.
 """
 
 import dataclasses
@@ -24,16 +24,17 @@ CLASSES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """How a loss is made and fed.
+    """How to make a loss and its inputs.
 
     Attributes:
-        loss: a function that makes it.
-        student: shapes of an example of the student's side: a tuple, or a dict or list of them.
-        teacher: the same of the teacher's; `None` for the student's shapes, a function of
-            (batch,) for other things.
-        batch: examples.
-        order: the power of the batch with which the formula's time grows.
-        labels: the shape of an example's label, and how many classes.
+        loss: a function that makes the loss.
+        student: the shape of an example on the student's side: a tuple, or a dict or list of
+            tuples.
+        teacher: the same for the teacher. `None` stands for the student's shapes. A function of
+            (batch,) makes other inputs.
+        batch: the number of examples.
+        order: the power of the batch size with which the formula's time grows.
+        labels: the shape of an example's label, and the number of classes.
     """
 
     loss: Any
@@ -49,7 +50,7 @@ class Case:
         return " x ".join(map(str, (self.batch, *largest)))
 
     def made(self, batch):
-        """Returns the student's side, and a function of it that gives the loss's values."""
+        """Returns the student's side, and a function of it that returns the loss's values."""
         loss, student = self.loss(), _normal(self.student, batch)
         if callable(self.teacher):
             teacher = self.teacher(batch)
@@ -88,7 +89,7 @@ def _top_k(batch, k=64):
 
 
 def _spans(batch, ours=128, theirs=96, classes=1100):
-    """A teacher that cuts the text of 128 tokens into 96; 48 spans hold whole tokens of both."""
+    """Returns spans for a teacher that cuts 128 tokens' text into 96; 48 hold whole tokens."""
     numbers = [tf.tile(tf.range(length)[None] * 48 // length + 1, (batch, 1))
                for length in (theirs, ours)]  # fmt: skip
     logits = tf.random.normal((batch, theirs, classes))
@@ -112,7 +113,7 @@ TOKENS = {"batch": 8}
 
 
 def usual(loss):
-    """Returns the case of a loss that the table does not name."""
+    """Returns the case of a loss that is not in the table."""
     family = loss_families.family(loss)
     shape = family.shapes[0]
     if not isinstance(shape, tuple) or len(shape) not in RANKS:

@@ -1,24 +1,24 @@
-"""Time and memory of each loss over a plain mean squared error of the same features.
+"""Measures time and memory of each loss, relative to a mean squared error of the same features.
 
 How it is measured:
 
-- A step is one `tf.function`: the loss's values, averaged, and the gradient with respect to all of
-  the student's side. The mean squared error does the same with the same tensors of the student,
-  against others of their shapes. No model runs: what a loss costs is all that is seen.
-- Shapes are realistic: 128 examples of 1,000 classes or embeddings of 512 (64 where triples are
-  compared), 32 feature maps of 14 x 14 x 256, 8 sequences of 128 tokens, 8 images of 64 x 64
+- A step is one `tf.function`: the mean of the loss's values, and the gradient with respect to all
+  of the student's side. The mean squared error does the same with the same tensors of the student,
+  against other tensors of these shapes. No model runs, so only the loss is measured.
+- Shapes are realistic: 128 examples of 1,000 classes or embeddings of 512 numbers (64 if triples
+  are compared), 32 feature maps of 14 x 14 x 256, 8 sequences of 128 tokens, 8 images of 64 x 64
   pixels.
-- Each loss is taken together with its mean squared error, a round of one and a round of the other,
-  in turns (A B, B A, ...); reported is the CPU time of the process, all threads: medians, and the
-  median of the rounds' ratios.
-- "grows" is the median time at twice the batch over that at the batch; "at most" what the formula
-  asks for: 2 for examples by themselves, 4 for pairs of a batch, 8 for triples, times what the mean
-  squared error itself grows beyond 2, which is the caches' doing. It is met up to 40% above. What
-  is fixed beside the batch makes it less.
-- Extra memory is measured in a child process for each loss, on Linux: the peak of its resident
-  memory during steps of the loss, less that during steps of the mean squared error before. Both
-  are traced by then; pages that an allocator keeps from tracing are used again without a trace, so
-  less than some 10 MB may show as 0. Elsewhere than on Linux the column is empty.
+- Each loss alternates with its mean squared error, one round of each in turn (A B, B A, ...).
+  Reported is the CPU time of the process, with all threads: medians, and the median of the rounds'
+  ratios.
+- "grows" is the ratio of the median times at twice the batch and at the batch. "at most" is what
+  the formula requires: 2 for examples by themselves, 4 for pairs of a batch, 8 for triples, times
+  the growth of the mean squared error beyond 2, which caches cause. Up to 40% more is accepted.
+  Constant costs lower the growth.
+- Extra memory is measured on Linux, in a child process for each loss. It is the peak of resident
+  memory during steps of the loss, less that during earlier steps of the mean squared error. Both
+  are traced before. An allocator reuses pages that it keeps from tracing, so less than some 10 MB
+  may show as 0. On other systems the column is empty.
 
     python benchmarks/losses.py [--quick] [--loss=NAME] [--rounds=N] [--json=FILE]
 
@@ -62,7 +62,7 @@ def step(function, student):
 
 
 def squared_error(student, others):
-    """Returns the mean over all tensors of both structures."""
+    """Returns the mean squared error over all tensors of both structures."""
     pairs = zip(keras.tree.flatten(student), keras.tree.flatten(others))
     return sum(tf.reduce_mean(tf.square(one - other)) for one, other in pairs)
 
@@ -84,7 +84,7 @@ def timed(run, repeats):
 
 
 def rounds_of(pair, rounds):
-    """CPU milliseconds a step, a pair for each round, of about a tenth of a second or more."""
+    """Returns CPU milliseconds per step, a pair for each round of a tenth of a second."""
     repeats = [max(1, min(50, round(100 / max(timed(run, 1), 0.1)))) for run in pair]
     taken = []
     for i in range(rounds):
@@ -95,7 +95,7 @@ def rounds_of(pair, rounds):
 
 
 def measure(name, rounds):
-    """One row of the table, but for the memory."""
+    """Returns one row of the table, without the memory."""
     case = CASES[name]
     taken = rounds_of(steps(case, case.batch), rounds)
     plain, ours = (statistics.median(column) for column in zip(*taken))
@@ -116,8 +116,8 @@ def measure(name, rounds):
 
 
 def peak(run):
-    """MB of resident memory at most, in three steps of `run`, by Linux's own count."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak before
+    """Returns the peak MB of resident memory in three steps of `run`, by Linux's own count."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     for _ in range(3):
         run()
     status = pathlib.Path("/proc/self/status").read_text()
@@ -125,7 +125,7 @@ def peak(run):
 
 
 def extra_memory(name):
-    """MB that the loss takes beyond the mean squared error, in this process."""
+    """Returns the MB that the loss takes beyond the mean squared error, in this process."""
     plain, ours = steps(CASES[name], CASES[name].batch)
     before = peak(plain)
     return peak(ours) - before

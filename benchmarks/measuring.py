@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, the description of the machine, results as JSON."""
+"""Parts of all benchmarks: clocks, the description of the machine, results as JSON."""
 
 import datetime
 import importlib.metadata
@@ -15,12 +15,12 @@ import numpy as np
 
 
 def now():
-    """CPU seconds of the process, all threads, and wall seconds."""
+    """Returns the CPU seconds of the process, with all threads, and the wall seconds."""
     return np.array([time.process_time(), time.perf_counter()])
 
 
 class Clock(keras.callbacks.Callback):
-    """The time between the beginning and the end of an epoch or of an evaluation."""
+    """Times an epoch or an evaluation from its beginning to its end."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = now()
@@ -40,7 +40,7 @@ def timed(method, data):
     clock = Clock()
 
     def epoch():
-        with warnings.catch_warnings():  # a dataset is not shuffled by `fit`
+        with warnings.catch_warnings():  # `fit` does not shuffle a dataset
             warnings.simplefilter("ignore")
             method(data, verbose=0, callbacks=[clock])
         return clock.taken
@@ -49,21 +49,21 @@ def timed(method, data):
 
 
 def peak_of(function):
-    """Returns `(MB, result)`: the peak of resident memory over what was held before. Linux only."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak before
+    """Returns `(MB, result)`: the peak of resident memory above the memory before. Linux only."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory("VmRSS")
     result = function()
     return memory("VmHWM") - before, result
 
 
 def memory(key):
-    """MB of the process: "VmRSS", what is resident, or "VmHWM", its peak. Linux only."""
+    """Returns MB of the process: "VmRSS", resident memory, or "VmHWM", its peak. Linux only."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(rf"{key}:\s+(\d+) kB", status).group(1)) / 1024
 
 
 def machine():
-    """Returns what the numbers were taken on."""
+    """Returns a description of this machine."""
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "date": datetime.date.today().isoformat(),
@@ -77,6 +77,6 @@ def machine():
 
 
 def write_json(path, **results):
-    """Results with the machine beside them."""
+    """Writes results, with the description of the machine."""
     with open(path, "w") as file:
         json.dump({"machine": machine(), **results}, file, indent=1)

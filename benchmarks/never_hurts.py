@@ -1,18 +1,19 @@
-"""`recipes.default`, untuned, against the student alone, on pairs that its rules were not made on.
+"""Compares `recipes.default`, untuned, with the student alone, on pairs that made no rules.
 
-For each pair the student is trained alone and distilled by what `recipes.default` chooses, over
+For each pair the student is trained alone, and distilled by the choice of `recipes.default`, over
 paired seeds with the same budget of updates, from the teacher's answers on the training split. One
-more training of the student alone, under another seed, tells how well it fits.
-`keras.distillation` stands beside them at its best setting, where it can run: for classes, with a
-teacher that is a Keras model. The setting is the best on the validation split of six (temperature
-1, 2 and 4, alpha 0.5 and 0.9), each trained once under another seed.
-*Test* scores: accuracy in %, or 100 R squared for a regression. "Returned" is what `compress` would
-give: the arm with the higher mean on the validation split. Every training is on disk when it is
-done, so the same command goes on after an interruption; it takes hours on two cores.
+more training of the student alone, under another seed, shows how well it fits.
+`keras.distillation` is trained at its best setting too, if it can run: for classes, with a teacher
+that is a Keras model. The setting is the best of six on the validation split (temperature 1, 2 and
+4, alpha 0.5 and 0.9), each trained once under another seed.
+*Test* scores are accuracy in %, or 100 R squared for a regression. "Returned" is the arm that
+`compress` would return: the one with the higher mean on the validation split. Every training is
+saved when it is done, so the same command continues an interrupted run. A whole run takes hours on
+two cores.
 
     python benchmarks/never_hurts.py --data=DIR --out=runs/gains [--seeds=5] [--pairs NAME ...]
 
-`pairs.py` says what `DIR` holds. `docs/gains.py` draws the picture from `gains.json`.
+`pairs.py` describes `DIR`. `docs/gains.py` draws the picture from `gains.json`.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def row(name, data, out, seeds):
 
 
 def peer(trained, seeds, alone):
-    """Returns the same of `keras.distillation` at its best setting; nothing where it cannot run."""
+    """Returns the scores of `keras.distillation` at its best setting; nothing if it cannot run."""
     if trained.pair.black_box or trained.pair.loss != "classes":
         return {}
     first = min(seeds) - 1

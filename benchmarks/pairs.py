@@ -1,10 +1,9 @@
-"""Pairs of teacher, student and data, of images, text, tables and regression.
+"""Pairs of teacher, student and data for images, text, tables and regression.
 
-`FOR_RULES` are those that the rules of `recipes.default` were made on (`default_recipe.py`), and
-`HELD_OUT` those that they are judged by (`never_hurts.py`). Data that no dependency ships lie in a
-folder: Fashion-MNIST's idx files in `fashion_mnist/`, `sentiment.tsv` (split, label, text),
-`synopsis.tsv` (split, section, short, long), and WordNet's `data.noun`, `data.verb`, `data.adj` and
-`data.adv` in `wordnet/`.
+The rules of `recipes.default` were made on `FOR_RULES` (`default_recipe.py`), and are judged on
+`HELD_OUT` (`never_hurts.py`). A folder holds the data that no dependency ships: Fashion-MNIST's idx
+files in `fashion_mnist/`, `sentiment.tsv` (split, label, text), `synopsis.tsv` (split, section,
+short, long), and WordNet's `data.noun`, `data.verb`, `data.adj` and `data.adv` in `wordnet/`.
 """
 
 import csv
@@ -24,10 +23,10 @@ WORDS, LENGTH = 4_000, 48
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A task: `data(folder)` gives `{split: (x, y)}` in arrays.
+    """A task: `data(folder)` returns `{split: (x, y)}` as arrays.
 
     `teacher` makes a Keras model, or is a function `(x, y) -> (function of x)` that trains a black
-    box; `student` makes a Keras model. `loss` is "classes" or "values".
+    box. `student` makes a Keras model. `loss` is "classes" or "values".
     """
 
     data: callable
@@ -46,7 +45,7 @@ class Pair:
 
 
 def _cut(x, y, valid, test, seed=0):
-    """Three splits at random, the same at each call."""
+    """Returns three random splits, the same at each call."""
     order = np.random.default_rng(seed).permutation(len(x))
     ends = np.cumsum([test, valid])
     parts = dict(zip(("test", "valid", "train"), np.split(order, ends)))
@@ -109,14 +108,14 @@ def friedman(folder):
 
 
 def _numbered(texts):
-    """Word numbers by the training texts, `{split: (count, LENGTH)}`."""
+    """Returns word numbers by the training texts, `{split: (count, LENGTH)}`."""
     table = layers.TextVectorization(WORDS, output_sequence_length=LENGTH)
     table.adapt(texts["train"])
     return {split: table(np.asarray(each)).numpy() for split, each in texts.items()}
 
 
 def _of_texts(rows, limits):
-    """Splits of `[(split, text, label)]`, at most so many of each."""
+    """Returns splits of `[(split, text, label)]`, with at most so many rows each."""
     names = {label: index for index, label in enumerate(sorted({row[2] for row in rows}))}
     kept = {split: [row for row in rows if row[0] == split][:n] for split, n in limits.items()}
     x = _numbered({split: [row[1] for row in each] for split, each in kept.items()})
@@ -168,7 +167,7 @@ def lexical_fields(folder, part="noun", count=10_000):
     return _of_texts(rows, {**LIMITS, "train": count})
 
 
-# Networks; all end in logits or values
+# Networks, which all end in logits or values
 
 
 def dense(shape, widths, outputs, dropout=0.0):
@@ -179,7 +178,7 @@ def dense(shape, widths, outputs, dropout=0.0):
 
 
 def convolutions(shape, widths, dropout=0.0, strides=1):
-    """Two convolutions a width, or one where each halves the image by its strides."""
+    """Returns two convolutions per width, or one if its strides halve the image."""
     x = inputs = keras.Input(shape)
     for width in widths:
         if strides == 1:
@@ -243,7 +242,7 @@ SMALL, LARGE = (8, 8, 1), (28, 28, 1)
 
 
 def of_fashion(count, student, epochs, batch=64):
-    """Returns a student of some images; the teacher saw all."""
+    """Returns the pair of a student with few images and a teacher that saw all images."""
     every = part(fashion, count=55_000)
     teacher = part(convolutions, LARGE, (16, 32, 64), 0.3)
     return Pair(part(fashion, count=count), teacher, student, epochs, 6, batch,

@@ -1,4 +1,4 @@
-"""Integers after training, and integers that were trained: LiteRT files of a distilled student.
+"""Compares quantization after training with quantization-aware training, by LiteRT files.
 
 For each seed a student is trained alone and distilled, in floats. The distilled one is then
 
@@ -6,9 +6,9 @@ For each seed a student is trained alone and distilled, in floats. The distilled
 2. made `models.quantization_aware`, taught by the same teacher for a quarter of the epochs at a
    smaller learning rate, and exported: the file holds the integers that were simulated.
 
-The table has the accuracy on the test split of every model and every file, and how many answers of
-each file are those of the model that it was written from. Every trained model is on disk as soon as
-it is trained: the same command goes on after an interruption.
+The table has the accuracy on the test split of every model and every file, and how often the
+answers of a file equal those of its model. Every trained model is saved as soon as it is trained,
+so the same command continues an interrupted run.
 
     python benchmarks/quantization.py --task=digits --out=runs/quantization/digits
     python benchmarks/quantization.py --task=fashion_mnist --data=DIR --limit=10000 \
@@ -41,12 +41,12 @@ from keras_distill.experiments.runner import Arm, Runner
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 WORDS, LENGTH = 8000, 40
-# What is trained with rounding: the bits of weights and activations, and how it is exported.
+# Quantization-aware arms: the bits of weights and activations, and the export's `quantize`.
 AWARE = {"int8": (8, 8), "int4": (4, None)}
 
 
 def reviews(data, seeds=3, epochs=8, teacher_epochs=4, **_):
-    """Film reviews by one convolution over words; a line is "split TAB label TAB sentence"."""
+    """Returns film reviews for a convolution; a line is "split TAB label TAB sentence"."""
     with open(data, encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t", 2) for line in file][1:]
     train = [text for split, _, text in rows if split == "train"]
@@ -91,7 +91,7 @@ def experiment_of(arguments):
 
 
 def aware(experiment, bits, cache, seed, model_of):
-    """Returns the distilled student with fake quantization, taught on by the same teacher."""
+    """Returns the distilled student with fake quantization, trained further by its teacher."""
     keras.utils.set_random_seed(seed)
     student = model_of("distilled")
     inputs, _ = first_examples(experiment.data("train"))
@@ -125,7 +125,7 @@ def measured(test, seed, model, model_of):
 
 
 def written(experiment, test, quantize, name, seed, model, model_of):
-    """Returns the accuracy of a model's file, and how many of its answers are the model's."""
+    """Returns the accuracy of a model's file, and how often its answers equal the model's."""
     inputs, labels = test()
     model = model_of(name) if model is None else model
     calibration, _ = first_examples(experiment.data("train"))
@@ -134,7 +134,7 @@ def written(experiment, test, quantize, name, seed, model, model_of):
                               targets=labels, calibration=calibration, agreement=0)  # fmt: skip
     row = {"accuracy %": 100 * found.parity.exported, "kB": found.size_bytes / 1000,
            "equal answers %": 100 * found.parity.agreement}  # fmt: skip
-    if name is None:  # what was simulated
+    if name is None:  # the simulated integers
         row["simulated %"] = 100 * found.parity.student
     return row
 

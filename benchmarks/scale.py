@@ -1,20 +1,20 @@
-"""Whether cost stays in proportion: to rows of a cache, to terms, exits and peers, to time.
+"""Measures how cost grows with the rows of a cache, with terms, exits and peers, and with time.
 
 How it is measured:
 
-- *cache*: 10^4 to 10^7 rows of four float16 numbers, keyed by a column of integers, in shards of
-  10,000 rows; each size in child processes, one that writes and one that reads, both in batches of
-  1,024. CPU time a row, all threads, from the first batch on, so that tracing is left out; the
-  median of three times where there are up to 10^5 rows. Read are the rows in order and drawn from
-  all over the cache, at least 2 * 10^5 and at most 10^6 of them. Memory is the peak over what the
-  process held before, TensorFlow and all it traces included in what is held after. "1,000 shards"
-  are 10^4 rows in shards of 10.
+- *cache*: 10^4 to 10^7 rows of four float16 numbers with a column of integers as keys, in shards of
+  10,000 rows. For each size one child process writes and one reads, in batches of 1,024. CPU time
+  per row counts all threads, from the first batch on, so that tracing is left out. For up to 10^5
+  rows it is the median of three times. The reader takes rows in order, and rows drawn from all over
+  the cache, at least 2 * 10^5 and at most 10^6 of them. Memory is the peak above the memory before;
+  the memory after includes TensorFlow and all that it traces. "1,000 shards" means 10^4 rows in
+  shards of 10.
 - *counts*: `fit` with 1, 2, 4 and 8 terms (hints between layers), exits (each with its divergence
-  and hint) and peers (each learns from all others; one is a model alone); milliseconds of CPU time
-  a step, medians of interleaved rounds. "growth" is what one more costs from 4 to 8, over what one
-  more costs from 1 to 4: 1 is linear.
+  and hint) and peers (each learns from all others; one is a model alone). Reported are milliseconds
+  of CPU time per step, as medians of interleaved rounds. "growth" is the cost of one more from 4 to
+  8, relative to that from 1 to 4, so 1 is linear.
 - *soak*: resident memory at the end of every epoch of one `fit` over a cached, shuffled data set,
-  for `--minutes`; the slope is a line's through the second half.
+  for `--minutes`. The slope is that of a line through the second half.
 
     python benchmarks/scale.py [cache] [counts] [soak] [--most=ROWS] [--minutes=30] [--quick]
         [--json=FILE]
@@ -51,7 +51,7 @@ COUNTS = (1, 2, 4, 8)
 
 
 def rows_of(ids):
-    """Batches of small inputs that are made of their keys."""
+    """Returns batches of small inputs that are computed from their keys."""
 
     def made(ids):
         numbers = tf.cast(ids, tf.float32)
@@ -61,11 +61,11 @@ def rows_of(ids):
 
 
 def write(folder, rows, a_shard):
-    """CPU microseconds a row, and the peak in MB."""
+    """Returns CPU microseconds per row, and the peak in MB."""
     calls = []
 
     def teacher(x):
-        tf.numpy_function(lambda: calls.append(now()), [], [])  # when a batch begins
+        tf.numpy_function(lambda: calls.append(now()), [], [])  # the time at which a batch begins
         return x["x"]
 
     def run():
@@ -77,7 +77,7 @@ def write(folder, rows, a_shard):
 
 
 def read(folder, rows, a_shard):
-    """CPU microseconds a row, in order and drawn; seconds to open; the peaks in MB."""
+    """Returns CPU microseconds per row, in order and drawn; seconds to open; the peaks in MB."""
     started = now()
     opened, cache = peak_of(lambda: TargetsOnDisk(folder))
     found = {"open_s": float((now() - started)[0]), "shards": len(cache.shards)}
@@ -91,7 +91,7 @@ def read(folder, rows, a_shard):
 
 
 def a_pass(data, cache):
-    """CPU microseconds a row of all batches but the first, which traces."""
+    """Returns CPU microseconds per row of all batches but the first, which traces."""
     for number, _ in enumerate(read_targets(data, cache)):
         if number == 0:
             started = now()
@@ -99,7 +99,7 @@ def a_pass(data, cache):
 
 
 def in_a_child(part, *arguments):
-    """Returns what `write` or `read` returns in a process of its own."""
+    """Returns the result of `write` or `read` in a process of its own."""
     command = [sys.executable, __file__, f"--child={part}", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -120,7 +120,7 @@ def a_size(rows, a_shard=10_000):
 
 
 def cache(args):
-    """Returns the table of sizes; ratios are over the smallest."""
+    """Returns the table of sizes, with ratios to the smallest."""
     sizes = [10**n for n in range(4, 8) if 10**n <= args.most]
     shape = [(rows, 10_000) for rows in sizes] + [(10_000, 10)]
     print("| rows | shards | write us | read us, in order | drawn | open s | of 1,000 shards | "
@@ -143,7 +143,7 @@ def cache(args):
 
 
 def stack(depth, width=256):
-    """Dense layers of one width, `block0` and so on."""
+    """Returns dense layers of one width, `block0` and so on."""
     x = inputs = keras.Input((width,))
     for number in range(depth):
         x = layers.Dense(width, "relu", name=f"block{number}")(x)
@@ -172,7 +172,7 @@ KINDS = {"terms": with_terms, "exits": with_exits, "peers": with_peers}
 
 
 def counts(args):
-    """Milliseconds a step by kind and count, and the growth of each kind."""
+    """Returns milliseconds per step by kind and count, and the growth of each kind."""
     steps, rounds = (10, 3) if args.quick else (40, 15)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(1024, 256)).astype("float32"), rng.integers(0, 10, 1024)
@@ -204,7 +204,7 @@ def _growth(kind, taken):
 
 
 class Resident(keras.callbacks.Callback):
-    """Resident memory at the end of every epoch; stops when the time is over."""
+    """Records resident memory at the end of every epoch; stops when the time is over."""
 
     def __init__(self, minutes):
         super().__init__()
@@ -217,7 +217,7 @@ class Resident(keras.callbacks.Callback):
 
 
 def soak(args):
-    """Points of (hours, MB), and the slope of their second half."""
+    """Returns points of (hours, MB), and the slope of their second half."""
     workload = WORKLOADS["images"]
     data = tf.data.Dataset.from_tensor_slices(workload.examples(5_000))
     data = data.shuffle(5_000, seed=0).batch(workload.batch)
@@ -228,7 +228,7 @@ def soak(args):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile("adam", loss, metrics=["accuracy"])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a dataset is not shuffled by `fit`
+            warnings.simplefilter("ignore")  # `fit` does not shuffle a dataset
             distiller.fit(read_targets(data, folder), epochs=10**6, verbose=0, callbacks=[resident])
     points = np.array(resident.points)
     slope = float(np.polyfit(*points[len(points) // 2 :].T, 1)[0])

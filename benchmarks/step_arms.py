@@ -1,4 +1,4 @@
-"""The arms of the step benchmark: what is trained, by whom, on which workload."""
+"""The arms of the step benchmark: models, trainers and workloads."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ CROSS_ENTROPY = functools.partial(keras.losses.SparseCategoricalCrossentropy, fr
 
 
 def cnn(widths, convs, narrow=None):
-    """Blocks of 3x3 convolutions; `narrow` ones are widened by a 1x1 convolution."""
+    """Returns blocks of 3x3 convolutions; a 1x1 convolution widens the `narrow` ones."""
     inputs = x = keras.Input((28, 28, 1))
     for i, width in enumerate(widths):
         for _ in range(convs):
@@ -70,9 +70,9 @@ class Workload:
     maps: list  # pairs of convolutions to compare by their attention
     batch: int
     steps: int
-    limit: float  # goal: ours over the floor, logits
-    limit_features: float  # and with 3 feature terms
-    faster: float  # goal: keras.distillation with features over ours
+    limit: float  # the goal for our ratio to the floor, with logits
+    limit_features: float  # the same with 3 feature terms
+    faster: float  # the goal for the ratio of keras.distillation with features to ours
 
 
 # fmt: off
@@ -99,7 +99,7 @@ def dataset(workload, steps, copies=4):
     return data.take(steps).prefetch(tf.data.AUTOTUNE)
 
 
-# How features are compared, by hand.
+# Comparisons of features, written by hand.
 
 
 def squared(goal, feature):
@@ -107,14 +107,14 @@ def squared(goal, feature):
 
 
 def similarity(goal, feature):
-    """`SimilarityPreserving`."""
+    """Computes `SimilarityPreserving`."""
     rows = [tf.reshape(side, (tf.shape(side)[0], -1)) for side in (goal, feature)]
     rows = [tf.math.l2_normalize(tf.matmul(row, row, transpose_b=True), 1) for row in rows]
     return tf.reduce_mean(tf.math.squared_difference(*rows))
 
 
 def attention(goal, feature):
-    """`AttentionTransfer`."""
+    """Computes `AttentionTransfer`."""
     maps = [tf.reduce_mean(tf.square(side), -1) for side in (goal, feature)]
     maps = [tf.math.l2_normalize(tf.reshape(one, (tf.shape(one)[0], -1)), 1) for one in maps]
     return tf.reduce_mean(tf.norm(maps[0] - maps[1], axis=1))
@@ -124,7 +124,7 @@ def attention(goal, feature):
 
 
 def remembered(teacher, data, batch):
-    """`batch(x, y, logits)` of each batch and the teacher's logits, in memory."""
+    """Returns `batch(x, y, logits)` of each batch with the teacher's logits, in memory."""
     return data.map(lambda x, y: batch(x, y, teacher(x, training=False))).cache().prefetch(2)
 
 
@@ -217,7 +217,7 @@ def keras_distillation(teacher, student, pairs, data):
 
 
 class KerasIODistiller(keras.Model):
-    """As in the example at keras.io: the teacher's variables are this model's: it trains them."""
+    """The example of keras.io: the teacher is an attribute of this model, and so is trained too."""
 
     def __init__(self, teacher, student):
         super().__init__()
@@ -248,7 +248,7 @@ def evaluate_ours(teacher, student, pairs, data):
 
 
 def arms(workload):
-    """`{name: (arm, pairs of layers, reference, goal)}`; the ratio is over the reference."""
+    """Returns `{name: (arm, pairs of layers, reference, goal)}`; ratios are to the reference."""
     w, at_most, at_least = workload, "<= {}".format, "ours >= {}x faster".format
     table = {"plain student": (plain, [], "floor, logits", None)}
     works = [

@@ -1,11 +1,11 @@
-"""On JAX and PyTorch: CPU time of a `fit` step over a hand-written step of the same work.
+"""Times a `fit` step on JAX and PyTorch, relative to a hand-written step with the same work.
 
-Works: "student" is a student alone; "logits" adds a teacher and the divergence of outputs at
-temperature 2; "features" adds three mean squared errors of layers of one shape; "relation" adds a
-`SimilarityPreserving` term to the logits. Each is trained by `fit`, by a step written by hand for
-the backend (on JAX jitted, with donated buffers), and by `keras.distillation` where it can. A ratio
-is the median over rounds of the CPU times within a round. What `fit` of a plain student costs over
-its own hand-written step is Keras's share; ours should be at most 0.05 above it.
+"student" is a student alone. "logits" adds a teacher and the divergence of outputs at temperature
+2. "features" adds three mean squared errors of layers of one shape. "relation" adds a
+`SimilarityPreserving` term to the logits. Each is trained by `fit`, by a hand-written step for the
+backend (on JAX jitted, with donated buffers), and by `keras.distillation` if it can. A ratio is the
+median over rounds of the CPU times within a round. Keras's share is the cost of `fit` with a plain
+student, relative to its own hand-written step. Ours should be at most 0.05 above it.
 
     KERAS_BACKEND=jax python benchmarks/step_backends.py [--rounds=7] [--batch=256] [--json=FILE]
 """
@@ -29,7 +29,7 @@ ENTROPY = functools.partial(keras.losses.SparseCategoricalCrossentropy, from_log
 
 
 def net(convolutions, seed):
-    """Blocks of one width, whatever lies inside: features of both sides have one shape."""
+    """Returns blocks of one width, so that features of both sides have one shape."""
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((28, 28, 1))
     for index, name in enumerate(BLOCKS):
@@ -48,7 +48,7 @@ def tapped(model, work):
 
 
 def total(work, ours, theirs, cross_entropy):
-    """Returns the loss that is written by hand: `ours` and `theirs` are `[logits, *features]`."""
+    """Returns the hand-written loss; `ours` and `theirs` are `[logits, *features]`."""
     a, b = ops.log_softmax(theirs[0] / 2), ops.log_softmax(ours[0] / 2)
     loss = 4 * ops.mean(ops.sum(ops.exp(a) * (a - b), -1))
     if work == ("relation",):

@@ -1,26 +1,28 @@
-"""Time per `fit` step of a distiller, over a hand-written step that does the same work.
+"""Times a distiller's `fit` step, relative to a hand-written step that does the same work.
 
 How it is measured:
 
-- Every arm does its work on its own teacher and student, seeded alike, over the same kind of
-  dataset: batched, cached in memory, a fixed number of steps, prefetched; the batch size is not
-  static. All are compiled with Adam and a cross entropy from logits, without metrics.
-- A *floor* is one `tf.function`: teacher forward outside the tape, student forward and backward,
-  T^2 KL + cross entropy (+ the mean squared error of features, projected where widths differ),
-  Adam; a `for` loop feeds it. Nothing is logged. Ratios are over the floor of the same work.
-- `fit` and `evaluate` run with `verbose=0`. Their time is taken from the beginning to the end of an
-  epoch: the iterator's creation and the metrics' reading are in it, the set-up of `fit` is not.
-  Each round is a new call of `fit`, so a model that traces again at every call shows it here.
-- The first epoch of each arm traces and is thrown away. Then come rounds (A B C, C B A, ...): an
-  epoch of each arm a round. Ratios are taken within a round; reported is the median over rounds.
-- CPU time is the process's, of all threads; goals are in CPU time. Wall time is beside it.
+- Every arm has its own teacher and student, with equal seeds, and the same kind of dataset:
+  batched, cached in memory, a fixed number of steps, prefetched. The batch size is not static. All
+  are compiled with Adam and a cross entropy from logits, without metrics.
+- A *floor* is one `tf.function`: teacher forward outside of the tape, student forward and backward,
+  T^2 KL + cross entropy (+ the mean squared error of features, projected if widths differ), Adam. A
+  `for` loop calls it. It logs nothing. Ratios are to the floor with the same work.
+- `fit` and `evaluate` run with `verbose=0`. Their time runs from the beginning to the end of an
+  epoch. It includes the creation of the iterator and the reading of metrics, but not the set-up of
+  `fit`. Each round is a new call of `fit`, so a model that traces again at every call shows it
+  here.
+- The first epoch of each arm traces, and is dropped. Then come rounds (A B C, C B A, ...) with an
+  epoch of each arm. Ratios are taken within a round. Reported is the median over rounds.
+- CPU time is that of the process, with all threads. Goals are in CPU time. Wall time is shown too.
 - `keras.distillation` has no projector, so features are tapped where teacher and student have one
-  shape ("1 feature", "3 features"); "3 projected" taps narrower layers of the student, which only
-  ours and the floor can do. It gets `KLDivergence()` instances: its default loss is not KL.
-- "relation" is a term of `SimilarityPreserving`, "attention" one of `AttentionTransfer`. "cached":
-  the teacher's logits ride in the batch, in memory; no teacher runs (`cached_epoch.py` reads them
-  from disk). "16 steps a call": `compile(steps_per_execution=16)`.
-- "keras.io style" is the well-known example: the teacher in the tape and not frozen, hence trained.
+  shape ("1 feature", "3 features"). "3 projected" taps narrower layers of the student, which only
+  ours and the floor can do. It gets `KLDivergence()` instances, since its default loss is not KL.
+- "relation" is a term of `SimilarityPreserving`, and "attention" one of `AttentionTransfer`.
+  "cached" has the teacher's logits in the batch, in memory, and runs no teacher (`cached_epoch.py`
+  reads them from disk). "16 steps a call" is `compile(steps_per_execution=16)`.
+- "keras.io style" is the well-known example. Its teacher is in the tape and not frozen, so it is
+  trained.
 
     python benchmarks/step_overhead.py [--quick] [--workload=NAME] [--rounds=N] [--json=FILE]
 """
@@ -60,7 +62,7 @@ def measure(workload, rounds, steps):
 
 
 def summarize(workload, taken):
-    """One row an arm; the ratio is to the arm's reference, the median of the rounds' ratios."""
+    """Returns one row per arm, with the median over rounds of its ratio to the arm's reference."""
     rows = []
     for name, (_, _, reference, goal) in arms(workload).items():
         cpu, wall = (1e3 * statistics.median(t[i] for t in taken[name]) for i in (0, 1))

@@ -1,23 +1,23 @@
-"""The error of cached targets against how much of them is kept, on a small language model.
+"""Measures the error of cached targets by how much of them is kept, on a small language model.
 
 How it is measured:
 
-- A byte-pair vocabulary of 8,000 words of the text file; the teacher is a transformer of two blocks
-  of width 192 that predicts each next of 64 tokens, the student one of one block of width 64. Both
-  are trained on the text, seeded, by cross-entropy.
-- Targets of sequences that were not trained on are written by `write_targets` and read back by
-  `read_targets`: whole, or the `k` likeliest words and the mass of the rest. Bytes a token are
-  those of the files, with what stands once an example (64 tokens).
-- Loss and gradient are those of `KLDivergence`, means over the tokens; the gradient is with respect
-  to the student's logits. Their errors are over the live teacher in float32: of the loss
-  `|L' - L| / L`, of the gradient `||G' - G|| / ||G||` over all tokens and words.
-- "KL" is that of the live teacher from what a loss makes of the targets, the mean in nats. A loss
-  counts all words that were not kept as one, so their mass lies as the student's own probabilities
-  there: the gradient is the student's distribution less that one. "rounding" is the KL of the
-  `k + 1` classes alone, without what is lost inside the rest; rounded probabilities do not sum to
-  one exactly, so it may lie a little below 0.
-- The errors depend on the student too: the nearer it is to the teacher, the smaller are loss and
-  gradient, which the errors are over.
+- The vocabulary has 8,000 byte-pair words of the text file. The teacher is a transformer of two
+  blocks of width 192 that predicts each next of 64 tokens. The student has one block of width 64.
+  Both are trained on the text, seeded, by cross-entropy.
+- `write_targets` writes targets of sequences outside of the training, and `read_targets` reads them
+  back: whole, or the `k` likeliest words and the mass of the rest. Bytes per token are those of the
+  files, including what is stored once per example (64 tokens).
+- Loss and gradient are those of `KLDivergence`, as means over the tokens. The gradient is with
+  respect to the student's logits. Their errors are relative to the live teacher in float32:
+  `|L' - L| / L` for the loss and `||G' - G|| / ||G||` over all tokens and words for the gradient.
+- "KL" is the divergence of the live teacher from the distribution that a loss makes of the targets,
+  the mean in nats. A loss counts all words that were not kept as one, so their mass is spread like
+  the student's own probabilities. The gradient is the student's distribution less this one.
+  "rounding" is the KL of the `k + 1` classes alone, without the loss inside of the rest. Rounded
+  probabilities do not sum to one exactly, so it may be a little below 0.
+- The errors also depend on the student. The nearer it is to the teacher, the smaller are the loss
+  and the gradient by which the errors are divided.
 
     python benchmarks/top_k_error.py --data=FOLDER [--k=N] [--temperature=T] [--quick] [--json=FILE]
 
@@ -46,12 +46,12 @@ from keras_distill.losses.softened import expectation, placed, with_rest
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 import conversation
 
-WORDS, BATCH, TESTED = 8_000, 16, 32  # sequences of a batch, and of the targets
+WORDS, BATCH, TESTED = 8_000, 16, 32  # sequences in a batch and in the targets
 SIZES = {"teacher": (2, 192), "student": (1, 64)}  # blocks, width
 
 
 def sequences(file, count):
-    """`count` rows of `LENGTH + 1` tokens, from paragraphs in a seeded order."""
+    """Returns `count` rows of `LENGTH + 1` tokens, from paragraphs in a seeded order."""
     paragraphs = file.read_text(encoding="utf-8").split("\n\n")
     tokenizer = conversation.tokenizer(paragraphs, WORDS)
     order, tokens = np.random.default_rng(0).permutation(len(paragraphs)), []
@@ -64,7 +64,7 @@ def sequences(file, count):
 
 
 def trained(side, rows):
-    """Returns a model that has seen each row once."""
+    """Returns a model that was trained on each row once."""
     keras.utils.set_random_seed(0)
     model = transformer(*SIZES[side], words=WORDS)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -74,7 +74,7 @@ def trained(side, rows):
 
 
 class Live:
-    """What the live teacher gives on the tested sequences, and what a student makes of it."""
+    """The live teacher's outputs on the tested sequences, with a student's loss on them."""
 
     def __init__(self, teacher, student, rows):
         self.teacher = teacher
@@ -87,7 +87,7 @@ class Live:
         self.entropies = [float(tf.reduce_mean(entropy)) for entropy in entropies]
 
     def error(self, target, temperature):
-        """Returns the row of the table for a target, logits or a `TopK` of one row a token."""
+        """Returns the table's row for a target: logits, or a `TopK` with one row per token."""
         exact = tf.nn.log_softmax(self.logits / temperature)
         student = tf.nn.log_softmax(self.student / temperature)
         kept = lying_as(target, student, temperature)
@@ -132,7 +132,7 @@ def _flat(values):
 
 
 def cached(live, temperature, k, dtype):
-    """Returns `(target, bytes a token)`, written to a folder and read back."""
+    """Returns `(target, bytes per token)` after writing it to a folder and reading it back."""
     with tempfile.TemporaryDirectory() as folder:
         write_targets(live.teacher, live.data, folder, top_k=k, temperature=temperature,
                       dtype=dtype, verbose=0)  # fmt: skip
@@ -177,7 +177,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="30 batches, k = 16")
     parser.add_argument("--json", metavar="FILE", help="also write results and machine here")
     args = parser.parse_args()
-    tf.get_logger().setLevel("ERROR")  # of tracings: each cache has its own
+    tf.get_logger().setLevel("ERROR")  # each cache traces again
     batches = 30 if args.quick else args.batches
     ks = args.k or ([16] if args.quick else [1, 4, 16, 32, 64, 128])
     rows = sequences(args.data / "text.txt", batches * BATCH + TESTED)

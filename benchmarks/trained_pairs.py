@@ -1,4 +1,4 @@
-"""Trains the arms of a `Pair`; what was trained once is on disk, so a command goes on."""
+"""Trains the arms of a `Pair`; saves every training, so that a command can continue."""
 
 import math
 import pathlib
@@ -10,11 +10,11 @@ from keras_distill import CachedTeacher, Distiller, Supervision, Term, recipes
 from keras_distill._files import read_json, write_json
 from keras_distill.recipes.defaults import chosen_by, signs
 
-FALLS = "falls"  # the share of the teacher goes from 0.9 to 0 along a cosine
+FALLS = "falls"  # the share of the teacher falls from 0.9 to 0 along a cosine
 
 
 def terms_of(setting):
-    """The terms of `{"recipe", "temperature"}`; the recipe "values" is the squared error."""
+    """Returns the terms of `{"recipe", "temperature"}`; "values" means the squared error."""
     if setting.get("recipe", "values") == "values":
         return [Term("mse")]
     return getattr(recipes, setting["recipe"])(temperature=setting["temperature"])
@@ -24,10 +24,10 @@ class Trained:
     """A pair with its data and its teacher's answers.
 
     Args:
-        name: of the pair.
+        name: the name of the pair.
         pair: a `Pair`.
         data: the folder of data that no dependency ships.
-        out: the folder where answers and scores are kept.
+        out: the folder for answers and scores.
     """
 
     def __init__(self, name, pair, data, out):
@@ -84,14 +84,14 @@ class Trained:
         model.fit(x, y, batch_size=pair.batch, epochs=epochs, verbose=0)
 
     def score(self, outputs, split):
-        """Percent: accuracy, or R squared."""
+        """Returns the score in percent: accuracy, or R squared."""
         y = self.data[split][1]
         if self.pair.loss == "classes":
             return 100 * float(np.mean(outputs.argmax(-1) == y))
         return 100 * float(1 - np.mean((outputs - y) ** 2) / np.var(y))
 
     def trained(self, arm, setting, seed):
-        """`{split: score}` of a student under a seed; `setting` is `None` for the student alone."""
+        """Returns `{split: score}` of a student under a seed; alone if `setting` is `None`."""
         path = self.folder / f"{arm}-{seed}.json"
         known = read_json(path)
         if known is None:
@@ -114,9 +114,9 @@ class Trained:
                 for split, (x, _) in self.data.items()}  # fmt: skip
 
     def by_keras(self, temperature, alpha, seed):
-        """Returns the same of a student distilled by `keras.distillation`, from the live teacher.
+        """Returns `{split: score}` of a student that `keras.distillation` has trained.
 
-        Its loss is given as an object: the name "kl_divergence" compares logits unsoftened.
+        The loss is an object, since the name "kl_divergence" compares logits without softmax.
         """
         path = self.folder / f"keras-{temperature:g}-{alpha:g}-{seed}.json"
         if read_json(path) is None:
@@ -136,10 +136,11 @@ class Trained:
         return read_json(path)
 
     def default(self, seed):
-        """What `recipes.default` chooses, with the student alone trained once under `seed`."""
+        """Returns the choice of `recipes.default`, which needs one student trained alone."""
         found = {split: signs(self.answers[split], self.data[split][1])
                  for split in ("train", "valid")}  # fmt: skip
         alone = self.trained("alone", None, seed)
         return chosen_by(found["train"]._replace(
             valid=found["valid"].train, alone_train=alone["train"] / 100,
-            alone_valid=alone["valid"] / 100))  # fmt: skip
+            alone_valid=alone["valid"] / 100,
+            valid_examples=len(self.data["valid"][1])))  # fmt: skip

@@ -1,22 +1,23 @@
-"""Tuned students of a Fashion-MNIST teacher, against themselves alone and `keras.distillation`.
+"""Compares tuned Fashion-MNIST students with the student alone and `keras.distillation`.
 
-The teacher is that of `examples/fashion_mnist.py`, trained on all images unless `--teacher` is one.
+The teacher is that of `examples/fashion_mnist.py`, trained on all images unless `--teacher` is
+given.
 For a student of 5,000 and one of 48,000 parameters:
 
 1. `keras_distill.experiments.tuning.tune` chooses recipe, temperature, alpha and epochs by the
    validation split (the last 5,000 training images).
-2. `keras.distillation.Distiller`, given the winner's epochs, is tried at the same temperatures and
-   shares of the labels, with the loss that makes it Hinton's (`keras.losses.KLDivergence()`), and
-   the best by the validation split is its best setting. Its default is what its constructors have.
-3. Each arm is trained over seeds that took no part: the student alone, the winner,
-   `keras.distillation` by default and at its best, all for the winner's epochs, from the same
-   weights and the same order of the data for each seed, and measured on the test split.
+2. `keras.distillation.Distiller` gets the winner's epochs, the same temperatures and shares of the
+   labels, and the loss that makes it Hinton's (`keras.losses.KLDivergence()`). Its best setting is
+   the best of these on the validation split. Its default is that of its constructors.
+3. Each arm is trained over new seeds: the student alone, the winner, `keras.distillation` by
+   default and at its best. All have the winner's epochs and, for each seed, the same initial
+   weights and order of the data. They are measured on the test split.
 
-`keras.distillation` reads the teacher's logits from memory, as an input of its own that a model in
-the teacher's place hands on: its losses are as they are, without the time of the teacher.
+`keras.distillation` reads the teacher's logits from memory. They are an input of their own, which a
+model in the teacher's place passes on. Its losses are unchanged, without the time of the teacher.
 
-Every trained student's numbers are on disk as soon as they are known: the same command goes on
-after an interruption. `DIR` holds the four idx `.gz` files.
+Every trained student's numbers are saved as soon as they are known, so the same command continues
+an interrupted run. `DIR` holds the four idx `.gz` files.
 
     python benchmarks/tuned_students.py --data=DIR --out=runs/tuned [--teacher=FILE] \
         [--students 5k 48k] [--seeds=5] [--epochs=20,40] [--limit=N]
@@ -48,12 +49,12 @@ FILE = pathlib.Path(__file__).parents[1] / "examples" / "fashion_mnist.py"
 WIDTHS = {"5k": 1.0, "48k": 3.5}
 TEMPERATURES = [1.0, 2.0, 4.0]
 ALPHAS = [0.25, 0.5, 0.9]
-FIRST = 100  # of the seeds of the comparison
+FIRST = 100  # the first seed of the comparison
 DEFAULT = {"temperature": 3.0, "labels": 0.5, "divergence": False}
 
 
 def trained_teacher(arguments):
-    """The file of the teacher, trained unless it is on disk; an epoch that is whole is kept."""
+    """Returns the teacher's file, and trains it unless it exists; finished epochs are kept."""
     path = pathlib.Path(arguments.out) / "teacher.keras"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def trained_teacher(arguments):
 
 
 def tuned(size, arguments):
-    """Returns the winner's experiment, tuned unless it is on disk; and its setting."""
+    """Returns the winner's experiment and its setting; tunes them unless they are on disk."""
     folder = pathlib.Path(arguments.out) / size / "tune"
     options = {"data": arguments.data, "width": WIDTHS[size], "limit": arguments.limit}
     sweep = {"recipe": ["hinton", "dist"], "temperature": TEMPERATURES, "alpha": ALPHAS,
@@ -86,7 +87,7 @@ def tuned(size, arguments):
 
 
 class HandsOn(keras.layers.Layer):
-    """Hands on the logits that ride in the inputs, in a teacher's place."""
+    """Passes on the logits in the inputs, in place of a teacher."""
 
     def call(self, x):
         return x + 0.0
@@ -113,14 +114,14 @@ def keras_distillation(experiment, cache, seed, temperature, labels, divergence)
 
 
 def ours(experiment, cache, seed, arm, teacher):
-    """Returns a student alone or distilled, as `train` has it."""
+    """Returns a student alone or distilled, as `train` trains it."""
     student, model, data = experiment.prepared(arm, seed, teacher, cache)
     model.fit(data, epochs=experiment.epochs, shuffle=False, verbose=0)
     return student
 
 
 def known(path, make, data):
-    """Returns what is on disk, or what `make()` gives on `data`, written there."""
+    """Returns the content of a file, or writes and returns the result of `make()` on `data`."""
     if not path.exists():
         keras.backend.clear_session()
         started = time.time()
@@ -144,7 +145,7 @@ def best_of_the_peer(folder, experiment, cache):
 
 
 def compared(size, arguments):
-    """Returns `{arm: test accuracies}` of one student, and what was chosen for it."""
+    """Returns `{arm: test accuracies}` of one student, and its chosen setting."""
     folder, cache = pathlib.Path(arguments.out) / size, f"{arguments.out}/targets"
     experiment, setting = tuned(size, arguments)
     teacher = keras.saving.load_model(arguments.teacher, compile=False)
@@ -168,7 +169,7 @@ def compared(size, arguments):
 
 
 def table(size, accuracies):
-    """Rows of percent on the test split; gains over the student alone by pairs of seeds."""
+    """Returns rows of percent on the test split, with paired gains over the student alone."""
     for arm, values in accuracies.items():
         gains = 100 * np.subtract(values, accuracies["alone"])
         error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")

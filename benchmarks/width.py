@@ -1,15 +1,15 @@
-"""Students of a share of their teacher's width: the first units, or those that matter on data.
+"""Compares ways to cut a teacher's width: the first units, or the most important ones on data.
 
-A teacher is trained once. `models.shrink(width=...)` then keeps of its channels, hidden units,
-heads and stream the first ones ("slices"), or those of the largest mean activation, or of the
-largest sum of `|weight * gradient|`, measured on 16 training batches. "From scratch" has the same
-shape and none of the teacher's weights. Each is measured on the test split as it was cut, and after
-a short distillation (`hinton` at temperature 2, alpha 0.5) over seeds.
+A teacher is trained once. `models.shrink(width=...)` then keeps a share of its channels, hidden
+units, heads and `hidden_dim`: the first ones ("slices"), those with the largest mean activation, or
+those with the largest sum of `|weight * gradient|`, measured on 16 training batches. "From scratch"
+has the same shape and none of the teacher's weights. Each is measured on the test split directly
+after the cut, and after a short distillation (`hinton` at temperature 2, alpha 0.5) over seeds.
 
     python benchmarks/width.py --data=DIR --out=runs/width [--seeds=3] [--tasks NAME ...]
 
-`DIR` holds `sentiment.tsv`, as `pairs.py` says; digits come with scikit-learn. What was trained is
-on disk, so that the command goes on after an interruption: about 15 minutes of one CPU.
+`DIR` holds `sentiment.tsv`, as `pairs.py` describes it; digits come with scikit-learn. Trained
+models are saved, so the command continues an interrupted run. It takes about 15 minutes of one CPU.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """`data(folder)` gives `{split: (x, y)}`; `teacher` makes a model of logits."""
+    """A task: `data(folder)` returns `{split: (x, y)}`, and `teacher` makes a model of logits."""
 
     data: callable
     teacher: callable
@@ -74,7 +74,7 @@ def bert():
 
 
 def tokens(folder):
-    """Word numbers as BERT takes them."""
+    """Returns word numbers in the form that BERT takes."""
     return {split: ({"token_ids": x, "padding_mask": (x > 0).astype("int32"),
                      "segment_ids": np.zeros_like(x)}, y)
             for split, (x, y) in reviews(folder).items()}  # fmt: skip
@@ -88,7 +88,7 @@ TASKS = {
 
 
 class Cuts:
-    """The students of one task's teacher; what was measured once is on disk."""
+    """The students of one task's teacher; measured results are kept on disk."""
 
     def __init__(self, name, folder, out):
         self.task = TASKS[name]
@@ -133,7 +133,7 @@ class Cuts:
             yield keras.tree.map_structure(lambda part, rows=rows: part[rows], (x, y))
 
     def measured(self, arm, share, seed):
-        """Test accuracy as it was cut and after the distillation, in %."""
+        """Returns the test accuracy in %, directly after the cut and after the distillation."""
         path = self.folder / f"{arm.replace(' ', '_')}-{share}-{seed}.json"
         if read_json(path) is None:
             keras.backend.clear_session()

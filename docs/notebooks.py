@@ -28,7 +28,8 @@ Install the package. The other cells of this section write modules that several 
 TRY = """
 ## Run it
 
-`--tiny` tries it out on few examples: its numbers mean nothing. Call `main([])` for the real run.
+`--tiny` runs everything in under a minute, with numbers that mean nothing. Call `main([])` for the
+real run.
 """
 # Texts that are made up, for the examples whose data are files of the reader.
 TEXTS = {
@@ -46,8 +47,8 @@ pathlib.Path("texts.tsv").write_text("\\n".join([{head!r}, *ROWS]) + "\\n")
 TRY_TEXTS = """
 ## Run it
 
-These rows are made up, so that the example can be tried out: its numbers mean nothing. Put the
-path of your own table in their place, and leave `--tiny` out.
+These rows are made up, so the numbers mean nothing. For a real run, give the path of your own table
+and leave out `--tiny`.
 """
 
 

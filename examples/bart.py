@@ -1,4 +1,5 @@
-"""BART with a depth of its own on each side, so that a student may lose decoder blocks alone."""
+"""BART whose encoder and decoder differ in depth, so that a student can have fewer decoder blocks.
+"""
 
 import keras
 import keras_hub
@@ -9,15 +10,17 @@ EMBEDDINGS = ("position_embedding", "embeddings_add", "embeddings_layer_norm", "
 
 @keras.saving.register_keras_serializable(package="keras_distill_examples")
 class Bart(keras_hub.models.Backbone):
-    """KerasHub's `BartBackbone`, which has one depth for both sides, with the decoder cut short.
+    """KerasHub's `BartBackbone` with a shorter decoder.
+
+    `BartBackbone` has one depth for both sides. This backbone takes a depth for each side.
 
     Args:
-        encoder_num_layers: the encoder's blocks.
-        decoder_num_layers: the decoder's, not more.
-        **sizes: `BartBackbone`'s other arguments.
+        encoder_num_layers: the number of encoder blocks.
+        decoder_num_layers: the number of decoder blocks, at most `encoder_num_layers`.
+        **sizes: the other arguments of `BartBackbone`.
 
     Raises:
-        ValueError: for a decoder that is deeper than the encoder.
+        ValueError: if the decoder is deeper than the encoder.
     """
 
     def __init__(self, encoder_num_layers, decoder_num_layers, *, name=None, trainable=True,
@@ -32,7 +35,8 @@ class Bart(keras_hub.models.Backbone):
         outputs = {**whole.output, "decoder_sequence_output": decoder[-1].output}
         dtype = sizes.pop("dtype", None)
         super().__init__(whole.input, outputs, name=name, trainable=trainable, dtype=dtype)
-        # What `BartSeq2SeqLM` looks for when it generates; its cache is as deep as the decoder.
+        # `BartSeq2SeqLM` reads these attributes when it generates. `num_layers` is the depth of
+        # its cache, so it is the decoder's depth.
         self.token_embedding = whole.token_embedding
         for side in ("encoder", "decoder"):
             for part in EMBEDDINGS:
@@ -53,7 +57,7 @@ class Bart(keras_hub.models.Backbone):
 
 
 def tokenizer(texts, size):
-    """BART's kind of tokenizer, of at most `size` tokens, the commonest in `texts`."""
+    """Trains a BART tokenizer of at most `size` tokens, which are the most common in `texts`."""
     special = ["<s>", "<pad>", "</s>", "<mask>"]
     vocabulary, merges = byte_pairs(texts, size - len(special))
     vocabulary |= {token: len(vocabulary) + index for index, token in enumerate(special)}
@@ -61,7 +65,7 @@ def tokenizer(texts, size):
 
 
 def task(backbone, tokenizer, length, summary_length, name=None):
-    """A model that reads texts of `length` tokens and writes up to `summary_length`."""
+    """Returns a model that reads `length` tokens and writes up to `summary_length` tokens."""
     preprocessor = keras_hub.models.BartSeq2SeqLMPreprocessor(
         tokenizer, encoder_sequence_length=length, decoder_sequence_length=summary_length
     )

@@ -1,16 +1,21 @@
 """
-# Born again, and self-training: the student of one generation teaches the next
+# Born-again networks and self-training
 
-A network teaches another one just like itself, with other first weights, and that one the next
-(born-again networks: Furlanello et al., 2018, https://arxiv.org/abs/1805.04770). And the same with
-images that have no labels: the teacher labels them, and the student learns from labels and answers
-(self-training: Xie et al., 2020, https://arxiv.org/abs/1911.04252).
+This example distills over generations in two ways.
+
+- Born-again networks (Furlanello et al., 2018, https://arxiv.org/abs/1805.04770): a network teaches
+  a network of the same architecture with different initial weights. That network teaches the next
+  one.
+- Self-training (Xie et al., 2020, https://arxiv.org/abs/1911.04252): a teacher labels images that
+  have no labels. The student learns from the true labels and from the teacher's answers.
+
+Neither needs a larger teacher, and self-training also uses images that nobody has labelled.
 
     python examples/born_again.py --data=DIR --limit=5000
 
-`DIR` holds the four idx `.gz` files of Fashion-MNIST, `--tfds=fashion_mnist` fetches them;
-without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out in under a minute:
-its numbers mean nothing.
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import functools
@@ -25,18 +30,18 @@ from keras_distill import Term, losses
 from keras_distill.experiments import Arm
 
 FILTERS = (8, 16, 32)
-FIRST = "a fifth of the labels"  # the first teacher of those that label the rest
+FIRST = "a fifth of the labels"  # the network that labels the other images first
 
 """
 ## Generations
 
-Each is a `Distiller` whose teacher is the model before it. The answer of all generations together,
-the mean of their probabilities, is what the paper reports beside the last one's.
+Each generation is trained by a `Distiller` whose teacher is the generation before it. The example
+also measures all generations together by the mean of their probabilities, as the paper does.
 """
 
 
 def generation(number, given, data, shape, seed, model_of):
-    """The first network, taught by labels alone, or a descendant, as an arm is trained."""
+    """Trains one generation. The first learns from labels alone, the others also from a teacher."""
     scheme = {}
     if number:
         terms = [Term(losses.KLDivergence(given.temperature))]
@@ -46,8 +51,8 @@ def generation(number, given, data, shape, seed, model_of):
     return trained(f"generation {number}", net, data, given.epochs, seed, **scheme)
 
 
-def right(nets, images, labels):
-    """The accuracy of the nets' mean probabilities, in percent."""
+def mean_accuracy(nets, images, labels):
+    """Returns the accuracy of the networks' mean probabilities in percent."""
     outputs = [keras.ops.softmax(net.predict(images, batch_size=256, verbose=0)) for net in nets]
     return 100 * float(np.mean(np.argmax(sum(outputs), -1) == labels))
 
@@ -55,32 +60,33 @@ def right(nets, images, labels):
 """
 ## Images without labels
 
-Of the training images only the first fifth keep their labels. The network that they train answers
-for all others, and its student learns from both:
+Only the first fifth of the training images keep their labels. A network learns from these images
+and then answers for all others. Its student learns from the labels and from these answers, which
+come in two kinds:
 
-- hard: from the answers that the teacher is sure of, as if they were labels; a sample weight of
-  zero leaves out the others;
-- soft: from the teacher's softened outputs on every image. That term needs no labels, so
-  `mask=None` lets it count where the sample weight, which is the labels', is zero.
+- Hard answers are the classes of which the teacher is sure. They are used as labels. A sample
+  weight of zero leaves out the images of which it is not sure.
+- Soft answers are the teacher's softened outputs for every image. Their term needs no labels. The
+  sample weight says which images have labels, so the term ignores it with `mask=None`.
 
-The student is then the teacher of one more round.
+The student then teaches one more round.
 """
 
 
 def with_labels(images, labels, weights, batch_size):
-    """A function that, as `data` does, returns the training split in batches."""
+    """Returns a function that gives the training split in batches, as `data` does."""
     dataset = tf.data.Dataset.from_tensor_slices((images, labels, weights))
     return lambda split: dataset.shuffle(len(images)).batch(batch_size).prefetch(2)
 
 
 def answers(teacher, images):
-    """The teacher's likeliest classes and how sure it is of them."""
+    """Returns the teacher's most likely classes and their probabilities."""
     shares = keras.ops.softmax(teacher.predict(images, batch_size=256, verbose=0))
     return np.argmax(shares, -1), np.max(shares, -1)
 
 
 def self_trained(kind, number, given, splits, seed, model_of):
-    """A student of labelled and unlabelled images, as an arm is trained."""
+    """Trains one student on the images with labels and on those without."""
     images, labels = splits["train"]
     teacher = model_of(FIRST if number == 1 else f"{kind} answers, round {number - 1}")
     known = np.arange(len(images)) < len(images) // 5
@@ -97,7 +103,7 @@ def self_trained(kind, number, given, splits, seed, model_of):
 
 
 def few_labels(given, splits, seed, model_of):
-    """The network that sees a fifth of the images, five times as often."""
+    """Trains a network on a fifth of the images for five times as many epochs."""
     images, labels = splits["train"]
     fifth = len(images) // 5
     few = with_labels(images[:fifth], labels[:fifth], np.ones(fifth, "float32"), given.batch_size)
@@ -108,28 +114,31 @@ def few_labels(given, splits, seed, model_of):
 """
 ## The result
 
-All arms make the same number of updates: the network that sees a fifth of the images sees them
-five times as often. The last student of two rounds is measured.
+All networks make the same number of updates. The network that sees a fifth of the images therefore
+sees each image five times as often. The table shows the student of the second round.
 """
 
+
 def arms(given, splits, data):
-    """`{name: Arm}`, measured by accuracy."""
+    """Returns `{name: Arm}`. Every arm is measured by its accuracy."""
     shape, (x, y) = splits["train"][0].shape[1:], splits[given.on]
 
-    def one(seed, model, model_of):
-        return {"accuracy": right([model], x, y)}
+    def measure(seed, model, model_of):
+        return {"accuracy": mean_accuracy([model], x, y)}
 
     def all_together(seed, model, model_of):
-        return {"accuracy": right([model_of(name) for name in line], x, y)}
+        return {"accuracy": mean_accuracy([model_of(name) for name in generations], x, y)}
 
-    line = {f"generation {n}": Arm(functools.partial(generation, n, given, data, shape), one)
-            for n in range(given.generations)}  # fmt: skip
-    found = {**line, "all generations together": Arm(None, all_together)}
-    found[FIRST] = Arm(functools.partial(few_labels, given, splits), one)
+    generations = {
+        f"generation {n}": Arm(functools.partial(generation, n, given, data, shape), measure)
+        for n in range(given.generations)
+    }
+    found = {**generations, "all generations together": Arm(None, all_together)}
+    found[FIRST] = Arm(functools.partial(few_labels, given, splits), measure)
     for kind in ("hard", "soft"):
         rounds = [functools.partial(self_trained, kind, n, given, splits) for n in (1, 2)]
         found[f"{kind} answers, round 1"] = Arm(rounds[0])
-        found[f"and {kind} answers for the rest"] = Arm(rounds[1], one)
+        found[f"and {kind} answers for the rest"] = Arm(rounds[1], measure)
     return found
 
 

@@ -1,28 +1,34 @@
 """
-# A chatbot, and its answers from a third of the layers
+# A chatbot with a third of the layers
 
-A byte-pair tokenizer and a GPT-2-style teacher are trained on dialogues and on a dictionary of
-computing: first on the entries as they are, then on answers, a meaning being the answer to "What is
-X?". Students with its first and last layer are cut from it and trained in all the ways that distill
-a language model:
+This example trains a byte-pair tokenizer and a GPT-2-style teacher on dialogues and on a dictionary
+of computing. The teacher first reads the entries of the dictionary. Then it learns to answer
+questions. The meaning of a term X is the answer to "What is X?". Each student keeps the teacher's
+first and last layer, so that it answers faster. The example compares the common ways to distill a
+language model:
 
-- on the answers alone, as a student without a teacher is;
-- token by token: forward KL, reverse KL, the generalized Jensen-Shannon divergence, skewed KL;
-- by sequence: on answers that the teacher wrote;
-- on policy: half of the batches are the student's own answers, scored by the teacher.
+- The student learns from the answers alone, without a teacher.
+- The student learns token by token, with the forward KL, the reverse KL, the generalized
+  Jensen-Shannon divergence or the skewed KL.
+- The student learns by sequence, from answers that the teacher wrote.
+- The student learns on policy. It writes the answers of half of the batches itself, and the teacher
+  scores them.
 
-In all of them the prompt counts for nothing: what is learned is to answer.
+The loss covers only the tokens of the answers, because the model must learn to answer and not to
+ask.
 
     python examples/chatbot.py --data=DIR --out=runs/chatbot
     python examples/chatbot.py --chat --out=runs/chatbot
 
-`DIR` holds `dialogue.tsv` (columns split, question, answer) and, if it is there, `text.txt`, the
-dictionary FOLDOC. Other pairs: `--tsv=FILE` or `--tfds=NAME`, with `--text=` and `--label=` for the
-columns of questions and answers.
+`--data=DIR` reads `dialogue.tsv` from the folder `DIR`, with the columns split, question and
+answer. It also reads the dictionary FOLDOC from `text.txt`, if that file exists. `--tsv=FILE` reads
+a table of yours instead, and `--tfds=NAME` downloads a data set from TensorFlow Datasets. `--text=`
+and `--label=` name the columns of the questions and of the answers.
 
-`--tiny --limit=64` tries it out in under a minute: its numbers and its answers mean nothing. A
-killed run goes on from the end of the last epoch when the same command is given again. `--chat` is
-a conversation in the terminal with a trained student; each question is answered for itself.
+`--tiny --limit=64` runs everything in under a minute, with numbers and answers that mean nothing.
+To resume a killed run, give the same command again. It continues after the last whole epoch.
+`--chat` starts a conversation in the terminal with a trained student. The student does not remember
+earlier questions.
 """
 
 import argparse
@@ -47,9 +53,10 @@ from keras_distill.experiments import Arm, RunFolder, Runner
 """
 ## The teacher
 
-KerasHub's GPT-2 with sizes of our own. It is trained as it would be without this package, except
-that `completion_only` makes the batches: tokens of question and answer, weighed on the answer.
-Before that it learns the language, from the dictionary's entries one after another.
+The teacher is KerasHub's GPT-2 with smaller sizes. It is trained as it would be without this
+package, except that `completion_only` makes the batches. A batch holds the tokens of question and
+answer, and the sample weight selects the answer. Before that, the teacher learns the language from
+the whole entries of the dictionary.
 """
 
 
@@ -68,10 +75,10 @@ def language_model(given, tokenizer):
 """
 ## The students
 
-Each starts from the same cut of the teacher, with its weights, so that they differ only in what
-they are taught. A token-level student learns from the answers in the data as much as from the
-teacher. Sequence-level distillation needs no teacher while it trains: the data are the teacher's
-words. On policy there are no labels: what the student itself has said is not right by definition.
+All students start from the same layers of the teacher and its weights, so that they differ only in
+how they are trained. A token-level student learns from the answers in the data and from the
+teacher. A sequence-level student learns from answers that the teacher wrote, so it needs no teacher
+during training. An on-policy student has no labels, because its own answers may be wrong.
 """
 
 TOKEN_LEVEL = {
@@ -84,7 +91,7 @@ STUDENTS = ("alone", *TOKEN_LEVEL, "sequence-level", "on-policy")
 
 
 class Run:
-    """The arms of one run, each of which is trained once."""
+    """The arms of one run. Each is trained once."""
 
     def __init__(self, given):
         self.given = given
@@ -112,7 +119,7 @@ class Run:
                         self.given.rate)  # fmt: skip
 
     def pretrained(self, seed, model_of):
-        """The teacher before it has answered anything."""
+        """Trains the teacher on texts, before it answers questions."""
         keras.utils.set_random_seed(0)
         pairs = [q + a for q, a in zip(self.prompts, self.answers, strict=True)]
         task = language_model(self.given, conversation.tokenizer(pairs, self.given.tokens))
@@ -133,7 +140,7 @@ class Run:
         return self.fit(distiller, batches, name, self.given.epochs, self.given.rate / 2)
 
     def lesson(self, name, student, teacher):
-        """`(distiller, batches)`: how the student `name` is taught, and on what."""
+        """Returns `(distiller, batches)`, by which the student `name` is trained."""
         if name == "on-policy":
             terms = [Term(TOKEN_LEVEL["Jensen-Shannon"], name="teacher")]
             own = OnPolicy(student, self.prompts, self.answers, share=0.5, batch_size=BATCH)
@@ -149,15 +156,21 @@ class Run:
         return Distiller(student, teacher=teacher, terms=terms, alpha=self.given.alpha), said
 
     def written(self, teacher):
-        """The teacher's answers to every different question in the training data, drawn as it would
-        say them: its likeliest answers are few, and a student of these learns to repeat them."""
+        """Returns the teacher's answers to every different question in the training data.
+
+        The answers are sampled at temperature 1. The teacher's most likely answers are few, and a
+        student of those learns to repeat them.
+        """
         prompts = list(dict.fromkeys(self.prompts))
         file = self.given.out / "answers.jsonl"
         return generate(teacher, prompts, file, temperature=1.0, batch_size=64)
 
     def fit(self, distiller, batches, name, epochs, rate, valid=None):
-        """Trains a model. On policy the tokens a second are those of people's answers, since how
-        long the student's will be is not known."""
+        """Trains a model.
+
+        On policy, the length of the student's answers is not known in advance. The tokens per
+        second then count the tokens of the answers in the data.
+        """
         task, counted = distiller.student, batches
         if isinstance(batches, tuple):
             batches = by_length(batches, seed=1)
@@ -172,8 +185,9 @@ class Run:
 """
 ## Streaming
 
-KerasHub's `generate` returns whole texts. To show each token when it is there, the same pieces are
-used one by one: the prompt fills the cache of keys and values, then each step reads one token.
+KerasHub's `generate` returns whole texts. The class below shows each token as soon as it exists. It
+calls the same functions as `generate`, one after the other. The prompt fills the cache of keys and
+values, and each later step reads one token.
 """
 
 
@@ -182,8 +196,8 @@ class Speaker:
 
     Args:
         task: the model.
-        temperature: divides the logits; 0 takes the likeliest token.
-        seed: of the draws.
+        temperature: the number that divides the logits; 0 takes the most likely token.
+        seed: the seed of the samples.
     """
 
     def __init__(self, task, temperature=0.7, seed=0):
@@ -194,22 +208,22 @@ class Speaker:
         self.shape = (1, backbone.num_layers, 2, self.length, backbone.num_heads,
                       backbone.hidden_dim // backbone.num_heads)  # fmt: skip
         run = task.call_with_cache
-        self._run = run if task.run_eagerly else tf.function(run)  # one trace a length
+        self._run = run if task.run_eagerly else tf.function(run)  # one trace for each length
 
     def pieces(self, prompt):
-        """Yields the text of an answer as it is made."""
+        """Yields the text of an answer while the model writes it."""
         tokenizer = self.task.preprocessor.tokenizer
         said, shown, text = [], "", ""
         for token in self.tokens(prompt):
             said.append(token)
             text = tokenizer.detokenize(said)
-            if not text.endswith("\ufffd"):  # a letter of several bytes is not whole yet
+            if not text.endswith("\ufffd"):  # otherwise a letter still lacks bytes
                 yield text[len(shown) :]
                 shown = text
         yield text[len(shown) :]
 
     def tokens(self, prompt):
-        """Yields ids until the end token, which is left out, or until the length is full."""
+        """Yields token ids until the end token, which is left out, or until the length is full."""
         x = self.task.preprocessor.generate_preprocess([prompt], sequence_length=self.length)
         at = int(np.sum(x["padding_mask"]))
         ids = tf.constant(np.asarray(x["token_ids"], "int32"))
@@ -224,7 +238,7 @@ class Speaker:
             logits, at = logits[:, -1], at + 1
 
     def prepare(self):
-        """Compiles what answers: for a prompt, and for the tokens after it."""
+        """Compiles the two calls of an answer, for the prompt and for the tokens after it."""
         list(self.tokens("Hello\n"))
         self._run(tf.constant([[0]]), tf.zeros(self.shape), tf.constant(0))
 
@@ -236,18 +250,21 @@ class Speaker:
 
 
 def chat(task, temperature):
-    """A conversation in the terminal, until an empty line or the end of the input."""
+    """Holds a conversation in the terminal until an empty line or the end of the input."""
     speaker = Speaker(task, temperature)
     speaker.prepare()
     show = functools.partial(print, end="", flush=True)
-    print("Ask something; an empty line ends it.")
+    print("Ask a question. An empty line ends the conversation.")
     while question := ask():
         _, first, whole = answer(speaker, question + "\n", show)
         print(f"\n  [{1e3 * first:.0f} ms to the first token, {1e3 * whole:.0f} ms in all]")
 
 
 def answer(speaker, prompt, show=lambda piece: None):
-    """`(text, seconds to its first piece, seconds in all)`; `show` takes each piece at once."""
+    """Returns `(text, seconds to the first piece, seconds in all)`.
+
+    The function `show` gets each piece as soon as the model has written it.
+    """
     started, first, said = time.perf_counter(), None, ""
     for piece in speaker.pieces(prompt):
         first = first or time.perf_counter() - started
@@ -267,11 +284,16 @@ def ask():
 """
 ## The table
 
-Perplexity of the answers in the test split; the forward KL from the teacher on the same tokens;
-distinct-1 and -2, the share of different words and pairs of words in sampled answers; milliseconds
-to an answer's first token and to its end, as in the conversation; milliseconds a token when one
-prompt is answered with the cache as long as the model allows; memory of the weights and of a full
-cache.
+The table has these columns:
+
+- the perplexity of the answers in the test split;
+- the forward KL from the teacher on the same tokens;
+- distinct-1 and distinct-2, the share of different words and of different pairs of words in sampled
+  answers;
+- the milliseconds to the first token and to the end of an answer, as in the conversation;
+- the milliseconds for a token when the model answers one prompt with the longest cache that it
+  allows;
+- the memory of the weights and of a full cache.
 """
 
 
@@ -305,19 +327,22 @@ def measured(task, teacher, run):
 
 
 def evenly(prompts, count):
-    """Some of the prompts, evenly: the dialogues come first, then the dictionary."""
+    """Returns `count` evenly spaced prompts, since the dialogues come before the dictionary."""
     return prompts[:: max(1, len(prompts) // count)][:count]
 
 
 def distinct(words, n):
-    """The share of different n-grams."""
+    """Returns the share of different n-grams."""
     grams = list(zip(*(words[i:] for i in range(n)), strict=False))
     return len({*grams}) / max(1, len(grams))
 
 
 def seconds_a_token(task, prompt, runs):
-    """The median of so many answers, each as long as the model allows, after one that compiles;
-    with `runs=0` that one's time."""
+    """Returns the median seconds for a token over `runs` answers.
+
+    Each answer is as long as the model allows. One answer before them compiles the model and is not
+    counted. With `runs=0` only that answer is timed.
+    """
     x, times = task.preprocessor.generate_preprocess([prompt]), []
     count = max(1, x["padding_mask"].shape[1] - int(np.sum(x["padding_mask"])))
     for _ in range(runs + 1):
@@ -333,25 +358,30 @@ def samples(task, prompts):
 
 
 def arguments(given=None):
-    parser = argparse.ArgumentParser(description="A chatbot with a third of its layers.")
+    parser = argparse.ArgumentParser(description="Distills a chatbot to a third of its layers.")
     data.add_arguments(parser, text="question", label="answer")
-    parser.add_argument("--out", default="runs/chatbot", type=pathlib.Path)
+    parser.add_argument("--out", default="runs/chatbot", type=pathlib.Path,
+                        help="the folder of the results")  # fmt: skip
     parser.add_argument("--chat", nargs="?", const="on-policy", choices=["teacher", *STUDENTS],
-                        help="talk to a trained model")  # fmt: skip
-    parser.add_argument("--temperature", default=0.5, type=float, help="of the conversation")
-    parser.add_argument("--tokens", default=4000, type=int, help="the tokenizer's, at most")
-    parser.add_argument("--length", default=64, type=int, help="tokens of a prompt and its answer")
+                        help="talk to this trained model")  # fmt: skip
+    parser.add_argument("--temperature", default=0.5, type=float, help="for the conversation")
+    parser.add_argument("--tokens", default=4000, type=int, help="the most tokens of the tokenizer")
+    parser.add_argument("--length", default=64, type=int, help="tokens of a prompt with its answer")
     parser.add_argument("--width", default=192, type=int, help="the hidden size")
     parser.add_argument("--depth", default=6, type=int, help="the teacher's layers")
-    parser.add_argument("--repeat", default=4, type=int, help="how often an epoch has a dialogue")
-    parser.add_argument("--limit", type=int, help="only the first pairs of each split")
-    parser.add_argument("--pretrain-epochs", default=5, type=int, help="on the dictionary")
-    parser.add_argument("--teacher-epochs", default=4, type=int)
-    parser.add_argument("--epochs", default=1, type=int, help="of every student")
+    parser.add_argument("--repeat", default=4, type=int,
+                        help="how often an epoch repeats each dialogue")  # fmt: skip
+    parser.add_argument("--limit", type=int, help="use only the first pairs of each split")
+    parser.add_argument("--pretrain-epochs", default=5, type=int,
+                        help="the teacher's epochs on the dictionary")  # fmt: skip
+    parser.add_argument("--teacher-epochs", default=4, type=int,
+                        help="the teacher's epochs on the answers")  # fmt: skip
+    parser.add_argument("--epochs", default=1, type=int, help="the epochs of each student")
     parser.add_argument("--rate", default=1e-3, type=float, help="the teacher's learning rate")
     parser.add_argument("--alpha", default=0.5, type=float, help="the teacher's share of the loss")
-    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
-    parser.add_argument("--tiny", action="store_true", help="16 numbers wide, one epoch")
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS),
+                        help="the students to train")  # fmt: skip
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, one epoch")
     given = parser.parse_args(given)
     if given.tiny:
         given.length, given.tokens = min(given.length, 24), 300

@@ -1,17 +1,19 @@
 """
-# Compress: from a teacher to a small student by one call
+# Compress: from a teacher to a small student in one call
 
-People want a model that is small and fast enough and has lost nothing. `compress` looks for it: it
-proposes students, drops those that cost too much before any training, chooses how to distill,
-searches, and trains the leader over seeds beside the same student without a teacher. It returns the
-better of the two and says which it was.
+You have a teacher, and you want a model that is smaller and faster and just as accurate. `compress`
+searches for it. It proposes students and drops those that cost too much before it trains any. It
+chooses how to distill and searches over the settings. Then it trains the best student over several
+seeds, with and without the teacher. It returns the better of the two and says which one it is.
 
     python examples/compress.py --keep=0.99 --out=runs/compress
 
-finds the smallest student that keeps 99% of the teacher's validation accuracy.
-`--max-flops=100000` finds the best one within a budget instead. `--data=DIR` takes the four idx
-`.gz` files of Fashion-MNIST, `--tfds=fashion_mnist` fetches them; without either, scikit-learn's
-8 x 8 digits are taken. `--tiny` tries it all out in under a minute: its numbers mean nothing.
+This command finds the smallest student that keeps 99% of the teacher's validation accuracy.
+`--max-flops=100000` finds the best student within that budget instead.
+
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import argparse
@@ -24,43 +26,43 @@ from keras_distill import compress
 """
 ## The experiment
 
-`residual.py` holds an experiment: the data, a teacher and a student, the loss, the optimizer and
-for how long is trained. `compress` reads the file, as `keras-distill compress --experiment=FILE`
-does.
+The file `residual.py` defines an experiment, with the data, a teacher, a student, the loss, the
+optimizer and the number of epochs. `compress` reads that file. The command
+`keras-distill compress --experiment=FILE` does the same.
 
-The teacher is a residual network. Its blocks are named by number, `block_0_...` and `block_1_...`:
-by these names `models.shrink` finds them, and can leave some out. It can also make the network
-narrower: every skip then keeps one choice of channels at both ends, those that matter most for the
-loss on the training data.
+The teacher is a residual network. The names of its layers number its blocks, as in `block_0_...`
+and `block_1_...`. `models.shrink` finds the blocks by these names and can leave some of them out.
+It can also make the network narrower. It then keeps the channels that matter most for the loss on
+the training data, and the same channels at both ends of every skip connection.
 
-What is cut from the teacher is not always best. The student of the experiment halves the image
-first, which saves three quarters of the operations. Its function takes a `size`, so that `compress`
-tries it large and small.
+A student cut from the teacher is not always the best one. The student of the experiment halves the
+image first, which saves three quarters of the operations. Its function takes a `size`, so that
+`compress` can try several sizes.
 
-Soft targets take more epochs than labels, and a rate that comes to rest.
+Soft targets need more epochs than labels, and a learning rate that decays to zero.
 """
 
 """
 ## The search
 
-Everything that is whole is on disk: after a kill, `--resume` goes on. The teacher answers the
-training split once, and all students learn from these answers.
+`compress` writes each finished part to disk. To resume a killed search, add `--resume`. The teacher
+answers the training split once, and all students learn from these answers.
 """
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="From a teacher to a small student by one call")
-    parser.add_argument("--data", help="the folder of the idx files")
-    parser.add_argument("--tfds", help="a name in TensorFlow Datasets")
-    parser.add_argument("--limit", type=int, help="only the first training images")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--teacher-epochs", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=3, help="seeds of the last comparison")
+    parser = argparse.ArgumentParser(description="Finds a small student of a teacher.")
+    parser.add_argument("--data", help="the folder of the idx files of Fashion-MNIST")
+    parser.add_argument("--tfds", help="a data set of TensorFlow Datasets to download")
+    parser.add_argument("--limit", type=int, help="use only the first training images")
+    parser.add_argument("--epochs", type=int, default=60, help="the epochs of each student")
+    parser.add_argument("--teacher-epochs", type=int, default=40, help="the teacher's epochs")
+    parser.add_argument("--repeats", type=int, default=3, help="the seeds of the last comparison")
     parser.add_argument("--keep", type=float, help="the share of the teacher's accuracy to keep")
-    parser.add_argument("--max-flops", type=float, help="the most operations of a prediction")
-    parser.add_argument("--out", default="runs/compress", help="where everything is written")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--tiny", action="store_true", help="one epoch on few examples")
+    parser.add_argument("--max-flops", type=float, help="the most operations for one prediction")
+    parser.add_argument("--out", default="runs/compress", help="the folder of the results")
+    parser.add_argument("--resume", action="store_true", help="resume the run in --out")
+    parser.add_argument("--tiny", action="store_true", help="one epoch on few images")
     given = parser.parse_args(arguments)
     if given.tiny:
         given.limit, given.epochs, given.teacher_epochs, given.repeats = 64, 1, 1, 1
@@ -79,14 +81,15 @@ def main(arguments=None):
 
 
 """
-## What it says
+## What it prints
 
-The last lines are a table of teacher, student alone and student distilled, with what each costs,
-and a sentence: whether the teacher helped, by how much over pairs of seeds, and how sure that is.
-If it did not help, the student alone is exported, and the sentence says what to try next.
+The last lines are a table and a verdict. The table compares the teacher, the student alone and the
+distilled student, and lists the cost of each. The verdict says whether the teacher helped, by how
+much over pairs of seeds, and how certain that is. If the teacher did not help, `compress` exports
+the student alone, and the verdict says what to try next.
 
-`student.keras` is the student, `pareto.png` the picture of all that were trained to their end, and
-`final/report.html` the comparison on the test split, which nothing was chosen by.
+`student.keras` holds the student. `pareto.png` shows all students that were trained to the end.
+`final/report.html` compares the models on the test split, which played no part in any choice.
 """
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Questions with answers for the chatbot, and a tokenizer that is trained on them."""
+"""Reads questions with their answers for the chatbot, and trains its tokenizer."""
 
 import itertools
 import re
@@ -11,10 +11,10 @@ END = "<|endoftext|>"
 
 
 def pairs(given, tail="\n"):
-    """`{split: (questions, answers)}` from the flags of `data.add_arguments`.
+    """Returns `{split: (questions, answers)}` from the options of `data.add_arguments`.
 
-    Beside the dialogues in the folder `--data`, its dictionary of computing is read, as answers to
-    "What is X?". A question ends with a line's end: there the answer begins.
+    With `--data`, the folder may also hold a dictionary of computing. Its entries become answers to
+    "What is X?". Each question ends with a newline, which tells the model that the answer begins.
     """
     found = data.columns(given, [given.text, given.label], "dialogue.tsv")
     splits = {}
@@ -31,14 +31,14 @@ def pairs(given, tail="\n"):
 
 
 def texts(given, split):
-    """The dictionary's entries of a split, whole: more to learn the language from."""
+    """Returns the dictionary's entries in a split, from which the model learns the language."""
     found = ("\n".join([question, *paragraphs]) for question, paragraphs in dictionary(given)
              if data.hashed_split(question) == split)  # fmt: skip
     return list(itertools.islice(found, given.limit))
 
 
 def dictionary(given):
-    """`(question, paragraphs of the answer)` of the dictionary beside the dialogues, if any."""
+    """Yields `(question, paragraphs of the answer)` from the dictionary, if there is one."""
     file = given.data / "text.txt" if given.data else None
     if file and file.exists():
         for term, paragraphs in entries(file.read_text(encoding="utf-8")):
@@ -46,10 +46,11 @@ def dictionary(given):
 
 
 def entries(text):
-    """`(term, the paragraphs of its meaning)` of a dictionary in FOLDOC's layout.
+    """Yields `(term, the paragraphs of its meaning)` from a dictionary in FOLDOC's layout.
 
-    Terms begin their lines, the first of several is taken; meanings are indented. Braces mark
-    links, and angle brackets the field. What only refers to another entry is left out.
+    A term begins its line, and its meaning is indented. If an entry has several terms, the first is
+    used. Braces mark links, and angle brackets mark the field. Entries that only refer to another
+    entry are left out.
     """
     for entry in re.split(r"\n\n+(?=\S)", text):
         terms, *paragraphs = re.split(r"\n[ \t]*\n", entry.strip("\n"))
@@ -60,10 +61,11 @@ def entries(text):
 
 
 def tokenizer(texts, size):
-    """A byte-pair tokenizer of at most `size` tokens, the commonest in `texts`: GPT-2's kind.
+    """Trains a GPT-2 tokenizer of at most `size` tokens, which are the most common in `texts`.
 
-    The 256 bytes are tokens too, so that every text can be spelled. The end token comes last: the
-    first token is the padding, and padding that is also an end would stop every answer.
+    The tokenizer has a token for each of the 256 bytes, so it can spell every text. The end token
+    comes last. The first token is the padding, and if the end token were first, padding would end
+    every answer.
     """
     vocabulary, merges = byte_pairs(texts, size - 1)
     vocabulary = {**vocabulary, END: len(vocabulary)}

@@ -1,4 +1,4 @@
-"""Texts for the examples: from tables of tab-separated columns or TensorFlow Datasets."""
+"""Reads texts for the examples, from tab-separated tables or from TensorFlow Datasets."""
 
 import collections
 import csv
@@ -11,40 +11,40 @@ SPLITS = ("train", "valid", "test")
 
 
 def add_arguments(parser, text="text", label="label"):
-    """The flags that say where the texts come from, the same in every example of language."""
+    """Adds the options that say where the texts come from. All examples of text have them."""
     parser.add_argument("--data", type=pathlib.Path, help="the folder of the prepared files")
     parser.add_argument("--tsv", type=pathlib.Path, help="a tab-separated file with a header")
-    parser.add_argument("--tfds", help="a name in TensorFlow Datasets, such as imdb_reviews")
-    parser.add_argument("--text", default=text, help="the texts' column or key")
-    parser.add_argument("--label", default=label, help="the labels' (or targets') column or key")
+    parser.add_argument("--tfds", help="a data set of TensorFlow Datasets to download")
+    parser.add_argument("--text", default=text, help="the column or key of the texts")
+    parser.add_argument("--label", default=label, help="the column or key of the labels or targets")
 
 
 def columns(given, names, file):
-    """`{split: {name: list}}` of the columns `names`, from what the flags say.
+    """Returns `{split: {name: list}}` for the columns `names`.
 
     Args:
-        given: the parsed flags of `add_arguments`.
-        names: columns of the file, or keys of the dataset's examples.
-        file: the name of the file that is read in the folder `--data`.
+        given: the parsed options of `add_arguments`, which choose the source.
+        names: the columns of the file, or the keys of the data set's examples.
+        file: the name of the file in the folder `--data`.
 
     Raises:
-        ValueError: where no flag or several say where the texts are.
+        ValueError: if the options choose no source, or several.
     """
     sources = [name for name in ("data", "tsv", "tfds") if getattr(given, name)]
-    if sources == ["data"] or sources == ["data", "tsv"]:  # then `--data` holds only the encoder
+    if sources == ["data"] or sources == ["data", "tsv"]:  # `--data` then only holds the encoder
         return from_tsv(given.tsv or given.data / file, names)
     if sources == ["tsv"]:
         return from_tsv(given.tsv, names)
     if sources in (["tfds"], ["data", "tfds"]):
         return from_tfds(given.tfds, names)
-    raise ValueError(f"Give --data, --tsv or --tfds, one of them. Received: {sources or 'none'}")
+    raise ValueError(f"Give --data, --tsv or --tfds, and only one. Received: {sources or 'none'}")
 
 
 def from_tsv(path, names):
-    """Columns of a tab-separated file.
+    """Returns the columns of a tab-separated file.
 
-    A column `split` says where a row belongs: train, valid or test. Without one a hash of the
-    first column of `names` does, in shares of 80, 10 and 10 in a hundred.
+    The column `split` says whether a row is for `train`, `valid` or `test`. Without that column, a
+    hash of the first column of `names` splits the rows into 80, 10 and 10 percent.
     """
     found = {split: {name: [] for name in names} for split in SPLITS}
     with open(path, encoding="utf-8", newline="") as file:
@@ -60,16 +60,17 @@ def from_tsv(path, names):
 
 
 def hashed_split(text):
-    """The split of a text, always the same for the same text."""
+    """Returns the split of a text. The same text always gets the same split."""
     number = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10
     return {8: "valid", 9: "test"}.get(number, "train")
 
 
 def from_tfds(name, names, share=0.1):
-    """Columns of a dataset in TensorFlow Datasets, which fetches it on first use.
+    """Returns the columns of a data set in TensorFlow Datasets, which downloads it on first use.
 
-    Where it has no validation split, or keeps its test labels secret (SST-2 gives -1), a tenth of
-    the training split is for validation, and its validation split for the test.
+    Some data sets have no validation split or no test labels (SST-2 gives -1). A tenth of their
+    training split is then used for validation, and the labelled split that remains is used for the
+    test.
     """
     import tensorflow_datasets as tfds
 
@@ -99,15 +100,16 @@ def _plain(value):
 
 
 def classified(found, text, label, classes=None, limit=None):
-    """`{split: (texts, labels)}` and the names of the classes, sorted, from `columns`.
+    """Returns `{split: (texts, labels)}` and the sorted names of the classes.
 
     Args:
-        found: what `columns` returns.
-        text: the name of the texts' column.
-        label: the name of the labels'.
-        classes: how many classes to keep, the commonest in the training split; others' rows are
-            left out. Defaults to `None`: all.
-        limit: how many rows of each split, the first ones. Defaults to `None`: all.
+        found: the columns, as `columns` returns them.
+        text: the name of the column of texts.
+        label: the name of the column of labels.
+        classes: how many classes to keep. The most common classes of the training split are kept,
+            and rows of other classes are left out. Defaults to `None`, which keeps all.
+        limit: how many rows of each split to keep, from the first. Defaults to `None`, which keeps
+            all.
     """
     counts = collections.Counter(found["train"][label])
     names = sorted(name for name, _ in counts.most_common(classes))

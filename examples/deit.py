@@ -1,17 +1,20 @@
 """
 # A vision transformer with a distillation token
 
-A vision transformer has to learn from data what a convolution has by construction, and so needs
-many images. A convolutional teacher gives it what it lacks (DeiT: Touvron et al., 2021,
-https://arxiv.org/abs/2012.12877). Beside the class token, whose answer the labels teach, the
-transformer gets a distillation token, whose answer the teacher teaches. It answers by the mean of
-both. The paper found the teacher's hard decision to teach more than its softened output.
+A convolutional network knows by construction that neighboring pixels belong together. A vision
+transformer must learn this from data, so it needs many images. A convolutional teacher can replace
+some of them (DeiT: Touvron et al., 2021, https://arxiv.org/abs/2012.12877). The labels teach the
+output of the transformer's class token. The teacher teaches the output of a second token, the
+distillation token. The prediction is the mean of both. In the paper, hard decisions of the teacher
+taught more than its softened outputs. This example compares both ways, and a transformer with a
+class token alone.
 
     python examples/deit.py
 
-Scikit-learn's 8 x 8 digits are taken, in 16 patches; `--data=DIR --patch=4` takes the four idx
-`.gz` files of Fashion-MNIST, in 49, and `--tfds=fashion_mnist` fetches them. `--tiny` tries it all
-out in under a minute: its numbers mean nothing.
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. With these
+images give `--patch=4`, which makes 49 patches of an image. The digits have 16 patches. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import functools
@@ -28,17 +31,18 @@ from keras_distill.experiments import Arm
 """
 ## The transformer
 
-The image is cut into patches, each of which becomes a vector. In front of them stand the learned
-vectors of one or two tokens. Every token has a place, whose vector is learned, too.
+The first layer cuts the image into patches and turns each patch into a vector. The layer `Tokens`
+puts the learned vectors of one or two tokens before these vectors. It also adds a learned vector
+for each position.
 """
 
 
 @keras.saving.register_keras_serializable(package="deit")
 class Tokens(layers.Layer):
-    """Puts learned tokens before the patches, and adds a learned vector for each place.
+    """Puts learned tokens before the patches and adds a learned vector for each position.
 
     Args:
-        count: how many tokens.
+        count: the number of tokens.
     """
 
     def __init__(self, count, **kwargs):
@@ -61,7 +65,7 @@ class Tokens(layers.Layer):
 
 
 def transformer(shape, patch, width=48, depth=3, heads=3, tokens=("class", "distillation")):
-    """A transformer with an output for each of its tokens, `{token: logits}`."""
+    """Returns a vision transformer with an output for each token, `{token: logits}`."""
     inputs = keras.Input(shape)
     x = layers.Conv2D(width, patch, strides=patch, name="patches")(inputs)
     x = Tokens(len(tokens), name="tokens")(layers.Reshape((-1, width))(x))
@@ -80,22 +84,23 @@ def transformer(shape, patch, width=48, depth=3, heads=3, tokens=("class", "dist
 """
 ## The losses
 
-The labels teach the class token only: the compiled loss names its output. The term names the output
-that the teacher teaches. A hard decision is the class that the teacher finds likeliest, a label
-that costs nothing. The package has no loss of that name, and a loss is a few lines.
+The labels teach only the class token, because the compiled loss names its output. The term names
+the output that the teacher teaches. A hard decision is the class that the teacher finds most
+likely, and it is used as a label. The package has no such loss, but a loss of your own takes only a
+few lines.
 """
 
 
 @keras.saving.register_keras_serializable(package="deit")
 class HardDecision(losses.DistillationLoss):
-    """The cross-entropy of the student with the class that the teacher finds likeliest."""
+    """The student's cross-entropy with the class that the teacher finds most likely."""
 
     def call(self, y_true, y_pred):
         classes = ops.argmax(y_true, axis=-1)
         return ops.sparse_categorical_crossentropy(classes, y_pred, from_logits=True)
 
 
-ARMS = {  # the tokens, which of them the teacher teaches, and whether by its hard decision
+ARMS = {  # the tokens, the token that the teacher teaches, whether by hard decisions
     "labels": (("class",), None, False),
     "class token, soft": (("class",), "class", False),
     "two tokens, soft": (("class", "distillation"), "distillation", False),
@@ -103,15 +108,15 @@ ARMS = {  # the tokens, which of them the teacher teaches, and whether by its ha
 }
 
 """
-## The arms
+## The comparison
 
-The teacher is a convolutional network. All transformers see the same order of the data, and those
-with the same tokens begin with the same weights.
+The teacher is a convolutional network. All transformers see the data in the same order.
+Transformers with the same tokens start from the same weights.
 """
 
 
 def student(title, given, data, shape, seed, model_of):
-    """One transformer, as an arm is trained."""
+    """Trains one transformer."""
     tokens, taught, hard = ARMS[title]
     net = made(seed, transformer, shape, given.patch, tokens=tokens)
     scheme = {}
@@ -123,26 +128,26 @@ def student(title, given, data, shape, seed, model_of):
 
 
 def teacher(given, data, shape, seed, model_of):
-    """The convolutional network, as an arm is trained."""
+    """Trains the convolutional network."""
     return trained("teacher", made(seed, network, shape), data, given.teacher_epochs, seed)
 
 
-def right(model, images, labels):
-    """The accuracy of the mean of the tokens' probabilities, in percent."""
+def mean_accuracy(model, images, labels):
+    """Returns the accuracy of the mean of the tokens' probabilities in percent."""
     outputs = model.predict(images, batch_size=256, verbose=0)
     mean = sum(ops.convert_to_numpy(ops.softmax(logits)) for logits in outputs.values())
     return 100 * float(np.mean(mean.argmax(-1) == labels))
 
 
 def arms(given, splits, data):
-    """`{name: Arm}`, measured by accuracy."""
+    """Returns `{name: Arm}`. Every arm is measured by its accuracy."""
     shape, (x, y) = splits["train"][0].shape[1:], splits[given.on]
 
     def of_teacher(seed, model, model_of):
         return {"accuracy": accuracy(model, data(given.on)), "parameters": model.count_params()}
 
     def of_student(seed, model, model_of):
-        return {"accuracy": right(model, x, y), "parameters": model.count_params()}
+        return {"accuracy": mean_accuracy(model, x, y), "parameters": model.count_params()}
 
     students = {title: Arm(functools.partial(student, title, given, data, shape), of_student)
                 for title in ARMS}  # fmt: skip
@@ -151,7 +156,7 @@ def arms(given, splits, data):
 
 
 def main(arguments=None):
-    given = options("A vision transformer with a distillation token.", arguments, out="runs/deit",
+    given = options("Compares ways to teach a vision transformer.", arguments, out="runs/deit",
                     epochs=30, teacher_epochs=15, batch_size=32, alpha=0.5, temperature=2.0,
                     patch=2)  # fmt: skip
     given.teacher_epochs = min(given.teacher_epochs, given.epochs)

@@ -1,42 +1,41 @@
 """
 # A smaller object detector
 
-KerasHub's RetinaNet finds things of two kinds in images. A detector is distilled like any model:
-its class logits of all anchor boxes are an output, and the maps of its pyramid are features.
-Maps are compared by their correlation, whatever their scale (PKD: Cao et al., 2022,
-https://arxiv.org/abs/2207.02039). The labels are the student's own business: KerasHub's task turns
-boxes into targets for its anchors, and the distiller trains it as `fit` would.
+KerasHub's RetinaNet finds objects of two kinds in images. You can distill a detector like any other
+model. The class logits of its anchor boxes are an output, and the maps of its feature pyramid are
+features. This example compares the maps by their correlation, which does not depend on their scale
+(PKD: Cao et al., 2022, https://arxiv.org/abs/2207.02039). The labels need no special treatment.
+KerasHub's task turns boxes into targets for its anchors, and the distiller trains it as `fit`
+would.
 
     python examples/detector.py
 
-The images are drawn by a seed, and both detectors begin with random weights: no preset is fetched.
-`--tiny` tries it all out in under a minute: its numbers mean nothing.
+A seed draws the images. Both detectors start from random weights, so no preset is downloaded.
+`--tiny` runs everything in under a minute, with numbers that mean nothing.
 """
 
-import argparse
 import functools
-import pathlib
 
 import keras
 import keras_hub
 import numpy as np
+from drawings import compared, options, splits
 
 from keras_distill import Distiller, Term, losses
-from keras_distill.experiments import Arm, Runner
 
-KINDS = ("rectangle", "ellipse")
+SHAPES = ("rectangle", "ellipse")
 FORMAT = "xyxy"
 
 """
 ## Images with known boxes
 
-In three of the four quarters of an image lies a rectangle or an ellipse of a random color. Colors
-tell nothing of the kind. Noise lies over everything.
+Three of the four quarters of an image hold a rectangle or an ellipse of a random color. The colors
+say nothing about the kind. Noise covers the whole image.
 """
 
 
 def scene(draw, size):
-    """One image, (size, size, 3) in [0, 1], the boxes in it, (3, 4), and their kinds, (3,)."""
+    """Returns an image, (size, size, 3) in [0, 1], its boxes, (3, 4), and their kinds, (3,)."""
     image = np.broadcast_to(draw.uniform(0, 1, 3), (size, size, 3)).copy()
     rows, columns = np.mgrid[:size, :size] + 0.5
     boxes, kinds = [], draw.integers(0, 2, 3)
@@ -53,7 +52,7 @@ def scene(draw, size):
 
 
 def scenes(count, size, seed):
-    """So many images, and what the detector's `fit` takes as labels."""
+    """Returns `count` images, and the labels that the detector's `fit` takes."""
     draw = np.random.default_rng(seed)
     images, boxes, kinds = (np.stack(part).astype("float32") for part in zip(
         *(scene(draw, size) for _ in range(count)), strict=True))  # fmt: skip
@@ -63,16 +62,16 @@ def scenes(count, size, seed):
 """
 ## The detectors
 
-A small ResNet, KerasHub's pyramid over its last three levels, and heads of one hidden layer. The
-pyramid and the heads are 256 channels wide whatever the network below, so that teacher and student
-differ in the network, and their maps need no projector.
+A detector has a small ResNet, KerasHub's feature pyramid over its last three levels, and heads with
+one hidden layer. The pyramid and the heads always have 256 channels. Teacher and student therefore
+differ only in the ResNet, and their maps need no projector.
 """
 
-BIG, SMALL = ((64, 128, 256, 256), 2), ((64, 32, 32, 32), 1)  # KerasHub asks for 64 first
+BIG, SMALL = ((64, 128, 256, 256), 2), ((64, 32, 32, 32), 1)  # KerasHub requires 64 first
 
 
 def detector(size, sizes, name):
-    """A RetinaNet on a ResNet of these filters and blocks."""
+    """Returns a RetinaNet on a ResNet with these filters and blocks."""
     filters, blocks = sizes
     network = keras_hub.models.ResNetBackbone(
         [64], [3], filters, [blocks] * 4, [1, 2, 2, 2], "basic_block",
@@ -89,7 +88,7 @@ def detector(size, sizes, name):
         FORMAT, from_logits=True, confidence_threshold=0.05, max_detections=20
     )
     return keras_hub.models.RetinaNetObjectDetector(
-        backbone, len(KINDS), bounding_box_format=FORMAT, anchor_generator=anchors,
+        backbone, len(SHAPES), bounding_box_format=FORMAT, anchor_generator=anchors,
         pre_logits_num_conv_layers=1, prediction_decoder=decoder, name=name,
     )  # fmt: skip
 
@@ -97,13 +96,16 @@ def detector(size, sizes, name):
 """
 ## The terms
 
-An image has 504 anchors, of which a handful lie on something: the divergence is a mean over all of
-them, and its weight makes up for that. A path names one of the values of a layer by a colon.
+An image has 504 anchors, and only a few of them cover an object. The divergence is a mean over all
+anchors, so its weight is large. In a path, the name after the colon selects one of the values that
+a layer returns.
 """
+
+KINDS = ("boxes", "logits", "logits and maps")
 
 
 def terms(kind, given):
-    """What a student learns beside the boxes, as a list of terms."""
+    """Returns the terms of a student as a list, beside the loss of the boxes."""
     logits = Term(losses.BinaryKLDivergence(), student="output:cls_logits",
                   teacher="output:cls_logits", weight=given.logits, name="logits")  # fmt: skip
     maps = [
@@ -114,10 +116,16 @@ def terms(kind, given):
     return {"boxes": [], "logits": [logits], "logits and maps": [logits, *maps]}[kind]
 
 
-def trained(title, model, given, data, seed, epochs, **scheme):
-    """`(model, record)`, as an arm is trained."""
-    print(f"\nseed {seed}, {title}")
+def train(given, data, kind, seed, teacher):
+    """Trains the teacher, or a student on one kind of terms; returns `(model, record)`."""
+    print(f"\nseed {seed}, {kind}")
     keras.utils.set_random_seed(seed)
+    big = teacher is None
+    model = detector(given.size, BIG if big else SMALL, "teacher" if big else "student")
+    epochs = given.teacher_epochs if big else given.epochs
+    chosen = [] if big else terms(kind, given)
+    scheme = {"teacher": teacher, "terms": chosen, "alpha": given.alpha} if chosen else {}
+    keras.utils.set_random_seed(seed)  # all students see the images in the same order
     images, labels = data["train"]
     steps = epochs * -(-len(images) // given.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(1e-3, steps, alpha=0.01)
@@ -130,13 +138,14 @@ def trained(title, model, given, data, seed, epochs, **scheme):
 """
 ## The result
 
-The mean over both kinds of the average precision in percent, where a box is found if it overlaps
-by more than half, and the parameters of the network and of the whole.
+The table shows the average precision in percent, as the mean over both kinds. A box counts as found
+if it overlaps the true box by more than half. The table also shows the parameters of the ResNet
+("network") and of the whole detector.
 """
 
 
 def overlap(box, others):
-    """The intersection of a box with others over their union: (others,)."""
+    """Returns the intersection over union of a box with each of the others, (others,)."""
     corners = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     common = np.prod(np.clip(corners[1] - corners[0], 0, None), axis=1)
     areas = [np.prod(each[..., 2:] - each[..., :2], axis=-1) for each in (box, others)]
@@ -144,7 +153,10 @@ def overlap(box, others):
 
 
 def average_precision(found, labels, kind, least=0.5):
-    """The area under precision over recall for one kind; each true box is found once at most."""
+    """Returns the area under precision over recall for one kind of object.
+
+    Each true box is found at most once.
+    """
     hits, total = [], int((labels["labels"] == kind).sum())
     for image in range(len(labels["boxes"])):
         true = labels["boxes"][image][labels["labels"][image] == kind]
@@ -164,55 +176,25 @@ def average_precision(found, labels, kind, least=0.5):
     return float((best * steps).sum() / max(1, total))
 
 
-def arms(given):
-    """`{name: Arm}`."""
-    counts = {"train": given.images, "test": given.test}
-    data = {split: scenes(count, given.size, place)
-            for place, (split, count) in enumerate(counts.items())}  # fmt: skip
-
-    def teacher(seed, model_of):
-        keras.utils.set_random_seed(seed)
-        model = detector(given.size, BIG, "teacher")
-        return trained("teacher", model, given, data, seed, given.teacher_epochs)
-
-    def student(kind, seed, model_of):
-        keras.utils.set_random_seed(seed)
-        model = detector(given.size, SMALL, "student")
-        scheme = {}
-        if terms(kind, given):
-            scheme = {"teacher": model_of("teacher"), "terms": terms(kind, given),
-                      "alpha": given.alpha}  # fmt: skip
-        return trained(kind, model, given, data, seed, given.epochs, **scheme)
-
-    def measure(seed, model, model_of):
-        images, labels = data["test"]
-        found = model.predict(images, batch_size=16, verbose=0)
-        precision = [average_precision(found, labels, kind) for kind in range(len(KINDS))]
-        return {
-            "average precision": 100 * float(np.mean(precision)),
-            "network": model.backbone.image_encoder.count_params(),
-            "parameters": model.count_params(),
-        }
-
-    kinds = ("boxes", "logits", "logits and maps")
-    return {"teacher": Arm(teacher, measure, once=True),
-            **{kind: Arm(functools.partial(student, kind), measure) for kind in kinds}}  # fmt: skip
+def scores(images, labels, model):
+    """Returns the row of the table for a model."""
+    found = model.predict(images, batch_size=16, verbose=0)
+    precision = [average_precision(found, labels, kind) for kind in range(len(SHAPES))]
+    return {
+        "average precision": 100 * float(np.mean(precision)),
+        "network": model.backbone.image_encoder.count_params(),
+        "parameters": model.count_params(),
+    }
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="A smaller object detector.")
-    parser.add_argument("--out", default="runs/detector", type=pathlib.Path)
-    parser.add_argument("--tiny", action="store_true", help="few small images, one epoch")
-    for key, value in {"images": 300, "test": 200, "size": 64, "seeds": 2, "epochs": 15,
-                       "teacher_epochs": 20, "batch_size": 16, "alpha": 0.5, "logits": 20.0,
-                       "maps": 1.0}.items():  # fmt: skip
-        parser.add_argument(f"--{key}", default=value, type=type(value))
-    given = parser.parse_args(arguments)
-    if given.tiny:
-        given.images, given.test, given.size = 4, 2, 32
-        given.seeds, given.epochs, given.teacher_epochs = 1, 1, 1
-    settings = {key: value for key, value in vars(given).items() if key not in ("out", "seeds")}
-    Runner(arms(given), seeds=given.seeds, folder=given.out, settings=settings).run(resume=True)
+    given = options("Distills an object detector.", arguments, out="runs/detector", images=300,
+                    test=200, size=64, seeds=2, epochs=15, teacher_epochs=20, batch_size=16,
+                    alpha=0.5, logits=20.0, maps=1.0,
+                    tiny={"images": 4, "test": 2, "size": 32})  # fmt: skip
+    data = splits(given, scenes)
+    compared(given, KINDS, functools.partial(train, given, data),
+             functools.partial(scores, *data["test"]))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
 """
 # Early exit: a network that stops where it is sure
 
-The self-distilled network of `self_distillation.py` has three classifiers. Most images are easy:
-the first is sure of them, and what lies deeper need not be computed (Teerapittayanon et al., 2016,
-https://arxiv.org/abs/1709.01686). How sure it must be is chosen on the validation split: the
-cheapest threshold that loses half a point of accuracy at most. The test split then says what that
-saves, in operations and in milliseconds at batch size 1.
+The self-distilled network of `self_distillation.py` has three classifiers. Most images are easy, so
+the first classifier is already sure of them, and the deeper layers need not run (Teerapittayanon et
+al., 2016, https://arxiv.org/abs/1709.01686). The example chooses the confidence threshold on the
+validation split. It takes the cheapest threshold that loses at most half a point of accuracy. It
+then measures on the test split how many operations and how many milliseconds at batch size 1 this
+saves.
 
     python examples/early_exit.py --data=DIR --limit=5000 --nets=runs/self_distillation
 
-`--nets` is where `self_distillation.py` has kept its networks; without it they are trained here.
-`DIR` holds the four idx `.gz` files of Fashion-MNIST, `--tfds=fashion_mnist` fetches them;
-without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out in under a minute:
-its numbers mean nothing.
+`--nets` names the folder in which `self_distillation.py` has saved its networks. Without it, this
+example trains them.
+
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import functools
@@ -26,27 +29,33 @@ from keras_distill.experiments import Arm, RunFolder
 """
 ## The network
 
-From `--nets`, or trained as there.
+The network comes from the folder `--nets`. Without that option it is trained as in
+`self_distillation.py`.
 """
 
 
 def network(given, data, shape, seed, model_of):
-    """The network with exits of this seed, as an arm is trained."""
+    """Returns the network with exits of this seed, from `--nets` or newly trained."""
     if given.nets:
         return RunFolder(given.nets).model(f"{SELF_DISTILLED}-{seed}"), {}
     return taught(given, data, shape, seed, model_of)
 
 
 """
-## The threshold, and what it saves
+## The threshold and what it saves
 
-`exit_report` runs the data once through all exits and then knows what any threshold would have
-answered. `early_exit` makes the one model that stops, to save, export and serve.
+`exit_report` runs the data once through all exits, and so knows the answers for every threshold.
+`early_exit` then makes a model that stops at the chosen threshold. You can save, export and serve
+that model.
 """
 
 
 def measured(given, data, seed, net):
-    """Accuracy, operations and latency: whole, stopping early, and of each exit for all images."""
+    """Returns accuracy, operations and latency in several uses of the network.
+
+    In one use the network stops early, in another it never does, and in the others one exit answers
+    for all images.
+    """
     chosen = models.cheapest(models.exit_report(net, data("valid"), timed=0), given.lost)
     found = models.exit_report(net, data(given.on), timed=given.timed)
     rows = {f"{exit['exit']}, for all": _row(exit) for exit in found["exits"]}
@@ -70,16 +79,17 @@ def _row(measured):
 
 
 """
-## The arms
+## One network in several uses
 
-There is one network, of which each arm is another use: it is trained, and measured, once a seed.
+Each row of the table is another use of the same network. The network is trained and measured once
+for each seed.
 """
 
 USES = (*(f"{exit}, for all" for exit in (*EXITS, "final")), "early exit", "never early")
 
 
 def arms(given, data, shape):
-    """`{name: Arm}`."""
+    """Returns `{name: Arm}`."""
     found = {}
 
     def measure(use, seed, model, model_of):
@@ -94,14 +104,15 @@ def arms(given, data, shape):
 """
 ## The result
 
-`never early` is the same model with a threshold that nothing reaches: it asks every classifier,
-in vain. A picture a seed lies beside the results: accuracy against operations and latency over the
-thresholds.
+`never early` is the same model with a threshold that no probability reaches. It runs every
+classifier and never stops, so its latency includes all checks. For each seed the example also draws
+a picture of accuracy against operations and latency over all thresholds, and saves it beside the
+results.
 """
 
 
 def main(arguments=None):
-    given = options("What stopping early saves.", arguments, out="runs/early_exit", alpha=0.3,
+    given = options("Measures what early exits save.", arguments, out="runs/early_exit", alpha=0.3,
                     temperature=3.0, hint=0.1, nets="", lost=0.005, timed=200)  # fmt: skip
     given.timed = 1 if given.tiny else given.timed
     splits, data = images_of(given)

@@ -1,40 +1,39 @@
 """
 # An edge detector of a tenth of the size
 
-Where in an image does one thing end and another begin? A holistically nested detector (HED: Xie and
-Tu, 2015, https://arxiv.org/abs/1504.06375) answers for each pixel, at several scales, and mixes
-these answers. Here such a detector teaches one of less than a tenth of its parameters. Two ways to
-compare maps stand against each other: pixel by pixel, and each channel as a distribution over the
-pixels, which says where it is active (Shu et al., 2021, https://arxiv.org/abs/2011.13256).
+An edge detector finds where in an image one thing ends and another one begins. A holistically
+nested detector (HED: Xie and Tu, 2015, https://arxiv.org/abs/1504.06375) answers for each pixel at
+several scales and mixes these answers. This example distills such a detector into one with less
+than a tenth of its parameters. It compares two ways to distill maps. One compares pixel by pixel.
+The other compares each channel as a distribution over the pixels, which says where the channel is
+active (Shu et al., 2021, https://arxiv.org/abs/2011.13256).
 
     python examples/edge_detector.py
 
-The images are drawn by a seed: shapes of random colors with shading, texture and noise, one over
-the other. The edges are known, since they were drawn. `--tiny` tries it all out in under a minute:
-its numbers mean nothing.
+A seed draws the images. They show overlapping shapes of random colors, with shading, texture and
+noise. The example draws the edges, too, so it knows them exactly. `--tiny` runs everything in under
+a minute, with numbers that mean nothing.
 """
 
-import argparse
 import functools
-import pathlib
 
 import keras
 import numpy as np
+from drawings import compared, options, splits
 from keras import layers, ops
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from keras_distill import Distiller, Term, losses
-from keras_distill.experiments import Arm, Runner
 
 """
 ## Images with known edges
 
-A pixel is on an edge where its right or its lower neighbor belongs to another shape.
+A pixel is on an edge if its right or its lower neighbor belongs to another shape.
 """
 
 
 def scene(draw, size):
-    """One image, (size, size, 3) in [0, 1], and its edges, (size, size, 1) of 0 and 1."""
+    """Returns an image, (size, size, 3) in [0, 1], and its edges, (size, size, 1) of 0 and 1."""
     rows, columns = np.mgrid[:size, :size] / size
     owner = np.zeros((size, size), int)
     for shape in range(1, draw.integers(4, 9)):
@@ -61,7 +60,7 @@ def scene(draw, size):
 
 
 def scenes(count, size, seed):
-    """So many images and edges: (count, size, size, 3) and (count, size, size, 1)."""
+    """Returns images and edges, (count, size, size, 3) and (count, size, size, 1)."""
     draw = np.random.default_rng(seed)
     images, edges = zip(*(scene(draw, size) for _ in range(count)), strict=True)
     return np.stack(images).astype("float32"), np.stack(edges).astype("float32")
@@ -70,13 +69,13 @@ def scenes(count, size, seed):
 """
 ## The detector
 
-Each block halves the image of the block before. A side output is one convolution on a block,
-enlarged to the image. The last output mixes all side outputs. All of them are logits.
+Each block halves the image of the block before it. A side output is one convolution on a block,
+enlarged to the size of the image. The last output mixes all side outputs. All outputs are logits.
 """
 
 
 def detector(size, filters, name):
-    """A nested detector with the outputs `{"side_1": ..., "fused": ...}`."""
+    """Returns a nested detector with the outputs `{"side_1": ..., "fused": ...}`."""
     x = inputs = keras.Input((size, size, 3))
     sides = {}
     for block, width in enumerate(filters, start=1):
@@ -95,7 +94,7 @@ def detector(size, filters, name):
 
 @keras.saving.register_keras_serializable(package="edge_detector")
 def balanced(edges, logits):
-    """The cross-entropy of each pixel. An edge weighs as much as all pixels that are none."""
+    """Returns the cross-entropy of each pixel. Edges weigh as much in all as the other pixels."""
     share = ops.mean(edges, axis=(1, 2, 3), keepdims=True)
     weight = ops.where(edges > 0.5, 1 - share, share)
     each = ops.binary_crossentropy(edges, logits, from_logits=True)
@@ -107,14 +106,21 @@ BIG, SMALL = (16, 32, 64), (4, 8, 16)
 """
 ## The terms
 
-The labels teach all outputs, as in the paper. The teacher teaches the mixed output by its pixels or
-by its channel, which a softmax over all pixels makes a distribution; or the last block by its
-channels, behind a convolution that makes the student's 16 channels 64.
+The labels teach all outputs, as in the paper. The students differ in what the teacher teaches them:
+
+- "labels" has no teacher.
+- "pixels" compares the pixels of the mixed output.
+- "channel" compares the channel of the mixed output. A softmax over all pixels makes it a
+  distribution.
+- "pixels and features" also compares the channels of the last block. A convolution turns the
+  student's 16 channels into 64.
 """
+
+KINDS = ("labels", "pixels", "channel", "pixels and features")
 
 
 def terms(kind):
-    """What a student learns beside the labels, as a list of terms."""
+    """Returns the terms of a student as a list."""
     fused = {"student": "output:fused", "teacher": "output:fused"}
     block = {"student": "block_3", "teacher": "block_3", "projector": "auto"}
     return {
@@ -128,10 +134,16 @@ def terms(kind):
     }[kind]
 
 
-def trained(title, model, given, data, seed, epochs, **scheme):
-    """`(model, record)`, as an arm is trained."""
-    print(f"\nseed {seed}, {title}")
+def train(given, data, kind, seed, teacher):
+    """Trains the teacher, or a student on one kind of terms; returns `(model, record)`."""
+    print(f"\nseed {seed}, {kind}")
     keras.utils.set_random_seed(seed)
+    big = teacher is None
+    model = detector(given.size, BIG if big else SMALL, "teacher" if big else "student")
+    epochs = given.teacher_epochs if big else given.epochs
+    chosen = [] if big else terms(kind)
+    scheme = {"teacher": teacher, "terms": chosen, "alpha": given.alpha} if chosen else {}
+    keras.utils.set_random_seed(seed)  # all students see the images in the same order
     images, edges = data["train"]
     steps = epochs * -(-len(images) // given.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(3e-3, steps, alpha=0.01)
@@ -144,13 +156,13 @@ def trained(title, model, given, data, seed, epochs, **scheme):
 """
 ## The result
 
-The best F-score over all thresholds, which is one for all images, and the average precision, in
-percent. They are those of exact pixels: an edge that is one pixel beside counts as wrong.
+The table shows the best F-score over all thresholds and the average precision, in percent. All
+images have the same threshold. Only exact pixels count, so an edge beside the true one is wrong.
 """
 
 
-def scores(model, images, edges):
-    """The row of the table."""
+def scores(images, edges, model):
+    """Returns the row of the table for a model."""
     logits = model.predict(images, batch_size=32, verbose=0)["fused"].ravel()
     precision, recall, _ = precision_recall_curve(edges.ravel(), logits)
     both = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
@@ -161,46 +173,13 @@ def scores(model, images, edges):
     }
 
 
-def arms(given):
-    """`{name: Arm}`."""
-    counts = {"train": given.images, "test": given.test}
-    data = {split: scenes(count, given.size, place)
-            for place, (split, count) in enumerate(counts.items())}  # fmt: skip
-
-    def teacher(seed, model_of):
-        keras.utils.set_random_seed(seed)
-        model = detector(given.size, BIG, "teacher")
-        return trained("teacher", model, given, data, seed, given.teacher_epochs)
-
-    def student(kind, seed, model_of):
-        keras.utils.set_random_seed(seed)
-        model = detector(given.size, SMALL, "student")
-        scheme = {}
-        if terms(kind):
-            scheme = {"teacher": model_of("teacher"), "terms": terms(kind), "alpha": given.alpha}
-        return trained(kind, model, given, data, seed, given.epochs, **scheme)
-
-    def measure(seed, model, model_of):
-        return scores(model, *data["test"])
-
-    kinds = ("labels", "pixels", "channel", "pixels and features")
-    return {"teacher": Arm(teacher, measure, once=True),
-            **{kind: Arm(functools.partial(student, kind), measure) for kind in kinds}}  # fmt: skip
-
-
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="An edge detector of a tenth of the size.")
-    parser.add_argument("--out", default="runs/edge_detector", type=pathlib.Path)
-    parser.add_argument("--tiny", action="store_true", help="few small images, one epoch")
-    for key, value in {"images": 200, "test": 100, "size": 48, "seeds": 2, "epochs": 10,
-                       "teacher_epochs": 20, "batch_size": 16, "alpha": 0.5}.items():  # fmt: skip
-        parser.add_argument(f"--{key}", default=value, type=type(value))
-    given = parser.parse_args(arguments)
-    if given.tiny:
-        given.images, given.test, given.size = 16, 8, 16
-        given.seeds, given.epochs, given.teacher_epochs = 1, 1, 1
-    settings = {key: value for key, value in vars(given).items() if key not in ("out", "seeds")}
-    Runner(arms(given), seeds=given.seeds, folder=given.out, settings=settings).run(resume=True)
+    given = options("Distills an edge detector.", arguments, out="runs/edge_detector", images=200,
+                    test=100, size=48, seeds=2, epochs=10, teacher_epochs=20, batch_size=16,
+                    alpha=0.5, tiny={"images": 16, "test": 8, "size": 16})  # fmt: skip
+    data = splits(given, scenes)
+    compared(given, KINDS, functools.partial(train, given, data),
+             functools.partial(scores, *data["test"]))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pretrained encoder of the examples on text, and what makes its inputs."""
+"""Loads the pretrained encoder for the examples on text, and its preprocessor."""
 
 import re
 
@@ -6,26 +6,29 @@ import keras_hub
 
 
 def add_arguments(parser, length):
-    """The flags that choose an encoder, and how much of a text it reads."""
-    parser.add_argument("--encoder", help="a BERT's folder or preset; by default DATA/minilm")
+    """Adds the options that choose an encoder and how much of a text it reads."""
+    parser.add_argument("--encoder", help="the folder or preset of a BERT (default: DATA/minilm)")
     parser.add_argument("--length", default=length, type=int,
-                        help="tokens, the longest texts are cut")  # fmt: skip
+                        help="the tokens of a text; longer texts are cut")  # fmt: skip
     parser.add_argument("--dtype", default="float32",
-                        help="mixed_bfloat16 is faster where a chip has it")  # fmt: skip
+                        help="mixed_bfloat16 is faster on chips that support it")  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="a random encoder, one epoch")
 
 
 def parsed(parser, arguments):
-    """The parsed flags, with an encoder chosen."""
+    """Returns the parsed options, with an encoder chosen."""
     given = parser.parse_args(arguments)
     given.encoder = given.encoder or (given.data and str(given.data / "minilm"))
     if not (given.encoder or given.tiny):
-        parser.error("--encoder is needed where --data is not given")
+        parser.error("Give --encoder, or --data with the folder minilm.")
     return given
 
 
 def encoder(given, texts):
-    """A backbone and its preprocessor; with `--tiny` a random one over the words of `texts`."""
+    """Returns a backbone and its preprocessor.
+
+    With `--tiny` the backbone is a random one, and its vocabulary holds the words of `texts`.
+    """
     if given.tiny:
         tokenizer, backbone = _tiny(texts, given.dtype)
     else:

@@ -1,16 +1,17 @@
-"""
+r"""
 # Fashion-MNIST: a 5,000-parameter student of a convolutional teacher
 
-Fashion-MNIST has 60,000 grey images of 28 x 28 pixels in ten classes of clothing, and 10,000
-more for the test. Here a convolutional teacher of 240,000 parameters is trained first. Then one
-student with a forty-eighth of its parameters is trained twice with the same initial weights, the
-same order of the data and the same twenty epochs: alone on the labels, and distilled.
+Fashion-MNIST has 60,000 grey training images of 28 x 28 pixels in ten classes of clothing, and
+10,000 test images. This example first trains a convolutional teacher of 240,000 parameters. Then it
+trains a student with a forty-eighth of these parameters twice, alone on the labels and distilled.
+Both times the student has the same initial weights, the same order of the data and twenty epochs.
 
     python -m keras_distill train --experiment=examples/fashion_mnist.py \
         --data=DIR --out=runs/fashion_mnist --set seeds=1
 
-`DIR` holds the four idx `.gz` files; `--tfds=fashion_mnist` fetches them instead. The last 5,000
-training images are the validation split, which chooses the student that is exported.
+`--data=DIR` reads the four idx `.gz` files of Fashion-MNIST from the folder `DIR`, and
+`--tfds=fashion_mnist` downloads Fashion-MNIST. The last 5,000 training images are the validation
+split. It decides which student is exported.
 """
 
 import keras
@@ -24,9 +25,9 @@ BATCH_SIZE = 128
 """
 ## The teacher
 
-Pooling comes early, so that it is quick on a CPU; batch normalization, dropout and a learning rate
-that decays along a cosine take it over 93%. The images are flipped at random inside the model,
-hence only in training.
+The teacher pools early, so that it is fast on a CPU. Batch normalization, dropout and a learning
+rate with cosine decay bring its accuracy above 93%. A layer of the model flips the images at
+random, and it does so only in training.
 """
 
 
@@ -60,8 +61,8 @@ def teacher():
 """
 ## The student
 
-Three small convolutions. It returns logits, as the teacher does. Its learning rate decays along the
-same curve. `--set width=3.5` makes one of 48,000 parameters.
+The student has three small convolutions. It returns logits, as the teacher does, and its learning
+rate decays in the same way. `--set width=3.5` makes a student of 48,000 parameters.
 """
 
 
@@ -86,7 +87,8 @@ def student(width=1.0):
 """
 ## The experiment
 
-Half of the loss is the labels', half is the divergence from the teacher at temperature 2.
+The labels contribute half of the loss. The divergence from the teacher at temperature 2 contributes
+the other half.
 """
 
 

@@ -1,14 +1,14 @@
 """
 # What goes wrong in `keras.distillation`, shown by running it
 
-Keras has a distiller of its own. This script runs it beside `keras_distill` on models of a few
-weights and prints, for each fault, what is expected and what comes out. It takes under a minute on
-one core:
+Keras has its own distiller. This script runs it beside `keras_distill` on models of a few weights.
+For each fault it prints the expected value and the values of both packages. It takes under a minute
+on one core.
 
     python examples/faults_of_keras_distillation.py
 
-A line says "fault" where the two differ, and "mended" where your version of Keras does it right.
-`docs/moving.md` says how to move your code.
+A line ends in "fault" if `keras.distillation` does not give the expected value. It ends in "mended"
+if your version of Keras does. `docs/moving.md` explains how to move your code.
 """
 
 import os
@@ -36,7 +36,7 @@ def network(width=8, name=None, **options):
 
 
 def theirs(student, teacher, terms=None, labels=0.5):
-    """`keras.distillation` around a student."""
+    """Wraps a student in the distiller of `keras.distillation`."""
     distiller = keras.distillation.Distiller(
         teacher=teacher,
         student=student,
@@ -48,7 +48,7 @@ def theirs(student, teacher, terms=None, labels=0.5):
 
 
 def hint():
-    """A term between two hidden layers, beside one between outputs."""
+    """Returns one term between hidden layers and one between outputs."""
     return [
         keras.distillation.LogitsDistillation(TEMPERATURE),
         keras.distillation.FeatureDistillation(
@@ -60,8 +60,8 @@ def hint():
 """
 ## The loss
 
-The default loss is named `"kl_divergence"`. It is a function that takes probabilities, and it is
-given logits: nothing is softened, and the factor T^2 is left out.
+The default loss is named `"kl_divergence"`. That function expects probabilities, but it gets
+logits. Nothing softens the outputs, and the factor T^2 is missing.
 """
 
 
@@ -77,7 +77,7 @@ def default_loss():
 
 
 def shifted_logits():
-    """Adding a number to all logits of an example does not change its probabilities."""
+    """Adds a number to all logits of an example, which does not change its probabilities."""
     teacher, student = X[:, :3] + 10, X[:, 1:] + 10
     loss = keras.distillation.LogitsDistillation(TEMPERATURE)
     change = abs(
@@ -92,14 +92,14 @@ def shifted_logits():
 """
 ## The step
 
-With a feature loss the student runs twice in a step, and `evaluate` runs it in training mode:
-dropout drops, and the statistics of a `BatchNormalization` move.
+With a feature loss, the student runs twice in each step. `evaluate` runs the student in training
+mode. Dropout then drops values, and `BatchNormalization` updates its statistics.
 """
 
 
 @keras.saving.register_keras_serializable(package="faults")
 class Counted(layers.Layer):
-    """Hands its inputs on and counts how often it is called by Python."""
+    """Returns its inputs and counts how often Python calls it."""
 
     calls = 0
 
@@ -117,7 +117,7 @@ def student_runs():
         )
         distiller = make(student)
         distiller.compile(keras.optimizers.SGD(0.1), CE, run_eagerly=True)
-        distiller.fit(X, Y, batch_size=16, epochs=1, verbose=0)  # variables are made
+        distiller.fit(X, Y, batch_size=16, epochs=1, verbose=0)  # makes the variables
         Counted.calls = 0
         distiller.fit(X, Y, batch_size=16, epochs=1, verbose=0)
         counts.append(str(Counted.calls))
@@ -147,12 +147,13 @@ def statistics_in_evaluate():
 """
 ## Weights, masks and regularization
 
-Sample weights do not reach the distillation terms, and the student's regularization is lost.
+Sample weights do not reach the distillation terms, and the regularization losses of the student are
+lost.
 """
 
 
 def sample_weights():
-    """With all weights 0 a step must change nothing."""
+    """Takes a step in which all weights are 0. It must change nothing."""
     moved = []
     for make in (lambda student: theirs(student, network()), lambda student: own(student)):
         student = network()
@@ -170,7 +171,7 @@ def own(student):
 
 
 def regularization():
-    """An L2 penalty must be part of the loss."""
+    """Checks that the loss includes an L2 penalty."""
     logged = []
     for make in (lambda student: theirs(student, network()), own):
         student = network(kernel_regularizer=keras.regularizers.L2(10.0))
@@ -183,7 +184,7 @@ def regularization():
 """
 ## What is saved
 
-The teacher is in every file: a weights file holds both models.
+Each saved file includes the teacher. A weights file, too, holds both models.
 """
 
 
@@ -206,7 +207,7 @@ def saved_weights():
 
 
 def teachers_trainable():
-    """The user's own teacher must stay as it is."""
+    """Checks that the user's own teacher stays trainable."""
     kept = []
     for make in (theirs, lambda student, teacher: Distiller(student, teacher=teacher)):
         teacher = network()

@@ -1,17 +1,18 @@
 """
-# Feature distillation: what the teacher sees on the way
+# Feature distillation: the student learns from hidden layers
 
-A teacher's output says what it concludes; its inner layers say what it sees. Here a small student
-is trained on the labels alone, on the teacher's outputs, and on outputs and an inner layer, with
-three losses of the literature: FitNets' hint, attention transfer and similarity. A `FeatureHook`
-looks on, and a heat map shows which layer of the student has come to resemble which layer of the
-teacher.
+The teacher's output says only what it concludes. Its hidden layers show how it sees the image, and
+a student can learn from them, too. This example trains a small student in three ways: on the labels
+alone, on the teacher's outputs, and on the outputs and a hidden layer. For the hidden layer it
+compares three losses, which are FitNets' hint, attention transfer and similarity. A `FeatureHook`
+measures how similar the two layers become. A heat map shows which layers of the student resemble
+which layers of the teacher.
 
     python examples/feature_distillation.py --data=DIR --limit=5000
 
-`DIR` holds the four idx `.gz` files of Fashion-MNIST, `--tfds=fashion_mnist` fetches them;
-without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out in under a minute:
-its numbers mean nothing.
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import functools
@@ -25,20 +26,22 @@ from keras_distill.experiments import Arm
 SMALL, BIG = (4, 8, 16), (16, 32, 64)
 
 """
-## Where to listen
+## The layer to compare
 
-`"block_2"` is the end of the second block in both networks, a feature map of the same height and
-width. The student's has 8 channels and the teacher's 32: the hint's projector, a dense layer on
-the channels, is made, trained and, after `fit`, left out. The other two losses compare what does
-not depend on the number of channels, where the network looks and which images it finds alike, and
-get no projector. Their weights are those of the authors' code, as in `recipes`; the hint's is 1.
+`"block_2"` is the end of the second block in both networks. The feature map has the same height and
+width in both, but the student's has 8 channels and the teacher's has 32. The hint therefore needs a
+projector, a dense layer on the channels. The distiller makes it, trains it, and leaves it out after
+`fit`. The other two losses need no projector, because they do not depend on the number of channels.
+Attention transfer compares where the networks look, and similarity compares which images they find
+alike. The weights of these two are those of the authors' code, as in `recipes`. The weight of the
+hint is 1.
 """
 
 PLACE = "block_2"
 
 
 def hooks(given):
-    """A function for each kind of feature that makes the callback which brings its term."""
+    """Returns a function for each loss. It makes the callback that adds the loss as a term."""
     kinds = {
         "hint": ("mse", given.hint),
         "attention": (losses.AttentionTransfer(variant="code"), given.attention),
@@ -53,11 +56,11 @@ def hooks(given):
 
 
 """
-## Five arms, the same budget
+## Five students with the same budget
 
-All students begin with the same weights and see the same order of the data. The onlooker
-logs at each epoch's end how alike both layers are on images of the validation split: linear CKA,
-1 where they are equal up to rotation and scale.
+All students start from the same weights and see the data in the same order. At the end of each
+epoch, a second hook logs how similar both layers are on images of the validation split. It measures
+linear CKA, which is 1 for layers that are equal up to rotation and scale.
 """
 
 
@@ -66,7 +69,7 @@ def onlooker(splits):
 
 
 def student_of(title, hook, given, splits, data, seed, model_of):
-    """A student of the teacher's outputs and of what a hook brings, as an arm is trained."""
+    """Trains a student on the teacher's outputs and on the layer that a hook compares."""
     net = made(seed, network, splits["train"][0].shape[1:], SMALL, name="student")
     listeners = [onlooker(splits)] if hook is None else [hook(), onlooker(splits)]
     return trained(title, net, data, given.epochs, seed, teacher=model_of("teacher"),
@@ -75,7 +78,7 @@ def student_of(title, hook, given, splits, data, seed, model_of):
 
 
 def arms(given, splits, data):
-    """`{name: Arm}`, measured by accuracy and, of a student, CKA."""
+    """Returns `{name: Arm}`. Every arm is measured by its accuracy, and a student also by CKA."""
     shape = splits["train"][0].shape[1:]
 
     def alone(name, filters, title, seed, model_of):
@@ -105,15 +108,15 @@ def arms(given, splits, data):
 """
 ## The heat map
 
-Every block of the teacher against every block of the student, on images of the validation split.
-The number is that of the two layers that the terms compare.
+The heat map compares every block of the teacher with every block of the student, on images of the
+validation split. The table shows the CKA of the two layers that the terms compare.
 """
 
 BLOCKS = ["block_1", "block_2", "block_3", "logits"]
 
 
 def heat_map(student, teacher, splits, picture):
-    """Draws the map; returns the CKA of both networks' `PLACE`."""
+    """Draws the heat map and returns the CKA of `PLACE` in both networks."""
     cka, _, _ = report.cka_heat_map(
         student, teacher, splits["valid"][0][:256], picture,
         student_paths=BLOCKS, teacher_paths=BLOCKS,
@@ -123,7 +126,7 @@ def heat_map(student, teacher, splits, picture):
 
 
 def main(arguments=None):
-    given = options("Outputs, and inner layers too.", arguments, out="runs/feature_distillation",
+    given = options("Compares feature losses.", arguments, out="runs/feature_distillation",
                     alpha=0.5, temperature=2.0, hint=1.0, attention=1000.0,
                     similarity=3000.0)  # fmt: skip
     splits, data = images_of(given)

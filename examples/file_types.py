@@ -1,17 +1,18 @@
 """
 # The type of a file: a black-box teacher behind ONNX Runtime
 
-Magika (https://github.com/google/magika) tells from a file's bytes which of 214 types it has. Its
-model is an ONNX file, which Keras cannot run, and whose layers nobody can tap. But it gives
-probabilities, and these can be distilled. A student of a twentieth of its parameters learns from
-its decisions alone, and from its probabilities.
+Magika (https://github.com/google/magika) reads the bytes of a file and says which of 214 types the
+file has. Its model is an ONNX file, so Keras cannot run it and no one can tap its layers. But the
+model returns probabilities, and a student can learn from these. This example distills it into a
+student of a twentieth of its parameters. The student learns from the decisions alone, from the
+probabilities, or from both.
 
     pip install magika
     python examples/file_types.py
 
-No labels are used. The files are those of this Python installation, so that the numbers differ from
-machine to machine; `--folder=DIR` takes others. `--tiny` tries it all out in under a minute: its
-numbers mean nothing.
+The example uses no labels. By default it reads the files of this Python installation, so the
+numbers differ from machine to machine. `--folder=DIR` reads the files of another folder. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import argparse
@@ -31,24 +32,25 @@ from keras_distill import CachedTeacher, Distiller, Supervision, Term, losses, r
 from keras_distill.experiments import Arm, Runner
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-PADDING = 256  # stands where a file has no more bytes
+PADDING = 256  # fills the row of a short file
 
 """
 ## The teacher
 
-ONNX Runtime runs the model on a few bytes from the beginning and the end of a file. Anything that
-answers so would do: a service, or a program in another language.
+ONNX Runtime runs the model on a few bytes from the beginning and the end of each file. Any other
+black box that returns probabilities works as well, such as a service or a program in another
+language.
 """
 
 
 class Magika:
-    """The model that the package `magika` brings.
+    """The model of the package `magika`.
 
     Attributes:
-        begin: how many bytes of a file's beginning it reads.
-        end: how many bytes of its end.
+        begin: the number of bytes that it reads from the beginning of a file.
+        end: the number of bytes that it reads from the end.
         types: the names of the types.
-        size: of its file, in bytes.
+        size: the size of the model's file in bytes.
     """
 
     def __init__(self):
@@ -65,7 +67,7 @@ class Magika:
         )
 
     def probabilities(self, rows):
-        """The model's answers, (files, types), for rows of bytes, (files, begin + end)."""
+        """Returns the probabilities, (files, types), for rows of bytes, (files, begin + end)."""
         found = []
         for start in range(0, len(rows), 256):
             batch = rows[start : start + 256].astype("int32")
@@ -74,7 +76,7 @@ class Magika:
 
 
 def row(content, begin, end, block=4096):
-    """The bytes of one file that a model reads: blanks at its edges are left out."""
+    """Returns the bytes of one file that a model reads, without the blanks at its edges."""
     first = np.frombuffer(content[:block].lstrip()[:begin], "uint8")
     last = np.frombuffer(content[-block:].rstrip()[-end:], "uint8")
     found = np.full(begin + end, PADDING, "int16")
@@ -86,14 +88,17 @@ def row(content, begin, end, block=4096):
 """
 ## The files
 
-At most so many files of each ending, since an installation has thousands of Python files and few of
-most other types. A fifth of the folders, chosen by their names, is for the test: files of one
-folder are like each other.
+A Python installation has thousands of Python files and few files of most other types. The example
+therefore takes at most a fixed number of files with the same ending. Files of one folder resemble
+each other, so the test uses whole folders. They are a fifth of all folders, chosen by their names.
 """
 
 
 def files(folders, each):
-    """The sorted paths of at most `each` files of each ending, without links and empty files."""
+    """Returns the sorted paths of at most `each` files of each ending.
+
+    Links and files of less than 16 bytes are left out.
+    """
     found, counts = [], {}
     paths = {path for folder in folders for path in pathlib.Path(folder).rglob("*")}
     for path in sorted(paths, key=lambda path: (zlib.crc32(bytes(path)), path)):
@@ -106,7 +111,7 @@ def files(folders, each):
 
 
 def read(path, block=4096):
-    """The first and the last block of a file, or all of it if it is shorter than both."""
+    """Returns the first and the last block of a file, or the whole of a shorter file."""
     with path.open("rb") as file:
         first = file.read(2 * block)
         if len(first) < 2 * block:
@@ -116,7 +121,7 @@ def read(path, block=4096):
 
 
 def for_test(paths):
-    """For each file whether it is for the test: a fifth of the folders, and at least one."""
+    """Returns for each file whether it belongs to the test, which has at least one folder."""
     folders = sorted({path.parent for path in paths}, key=lambda path: zlib.crc32(bytes(path)))
     held = {*folders[::5]}
     return np.array([path.parent in held for path in paths])
@@ -125,13 +130,13 @@ def for_test(paths):
 """
 ## The student
 
-It reads fewer bytes than the teacher: an embedding of each byte, convolutions that take eight bytes
-in strides of four, and what is most active anywhere.
+The student reads fewer bytes than the teacher. It embeds each byte and applies convolutions with
+strides. Then it takes the maximum and the mean of each channel over all positions.
 """
 
 
 def network(count, begin, end, types, width=32):
-    """A student of rows of `begin + end` bytes, of which it reads `count` on each side."""
+    """Returns a student of rows of `begin + end` bytes that reads `count` bytes of each end."""
     inputs = keras.Input((begin + end,), dtype="int16")
     x = layers.Embedding(PADDING + 1, 16)(inputs)
     sides = []
@@ -144,18 +149,19 @@ def network(count, begin, end, types, width=32):
 
 
 """
-## The arms
+## The comparison
 
-The teacher answers once for each file. Its decisions are labels: one student learns from them by
-Keras alone. Its probabilities are targets: the logarithm of a probability is a logit, whose softmax
-gives the probability back. Both begin with the same weights and see the same order of the files.
+The teacher answers once for each file. One student uses its decisions as labels, which Keras alone
+can do. Another student uses its probabilities as targets. The logarithm of a probability is a
+logit, because its softmax gives the probability back. All students start from the same weights and
+see the files in the same order.
 """
 
 ARMS = ("decisions", "probabilities", "decisions and probabilities")
 
 
 def student(kind, given, sizes, data, seed, model_of):
-    """One student, as an arm is trained."""
+    """Trains one student."""
     print(f"\nseed {seed}, {kind}")
     rows, shares = data["train"]
     keras.utils.set_random_seed(seed)
@@ -176,13 +182,14 @@ def student(kind, given, sizes, data, seed, model_of):
 """
 ## The result
 
-How often a student names the type that the teacher names, in percent; the divergence from its
-probabilities in nats; milliseconds for one file and for each of 256; megabytes of the file.
+The table shows how often a student names the same type as the teacher, in percent, and its
+divergence from the teacher's probabilities, in nats. It also shows the milliseconds for one file
+alone and for one file in a batch of 256, and the size of the model's file in megabytes.
 """
 
 
 def milliseconds(call, rows, times=20):
-    """The median time of a call for one row."""
+    """Returns the median time of a call for one row."""
     call(rows)
     found = []
     for _ in range(times):
@@ -193,7 +200,7 @@ def milliseconds(call, rows, times=20):
 
 
 def measured(probabilities, rows, expected, size):
-    """The row of the table for a function from rows to probabilities."""
+    """Returns the row of the table for a function from rows to probabilities."""
     found, times = probabilities(rows), 1 if len(rows) < 64 else 20
     apart = expected * (np.log(expected.clip(1e-7)) - np.log(found.clip(1e-7)))
     return {
@@ -206,7 +213,7 @@ def measured(probabilities, rows, expected, size):
 
 
 def arms(given, teacher, folders):
-    """`{name: Arm}` over the files of some folders."""
+    """Returns `{name: Arm}` for the files of some folders."""
     paths = files(folders, given.files)
     rows = np.stack([row(read(path), teacher.begin, teacher.end) for path in paths])
     held = for_test(paths)
@@ -243,10 +250,11 @@ def compare(given, teacher, folders):
 
 
 def arguments(given=None):
-    parser = argparse.ArgumentParser(description="The type of a file, learned from magika.")
-    parser.add_argument("--folder", help="whose files are read; by default this Python's")
-    parser.add_argument("--out", default="runs/file_types", type=pathlib.Path)
-    parser.add_argument("--tiny", action="store_true", help="few files, one epoch")
+    parser = argparse.ArgumentParser(description="Distills magika into a small network.")
+    parser.add_argument("--folder", help="read the files of this folder (default: this Python)")
+    parser.add_argument("--out", default="runs/file_types", type=pathlib.Path,
+                        help="the folder of the results")  # fmt: skip
+    parser.add_argument("--tiny", action="store_true", help="few files, one seed, one epoch")
     for key, value in {"files": 400, "bytes": 256, "seeds": 2, "epochs": 15, "batch_size": 64,
                        "temperature": 1.0}.items():  # fmt: skip
         parser.add_argument(f"--{key}", default=value, type=type(value))
@@ -259,7 +267,9 @@ def arguments(given=None):
 def main(given=None):
     given = arguments(given)
     if importlib.util.find_spec("magika") is None:
-        raise SystemExit("This example needs magika and ONNX Runtime: pip install magika")
+        raise SystemExit(
+            "This example needs magika and ONNX Runtime. Install both with `pip install magika`."
+        )
     python = sysconfig.get_paths()
     folders = [given.folder] if given.folder else [python["stdlib"], python["purelib"]]
     compare(given, Magika(), folders)

@@ -1,20 +1,23 @@
 """
-# A small network that sees as a big encoder does, without a label
+# A small encoder from a foundation encoder, without labels
 
-A foundation encoder turns images into vectors in which alike images are near each other. It was
-trained without labels, and so can its student be: what is distilled is the vector of each image, by
-its direction, and the likeness of the images in a batch. The student is then of use for any task,
-with a few labels: here ten for each class, by nearest neighbours and by a linear probe.
+A foundation encoder turns each image into a vector, so that similar images get similar vectors. It
+was trained without labels, and its student can be trained without labels, too. The student learns
+the direction of each vector and the similarities between the images of a batch. You can then use
+the student for any task with a few labels. This example uses ten labels for each class, with the
+nearest neighbor and with a linear probe.
 
     python examples/foundation_encoder.py --data=DIR --limit=5000
 
-`DIR` holds the four idx `.gz` files of Fashion-MNIST, `--tfds=fashion_mnist` fetches them;
-without either, scikit-learn's 8 x 8 digits are taken. `--preset=NAME` takes an encoder of KerasHub,
-`dinov2_small` for instance, which is fetched on first use, or a folder that `save_to_preset` wrote.
-Without it, an encoder is trained here by contrast (SimCLR: Chen et al., 2020,
-https://arxiv.org/abs/2002.05709), on the same images and without their labels: it stands in for a
-pretrained one, and knows no more than these images show. `--tiny` tries it all out in under a
-minute: its numbers mean nothing.
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
+
+`--preset=NAME` loads an encoder of KerasHub, such as `dinov2_small`, which is downloaded on first
+use. `NAME` may also be a folder that `save_to_preset` wrote. Without a preset, the example trains
+an encoder by contrast (SimCLR: Chen et al., 2020, https://arxiv.org/abs/2002.05709), on the same
+images and without their labels. This encoder stands in for a pretrained one, but it has seen only
+these images.
 """
 
 import functools
@@ -36,13 +39,14 @@ SMALL, BIG = (4, 8, 16), (32, 64, 128)
 """
 ## Views
 
-Images that are moved, turned and enlarged at random are still images of the same thing. Contrast
-learns from that, and the encoder can be asked about as many views as one likes.
+A view is an image that is moved, turned and enlarged at random. It still shows the same thing.
+Contrastive training relies on this. For distillation, the encoder can answer for as many views as
+you like.
 """
 
 
 def view_maker():
-    """A model that makes random views of images."""
+    """Returns a model that makes random views of images."""
     return keras.Sequential(
         [
             layers.RandomTranslation(0.1, 0.1, fill_mode="constant"),
@@ -53,7 +57,7 @@ def view_maker():
 
 
 def views_of(images, count):
-    """The images, and so many random views of each behind them."""
+    """Returns the images, followed by `count` random views of each."""
     make = view_maker()
     batches = tf.data.Dataset.from_tensor_slices(images).batch(256)
     found = [images]
@@ -65,29 +69,30 @@ def views_of(images, count):
 """
 ## The encoder
 
-Contrast: in a batch of two views of each image, each view must find the other one of its image
-among all. What stands behind the encoder while it is trained is thrown away afterwards.
+A batch of contrastive training holds two views of each image. For each view, the loss asks which
+other view in the batch shows the same image. Two dense layers follow the encoder during this
+training. They are removed afterwards.
 """
 
 
 def contrast(_, vectors, temperature=0.2):
-    """The cross-entropy of finding the other view, for each view of a batch."""
+    """Returns for each view the cross-entropy of finding the other view of its image."""
     vectors = ops.normalize(vectors, axis=-1)
     count = ops.shape(vectors)[0]
     alike = ops.matmul(vectors, ops.transpose(vectors)) / temperature
-    alike = alike - 1e9 * ops.eye(count)  # itself
+    alike = alike - 1e9 * ops.eye(count)  # no view finds itself
     other = (ops.arange(count) + count // 2) % count
     return ops.sparse_categorical_crossentropy(other, alike, from_logits=True)
 
 
 def encoder_of(shape, filters, name):
-    """A convolutional network whose output is a vector of the width of its last block."""
+    """Returns a convolutional network whose output is a vector as wide as its last block."""
     net = network(shape, filters)
     return keras.Model(net.input, net.get_layer("pool").output, name=name)
 
 
 def contrasted(filters, name, given, images, seed):
-    """An encoder, trained by contrast on images without labels."""
+    """Trains an encoder by contrast on images without labels."""
     encoder = made(seed, encoder_of, images.shape[1:], filters, name)
     width = encoder.output.shape[-1]
     head = [layers.Dense(width, "relu"), layers.Dense(64)]
@@ -107,7 +112,7 @@ def contrasted(filters, name, given, images, seed):
 
 
 def pretrained(preset, images):
-    """The vectors of an encoder of KerasHub: the mean over places or tokens of what it shows."""
+    """Returns the vectors of a KerasHub encoder, as means over its positions or tokens."""
     import keras_hub
 
     backbone = keras_hub.models.Backbone.from_preset(preset)
@@ -123,16 +128,17 @@ def pretrained(preset, images):
 """
 ## The students
 
-The encoder sees each image and its views once, before the training: what it says rides in the
-batches, so that an encoder of any size costs nothing more. The direction of a vector is compared
-behind a dense layer that makes the student's vector as wide, trains with it and is left out
-afterwards; the likeness of the images in a batch needs none. There are no labels, hence no loss in
-`compile`, and `alpha` is 1.
+The encoder sees each image and its views once, before the training of the students. The batches
+then carry its vectors, so an encoder of any size adds no cost to a step. One term compares the
+directions of the vectors. It adds a dense layer to the student, which makes both vectors equally
+wide. The distiller trains this layer and leaves it out afterwards. The other term compares the
+similarities between the images of a batch and needs no such layer. There are no labels, so
+`compile` gets no loss and `alpha` is 1.
 """
 
 
 def terms(kind):
-    """What is compared: `"direction"`, `"likeness"` or both."""
+    """Returns the terms for `"direction"`, `"likeness"` or both."""
     found = {
         "direction": Term(losses.Cosine(), projector="auto"),
         "likeness": Term(losses.SimilarityPreserving(), weight=30.0),
@@ -141,7 +147,7 @@ def terms(kind):
 
 
 def student(kind, vectors_of, given, images, seed, model_of):
-    """A student of the encoder's vectors, as an arm is trained."""
+    """Trains a student on the encoder's vectors."""
     print(f"\nseed {seed}, {kind}")
     views, vectors = vectors_of(seed, model_of)
     net = made(seed, encoder_of, images.shape[1:], SMALL, "student")
@@ -157,20 +163,20 @@ def student(kind, vectors_of, given, images, seed, model_of):
 """
 ## The result
 
-Vectors of a few labelled images, and of the test images: how many of these get the class of their
-nearest neighbour, by the angle, and the class of a logistic regression, in percent. The arm
-"student, by contrast" is the small network, trained as the encoder was. "pixels" are the images
-themselves.
+The table shows how many test images get the right class, in percent, from a few labelled images.
+"nearest" uses the class of the nearest neighbor by angle, and "linear" uses a logistic regression.
+The row "pixels" uses the images themselves as vectors. The row "student, by contrast" is the small
+network, trained in the same way as the encoder.
 """
 
 
 def few(labels, each):
-    """The places of the first so many examples of each class."""
+    """Returns the indices of the first `each` examples of each class."""
     return np.concatenate([np.flatnonzero(labels == c)[:each] for c in np.unique(labels)])
 
 
 def probed(known, labels, vectors, expected):
-    """The row of the table for the vectors of labelled and of test images."""
+    """Returns the row of the table for vectors of labelled images and of test images."""
     mean = known.mean(0)
     known, vectors = ((x - mean) / (np.linalg.norm(x - mean, axis=1, keepdims=True) + 1e-9)
                       for x in (known, vectors))  # fmt: skip
@@ -181,7 +187,7 @@ def probed(known, labels, vectors, expected):
 
 
 def arms(given, splits):
-    """`{name: Arm}`, measured with a few labels."""
+    """Returns `{name: Arm}`. Every arm is measured with a few labels."""
     images, labels = splits["train"]
     test, expected = splits[given.on]
     place = few(labels, given.each)
@@ -232,7 +238,7 @@ def arms(given, splits):
 
 
 def main(arguments=None):
-    given = options("A small network that sees as an encoder does.", arguments, epochs=20,
+    given = options("Distills an encoder without labels.", arguments, epochs=20,
                     out="runs/foundation_encoder", encoder_epochs=60, batch_size=64, views=4,
                     each=10, preset="")  # fmt: skip
     given.encoder_epochs = min(given.encoder_epochs, 1) if given.tiny else given.encoder_epochs

@@ -1,17 +1,21 @@
 """
-# Function matching: a patient teacher that sees what its student sees
+# Function matching: teacher and student see the same view
 
-A teacher is a function, and can be asked about any image. Beyer et al., 2022
-(https://arxiv.org/abs/2106.05237) distill by matching functions: teacher and student see the very
-same view of an image, moved at random; views are mixed with each other, so that they lie between
-the images, too; no labels are used; and the training is very long. Here each part is left out in
-turn.
+A teacher is a function, so it can answer for any image. Beyer et al., 2022
+(https://arxiv.org/abs/2106.05237) distill by matching functions. Their recipe has four parts:
+
+- Teacher and student see the same random view of an image.
+- Views are mixed with each other, so that the student also learns between the images.
+- No labels are used.
+- The training is very long.
+
+This example leaves out one part after the other, to show what each part contributes.
 
     python examples/function_matching.py
 
-Scikit-learn's 8 x 8 digits are taken; `--data=DIR` takes the four idx `.gz` files of Fashion-MNIST,
-and `--tfds=fashion_mnist` fetches them. `--tiny` tries it all out in under a minute: its numbers
-mean nothing.
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import functools
@@ -30,14 +34,14 @@ SMALL, BIG = (4, 8, 16), (16, 32, 64)
 """
 ## Views
 
-A view is an image that is moved by an eighth of its width at most. Mixed views are weighted means
-of two, with a share that is drawn for each. What makes views stands in the data and not in the
-student, so that the teacher, which receives the same batch, sees the same.
+A view is an image that is moved by at most an eighth of its width. A mixed view is the weighted
+mean of two views, with a random weight. The dataset makes the views, and not the student, so that
+the teacher sees the same batch as the student.
 """
 
 
 def moved(images):
-    """Images of a batch, each moved at random; what comes in at the edge is black."""
+    """Moves each image of a batch at random. The pixels that come in at the edge are black."""
     batch, (height, width) = tf.shape(images)[0], images.shape[1:3]
     most = max(1, height // 8)
     padded = tf.pad(images, [[0, 0], [most, most], [most, most], [0, 0]])
@@ -47,29 +51,31 @@ def moved(images):
 
 
 def mixed(images):
-    """Each image of a batch, mixed with another one of it."""
+    """Mixes each image of a batch with another image of the batch."""
     share = tf.random.uniform((tf.shape(images)[0], 1, 1, 1))
     return share * images + (1 - share) * tf.reverse(images, [0])
 
 
 """
-## The arms
+## The comparison
 
-- labels: moved images with the labels of the images;
-- fixed teacher: the student sees moved images, but the teacher has answered once, for the images as
-  they are. It costs little, and says what is not true of the view;
-- same view: the teacher answers for the view that the student sees;
-- same view, mixed: function matching.
+The example compares four ways of training:
 
-The last three use no labels: `alpha` is 1. Each arm is trained for `--epochs`, and for `--long`
-times as many.
+- "labels" trains the student on moved images and their labels.
+- "fixed teacher" shows the student moved images, but the teacher has answered once for the images
+  before they moved. This is cheap, but these answers are not those for the view.
+- "same view" lets the teacher answer for the view that the student sees.
+- "same view, mixed" is function matching.
+
+The last three use no labels, so `alpha` is 1. Each student is trained for `--epochs` epochs, and
+once more for `--long` times as many.
 """
 
 ARMS = ("labels", "fixed teacher", "same view", "same view, mixed")
 
 
 def views(way, teacher, splits, batch_size):
-    """A function that, as `data` does, returns the training split in batches of an arm."""
+    """Returns a function that gives the training split in batches of an arm, as `data` does."""
     images, labels = splits["train"]
     if way == "fixed teacher":
         answers = teacher.predict(images, batch_size=256, verbose=0)
@@ -85,20 +91,20 @@ def views(way, teacher, splits, batch_size):
 
 
 def student(way, epochs, given, splits, seed, model_of):
-    """One student, as an arm is trained."""
+    """Trains one student."""
     teacher, scheme = model_of("teacher"), {}
     if way != "labels":
         source = CachedTeacher() if way == "fixed teacher" else teacher
         terms = [Term(losses.KLDivergence(given.temperature))]
         scheme = {"teacher": source, "terms": terms, "alpha": 1.0}
     net = made(seed, network, splits["train"][0].shape[1:], SMALL, name="student")
-    keras.utils.set_random_seed(seed)  # of the views
+    keras.utils.set_random_seed(seed)  # for the views
     batches = views(way, teacher, splits, given.batch_size)
     return trained(f"{way}, {epochs} epochs", net, batches, epochs, seed, **scheme)
 
 
 def arms(given, splits, data):
-    """`{name: Arm}`, measured by accuracy."""
+    """Returns `{name: Arm}`. Every arm is measured by its accuracy."""
 
     def teacher(seed, model_of):
         net = made(seed, network, splits["train"][0].shape[1:], BIG, name="teacher")
@@ -117,7 +123,7 @@ def arms(given, splits, data):
 
 
 def main(arguments=None):
-    given = options("Function matching, and what each part of it gives.", arguments,
+    given = options("Compares the parts of function matching.", arguments,
                     out="runs/function_matching", epochs=20, long=5, teacher_epochs=60,
                     batch_size=32, temperature=1.0)  # fmt: skip
     if given.tiny:

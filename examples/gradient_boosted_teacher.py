@@ -1,18 +1,19 @@
 """
 # A small network from gradient-boosted trees
 
-On tables, trees are hard to beat. But they are many, they have no gradients, and a phone or a
-server that runs neural networks cannot run them. Their answers can be distilled: the trees are a
-black box that gives probabilities. And a black box can be asked about rows that nobody has
-labelled, of which a table of customers, sensors or requests has far more.
+Trees are hard to beat on tables. But there are many of them, they have no gradients, and a phone or
+a server that runs neural networks cannot run them. A network can learn from their answers instead.
+The trees are a black box that returns probabilities. The black box can also answer for rows that
+nobody has labelled, and most tables have far more of those.
 
-Here scikit-learn's gradient-boosted trees learn from 4,000 labelled rows. A network of two small
-layers learns from the same rows with their labels, from the trees' answers on these rows, and from
-the trees' answers on 40,000 rows without labels.
+This example trains scikit-learn's gradient-boosted trees on 4,000 labelled rows. A network with two
+small hidden layers then learns from the labels of these rows, from the labels and the trees'
+answers on these rows, or from the trees' answers on these rows and on 40,000 rows without labels.
 
     python examples/gradient_boosted_teacher.py
 
-It took 50 seconds of CPU time. Mean and deviation over three seeds, each with a table of its own:
+It took 50 seconds of CPU time. The table shows mean and deviation over three seeds, each with its
+own data:
 
 | | accuracy | log loss |
 |---|---|---|
@@ -21,13 +22,13 @@ It took 50 seconds of CPU time. Mean and deviation over three seeds, each with a
 | network of labels and answers | 76.15 ± 1.40 | 0.516 ± 0.019 |
 | network of answers, more rows | 80.64 ± 0.85 | 0.458 ± 0.009 |
 
-The rows without labels gave most of it. No setting was tuned, and the network, of 1,922 parameters,
-is far from the trees still. With labels wrong in one row of twelve nobody can be right in more than
-91.67% of the rows.
+Most of the gain came from the rows without labels. No setting was tuned, and the network of 1,922
+parameters is still far from the trees. One label in twelve is wrong, so no model can be right in
+more than 91.67% of the rows.
 
-The table is made up: a seed draws it, see below. `--csv=FILE --label=COLUMN` takes yours. All other
-columns are numbers, an empty cell is missing, and a row with an empty label has none. `--tiny`
-tries it all out in under a minute: its numbers mean nothing.
+A seed draws the table. `--csv=FILE --label=COLUMN` reads a table of yours. Every other column must
+hold numbers. An empty cell is a missing value, and a row with an empty label is a row without a
+label. `--tiny` runs everything in under a minute, with numbers that mean nothing.
 """
 
 import argparse
@@ -50,14 +51,14 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 """
 ## A table
 
-Twelve columns of different scales, three of them without any meaning, a tenth of the cells of one
-column missing. Whether a row is of class 1 depends on thresholds and on pairs of columns, as people
-write rules, and one row in twelve is labelled wrong.
+The table has twelve columns with different scales. Three of them have no meaning, and a tenth of
+the cells of one column are missing. The class of a row depends on thresholds and on pairs of
+columns, as in rules that people write. One row in twelve has the wrong label.
 """
 
 
 def table(labelled, unlabelled, test, seed):
-    """`{split: (rows, labels)}`, drawn by a seed; "unlabelled" has the labels `None`."""
+    """Draws `{split: (rows, labels)}` from a seed. The labels of "unlabelled" are `None`."""
     draw = np.random.default_rng(seed)
     count = labelled + unlabelled + test
     x = draw.normal(size=(count, 12))
@@ -79,7 +80,7 @@ def table(labelled, unlabelled, test, seed):
 
 
 def from_csv(path, label, seed):
-    """The same from a file; a fifth of the labelled rows is for the test."""
+    """Reads the same from a file. A fifth of the labelled rows is for the test."""
     with open(path, encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
     if not found or label not in found[0]:
@@ -100,34 +101,34 @@ def from_csv(path, label, seed):
 """
 ## The teacher
 
-The trees need no scaling and take missing cells as they are. The logarithm of a probability is a
-logit: its softmax gives the probability back.
+The trees need no scaling and accept missing cells. The logarithm of a probability is a logit,
+because its softmax gives the probability back.
 """
 
 
 def trees(rows, labels, seed):
-    """Trees that stop where a tenth of the rows says so."""
+    """Trains trees until the loss on a tenth of the rows stops improving."""
     return HistGradientBoostingClassifier(
         max_iter=400, learning_rate=0.06, early_stopping=True, random_state=seed
     ).fit(rows, labels)
 
 
 def answers(teacher, rows):
-    """The trees' logits: (rows, classes)."""
+    """Returns the trees' logits, (rows, classes)."""
     return np.log(teacher.predict_proba(rows).clip(1e-6)).astype("float32")
 
 
 """
 ## The student
 
-A missing cell becomes the column's mean, and a column beside it says that it was missing. Columns
-are scaled inside of the model, so that it takes the same rows as the trees do.
+The student replaces a missing cell by the mean of its column. An additional column says which cells
+were missing. The model scales the columns itself, so that it takes the same rows as the trees.
 """
 
 
 @keras.saving.register_keras_serializable(package="gradient_boosted_teacher")
 class Missing(layers.Layer):
-    """Rows with zeros in place of missing cells, and beside them which cells were missing."""
+    """Replaces missing cells by zeros and appends columns that say which cells were missing."""
 
     def call(self, rows):
         missing = keras.ops.isnan(rows)
@@ -136,7 +137,7 @@ class Missing(layers.Layer):
 
 
 def network(rows, classes, width=32):
-    """Two layers behind the scaling, which is that of these rows."""
+    """Returns two hidden layers on the rows, which are scaled by the statistics of `rows`."""
     mean, variance = np.nanmean(rows, 0), np.nanvar(rows, 0)
     x = inputs = keras.Input(rows.shape[1:])
     x = Missing()(layers.Normalization(mean=mean, variance=variance)(x))
@@ -146,19 +147,19 @@ def network(rows, classes, width=32):
 
 
 """
-## The arms
+## The comparison
 
-All students begin with the same weights and make the same number of steps, however many rows they
-see. The trees answer once for each row, before the training, and their answers ride in the batches
-beside the labels: no step calls the trees. Where rows have no labels, all of the loss is the
-teacher's.
+All students start from the same weights and make the same number of steps, however many rows they
+see. The trees answer once for each row, before the training. The batches carry these answers beside
+the labels, so no step calls the trees. If the rows have no labels, the whole loss comes from the
+teacher.
 """
 
 ARMS = ("labels", "labels and answers", "answers, more rows")
 
 
 def student(way, given, splits, teacher_of, seed, model_of):
-    """One student, as an arm is trained."""
+    """Trains one student."""
     print(f"\nseed {seed}, {way}")
     (rows, labels), (more, _) = splits(seed)["labelled"], splits(seed)["unlabelled"]
     keras.utils.set_random_seed(seed)
@@ -182,13 +183,13 @@ def student(way, given, splits, teacher_of, seed, model_of):
 """
 ## The result
 
-Accuracy and log loss, in nats, of the test rows, and microseconds for one row of a batch of 1,000,
-which says little of other machines.
+The table shows the accuracy and the log loss on the test rows, the latter in nats. It also shows
+the microseconds for one row in a batch of 1,000. They depend on the machine.
 """
 
 
 def measured(predict, rows, labels):
-    """The row of the table for a function from rows to probabilities."""
+    """Returns the row of the table for a function from rows to probabilities."""
     batch = rows[:1000]
     predict(batch)
     started = time.perf_counter()
@@ -203,7 +204,7 @@ def measured(predict, rows, labels):
 
 
 def arms(given):
-    """`{name: Arm}`."""
+    """Returns `{name: Arm}`."""
 
     @functools.cache
     def splits(seed):
@@ -235,11 +236,12 @@ def arms(given):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="A small network from gradient-boosted trees.")
-    parser.add_argument("--csv", help="a table of numbers with a header")
+    parser = argparse.ArgumentParser(description="Distills trees into a small network.")
+    parser.add_argument("--csv", help="read this table of numbers with a header")
     parser.add_argument("--label", default="label", help="the column of the classes")
-    parser.add_argument("--out", default="runs/gradient_boosted_teacher", type=pathlib.Path)
-    parser.add_argument("--tiny", action="store_true", help="few rows, one epoch")
+    parser.add_argument("--out", default="runs/gradient_boosted_teacher", type=pathlib.Path,
+                        help="the folder of the results")  # fmt: skip
+    parser.add_argument("--tiny", action="store_true", help="few rows, one seed, one epoch")
     for key, value in {"labelled": 4000, "unlabelled": 40000, "test": 10000, "seeds": 3,
                        "epochs": 60, "batch_size": 128, "alpha": 0.7,
                        "temperature": 1.0}.items():  # fmt: skip

@@ -1,4 +1,4 @@
-"""Small grey images for the examples, from scikit-learn, idx files or TensorFlow Datasets."""
+"""Reads small grey images for the examples, from scikit-learn, idx files or TensorFlow Datasets."""
 
 import argparse
 import functools
@@ -15,10 +15,10 @@ FILES = {"train": "train", "test": "t10k"}
 
 
 def digits():
-    """Scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which ship in its wheel.
+    """Returns scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which are part of its wheel.
 
-    The split is fixed: 797 images for training, 400 for validation and 600 for the test, each
-    with every digit in its proportion.
+    The split is always the same. It has 797 images for training, 400 for validation and 600 for the
+    test. Every digit has the same share in each.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -35,7 +35,7 @@ def digits():
 
 
 def from_idx(folder, valid=5000):
-    """MNIST or Fashion-MNIST from the idx `.gz` files in `folder`."""
+    """Reads MNIST or Fashion-MNIST from the idx `.gz` files in `folder`."""
     folder = pathlib.Path(folder)
     read = {}
     for split, prefix in FILES.items():
@@ -45,9 +45,12 @@ def from_idx(folder, valid=5000):
 
 
 def read_idx(path):
-    """The array in one gzipped idx file of bytes: a magic number, the sizes, the values."""
+    """Returns the array of a gzipped idx file of bytes.
+
+    The file holds a magic number, the sizes and the values.
+    """
     if not path.exists():
-        raise FileNotFoundError(f"No such file: {path}. --data is the folder of the idx files.")
+        raise FileNotFoundError(f"There is no {path}. Give the folder of the idx files to --data.")
     content = gzip.decompress(path.read_bytes())
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is not an idx file of bytes.")
@@ -57,7 +60,7 @@ def read_idx(path):
 
 
 def from_tfds(name, valid=5000):
-    """The same from TensorFlow Datasets, which fetches it on first use."""
+    """Reads the same from TensorFlow Datasets, which downloads it on first use."""
     import tensorflow_datasets as tfds
 
     def arrays(split):
@@ -69,7 +72,7 @@ def from_tfds(name, valid=5000):
 
 
 def _three_splits(train, test, valid):
-    """The last `valid` training images are the validation split; pixels go to [0, 1]."""
+    """Uses the last `valid` training images for validation, and scales pixels to [0, 1]."""
     splits = {
         "train": [part[:-valid] for part in train],
         "valid": [part[-valid:] for part in train],
@@ -81,39 +84,42 @@ def _three_splits(train, test, valid):
     }
 
 
-@functools.lru_cache(maxsize=1)  # `tune` makes many experiments of one file
+@functools.lru_cache(maxsize=1)  # `tune` loads the same data many times
 def load(data=None, tfds=None, limit=None):
-    """`{split: (images, labels)}` from idx files, TensorFlow Datasets or scikit-learn.
+    """Returns `{split: (images, labels)}` from idx files, TensorFlow Datasets or scikit-learn.
 
-    `limit` keeps only the first examples of each split, to try things out.
+    `limit` keeps only the first examples of each split.
     """
     splits = from_idx(data) if data else from_tfds(tfds) if tfds else digits()
     return {split: (x[:limit], y[:limit]) for split, (x, y) in splits.items()}
 
 
 def batched(splits, batch_size):
-    """A function from a split's name to its batches; the training split is shuffled each epoch."""
+    """Returns a function from a split's name to its batches.
+
+    It shuffles the training split in each epoch.
+    """
 
     def data(split):
         images, labels = splits[split]
         dataset = tf.data.Dataset.from_tensor_slices((images, labels))
         if split == "train":
-            dataset = dataset.shuffle(len(images))  # the seed is set by the experiment
+            dataset = dataset.shuffle(len(images))  # the experiment sets the seed
         return without_autotune(dataset.batch(batch_size).prefetch(2))
 
     return data
 
 
 def options(about, arguments=None, *, out, **settings):
-    """The command line of a comparison: an option for each of `settings`, and the common ones."""
+    """Parses the command line of a comparison, with the common options and one for each setting."""
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--data", help="the folder of the idx files")
-    parser.add_argument("--tfds", help="a name in TensorFlow Datasets")
-    parser.add_argument("--out", default=out, type=pathlib.Path, help="where results are kept")
-    parser.add_argument("--limit", type=int, help="only the first training images")
+    parser.add_argument("--data", help="the folder of the idx files of Fashion-MNIST")
+    parser.add_argument("--tfds", help="a data set of TensorFlow Datasets to download")
+    parser.add_argument("--out", default=out, type=pathlib.Path, help="the folder of the results")
+    parser.add_argument("--limit", type=int, help="use only the first training images")
     parser.add_argument("--on", default="test", choices=("valid", "test"),
-                        help="what is measured: settings are chosen on `valid`")  # fmt: skip
-    parser.add_argument("--tiny", action="store_true", help="one epoch on few examples")
+                        help="the split to measure; choose settings on `valid`")  # fmt: skip
+    parser.add_argument("--tiny", action="store_true", help="few images, one seed, one epoch")
     for key, value in {"seeds": 3, "epochs": 12, "batch_size": 128, **settings}.items():
         parser.add_argument(f"--{key}", default=value, type=type(value))
     given = parser.parse_args(arguments)
@@ -123,19 +129,19 @@ def options(about, arguments=None, *, out, **settings):
 
 
 def images_of(given):
-    """The images that the command line names: all splits, and the function that batches them."""
+    """Returns the splits that the command line chooses, and the function that batches them."""
     splits = load(given.data, given.tfds, limit=32 if given.tiny else None)
     splits["train"] = tuple(part[: given.limit] for part in splits["train"])
     return splits, batched(splits, given.batch_size)
 
 
 def compared(given, arms, measured=()):
-    """Trains and measures the arms of a comparison; the same command goes on with a killed run.
+    """Trains and measures the arms of a comparison. The same command resumes a killed run.
 
     Args:
-        given: what `options` returns.
+        given: the parsed options, as `options` returns them.
         arms: `{name: Arm}`.
-        measured: the options that say how models are measured, and not how they are trained.
+        measured: the names of the options that change only how models are measured.
     """
     apart = {"out", "seeds", "on", *measured}
     settings = {name: value for name, value in vars(given).items() if name not in apart}

@@ -1,4 +1,4 @@
-"""What the examples that generate text share: vocabularies, and training on tokens."""
+"""Makes vocabularies and trains on tokens, for the examples that generate text."""
 
 import json
 
@@ -15,9 +15,9 @@ BATCH = 32
 
 
 def byte_pairs(texts, size):
-    """`(vocabulary, merges)` of at most `size` tokens, the commonest in `texts`.
+    """Returns `(vocabulary, merges)` of at most `size` tokens, the most common in `texts`.
 
-    The 256 bytes are tokens too, so that every text can be spelled.
+    The vocabulary has a token for each of the 256 bytes, so it can spell every text.
     """
     trained = tokenizers.ByteLevelBPETokenizer()
     trained.train_from_iterator(texts, vocab_size=size, min_frequency=2, show_progress=False)
@@ -26,10 +26,10 @@ def byte_pairs(texts, size):
 
 
 def from_scratch(backbone):
-    """A new backbone with kernels of a size that suits its width.
+    """Scales the kernels of a new backbone to suit its width.
 
-    KerasHub draws them with a deviation of 0.02, for models a thousand numbers wide. In narrow ones
-    each block would add so little that it learns to attend late.
+    KerasHub initializes them with a deviation of 0.02, which suits models with a width of about a
+    thousand. In a narrow model each block would add so little that attention learns late.
     """
     for variable in backbone.trainable_variables:
         if variable.path.endswith("kernel"):
@@ -38,12 +38,12 @@ def from_scratch(backbone):
 
 
 def by_length(rows, seed, boundaries=(24, 40)):
-    """Batches of examples of about one length, cut to the longest of the batch, in a random order.
+    """Batches examples of similar length, in random order, cut to the longest example of the batch.
 
     Args:
         rows: `(x, y, sample_weight)` of a causal language model.
-        seed: of the order.
-        boundaries: between the lengths that go together.
+        seed: the seed of the order.
+        boundaries: the lengths that separate the groups.
     """
     lengths = rows[0]["padding_mask"].sum(-1, dtype="int32")
     together = np.bincount(np.searchsorted(boundaries, lengths, side="right"))
@@ -60,7 +60,10 @@ def by_length(rows, seed, boundaries=(24, 40)):
 
 
 def packed(tokenizer, texts, length):
-    """`(x, y, sample_weight)` of texts, an end token after each, in windows of one length."""
+    """Returns `(x, y, sample_weight)` of texts in windows of one length.
+
+    An end token precedes each text.
+    """
     ids = []
     for start in range(0, len(texts), 1024):
         for text in tokenizer(texts[start : start + 1024]):
@@ -72,19 +75,19 @@ def packed(tokenizer, texts, length):
 
 
 def fit(distiller, batches, backup, *, valid, epochs, rate, tokens, tiny=False, jit_compile=False):
-    """Trains on next tokens; returns `(student, record)`, as an arm is trained.
+    """Trains on next tokens; returns `(student, record)`.
 
     Args:
-        distiller: not compiled.
-        batches: `(x, y, sample_weight)` of all examples, as `completion_only` makes them, or what
-            `fit` takes, in batches.
-        backup: the folder of what a killed training goes on from.
-        valid: the same of the validation examples.
-        epochs: how many; one if `tiny`, which also runs without a graph.
-        rate: the greatest learning rate.
-        tokens: how many an epoch has.
-        tiny: whether only to try it out.
-        jit_compile: whether XLA compiles the step, which pays for small blocks.
+        distiller: a distiller that is not compiled.
+        batches: `(x, y, sample_weight)` of all examples, as `completion_only` returns it, or a
+            batched dataset for `fit`.
+        backup: the folder from which a killed training resumes.
+        valid: `(x, y, sample_weight)` of the validation examples.
+        epochs: the number of epochs. With `tiny` it is one.
+        rate: the highest learning rate.
+        tokens: the number of tokens in an epoch.
+        tiny: whether to run one epoch without a graph.
+        jit_compile: whether XLA compiles the step, which is worth it for small blocks.
     """
     if isinstance(batches, tuple):
         rows = tf.data.Dataset.from_tensor_slices(batches)
@@ -99,5 +102,5 @@ def fit(distiller, batches, backup, *, valid, epochs, rate, tokens, tiny=False, 
 
 
 def tokens_of(x):
-    """How many tokens inputs hold, padding not counted."""
+    """Returns how many tokens the inputs hold, without padding."""
     return sum(int(mask.sum()) for name, mask in x.items() if name.endswith("padding_mask"))

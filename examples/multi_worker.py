@@ -1,17 +1,17 @@
-"""Trains on several workers, each a process of its own with a part of every batch.
+"""Trains on several workers. Each worker is a process and gets a part of every batch.
 
     python examples/multi_worker.py --workers=2
 
-starts so many processes on this machine, which talk over loopback, and shows what each says behind
-its name. On real machines start the same file once on each of them, without `--workers`, with the
-environment variable TF_CONFIG that TensorFlow describes:
+This command starts two processes on this machine, which communicate over the loopback interface. It
+prints the name of the worker before each line of its output. On real machines, start this file once
+on each machine without `--workers`. Set the environment variable TF_CONFIG as TensorFlow describes:
 
     {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
 
-`--out` must be a folder that all of them see. The first worker writes it, the others read it. If a
-worker dies the others end within a minute; start all again, and the training goes on where it was.
-The global batch is what `batch` says, however many workers there are: the weights are those of one
-worker. It takes about half a minute with two workers on two cores.
+`--out` must be a folder that all workers see. The first worker writes it, and the others read it.
+If a worker dies, the others end within a minute. Start all of them again to resume the training.
+`batch` is the size of the global batch for any number of workers, so the trained weights are those
+of one worker. Two workers on two cores take about half a minute.
 """
 
 import argparse
@@ -24,12 +24,12 @@ import sys
 import threading
 import time
 
-GRACE = 60  # seconds that the others have to end by themselves
+GRACE = 60  # seconds in which the other workers may end by themselves
 
 
 def parsed():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", type=int, help="start so many processes on this machine")
+    parser.add_argument("--workers", type=int, help="start this many processes on this machine")
     parser.add_argument("--out", default="runs/multi_worker", help="a folder that all workers see")
     parser.add_argument("--epochs", type=int, default=4)
     given = parser.parse_args()
@@ -39,7 +39,7 @@ def parsed():
 
 
 def launch(count):
-    """Runs this file in so many processes; returns 0 if all end well."""
+    """Runs this file in `count` processes and returns 0 if all of them succeed."""
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(count)]}
     arguments = [each for each in sys.argv[1:] if not each.startswith("--workers")]
     workers = []
@@ -75,7 +75,10 @@ def show(index, worker):
 
 
 def ended(workers):
-    """The exit codes of all; where one fails, the others get some time to end, then are ended."""
+    """Returns the exit codes of all workers.
+
+    If one worker fails, the others get `GRACE` seconds to end. Then they are killed.
+    """
     limit = None
     while any(worker.poll() is None for worker in workers):
         if limit is None and any(worker.poll() for worker in workers):
@@ -88,11 +91,11 @@ def ended(workers):
 
 
 def work(given):
-    """What one worker does; without TF_CONFIG it is the only one."""
+    """Trains as one worker. Without TF_CONFIG it is the only one."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    several = "TF_CONFIG" in os.environ  # before anything else runs: it opens the connections
+    several = "TF_CONFIG" in os.environ  # the strategy comes first, since it opens the connections
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if several else None
     strategy = strategy or tf.distribute.get_strategy()
     import keras
@@ -106,7 +109,7 @@ def work(given):
     train, valid = datasets(batch=64)
     with strategy.scope():
         teacher, student = network(128, "teacher"), network(8, "student")
-        alone = Distiller(teacher, alpha=0)  # a model that learns from labels alone
+        alone = Distiller(teacher, alpha=0)  # trains a model on labels alone
         alone.compile("adam", loss, metrics=["accuracy"])
         terms = [
             Term(losses.KLDivergence(2.0)),
@@ -115,7 +118,7 @@ def work(given):
         distiller = Distiller(student, teacher=teacher, terms=terms)
         distiller.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
     alone.fit(train, epochs=given.epochs, verbose=0, callbacks=[Resume(out / "teacher")])
-    best = StudentCheckpoint(out / "student.keras", monitor="val_accuracy")  # the first one writes
+    best = StudentCheckpoint(out / "student.keras", monitor="val_accuracy")  # worker 0 writes
     callbacks = [Resume(out / "resumed", every=10), best]
     distiller.fit(train, epochs=given.epochs, validation_data=valid, verbose=2, callbacks=callbacks)
     for name, model in (("teacher", alone), ("student", distiller)):
@@ -134,7 +137,7 @@ def network(width, name):
 
 
 def datasets(batch):
-    """Handwritten digits, in batches of all workers together: each gets its part of each."""
+    """Returns handwritten digits in global batches. Each worker gets its part of every batch."""
     import tensorflow as tf
     from sklearn.datasets import load_digits
 

@@ -1,16 +1,20 @@
 """
 # Networks that learn together: mutual and online distillation
 
-Two small networks that learn from each other while they learn from the labels (Zhang et al., 2018,
-https://arxiv.org/abs/1706.00384), against the same two alone. And a teacher that is trained
-together with its student, in one step (Anil et al., 2018, https://arxiv.org/abs/1804.03235),
-against one that is trained first, at the same total compute.
+A student does not need a teacher that was trained before it. This example makes two comparisons:
+
+- In mutual learning, two small networks learn from the labels and from each other (Zhang et al.,
+  2018, https://arxiv.org/abs/1706.00384). The example compares them with the same two networks,
+  each trained alone.
+- In online distillation, the teacher is trained together with its student, in the same steps (Anil
+  et al., 2018, https://arxiv.org/abs/1804.03235). The example compares this with a teacher that is
+  trained first, at the same total compute.
 
     python examples/mutual_learning.py --data=DIR --limit=5000
 
-`DIR` holds the four idx `.gz` files of Fashion-MNIST, `--tfds=fashion_mnist` fetches them;
-without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out in under a minute:
-its numbers mean nothing.
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import functools
@@ -28,13 +32,13 @@ SMALL, BIG = (4, 8, 16), (16, 32, 64)
 """
 ## Peers
 
-A cohort is one Keras model with an output a member: its members are trained in the same steps.
-Each begins with the weights that it has alone.
+A cohort is one Keras model with an output for each member. All members are trained in the same
+steps. Each peer starts from the same weights as when it is trained alone.
 """
 
 
 def peers(shape, seed):
-    """Two small networks with different initial weights."""
+    """Returns two small networks with different initial weights."""
     return {
         name: made(seed + apart, network, shape, SMALL, name=f"{name}_network")
         for apart, name in ((0, "first"), (1000, "second"))
@@ -42,35 +46,36 @@ def peers(shape, seed):
 
 
 def peer_alone(name, given, data, shape, seed, model_of):
-    """One of the two, trained on the labels alone."""
+    """Trains one of the two on the labels alone."""
     return trained(f"{name} alone", peers(shape, seed)[name], data, given.epochs, seed)
 
 
 def peers_mutual(given, data, shape, seed, model_of):
-    """The two, trained together: labels and peers count alike."""
+    """Trains the two together. Labels and peers have the same weight."""
     net = models.cohort(**peers(shape, seed))
     terms = recipes.mutual("first", "second", temperature=given.temperature)
     return trained("mutual", net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
 
 
 """
-## Online against offline, at equal compute
+## Online and offline at equal compute
 
-Compute is counted as it usually is: the multiplications of the forward pass, and twice that for
-the backward pass. With `T` and `S` the operations of one forward pass of teacher and student,
+Compute is counted as usual. A backward pass costs twice as many multiplications as a forward pass.
+With `T` and `S` the operations of one forward pass of teacher and student, the costs are
 
     online, E epochs:    E * (3 T + 3 S)      both are trained
     offline, teacher:    E' * 3 T             it is trained first
     offline, student:    E * (T + 3 S)        it is trained, the teacher runs
 
-which is equal for `E' = 2/3 E`: the offline teacher gets two thirds of the epochs, its student as
-many as the online one. (With cached targets the teacher would run once, not `E` times, and could
-get nearly `E` epochs.) The student and its first weights are those of the first peer alone.
+They are equal for `E' = 2/3 E`. The offline teacher therefore gets two thirds of the epochs, and
+its student gets as many as the online student. (With cached targets the teacher would run once
+instead of `E` times, and could get nearly `E` epochs.) The student and its initial weights are
+those of the first peer.
 """
 
 
 def pair(shape, seed):
-    """A teacher and the first small peer as its student."""
+    """Returns a teacher, and the first small peer as its student."""
     return {
         "teacher": made(seed, network, shape, BIG, name="big_network"),
         "student": peers(shape, seed)["first"],
@@ -78,7 +83,7 @@ def pair(shape, seed):
 
 
 def online(given, data, shape, seed, model_of):
-    """Teacher and student in one step."""
+    """Trains teacher and student in the same steps."""
     net = models.cohort(**pair(shape, seed))
     terms = recipes.online(temperature=given.temperature)
     return trained("online", net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
@@ -89,13 +94,13 @@ def teacher_epochs(given):
 
 
 def teacher_first(given, data, shape, seed, model_of):
-    """The teacher of the offline student."""
+    """Trains the teacher of the offline student."""
     teacher = pair(shape, seed)["teacher"]
     return trained("teacher first", teacher, data, teacher_epochs(given), seed)
 
 
 def offline(given, data, shape, seed, model_of):
-    """The student of the teacher that was trained first, with the same loss."""
+    """Trains a student with the same loss, whose teacher was trained first."""
     terms = [Term(losses.KLDivergence(given.temperature))]
     return trained("offline", pair(shape, seed)["student"], data, given.epochs, seed,
                    teacher=model_of("teacher first"), terms=terms, alpha=given.alpha)  # fmt: skip
@@ -104,13 +109,13 @@ def offline(given, data, shape, seed, model_of):
 """
 ## The result
 
-The accuracies of the small networks (the mean of the two peers, or the student's) and of the
-teacher, and the operations of the whole training.
+The table shows the accuracy of the small networks and of the teacher, and the operations of the
+whole training. For the peers, the accuracy is the mean of both.
 """
 
 
 def compute(given, splits):
-    """The operations of each arm, in 10^12."""
+    """Returns the operations of each arm in 10^12."""
     images = splits["train"][0]
     spec = tf.TensorSpec((1, *images.shape[1:]))
     small, big = (
@@ -130,7 +135,7 @@ COST = "10^12 operations"
 
 
 def arms(given, data, shape, costs):
-    """`{name: Arm}`; `costs` are the operations of each."""
+    """Returns `{name: Arm}`. `costs` holds the operations of each arm."""
     parts = given, data, shape
 
     def right(model):

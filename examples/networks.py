@@ -1,4 +1,4 @@
-"""Small convolutional networks for the examples' comparisons, and how these are trained."""
+"""Makes the small convolutional networks of the examples, and trains and measures them."""
 
 import keras
 from keras import layers
@@ -11,10 +11,11 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(
 
 
 def network(shape, filters=(16, 32, 64), name="network"):
-    """A block of two convolutions for each number of filters, and one classifier of ten classes.
+    """Returns a network with a block of two convolutions for each number of filters.
 
-    Each block halves the image and ends in the layer `"block_1"`, `"block_2"` and so on; `"pool"`
-    is what the last layer sees. The output is logits: without a softmax it can be softened.
+    A classifier of ten classes follows the blocks. Each block halves the image. Its last layer is
+    named `"block_1"`, `"block_2"` and so on. The layer `"pool"` feeds the classifier. The output is
+    logits, so that a temperature can soften it.
     """
     x = inputs = keras.Input(shape)
     for block, width in enumerate(filters, start=1):
@@ -26,20 +27,20 @@ def network(shape, filters=(16, 32, 64), name="network"):
 
 def _convolution(x, width, strides=1):
     x = layers.Conv2D(width, 3, strides=strides, padding="same", use_bias=False)(x)
-    return layers.BatchNormalization(momentum=0.9)(x)  # few steps: statistics must keep up
+    return layers.BatchNormalization(momentum=0.9)(x)  # short trainings need fast statistics
 
 
 def made(seed, make, *args, **kwargs):
-    """What `make` returns, with the same initial weights for the same seed."""
+    """Returns what `make` returns. The same seed gives the same initial weights."""
     keras.utils.set_random_seed(seed)
     return make(*args, **kwargs)
 
 
 def trained(title, model, data, epochs, seed, *, loss=LOSS, callbacks=(), **scheme):
-    """`(model, record)` after training, in the same order of the data for the same seed.
+    """Trains a model; returns `(model, record)`. The same seed gives the same order of the data.
 
-    Adam's rate decays from 0.003 along a cosine. `loss` is that of the labels, and `scheme` what
-    `Distiller` takes.
+    The learning rate of Adam decays from 0.003 along a cosine. `loss` is the loss of the labels,
+    and `scheme` holds arguments of `Distiller`.
     """
     print(f"\nseed {seed}, {title}")
     keras.utils.set_random_seed(seed)
@@ -53,7 +54,7 @@ def trained(title, model, data, epochs, seed, *, loss=LOSS, callbacks=(), **sche
 
 
 def accuracy(model, dataset):
-    """The accuracy in percent; for a dict of outputs that of each, by name."""
+    """Returns the accuracy in percent. For a dict of outputs it returns `{output: accuracy}`."""
     distiller = Distiller(model)
     distiller.compile(loss=LOSS, metrics=["accuracy"])
     found = distiller.evaluate(dataset, verbose=0, return_dict=True)

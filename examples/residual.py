@@ -1,4 +1,4 @@
-"""A residual network and a small student of images, as an experiment for `compress`."""
+"""Defines an experiment for `compress`, with a residual teacher and a small student of images."""
 
 import keras
 from images import batched, load
@@ -8,7 +8,10 @@ from keras_distill import Experiment
 
 
 def residual(shape, width=32, blocks=2):
-    """Blocks named by number, so that `models.shrink` finds them; the skip has one width."""
+    """Returns a residual network whose skip connections all have the same width.
+
+    The names of the layers number the blocks, so that `models.shrink` finds them.
+    """
     x = inputs = keras.Input(shape)
     x = layers.Conv2D(width, 3, padding="same", name="stem")(x)
     for index in range(blocks):
@@ -23,7 +26,7 @@ def residual(shape, width=32, blocks=2):
 
 
 def small(shape, size=1.0):
-    """A convolution that halves the image first."""
+    """Returns a convolutional network that halves the image first."""
     return keras.Sequential(
         [
             keras.Input(shape),
@@ -38,7 +41,7 @@ def small(shape, size=1.0):
 
 
 def experiment(data=None, tfds=None, limit=None, epochs=60, teacher_epochs=40, batch_size=32):
-    """What `compress` may not choose: data, loss, optimizer and for how long is trained."""
+    """Returns the data, loss, optimizer and epochs, which `compress` does not change."""
     splits = load(data, tfds, limit)
     shape = splits["train"][0].shape[1:]
     steps = -(-len(splits["train"][0]) // batch_size)

@@ -1,16 +1,17 @@
 """
 # Be your own teacher: a network with exits that teaches itself
 
-A convolutional network gets a shallow classifier behind each of its first two blocks. The deepest
-classifier then teaches the shallow ones while all learn from the labels (Zhang et al., 2019,
-https://arxiv.org/abs/1905.08094): no other teacher is needed. Afterwards each exit can be cut out
-as a small model of its own. `early_exit.py` lets the whole network stop where it is sure.
+This example distills without a second network. A convolutional network gets a shallow classifier
+behind each of its first two blocks. All classifiers learn from the labels, and the deepest one also
+teaches the shallow ones (Zhang et al., 2019, https://arxiv.org/abs/1905.08094). Afterwards you can
+cut out each exit as a small model. `early_exit.py` makes a network that stops at the first exit
+that is sure.
 
     python examples/self_distillation.py --data=DIR --limit=5000
 
-`DIR` holds the four idx `.gz` files of Fashion-MNIST, `--tfds=fashion_mnist` fetches them;
-without either, scikit-learn's 8 x 8 digits are taken. `--tiny` tries it all out in under a minute:
-its numbers mean nothing.
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import functools
@@ -24,47 +25,52 @@ from keras_distill.experiments import Arm
 """
 ## The network and its exits
 
-Each block halves the image. An exit is a bottleneck as wide as the deepest feature, the mean over
-positions, and a dense layer: what `add_exits` puts there without being told more.
+Each block halves the image. An exit has a bottleneck as wide as the deepest feature, a mean over
+positions, and a dense layer. This is the default of `add_exits`.
 """
 
 EXITS = {"exit_1": "block_1", "exit_2": "block_2"}
 
 
 def with_exits(shape):
-    """The network with its exits."""
+    """Returns the network with its exits."""
     return models.add_exits(network(shape), EXITS)
 
 
 """
 ## What the deepest exit teaches
 
-Every shallow exit gets the divergence from the deepest one's softened output and the distance of
-its feature from the deepest feature. `1 - alpha` is the share of the labels.
+Each shallow exit gets two losses beside the labels. They are the divergence from the softened
+output of the deepest exit, and the distance of its feature from the deepest feature. The labels
+have the weight `1 - alpha`.
 """
 
 
 def taught(given, data, shape, seed, model_of):
-    """A network with exits after its self-distillation, as an arm is trained."""
+    """Trains a network with exits by self-distillation."""
     net = made(seed, with_exits, shape)
     terms = recipes.byot(net, temperature=given.temperature, hint=given.hint)
     return trained(SELF_DISTILLED, net, data, given.epochs, seed, terms=terms, alpha=given.alpha)
 
 
 """
-## Three arms, the same budget
+## Three ways of training with the same budget
 
-Each depth as a model of its own, of which the deepest is the plain network; the exits together,
-on labels only; the exits together, the deepest teaching the others. All begin with the same
-weights and see the same order of the data. The first exit of the self-distilled network is also
-kept as a model of its own.
+The example compares three ways of training:
+
+- Each depth is trained as a separate model. The deepest one is the plain network.
+- All exits are trained together on the labels only.
+- All exits are trained together, and the deepest teaches the others.
+
+All models start from the same weights and see the data in the same order. The example also saves
+the first exit of the self-distilled network as a separate model.
 """
 
 SELF_DISTILLED = "exits, self-distilled"
 
 
 def arms(given, data, shape):
-    """`{name: Arm}`; each is measured by `{exit: accuracy}`."""
+    """Returns `{name: Arm}`. Each arm is measured by `{exit: accuracy}`."""
 
     def depth(exit, seed, model_of):
         model = models.keep_exit(made(seed, with_exits, shape), exit)
@@ -95,13 +101,13 @@ def arms(given, data, shape):
 """
 ## The result
 
-The accuracy of each exit, the mean over seeds with its sample deviation. What it was for us, and
-what it means, is in `docs/results.md`.
+The table shows the accuracy of each exit, as the mean over seeds with the sample deviation.
+`docs/results.md` shows the numbers of a real run and explains them.
 """
 
 
 def main(arguments=None):
-    given = options("Self-distillation against labels alone.", arguments,
+    given = options("Compares self-distillation with labels alone.", arguments,
                     out="runs/self_distillation", alpha=0.3, temperature=3.0, hint=0.1)  # fmt: skip
     splits, data = images_of(given)
     compared(given, arms(given, data, splits["train"][0].shape[1:]))

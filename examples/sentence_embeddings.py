@@ -1,24 +1,30 @@
-"""
+r"""
 # Sentence embeddings from two layers
 
-MiniLM turns a sentence into a vector of 384 numbers, such that sentences that mean nearly the same
-lie close together. Its 6 layers are cut to 2 here, and the student is taught, from texts without
-any labels, to put every sentence where the teacher puts it.
+MiniLM turns a sentence into a vector of 384 numbers. Sentences with nearly the same meaning get
+nearby vectors, so that you can search by meaning. This example cuts the 6 layers of MiniLM to 2,
+which makes search cheaper. The student learns to give each sentence the teacher's vector, from
+texts without any labels.
 
     python examples/sentence_embeddings.py --data=DIR --out=runs/sentence_embeddings
 
-`DIR` holds `synopsis.tsv` (columns split, short, long: one-line and long descriptions of software),
-`minilm/`, the encoder in the format of Hugging Face, and, where they are to be reported,
-`wordsim353.tsv` and `simlex999.txt` from gensim's test data. Other texts:
+`--data=DIR` reads `synopsis.tsv` from the folder `DIR`. It has the columns split, short and long,
+with one-line and long descriptions of software. The folder also holds `minilm/`, the encoder in the
+format of Hugging Face. If the folder holds `wordsim353.tsv` and `simlex999.txt` from gensim's test
+data, the example reports them, too.
+
+`--tsv=FILE` reads a table of yours instead, and `--tfds=NAME` downloads a data set from TensorFlow
+Datasets. `--text=` names the column of the documents, and `--label=` the column of the texts that
+search for them:
 
     python examples/sentence_embeddings.py --tfds=cnn_dailymail --text=article --label=highlights \
         --encoder=DIR/minilm
     python examples/sentence_embeddings.py --tsv=FILE --text=document --label=title \
         --encoder=DIR/minilm
 
-The first column holds the documents, the second what they are searched by. `--tiny` tries
-it out in a minute, with a random encoder: its numbers mean nothing. A killed run goes on from the
-end of the last epoch when the same command is given again. `docs/results.md` says what was run.
+`--tiny` runs everything in about a minute with a random encoder, with numbers that mean nothing. To
+resume a killed run, give the same command again. It continues after the last whole epoch.
+`docs/results.md` says what was run.
 """
 
 import argparse
@@ -44,39 +50,43 @@ BATCH = 64
 """
 ## The teacher and its student
 
-An embedding is the mean of the last block's vectors over the tokens, of unit length. The student's
-encoder is the teacher's first and last block, with their weights.
+An embedding is the mean of the last block's vectors over the tokens, scaled to unit length. The
+student's encoder is the first and the last block of the teacher, with their weights.
 """
 
 
 def embedder(backbone, name):
-    """A model from tokens to embeddings, around an encoder."""
-    inputs, hidden = backbone.input, backbone.output["sequence_output"]  # without the pooler
+    """Wraps an encoder in a model from tokens to embeddings."""
+    inputs, hidden = backbone.input, backbone.output["sequence_output"]  # the pooler is not used
     mask = ops.cast(inputs["padding_mask"], "float32")[..., None]
     mean = ops.sum(hidden * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
     return keras.Model(inputs, keras.layers.UnitNormalization()(mean), name=name)
 
 
 def fewer_layers(given, backbone):
-    """The encoder cut to its first and last block, or to those that `--layers` names."""
+    """Cuts the encoder to its first and last block, or to the blocks that `--layers` names."""
     return models.shrink(backbone, layers=given.layers, depth=None if given.layers else 2)
 
 
 """
 ## What is compared
 
-Each sentence's vector with the teacher's, by direction. Then what a search needs, the vectors'
-places among each other: distances and angles between the sentences of a batch (RKD), their
-similarities, and the order in which the others follow each. The last is a loss of our own; a
-formula and its config is all that one needs. It is ListNet's (Cao et al., 2007,
-https://www.microsoft.com/en-us/research/publication/learning-to-rank-from-pairwise-approach-to-listwise-approach/)
-with the teacher's similarities as the scores to be matched.
+One term compares the direction of each sentence's vector with the teacher's. A search also needs
+the right positions of the vectors relative to each other. Three losses of the package compare the
+distances and the angles between the sentences of a batch (RKD) and their similarities. The last
+term compares in which order the other sentences follow each sentence. Its loss is defined here,
+since a loss needs only a formula and its config. It is the loss of ListNet (Cao et al., 2007,
+https://www.microsoft.com/en-us/research/publication/learning-to-rank-from-pairwise-approach-to-listwise-approach/).
+The scores to match are the teacher's similarities.
 """
 
 
 @keras.saving.register_keras_serializable(package="sentence_embeddings")
 class InBatchRanking(losses.DistillationLoss):
-    """`KL` between the softmax, over the other sentences, of similarities over a temperature."""
+    """The KL divergence between softmaxes over the other sentences of the batch.
+
+    The softmaxes are of the similarities, divided by the temperature.
+    """
 
     same_shape = False
     across_batch = True
@@ -115,13 +125,13 @@ ARMS = {"cosine": pointwise, "cosine, relations, ranking": relational}
 """
 ## The run
 
-The teacher's embeddings of the training texts are computed once and kept on disk. There are no
-labels: `compile` gets no loss, and the terms are all.
+The example computes the teacher's embeddings of the training texts once and keeps them on disk.
+There are no labels, so `compile` gets no loss, and the terms are the whole loss.
 """
 
 
 def strings(texts, seed=None):
-    """Batches of texts; with a seed they are shuffled, short and long ones apart."""
+    """Batches texts. With a seed it shuffles them and batches texts of similar length."""
     dataset = tf.data.Dataset.from_tensor_slices(texts)
     if seed is None:
         return dataset.batch(BATCH)
@@ -132,7 +142,7 @@ def strings(texts, seed=None):
 
 
 def tokens(preprocess):
-    """A function from strings to tokens, padded to the longest of the batch."""
+    """Returns a function from strings to tokens, padded to the longest text of the batch."""
 
     def function(text):
         found = preprocess(text)
@@ -143,13 +153,13 @@ def tokens(preprocess):
 
 
 def distilled(arm, given, texts, teacher, backbone, preprocess, seed, model_of):
-    """The student of an arm."""
+    """Trains the student of an arm."""
     keras.utils.set_random_seed(seed)
     read, targets = tokens(preprocess), str(given.out / "targets")
     named = {"teacher.preprocess": f"tokens of {given.encoder}, at most {given.length}, version 1"}
     source = ModelTeacher(teacher, preprocess=read)
     write_targets(source, strings(texts), targets, fingerprints=named)
-    batches = read_targets(strings(texts, seed), targets)  # found by the string
+    batches = read_targets(strings(texts, seed), targets)  # each string finds its target
     batches = batches.map(lambda text, known: (read(text), known), tf.data.AUTOTUNE)
     student = embedder(fewer_layers(given, backbone), "student")
     distiller = Distiller(student, teacher=CachedTeacher(), terms=ARMS[arm]())
@@ -162,24 +172,28 @@ def distilled(arm, given, texts, teacher, backbone, preprocess, seed, model_of):
 
 
 """
-## How good a vector is
+## How good the vectors are
 
-- recall@k: how often a document is among the k nearest to its title, among all test documents;
-- Spearman's correlation of the similarity of two words with people's judgement;
-- agreement: the share of a document's 10 nearest that are also the teacher's 10 nearest.
+The table has these measures:
 
-Speeds are of teacher and student in turn, on documents' tokens, by a compiled function on the CPU.
+- recall@k is how often a document is among the k nearest to its title, among all test documents.
+- Spearman's correlation compares the similarity of two words with the judgement of people.
+- agreement is the share of a document's 10 nearest documents that are also the teacher's 10
+  nearest.
+
+The speeds are those of teacher and student, which take turns. A compiled function runs them on the
+CPU, on the tokens of documents.
 """
 
 
 def ranks(queries, documents):
-    """At which place, from 0, each query's own document stands."""
+    """Returns the rank of each query's own document, from 0."""
     similarity = queries @ documents.T
     return (similarity > np.diag(similarity)[:, None]).sum(1)
 
 
 def neighbours(vectors, count=10):
-    """The set of the nearest others of each vector."""
+    """Returns the set of the nearest other vectors for each vector."""
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -np.inf)
     count = min(count, len(vectors) - 1)
@@ -188,7 +202,7 @@ def neighbours(vectors, count=10):
 
 
 def word_pairs(folder):
-    """`{name: (pairs, judgements)}` of the files of word pairs that are in a folder."""
+    """Returns `{name: (pairs, judgements)}` from the files of word pairs that the folder holds."""
     found = {}
     for name, file in (("WordSim-353", "wordsim353.tsv"), ("SimLex-999", "simlex999.txt")):
         path = folder / file if folder else None
@@ -200,13 +214,13 @@ def word_pairs(folder):
 
 
 class Test:
-    """The texts of the table, made into tokens once for all models.
+    """The texts of the table, tokenized once for all models.
 
     Args:
-        documents: texts.
-        queries: what each of them is searched by.
-        pairs: of words, as `word_pairs` gives them.
-        preprocess: makes tokens of strings.
+        documents: a list of texts.
+        queries: the texts that search for each document.
+        pairs: pairs of words, as `word_pairs` returns them.
+        preprocess: a function from strings to tokens.
     """
 
     def __init__(self, documents, queries, pairs, preprocess):
@@ -219,10 +233,10 @@ class Test:
             for name, (pairs, judged) in pairs.items()
         }
         self.timed = preprocess(tf.constant((documents * 32)[:32]))
-        self.teachers = None  # the documents' neighbours, as the teacher sees them
+        self.teachers = None  # the teacher's nearest documents of each document
 
     def measure(self, seed, model, model_of):
-        """One row of the table. The teacher is measured first."""
+        """Returns one row of the table. The teacher must be measured first."""
         from scipy.stats import spearmanr
 
         documents = model.predict(self.documents, verbose=0)
@@ -240,19 +254,21 @@ class Test:
 
 
 def arguments(given=None):
-    parser = argparse.ArgumentParser(description="Sentence embeddings from two layers.")
+    parser = argparse.ArgumentParser(description="Distills sentence embeddings to two layers.")
     data.add_arguments(parser, text="long", label="short")
-    parser.add_argument("--out", default="runs/sentence_embeddings", type=pathlib.Path)
+    parser.add_argument("--out", default="runs/sentence_embeddings", type=pathlib.Path,
+                        help="the folder of the results")  # fmt: skip
     encoders.add_arguments(parser, length=48)
     parser.add_argument(
-        "--limit", default=5000, type=int, help="rows to learn from, two texts each"
+        "--limit", default=5000, type=int, help="training rows, each with two texts"
     )
-    parser.add_argument("--documents", default=5000, type=int, help="of the test split")
-    parser.add_argument("--split", default="test", choices=["valid", "test"])
+    parser.add_argument("--documents", default=5000, type=int, help="documents of the test split")
+    parser.add_argument("--split", default="test", choices=["valid", "test"],
+                        help="the split to measure; choose settings on `valid`")  # fmt: skip
     parser.add_argument("--seeds", default=1, type=int)
     parser.add_argument("--epochs", default=3, type=int)
-    parser.add_argument("--layers", nargs="+", type=int, help="kept blocks, from 0")
-    parser.add_argument("--rate", default=6e-4, type=float)
+    parser.add_argument("--layers", nargs="+", type=int, help="the blocks to keep, from 0")
+    parser.add_argument("--rate", default=6e-4, type=float, help="the highest learning rate")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     given = encoders.parsed(parser, given)
     if given.tiny:

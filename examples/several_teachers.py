@@ -1,15 +1,15 @@
 """
 # Several teachers that answer as one
 
-Three networks of one size, which differ in their first weights, know more together than each of
-them. But three networks cost three times as much. One student can keep a part of what they know
-together (Hinton et al., 2015, https://arxiv.org/abs/1503.02531). Here a student learns from labels
-alone, from one teacher, and from all three, mixed in three ways.
+Three networks of the same size with different initial weights know more together than one of them.
+But they cost three times as much. One student can keep a part of what they know together (Hinton et
+al., 2015, https://arxiv.org/abs/1503.02531). In this example a student learns from labels alone,
+from one teacher, or from all three teachers, whose answers are mixed in three ways.
 
     python examples/several_teachers.py --seeds=2
 
-It took two minutes of CPU time, on scikit-learn's 8 x 8 digits. Accuracies of the 600 test images
-in percent, mean and deviation over two seeds:
+It took two minutes of CPU time on scikit-learn's 8 x 8 digits. The table shows the accuracy on the
+600 test images in percent, as mean and deviation over two seeds:
 
 | | accuracy |
 |---|---|
@@ -21,12 +21,13 @@ in percent, mean and deviation over two seeds:
 | student of three teachers, logits | 91.67 ± 3.30 |
 | student of three teachers, confidence | 91.50 ± 3.30 |
 
-Three teachers together were better than one, by two thirds of a point. Their students were not:
-whatever taught them, they differ less than two seeds do. A longer training (`--epochs`) was not
-tried.
+The three teachers together were better than one teacher by two thirds of a point. The students were
+not. The differences between them are smaller than those between two seeds. We did not try a longer
+training (`--epochs`).
 
-`--data=DIR` takes the four idx `.gz` files of Fashion-MNIST, and `--tfds=fashion_mnist` fetches
-them. `--tiny` tries it all out in under a minute: its numbers mean nothing.
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import functools
@@ -45,19 +46,20 @@ TEACHERS = ("first", "second", "third")
 """
 ## The teachers
 
-Each is trained on the labels alone, with other first weights and another order of the data.
+Each teacher is trained on the labels alone, with its own initial weights and its own order of the
+data.
 """
 
 
 def teacher(name, given, data, shape, seed, model_of):
-    """One of the three, as an arm is trained."""
+    """Trains one of the three teachers."""
     own = seed + 1000 * TEACHERS.index(name)
     return trained(f"{name} teacher", made(own, network, shape, BIG, name=name), data,
                    given.epochs, own)  # fmt: skip
 
 
-def together(models, images, labels):
-    """The accuracy of the mean of several models' probabilities, in percent."""
+def mean_accuracy(models, images, labels):
+    """Returns the accuracy of the mean of several models' probabilities in percent."""
     outputs = [model.predict(images, batch_size=256, verbose=0) for model in models]
     mean = sum(keras.ops.convert_to_numpy(keras.ops.softmax(each)) for each in outputs)
     return 100 * float(np.mean(mean.argmax(-1) == labels))
@@ -66,18 +68,23 @@ def together(models, images, labels):
 """
 ## The students
 
-An `EnsembleTeacher` runs all three in each step and mixes their answers: the mean of the
-probabilities; the mean of the logits; or the mean of the probabilities in which a teacher counts
-more on the images that it gets right (`"confidence"`, Zhang et al., 2022,
-https://arxiv.org/abs/2201.00007). The terms see one teacher in each case. All students begin with
-the same weights and see the same order of the data.
+An `EnsembleTeacher` runs all three teachers in each step and mixes their answers in one of three
+ways:
+
+- "probabilities" takes the mean of the probabilities.
+- "logits" takes the mean of the logits.
+- "confidence" takes a weighted mean of the probabilities. A teacher has more weight on the images
+  that it gets right (Zhang et al., 2022, https://arxiv.org/abs/2201.00007).
+
+In each case the terms see one teacher. All students start from the same weights and see the data in
+the same order.
 """
 
 MIXTURES = ("probabilities", "logits", "confidence")
 
 
 def student(title, teacher_of, given, data, shape, seed, model_of):
-    """The student of what `teacher_of` returns, or of the labels alone, as an arm is trained."""
+    """Trains the student of what `teacher_of` returns, or of the labels alone."""
     scheme = {}
     if teacher_of is not None:
         terms = [Term(losses.KLDivergence(given.temperature))]
@@ -87,14 +94,14 @@ def student(title, teacher_of, given, data, shape, seed, model_of):
 
 
 def arms(given, splits, data):
-    """`{name: Arm}`, measured by accuracy."""
+    """Returns `{name: Arm}`. Every arm is measured by its accuracy."""
     shape, (x, y) = splits["train"][0].shape[1:], splits[given.on]
 
     def measure(seed, model, model_of):
         return {"accuracy": accuracy(model, data(given.on))}
 
     def all_three(seed, model, model_of):
-        return {"accuracy": together([model_of(f"{name} teacher") for name in TEACHERS], x, y)}
+        return {"accuracy": mean_accuracy([model_of(f"{name} teacher") for name in TEACHERS], x, y)}
 
     def mixed(combine, model_of):
         members = {name: model_of(f"{name} teacher") for name in TEACHERS}
@@ -113,7 +120,7 @@ def arms(given, splits, data):
 
 
 def main(arguments=None):
-    given = options("Three teachers that answer as one.", arguments,
+    given = options("Compares students of one and of three teachers.", arguments,
                     out="runs/several_teachers", epochs=30, batch_size=32, alpha=0.5,
                     temperature=2.0)  # fmt: skip
     splits, data = images_of(given)

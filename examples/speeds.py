@@ -1,4 +1,4 @@
-"""How fast models are that take turns on one machine."""
+"""Measures the speed of models that take turns on one machine."""
 
 import functools
 import time
@@ -9,17 +9,18 @@ import tensorflow as tf
 
 
 def speeds(models, sizes=(1, 32), rounds=30, warmup=3):
-    """Milliseconds a call and examples a second of models, by batch size: `{name: {size: ...}}`.
+    """Returns milliseconds per call and examples per second, `{name: {size: ...}}` by batch size.
 
-    They take turns, so that whatever else the machine does slows all of them; medians.
+    The models take turns, so that any other load on the machine slows all of them. The values are
+    medians.
 
     Args:
-        models: `{name: (model, inputs)}`. Models are called as in inference, by a compiled
-            function; one that is to `run_eagerly` so and once. Inputs are a tensor or a dict of
-            tensors of at least as many examples as the largest size.
-        sizes: the sizes of a batch.
-        rounds: how many calls of each are timed.
-        warmup: how many calls go before them.
+        models: `{name: (model, inputs)}`. A compiled function calls each model as in inference. A
+            model that is to `run_eagerly` is called eagerly and once. Inputs are a tensor, or a
+            dict of tensors, with at least as many examples as the largest size.
+        sizes: the batch sizes.
+        rounds: how many calls of each model are timed.
+        warmup: how many calls of each model run before them.
     """
     calls = {}
     for name, (model, inputs) in models.items():

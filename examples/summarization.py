@@ -1,28 +1,33 @@
 """
-# Summaries in one line, by a decoder with fewer layers
+# One-line summaries by a decoder with fewer layers
 
-A BART-style teacher is trained to say in one line what a software package is, from its long
-description: an encoder reads, a decoder writes. First it learns to read and write at all, as BART
-does, from texts alone: words are left out, and it writes the text with them. Most of the time of a
-summary goes into the decoder, which runs once for each token, so a student keeps the encoder and
-loses decoder blocks. It is trained
+A BART-style teacher reads the long description of a software package and writes in one line what
+the package is. Its encoder reads, and its decoder writes. The decoder runs once for each token of
+the summary, so it takes most of the time. The student therefore keeps the whole encoder and loses
+decoder blocks.
 
-- on the summaries in the data, as a student without a teacher is;
-- on the teacher's probabilities of each token ("logits");
-- on these, on the hidden states of encoder and decoder, and on where the decoder looks in the text,
-  its cross-attention ("logits and features");
-- by sequence: on summaries that the teacher wrote.
+The teacher first learns to read and write from texts alone, as BART does. The example leaves out
+words, and the teacher writes the whole text. Then it learns to summarize. The example trains
+students in four ways:
+
+- "alone" learns from the summaries in the data, without a teacher.
+- "logits" also learns the teacher's probabilities of each token.
+- "logits and features" also learns the hidden states of encoder and decoder. It learns the
+  cross-attention, too, which shows where the decoder looks in the text.
+- "sequence-level" learns from summaries that the teacher wrote.
 
     python examples/summarization.py --data=DIR --out=runs/summarization
 
-`DIR` holds `synopsis.tsv` (columns split, short, long). Other texts with summaries:
+`--data=DIR` reads `synopsis.tsv` from the folder `DIR`, with the columns split, short and long.
+`--tsv=FILE` reads a table of yours instead, and `--tfds=NAME` downloads a data set from TensorFlow
+Datasets. `--text=` and `--label=` name the columns of the texts and of the summaries:
 
     python examples/summarization.py --tsv=FILE --text=article --label=highlights
     python examples/summarization.py --tfds=gigaword --text=document --label=summary
 
-`--tiny --limit=64` tries it out in under a minute: its numbers and its summaries mean nothing. A
-killed run goes on from the end of the last epoch when the same command is given again. What is
-trained and written is kept, so that the same command measures the times alone anew.
+`--tiny --limit=64` runs everything in under a minute, with numbers and summaries that mean nothing.
+To resume a killed run, give the same command again. It continues after the last whole epoch. A
+finished run keeps its models and summaries, so the same command only measures the times again.
 """
 
 import argparse
@@ -46,8 +51,8 @@ from keras_distill.experiments import Arm, Runner
 """
 ## The teacher
 
-KerasHub's BART with sizes of our own; `bart.Bart` differs from its backbone only in that the
-decoder may have fewer blocks than the encoder.
+The teacher is KerasHub's BART with smaller sizes. `bart.Bart` differs from its backbone in one way.
+The decoder may have fewer blocks than the encoder.
 """
 
 
@@ -64,8 +69,11 @@ def teacher_of(given, texts):
 
 
 def with_gaps(texts, share, seed=0):
-    """Texts without a share of their words: one of BART's kinds of noise, token deletion
-    (Lewis et al., 2020, https://arxiv.org/abs/1910.13461)."""
+    """Leaves out a share of the words of each text.
+
+    This is token deletion, one of BART's kinds of noise (Lewis et al., 2020,
+    https://arxiv.org/abs/1910.13461).
+    """
     draw = np.random.default_rng(seed)
     rows = [np.array(text.split()) for text in texts]
     return [" ".join(["", *words[draw.random(len(words)) >= share]]) for words in rows]
@@ -74,13 +82,15 @@ def with_gaps(texts, share, seed=0):
 """
 ## The students
 
-All start from the same cut, with the teacher's weights: the whole encoder, and `--student-depth` of
-the decoder's blocks, from the first to the last (as Shleifer and Rush, 2020,
-https://arxiv.org/abs/2010.13002): the first expects embeddings, and the outputs expect the last.
+All students start from the same layers of the teacher, with their weights. They keep the whole
+encoder and `--student-depth` blocks of the decoder. The kept blocks include the first, which
+expects embeddings, and the last, which the outputs expect (as in Shleifer and Rush, 2020,
+https://arxiv.org/abs/2010.13002).
 
-Padding counts for nothing. In the outputs and the decoder it is the sample weight that says so, in
-the encoder its padding mask. The cross-attention of a summary's token runs over the tokens of the
-text: its divergence from the teacher's is a value for each token of the summary.
+Padding does not count. The sample weight masks it in the outputs and in the decoder, and the
+padding mask of the encoder masks it in the encoder. The cross-attention gives each token of the
+summary a distribution over the tokens of the text. Its divergence from the teacher's is therefore
+one value for each token of the summary.
 """
 
 
@@ -100,7 +110,11 @@ def output_terms(student, teacher):
 
 
 def feature_terms(student, teacher):
-    """Each of the student's decoder blocks learns from the last one of those that it stands for."""
+    """Returns the terms of outputs and features.
+
+    Each decoder block of the student stands for several blocks of the teacher and learns from the
+    last of them.
+    """
     terms = output_terms(student, teacher)
     deep = teacher.backbone.encoder_num_layers
     for index in range(deep):
@@ -124,7 +138,7 @@ STUDENTS = ("alone", *TERMS, "sequence-level")
 
 
 class Run:
-    """The arms of one run, each of which is trained once."""
+    """The arms of one run. Each is trained once."""
 
     def __init__(self, given):
         self.given, self.said, self.scores = given, {}, {}
@@ -156,7 +170,7 @@ class Run:
                         self.given.teacher_epochs, self.given.rate)  # fmt: skip
 
     def pretrained(self, seed, model_of):
-        """The teacher before it has seen a summary: it writes the beginning of what it reads."""
+        """Trains the teacher to restore texts, before it sees a summary."""
         keras.utils.set_random_seed(0)
         task = teacher_of(self.given, sum(self.splits["train"], []))
         texts, valid = (self.splits[split][0] for split in ("train", "valid"))
@@ -180,7 +194,7 @@ class Run:
                         self.given.rate / 2)  # fmt: skip
 
     def loaded(self, path):
-        """A trained task; KerasHub saves all of its preprocessor but the lengths."""
+        """Loads a trained task and sets the lengths that KerasHub does not save."""
         task = loader(self.given)(path)
         task.preprocessor.encoder_sequence_length = self.given.length
         task.preprocessor.decoder_sequence_length = self.given.summary_length
@@ -191,7 +205,7 @@ class Run:
         return [texts[: self.given.student_limit] for texts in self.splits["train"]]
 
     def written(self, task, split, name):
-        """What a model writes about the texts of a split: the likeliest tokens one by one."""
+        """Returns what a model writes about the texts of a split, by its most likely tokens."""
         texts = self.lessons[0] if split == "train" else self.splits[split][0]
         file = self.given.out / f"{name.replace(' ', '_')}.{split}.jsonl"
         return generate(task, texts, file, batch_size=64)
@@ -203,7 +217,7 @@ class Run:
                    jit_compile=True)  # fmt: skip
 
     def measure(self, name, seed, task, model_of):
-        """ROUGE of what a model writes about the test texts, and its size."""
+        """Returns ROUGE of what a model writes about the test texts, and its parameters."""
         said = self.written(task, "test", name)["answer"]
         return {**self.measure_said(name, said), "parameters": task.count_params()}
 
@@ -216,9 +230,9 @@ class Run:
 
 
 def spaced(texts, length=None):
-    """Texts that begin with a space, so that a word is the same token wherever it stands.
+    """Puts a space before each text, so that a word is the same token at every position.
 
-    Words beyond a `length` are beyond as many tokens, too: what is cut here need not be read.
+    A word has at least one token, so words beyond `length` are cut here already.
     """
     return [" ".join(["", *text.split()[:length]]) for text in texts]
 
@@ -226,8 +240,8 @@ def spaced(texts, length=None):
 """
 ## The table
 
-ROUGE-1, ROUGE-2 and ROUGE-L (F1, mean over the test texts, no stemming) by Google's `rouge-score`.
-The baseline says the first eight words of the text.
+The table shows ROUGE-1, ROUGE-2 and ROUGE-L by Google's `rouge-score`, as F1 without stemming,
+averaged over the test texts. The baseline repeats the first eight words of the text.
 """
 
 BASELINE = "the first eight words"
@@ -239,7 +253,7 @@ def first_words(texts, count=8):
 
 
 def rouge(said, expected):
-    """`{kind: F1 of each text}`."""
+    """Returns `{kind: F1 of each text}`."""
     scorer = rouge_scorer.RougeScorer(list(KINDS))
     found = [scorer.score(*pair) for pair in zip(expected, said, strict=True)]
     return {name: [each[kind].fmeasure for each in found] for kind, name in KINDS.items()}
@@ -248,19 +262,22 @@ def rouge(said, expected):
 """
 ## From a long article to a hundred tokens
 
-How long it takes depends on the sizes, not on the weights. So the articles of a time are longer
-than those of the training: a model of the same blocks, with positions enough for all tokens of the
-article, reads a thousand words and writes 100 tokens, whatever they are, since no token stops it.
-Strings go in and out.
+The time of a summary depends on the sizes of the model and not on its weights. The example can
+therefore time longer articles than those of the training. It makes a model of the same blocks with
+enough positions for all tokens of the article. The model reads a thousand words and writes 100
+tokens, since no token stops it. The times include the conversion from and to strings.
 """
 
 
 def seconds(task, texts, *, words, tokens, runs):
-    """The median time of `runs` summaries, batch size 1, after one that compiles."""
+    """Returns the median time of `runs` summaries at batch size 1.
+
+    One summary before them compiles the model and is not counted.
+    """
     article = " ".join(" ".join(texts).split()[:words])
     tokenizer = task.preprocessor.tokenizer
-    length = len(tokenizer([article])[0]) + 2  # its start and its end
-    long = longer(task, length, tokens + 2)  # the decoder's prompt has two
+    length = len(tokenizer([article])[0]) + 2  # with the start and end tokens
+    long = longer(task, length, tokens + 2)  # the decoder's prompt has two tokens
     times = []
     for _ in range(runs + 1):
         started = time.perf_counter()
@@ -270,7 +287,7 @@ def seconds(task, texts, *, words, tokens, runs):
 
 
 def longer(task, length, summary_length):
-    """A new model of a task's sizes, for longer texts and summaries."""
+    """Returns a new model of the same sizes for longer texts and summaries."""
     config = {**task.backbone.get_config(), "max_sequence_length": max(length, summary_length)}
     backbone = type(task.backbone).from_config(config)
     long = bart.task(backbone, task.preprocessor.tokenizer, length, summary_length)
@@ -280,7 +297,7 @@ def longer(task, length, summary_length):
 
 
 def samples(run, name):
-    """Test texts from those about which a model wrote best to those about which it wrote worst."""
+    """Returns test texts from the model's best summaries to its worst."""
     texts, expected = run.splits["test"]
     order = np.argsort(run.scores[name]["ROUGE-L"], kind="stable")[::-1]
     chosen = [order[int(share * (len(order) - 1))] for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.95)]
@@ -292,32 +309,36 @@ def samples(run, name):
 
 
 def arguments(given=None):
-    parser = argparse.ArgumentParser(description="Summaries by a shorter decoder.")
+    parser = argparse.ArgumentParser(description="Distills a summarizer to fewer decoder blocks.")
     data.add_arguments(parser, text="long", label="short")
-    parser.add_argument("--out", default="runs/summarization", type=pathlib.Path)
-    parser.add_argument("--tokens", default=6000, type=int, help="the tokenizer's, at most")
+    parser.add_argument("--out", default="runs/summarization", type=pathlib.Path,
+                        help="the folder of the results")  # fmt: skip
+    parser.add_argument("--tokens", default=6000, type=int, help="the most tokens of the tokenizer")
     parser.add_argument("--length", default=48, type=int, help="tokens of a text; the rest is cut")
     parser.add_argument("--summary-length", default=20, type=int, help="tokens of a summary")
     parser.add_argument("--width", default=128, type=int, help="the hidden size")
     parser.add_argument("--depth", default=3, type=int, help="the teacher's blocks on each side")
     parser.add_argument("--student-depth", default=2, type=int, help="the student's decoder blocks")
     parser.add_argument("--dropout", default=0.0, type=float)
-    parser.add_argument("--limit", type=int, help="only the first pairs of each split")
+    parser.add_argument("--limit", type=int, help="use only the first pairs of each split")
     parser.add_argument("--student-limit", type=int, default=16000,
-                        help="students learn from the first of the training pairs")  # fmt: skip
-    parser.add_argument("--valid", type=int, default=1000, help="so many pairs for validation")
-    parser.add_argument("--test", type=int, default=2000, help="so many pairs for the table")
-    parser.add_argument("--pretrain-epochs", default=1, type=int, help="on texts alone")
-    parser.add_argument("--gaps", default=0.2, type=float, help="the share of words left out")
-    parser.add_argument("--teacher-epochs", default=4, type=int)
-    parser.add_argument("--epochs", default=1, type=int, help="of every student")
+                        help="the training pairs of the students, from the first")  # fmt: skip
+    parser.add_argument("--valid", type=int, default=1000, help="the pairs for validation")
+    parser.add_argument("--test", type=int, default=2000, help="the test pairs for the table")
+    parser.add_argument("--pretrain-epochs", default=1, type=int,
+                        help="the teacher's epochs on texts alone")  # fmt: skip
+    parser.add_argument("--gaps", default=0.2, type=float, help="the share of words to leave out")
+    parser.add_argument("--teacher-epochs", default=4, type=int,
+                        help="the teacher's epochs on summaries")  # fmt: skip
+    parser.add_argument("--epochs", default=1, type=int, help="the epochs of each student")
     parser.add_argument("--rate", default=1e-3, type=float, help="the teacher's learning rate")
     parser.add_argument("--alpha", default=0.5, type=float, help="the teacher's share of the loss")
-    parser.add_argument("--words", default=1000, type=int, help="of the article that is timed")
+    parser.add_argument("--words", default=1000, type=int, help="words of the timed article")
     parser.add_argument("--write", default=100, type=int, help="tokens of the timed summary")
-    parser.add_argument("--runs", default=5, type=int, help="how often it is timed")
-    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
-    parser.add_argument("--tiny", action="store_true", help="16 numbers wide, one epoch")
+    parser.add_argument("--runs", default=5, type=int, help="how many summaries are timed")
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS),
+                        help="the students to train")  # fmt: skip
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, one epoch")
     given = parser.parse_args(given)
     if given.tiny:
         given.length, given.summary_length, given.tokens = 16, 8, 300

@@ -1,15 +1,16 @@
 """
 # Teacher assistants: steps between a big teacher and a small student
 
-A teacher that is much larger than its student can teach it worse than a smaller one does. A teacher
-assistant stands between them: the teacher is distilled into the assistant, and the assistant into
-the student (Mirzadeh et al., 2020, https://arxiv.org/abs/1902.03393). Here a student learns from
-labels alone, from the teacher, and at the end of a chain of one and of two assistants.
+A teacher that is much larger than its student can be a worse teacher than a smaller one. A teacher
+assistant has a size between them. The assistant learns from the teacher, and the student learns
+from the assistant (Mirzadeh et al., 2020, https://arxiv.org/abs/1902.03393). In this example a
+student learns from labels alone, from the teacher, from one assistant, or from the last of two
+assistants.
 
     python examples/teacher_assistant.py --seeds=1
 
-It took a minute of CPU time, on scikit-learn's 8 x 8 digits. Accuracies of the 600 test images in
-percent, with one seed:
+It took a minute of CPU time on scikit-learn's 8 x 8 digits. The table shows the accuracy on the 600
+test images in percent, with one seed:
 
 | | accuracy | parameters |
 |---|---|---|
@@ -23,11 +24,13 @@ percent, with one seed:
 | student of one assistant | 81.00 | 1,336 |
 | student of two assistants | 83.00 | 1,336 |
 
-Five points come from the longer training, and none from the assistants. One seed says little: the
-standard error of an accuracy is 1.5 points here. `--seeds=3` goes on with this run.
+The longer training gained five points, and the assistants gained nothing. One seed says little,
+because the standard error of an accuracy is 1.5 points here. `--seeds=3` adds two seeds to this
+run.
 
-`--data=DIR` takes the four idx `.gz` files of Fashion-MNIST, and `--tfds=fashion_mnist` fetches
-them. `--tiny` tries it all out in under a minute: its numbers mean nothing.
+The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
+Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
+runs everything in under a minute, with numbers that mean nothing.
 """
 
 import functools
@@ -54,13 +57,13 @@ SIZES = {
 """
 ## A step of a chain
 
-Every step is the same call: a `Distiller` with the model of the step before as its teacher. What
-the step returns is a plain Keras model, so that a chain can end anywhere.
+Every step of a chain is the same call. The `Distiller` gets the model of the step before as its
+teacher. The step returns a plain Keras model, so that a chain can end anywhere.
 """
 
 
 def step(title, size, teacher, epochs, given, data, shape, seed, model_of):
-    """A network of one size, taught by labels and, if there is one, a teacher, as an arm is."""
+    """Trains a network of one size on the labels and, if there is one, on a teacher."""
     net = made(seed, network, shape, SIZES[size], name=size.replace(" ", "_"))
     scheme = {}
     if teacher is not None:
@@ -70,14 +73,14 @@ def step(title, size, teacher, epochs, given, data, shape, seed, model_of):
 
 
 """
-## The arms
+## The comparison
 
-A chain trains its assistants, too, and so takes more epochs than the straight way. Two arms without
-assistants get the epochs of the longest chain: where these are as good, the chain wins by its
-longer training. All students begin with the same weights.
+A chain also trains its assistants, so it takes more epochs than a single step. Two students without
+assistants get as many epochs as the longest chain. If they are as good as the chain, the chain
+gains only by its longer training. All students start from the same weights.
 """
 
-STUDENTS = {  # what teaches the student, and for how many times the epochs
+STUDENTS = {  # the student's teacher, and the factor of its epochs
     "labels": (None, 1),
     "labels, three times as long": (None, 3),
     "teacher": ("teacher", 1),
@@ -88,7 +91,7 @@ STUDENTS = {  # what teaches the student, and for how many times the epochs
 
 
 def arms(given, data, shape):
-    """`{name: Arm}`, measured by accuracy and parameters."""
+    """Returns `{name: Arm}`. Every arm is measured by its accuracy and parameters."""
 
     def measure(seed, model, model_of):
         return {"accuracy": accuracy(model, data(given.on)), "parameters": model.count_params()}
@@ -108,7 +111,7 @@ def arms(given, data, shape):
 
 
 def main(arguments=None):
-    given = options("Teacher assistants against the straight way.", arguments,
+    given = options("Compares teacher assistants with a single step.", arguments,
                     out="runs/teacher_assistant", epochs=30, batch_size=32, alpha=0.5,
                     temperature=2.0)  # fmt: skip
     splits, data = images_of(given)

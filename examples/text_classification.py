@@ -1,23 +1,26 @@
-"""
+r"""
 # A sentiment classifier with half the layers, and one for a phone
 
-A pretrained MiniLM encoder (6 layers, 22.7 million parameters) is fine-tuned on sentences of movie
-reviews, and taught to three students:
+This example fine-tunes a pretrained MiniLM encoder (6 layers, 22.7 million parameters) on sentences
+of movie reviews. It then distills this teacher into three smaller students:
 
-- 3 layers, the first and the last among them;
-- 2 layers, the first and the last, and the 8,000 commonest of its 30,522 tokens;
-- a convolution over words, with half a million parameters.
+- "3 layers" keeps three layers, among them the first and the last.
+- "2 layers, 8,000 tokens" keeps the first and the last layer, and the 8,000 most common of the
+  30,522 tokens.
+- "convolution" is a convolution over words, with half a million parameters.
 
-Each is trained for each seed, for the same number of steps: alone, which for the 3 layers means
-cut from the *pretrained* encoder and fine-tuned on the labels, and distilled, which means cut from
-the *fine-tuned* teacher and trained on labels and on what the teacher knows. The 2 layers are cut
-from the 3 layers when these are trained, alone or distilled: less is lost at once than by a cut
-from 6. Rates and dropout are what suits each arm.
+Each student is trained alone and distilled, for each seed and for the same number of steps. Alone,
+the 3 layers are cut from the *pretrained* encoder and fine-tuned on the labels. Distilled, they are
+cut from the *fine-tuned* teacher, and learn from the labels and from the teacher. The 2 layers are
+cut from the trained 3 layers, alone or distilled. Such a cut loses less at once than a cut from 6
+layers. Learning rates and dropout suit each arm.
 
     python examples/text_classification.py --data=DIR --out=runs/text_classification
 
-`DIR` holds `sentiment.tsv` (columns split, label, text) and `minilm/`, the encoder in the format
-of Hugging Face. Other texts, other encoders:
+`--data=DIR` reads `sentiment.tsv` from the folder `DIR`, with the columns split, label and text.
+The folder also holds `minilm/`, the encoder in the format of Hugging Face. `--tsv=FILE` reads a
+table of yours instead, and `--tfds=NAME` downloads a data set from TensorFlow Datasets.
+`--encoder=` takes another encoder:
 
     python examples/text_classification.py --tfds=imdb_reviews --length=256 \
         --encoder=bert_small_en_uncased --versions=1
@@ -25,8 +28,8 @@ of Hugging Face. Other texts, other encoders:
     python examples/text_classification.py --tsv=FILE --text=long --label=section --classes=25 \
         --limit=10000 --length=64 --seeds=1 --encoder=DIR/minilm
 
-`--tiny --limit=64` tries it out, with a random encoder: its numbers mean nothing. A killed
-run goes on from the end of the last epoch when the same command is given again.
+`--tiny --limit=64` runs everything with a random encoder, with numbers that mean nothing. To resume
+a killed run, give the same command again. It continues after the last whole epoch.
 `docs/results.md` says what was run.
 """
 
@@ -56,13 +59,13 @@ BATCH = 32
 """
 ## The teacher
 
-KerasHub's classifier around the pretrained encoder: it takes strings, and its preprocessor makes
-the tokens. Nothing of this package is needed so far.
+The teacher is KerasHub's classifier around the pretrained encoder. It takes strings, and its
+preprocessor tokenizes them. This part does not need the package yet.
 """
 
 
 def classifier(given, texts, classes):
-    """The pretrained encoder with a new head."""
+    """Returns the pretrained encoder with a new head."""
     backbone, preprocess = encoders.encoder(given, texts)
     return with_fixed_tokens(
         keras_hub.models.BertTextClassifier(backbone, classes, preprocess, name="teacher")
@@ -70,8 +73,11 @@ def classifier(given, texts, classes):
 
 
 def with_fixed_tokens(task):
-    """The task, which will not train the vectors of its tokens: they are half of its weights, and
-    to update all of them at every step takes a fifth of the 3 layers' time."""
+    """Freezes the token embedding of a task and returns the task.
+
+    The embedding has half of the weights. Updating all of them at every step would take a fifth of
+    the 3 layers' time.
+    """
     task.backbone.get_layer("token_embedding").trainable = False
     return task
 
@@ -79,17 +85,18 @@ def with_fixed_tokens(task):
 """
 ## The students
 
-`models.shrink` cuts a task out of a task: blocks are kept with their weights, from the first to
-the last, whose vectors the classifier's head can read; with fewer tokens comes a tokenizer that
-spells what it has lost by shorter pieces. What is distilled is cut without dropout: a teacher that
-answers to ever new texts leaves little to overfit, and vectors with holes never match. The third
-student is a plain Keras model from strings to logits, with one convolution over the vectors of
-words.
+`models.shrink` cuts a smaller task out of a task. It keeps blocks with their weights. The last
+block is among them, because the classifier's head expects its vectors. With fewer tokens, it also
+makes a tokenizer that spells the removed tokens by shorter ones.
+
+The distilled students are trained without dropout. The teacher answers for ever new texts, so there
+is little to overfit, and vectors with dropped values never match the teacher's. The third student
+is a plain Keras model from strings to logits, with one convolution over the vectors of words.
 """
 
 
 def without_dropout(task):
-    """The same classifier, which drops nothing while it is trained."""
+    """Returns the same classifier without dropout."""
     backbone = type(task.backbone).from_config({**task.backbone.get_config(), "dropout": 0.0})
     same = keras_hub.models.BertTextClassifier(
         backbone, task.num_classes, task.preprocessor, dropout=0.0
@@ -124,11 +131,12 @@ def convolution(task, texts, words=8000, width=64):
 """
 ## What is distilled
 
-Where the student's tokens are the teacher's, three kinds of knowledge: the outputs, softened; the
-hidden states of the blocks, by their direction; and, as MiniLM does, the relations between the
-queries, keys and values of the last block. The student with another tokenizer, whose third token
-is not the teacher's third, gets what is one value an example: the outputs, the pooled vector, and
-the likeness of the examples in a batch.
+If the student has the teacher's tokens, it learns from three kinds of knowledge. They are the
+softened outputs, the directions of the blocks' hidden states, and the relations between the
+queries, keys and values of the last block, as in MiniLM. If the student has another tokenizer, its
+third token is not the teacher's third token. It then learns only what has one value for each
+example. That is the outputs, the pooled vector, and the similarities between the examples of a
+batch.
 """
 
 POOLED = "backbone/pooled_dense"
@@ -159,18 +167,20 @@ def output_terms(student, teacher):
 
 
 """
-## Texts that wear out
+## More texts than the data hold
 
-A teacher can be asked about more than there is. Students see each sentence in several versions,
-with some of the words left out and some replaced, and hear what the teacher says of that version;
-without a teacher they get such sentences too, with the label of the whole. What the teacher's
-layers say of every token is kept: 5 kB a token and version of MiniLM's. Where texts are long or
-many, take fewer `--versions`.
+A teacher can also answer for texts that are not in the data. The distilled students see each
+sentence in several versions. In a version, some words are left out and some are replaced. The
+teacher answers for that version. Students without a teacher see such versions, too, with the label
+of the whole sentence.
+
+The cache keeps the teacher's hidden states for every token. For MiniLM that is 5 kB for each token
+and version. If your texts are long or many, use fewer `--versions`.
 """
 
 
 def worn(text, seed, words, dropped=0.1, replaced=0.15):
-    """A sentence with a share of its words left out, and a share replaced by any of `words`."""
+    """Leaves out a share of a sentence's words and replaces another share by random `words`."""
     found = tf.strings.split(text)
     first, second = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     draw = tf.random.stateless_uniform(tf.shape(found), first)
@@ -179,12 +189,20 @@ def worn(text, seed, words, dropped=0.1, replaced=0.15):
     return tf.strings.reduce_join(tf.boolean_mask(found, draw >= dropped), separator=" ")
 
 
-WORN = {"augment": "`worn` by the words of the training texts, version 1"}  # what a cache is named
+WORN = {"augment": "`worn` by the words of the training texts, version 1"}  # identifies the cache
 
 
 class Student(typing.NamedTuple):
-    """How a student is made, what it is taught, how long and, in each of `ARMS`, how fast, and of
-    which other student, trained before it in the same way, it is cut."""
+    """One student.
+
+    Attributes:
+        make: a function that makes the student.
+        terms: a function that returns its terms.
+        epochs: the number of epochs.
+        rates: the learning rate for each of `ARMS`.
+        elder: the name of the student that it is cut from, which is trained before it in the same
+            way.
+    """
 
     make: typing.Callable
     terms: typing.Callable
@@ -204,14 +222,14 @@ STUDENTS = {
 """
 ## The run
 
-The teacher runs over the versions of the training texts once; what it says is kept on disk and
-read in every epoch of every seed. A cache is keyed by the strings, so that students with any
-tokenizer find their targets in it. Each finished model is a file: the run takes up where it was.
+The teacher runs once over the versions of the training texts. The cache on disk keeps its answers,
+and every epoch of every seed reads them. The strings are the keys of the cache, so students with
+any tokenizer find their targets. Each trained model is a file, so you can resume the run.
 """
 
 
 class Run:
-    """The arms of one run: the teacher, and each student alone and distilled."""
+    """The arms of one run, which are the teacher, and each student alone and distilled."""
 
     def __init__(self, given):
         self.given = given
@@ -234,7 +252,10 @@ class Run:
                       settings=settings(self.given), load=loader(self.given))  # fmt: skip
 
     def batches(self, split, seed=None, wear=False):
-        """Batches of strings with labels, shuffled with a seed; `wear` makes a version of each."""
+        """Returns batches of strings with labels.
+
+        A seed shuffles them. With `wear`, each sentence becomes a random version of itself.
+        """
         dataset = tf.data.Dataset.from_tensor_slices(self.splits[split])
         if seed is not None:
             dataset = dataset.shuffle(len(self.texts), seed=seed)
@@ -263,8 +284,11 @@ class Run:
                      tokens=self.tokens, validation_data=self.batches("valid"))  # fmt: skip
 
     def taught(self, terms, seed, teacher):
-        """Batches with what the teacher says of them, of which there are two caches: a large one
-        of every token's vectors, and one of whole examples."""
+        """Returns batches with the teacher's answers.
+
+        There are two caches. The large one has the vectors of every token, and the other one has
+        values of whole examples.
+        """
         source = ModelTeacher(teacher, preprocess=teacher.preprocessor)
         whole, paths = (
             set(keras.tree.flatten([term.teacher for term in each]))
@@ -277,13 +301,13 @@ class Run:
                             fingerprints=WORN)  # fmt: skip
 
     def origin(self, student, arm, teacher, model_of):
-        """The task that a student is cut from."""
+        """Returns the task that a student is cut from."""
         if student.elder:
             return model_of(f"{student.elder} {arm}")
         return self.pretrained() if arm == "alone" else without_dropout(teacher)
 
     def student(self, name, arm, seed, model_of):
-        """The student `name`, trained as one of `ARMS`."""
+        """Trains the student `name` as one of `ARMS`."""
         student, teacher = STUDENTS[name], model_of("teacher")
         origin = self.origin(student, arm, teacher, model_of)
         keras.utils.set_random_seed(seed)
@@ -306,7 +330,7 @@ class Run:
         return self.measure(seed, model, model_of)
 
     def measure(self, seed, model, model_of):
-        """The accuracy, and the share of the teacher's, in percent."""
+        """Returns the accuracy and its share of the teacher's accuracy, in percent."""
         found = accuracy(model, *self.splits[self.given.split])
         return {"accuracy %": 100 * found, "retention %": 100 * found / self.best}
 
@@ -314,9 +338,10 @@ class Run:
 """
 ## The tables
 
-Accuracy on the test split, from strings; retention is the student's share of the teacher's.
-Speeds are of the model on a batch that is in memory, tokens (or, for the convolution, strings)
-already in it, by a compiled function on the CPU; the models take turns.
+One table shows the accuracy on the test split, from strings. Retention is the student's accuracy as
+a share of the teacher's. The other table shows the costs. A compiled function on the CPU runs each
+model on a batch in memory, which holds tokens (or strings, for the convolution). The models take
+turns.
 """
 
 
@@ -326,11 +351,11 @@ def accuracy(model, texts, labels):
 
 
 def costs(models, texts):
-    """What each of the models costs: `{name: row}`.
+    """Returns what each model costs, `{name: row}`.
 
     Args:
         models: `{name: (model, file)}`.
-        texts: strings.
+        texts: a list of strings.
     """
     batch, inputs = tf.constant((texts * BATCH)[:BATCH]), {}
     for name, (model, _) in models.items():
@@ -349,21 +374,26 @@ def costs(models, texts):
 
 
 def arguments(given=None):
-    parser = argparse.ArgumentParser(description="Smaller classifiers of sentences.")
+    parser = argparse.ArgumentParser(description="Distills a classifier of sentences.")
     data.add_arguments(parser)
-    parser.add_argument("--out", default="runs/text_classification", type=pathlib.Path)
+    parser.add_argument("--out", default="runs/text_classification", type=pathlib.Path,
+                        help="the folder of the results")  # fmt: skip
     encoders.add_arguments(parser, length=32)
-    parser.add_argument("--classes", type=int, help="only the commonest classes")
-    parser.add_argument("--limit", type=int, help="only the first rows of each split")
+    parser.add_argument("--classes", type=int, help="keep only the most common classes")
+    parser.add_argument("--limit", type=int, help="use only the first rows of each split")
     parser.add_argument("--seeds", default=3, type=int)
-    parser.add_argument("--teacher-epochs", default=2, type=int)
-    parser.add_argument("--versions", default=8, type=int, help="of each text, for the teacher")
-    parser.add_argument("--epochs", type=int, help="of every student; by default each has its own")
+    parser.add_argument("--teacher-epochs", default=2, type=int, help="the teacher's epochs")
+    parser.add_argument("--versions", default=8, type=int,
+                        help="the versions of each text that the teacher answers")  # fmt: skip
+    parser.add_argument("--epochs", type=int, help="the epochs of each student (default: its own)")
     parser.add_argument("--rate", default=1e-4, type=float, help="the teacher's learning rate")
     parser.add_argument("--alpha", default=0.8, type=float, help="the teacher's share of the loss")
-    parser.add_argument("--split", default="test", choices=["valid", "test"])
-    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--split", default="test", choices=["valid", "test"],
+                        help="the split to measure; choose settings on `valid`")  # fmt: skip
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS),
+                        help="the students to train")  # fmt: skip
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS,
+                        help="whether students are trained alone, distilled, or both")  # fmt: skip
     given = encoders.parsed(parser, given)
     if given.tiny:
         given.seeds, given.teacher_epochs, given.epochs, given.length = 1, 1, 1, 16

@@ -1,4 +1,4 @@
-"""How the examples of text train: the rate, tokens a second, and going on from the last epoch."""
+"""Trains the examples on text, counts tokens per second, and resumes after the last epoch."""
 
 import sys
 import time
@@ -7,28 +7,28 @@ import keras
 
 from keras_distill.data import without_autotune
 
-MEASURED = (  # what says how models are measured, or which, and not how they are trained
+MEASURED = (  # the options that change only which models are measured, and how
     "out", "students", "arms", "seeds", "chat", "temperature", "split", "test", "documents",
     "words", "write", "runs",
 )  # fmt: skip
 
 
 def settings(given):
-    """The flags that models are trained by: a run goes on only with the same."""
+    """Returns the options that change the training. A run resumes only with the same ones."""
     return {name: value for name, value in vars(given).items() if name not in MEASURED}
 
 
 def count_tokens(tokenizer, texts, length):
-    """How many tokens texts have, with a start and an end, each cut to a length."""
+    """Counts the tokens of texts with a start and an end token, each text cut to `length`."""
     batches = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
     return sum(min(len(each) + 2, length) for batch in batches for each in tokenizer(batch))
 
 
 class TokensASecond(keras.callbacks.Callback):
-    """Logs how many tokens of an epoch are trained on in a second, without the validation.
+    """Logs how many tokens per second are trained on in an epoch, without the validation.
 
     Args:
-        tokens: how many tokens an epoch has, padding not counted.
+        tokens: the number of tokens in an epoch, without padding.
     """
 
     def __init__(self, tokens):
@@ -46,7 +46,7 @@ class TokensASecond(keras.callbacks.Callback):
 
 
 def warmed_up(rate, steps, share=0.1):
-    """A rate that rises along the first `share` of the steps and falls along a cosine."""
+    """Returns a rate that rises over a `share` of the steps and decays along a cosine."""
     warm = max(1, int(steps * share))
     return keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm), warmup_target=rate, warmup_steps=warm
@@ -54,13 +54,13 @@ def warmed_up(rate, steps, share=0.1):
 
 
 def train(distiller, data, backup, *, epochs, tokens, validation_data=None):
-    """Fits a compiled distiller; returns `(student, record)`, as an arm is trained.
+    """Fits a compiled distiller; returns `(student, record)`.
 
-    The state at each epoch's end is kept in the folder `backup` until `fit` ends: the next call
-    goes on from there.
+    The folder `backup` keeps the state at the end of each epoch until `fit` ends. The next call
+    resumes from there.
     """
     callbacks = [keras.callbacks.BackupAndRestore(backup), TokensASecond(tokens)]
-    if hasattr(data, "begin"):  # on policy: a resumed run draws what its epoch draws
+    if hasattr(data, "begin"):  # on policy, a resumed epoch draws the same samples
         begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: data.begin(epoch))
         callbacks.append(begin)
     print(f"Training {backup.name} for {epochs} epochs.", flush=True)
@@ -74,7 +74,10 @@ def train(distiller, data, backup, *, epochs, tokens, validation_data=None):
 
 
 def loader(given):
-    """What reads a trained model; with `--tiny` for a few calls, which graphs do not repay."""
+    """Returns a function that loads a trained model.
+
+    With `--tiny` the model runs eagerly, because a graph takes longer than the few calls save.
+    """
 
     def load(path):
         model = keras.saving.load_model(path, compile=False)

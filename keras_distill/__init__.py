@@ -1,8 +1,9 @@
-"""Knowledge distillation for Keras: a `Distiller` is trained with `fit`, a `Teacher` is a source
-of targets, a `Term` says what is compared, where, and with which loss.
+"""Knowledge distillation for Keras.
 
-Names are imported when they are first used, so that losses and projectors work on every Keras
-backend; what trains (`Distiller`, `Term`, `taps`, teachers, callbacks) needs the TensorFlow one.
+A `Distiller` trains a student with `fit`. A `Teacher` is a source of targets. A `Term` says what to
+compare, where, and with which loss.
+
+Names are imported when they are first used, so losses and projectors work on every Keras backend.
 """
 
 import importlib

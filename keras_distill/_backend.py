@@ -1,4 +1,4 @@
-"""The backend that Keras runs on, the oldest Keras that was tested, and TensorFlow where it is."""
+"""The backend that Keras runs on, the oldest tested Keras, and TensorFlow if it is installed."""
 
 import contextlib
 import importlib
@@ -16,13 +16,13 @@ if tuple(int(part) for part in keras.version().split(".")[:2]) < OLDEST:
 
 
 def tensorflow(feature):
-    """TensorFlow, for what is its own on every backend: tf.data, TFRecord, SavedModel.
+    """Returns TensorFlow for features that need it on every backend: tf.data, TFRecord, SavedModel.
 
     Args:
-        feature: what needs it, as the error names it.
+        feature: the feature that needs it, for the error message.
 
     Raises:
-        ImportError: where TensorFlow is not installed.
+        ImportError: if TensorFlow is not installed.
     """
     try:
         return importlib.import_module("tensorflow")
@@ -33,7 +33,7 @@ def tensorflow(feature):
 
 
 def is_symbolic(tensor):
-    """Returns whether a tensor is part of a graph that is traced, and has no value yet."""
+    """Returns whether a tensor is symbolic: a part of a traced graph, without a value yet."""
     if NAME == "tensorflow":
         return importlib.import_module("tensorflow").is_symbolic_tensor(tensor)
     if NAME == "jax":
@@ -42,7 +42,7 @@ def is_symbolic(tensor):
 
 
 def gpu_capability():
-    """The compute capability of the first GPU of NVIDIA, (major, minor); `None` without a GPU."""
+    """Returns the compute capability of the first NVIDIA GPU, (major, minor), or `None`."""
     if NAME == "tensorflow":
         config = importlib.import_module("tensorflow").config
         gpus = config.list_physical_devices("GPU")
@@ -58,7 +58,7 @@ def gpu_capability():
 
 
 def scope_of(model):
-    """Returns the scope for variables beside a model's: that of its `tf.distribute` strategy."""
+    """Returns the scope for a model's variables: that of its `tf.distribute` strategy."""
     if NAME == "tensorflow":
         return model.distribute_strategy.scope()
     return contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, on any file system, and the JSON in them.
+"""Writes files whole or not at all, on any file system, and reads and writes JSON.
 
 A path with a scheme, such as "gs://bucket/run", goes through `tf.io.gfile` and so needs
 TensorFlow. A local path needs Python alone.
@@ -15,16 +15,17 @@ import tempfile
 
 from keras_distill._backend import tensorflow
 
-UNFINISHED = ".unfinished-"  # begins the name of every file that is not whole yet
+UNFINISHED = ".unfinished-"  # the names of unfinished files begin with it
 NAME = r"[^\W_][\w.-]*"
 
 
 @contextlib.contextmanager
 def whole(path):
-    """Gives a name to write to; what is there at the end of the block gets the name `path`.
+    """Yields a temporary path, and renames it to `path` at the end of the block.
 
-    The name holds the process's id and a random part, so that no two writers share one. It ends
-    as `path` does, and lies in the same folder. If the block raises, what it wrote is removed.
+    The temporary name holds the process's id and a random part, so that no two writers share one.
+    It has the ending of `path`, and lies in the same folder. If the block raises, the file is
+    removed.
 
     Args:
         path: the path of a file, or of a local folder that does not exist yet.
@@ -49,12 +50,12 @@ def whole(path):
         if exists(part):
             remove(part)
         if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = path  # a full disk names none
+            error.filename = path  # the error of a full disk names no file
         raise
 
 
 def rename(before, after):
-    """Gives a file another name in one step; a file of that name is replaced."""
+    """Renames a file in one step; a file that has the new name is replaced."""
     if _is_remote(after):
         _gfile().rename(before, after, overwrite=True)
     else:
@@ -62,12 +63,12 @@ def rename(before, after):
 
 
 def exists(path):
-    """Returns whether there is such a file or folder."""
+    """Returns whether a file or folder exists."""
     return _gfile().exists(_text(path)) if _is_remote(path) else os.path.exists(path)
 
 
 def remove(path):
-    """Removes a file, or a folder with all that is in it."""
+    """Removes a file, or a folder with everything in it."""
     if _is_remote(path):
         files = _gfile()
         (files.rmtree if files.isdir(path) else files.remove)(path)
@@ -78,7 +79,7 @@ def remove(path):
 
 
 def make_folder(path):
-    """Makes a folder and those above it, where they are missing."""
+    """Makes a folder and the missing folders above it."""
     if _is_remote(path):
         _gfile().makedirs(_text(path))
     else:
@@ -86,10 +87,10 @@ def make_folder(path):
 
 
 def checked_name(argument, name):
-    """Returns a name that can name one folder or file, and nothing else: no path, no spaces.
+    """Returns `name` if it can name one file or folder: it must hold no path and no spaces.
 
     Args:
-        argument: what the name was given as, for the message.
+        argument: the argument that got the name, for the error message.
         name: the name.
 
     Raises:
@@ -104,7 +105,7 @@ def checked_name(argument, name):
 
 
 def check_writable(folder):
-    """Makes a folder and writes a file there, which goes again: for before long work.
+    """Makes a folder and writes a file there, then removes it. Call it before long work.
 
     Raises:
         OSError: the folder cannot be made or written; the message names it.
@@ -125,24 +126,24 @@ def check_writable(folder):
 
 @contextlib.contextmanager
 def alone(path, what):
-    """Meanwhile no other process may do the same: the second is refused.
+    """Locks a file within the block; a second process that tries it gets an error.
 
-    The system holds the lock and frees it when the process ends, however that is. A path with a
-    scheme has no locks: nothing is held there.
+    The system frees the lock when the process ends, for whatever reason. Paths with a scheme have
+    no locks, so nothing is locked there.
 
     Args:
-        path: the path of a local file, which is made and stays.
-        what: what is in use, for the message.
+        path: the path of a local file. It is made, and stays.
+        what: what the process uses, for the error message.
 
     Raises:
-        RuntimeError: another process is there.
+        RuntimeError: if another process holds the lock.
     """
     if _is_remote(path):
         yield
         return
     make_folder(os.path.dirname(path) or ".")
     with open(path, "a+b") as file:
-        if not _locked(file):
+        if not locked(file):
             raise RuntimeError(
                 f"{what} is in use by another process. Wait until it ends, or choose another "
                 "folder."
@@ -150,8 +151,8 @@ def alone(path, what):
         yield
 
 
-def _locked(file):
-    """Returns whether an open file could be locked until it is closed."""
+def locked(file):
+    """Locks an open file until it is closed; returns whether that worked."""
     try:
         try:
             import fcntl
@@ -167,19 +168,19 @@ def _locked(file):
 
 
 def names_in(folder):
-    """Returns the names in a folder, sorted; none where there is no such folder."""
+    """Returns the sorted names in a folder, or none if the folder does not exist."""
     if not exists(folder):
         return []
     return sorted(_gfile().listdir(_text(folder)) if _is_remote(folder) else os.listdir(folder))
 
 
 def size_of(path):
-    """Returns the bytes of a file."""
+    """Returns the size of a file in bytes."""
     return _gfile().stat(path).length if _is_remote(path) else os.path.getsize(path)
 
 
 def opened(path, mode="rb"):
-    """Returns an open file."""
+    """Opens a file."""
     if _is_remote(path):
         return _gfile().GFile(_text(path), mode)
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
@@ -199,15 +200,15 @@ def write_json(path, value):
 
 
 def read_json(path, fields=None):
-    """Returns what a JSON file holds, or `None` where there is no such file.
+    """Returns what a JSON file holds, or `None` if there is no such file.
 
     Args:
         path: the path of the file.
-        fields: `{name: type}` of what the file's object must hold. Defaults to `None`: the file
-            may hold anything.
+        fields: `{name: type}` that the file's object must hold. Defaults to `None`: the file may
+            hold anything.
 
     Raises:
-        ValueError: the file is damaged; the message names it.
+        ValueError: if the file is damaged; the message names it.
     """
     if not exists(path):
         return None
@@ -219,20 +220,20 @@ def read_json(path, fields=None):
 
 
 def parsed(path, content):
-    """What the JSON of a file holds, or of a line of it; raises `ValueError` with the `path`."""
+    """Returns what the JSON text of a file, or of one of its lines, holds."""
     try:
         return json.loads(content if isinstance(content, str) else content.decode())
-    except (ValueError, RecursionError) as error:  # the second: brackets without end
+    except (ValueError, RecursionError) as error:  # a RecursionError comes of brackets without end
         raise ValueError(
             f"{path} is damaged. It is not valid JSON ({error}). Delete it."
         ) from error
 
 
 def check_fields(path, found, fields):
-    """Refuses what was `found` in a file, unless it is an object with the `fields` `{name: type}`.
+    """Raises an error unless `found` is an object with the `fields` `{name: type}`.
 
     Raises:
-        ValueError: the file is damaged; the message names its `path`.
+        ValueError: if the file is damaged; the message names its `path`.
     """
     names = found if isinstance(found, dict) else {}
     wrong = [name for name, kind in fields.items()
@@ -245,12 +246,12 @@ def check_fields(path, found, fields):
 
 
 def plain(value):
-    """Returns a value as it is read back from JSON: tuples are lists, keys are strings."""
+    """Returns a value as JSON gives it back: tuples become lists, keys become strings."""
     return json.loads(json.dumps(value))
 
 
 def jsonable(value):
-    """Returns what JSON can hold: plain numbers, and `None` for those that are not finite."""
+    """Returns plain numbers for JSON, with `None` for those that are not finite."""
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -263,12 +264,11 @@ def jsonable(value):
 
 
 def differences(before, now, where=""):
-    """Returns what differs between two values that JSON can hold, a line for each place.
+    """Returns the differences between two JSON values, with a line for each place.
 
     Args:
         before: the value that was written.
-        now: the value to compare it with; dicts are compared key by key.
-        where: the name of the place, which begins each line.
+        where: the name of the place; each line begins with it.
 
     Returns:
         A list of strings, such as `["a.b: 1 there, 2 here"]`.

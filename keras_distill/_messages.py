@@ -1,4 +1,4 @@
-"""What the package says while it works, where `verbose` asks for it."""
+"""Prints the messages of the package if `verbose` asks for them."""
 
 import keras
 from absl import logging

@@ -291,3 +291,27 @@ def test_auto_refuses_what_it_cannot_join(student, teacher, said):
 )
 def test_auto_joins_one_kind(student, teacher):
     assert projectors.fitting(student, teacher)(np.ones(student)).shape == teacher
+
+
+def test_auto_fits_maps_of_another_size_in_each_batch():
+    def net(width, strides):
+        convolution = keras.layers.Conv2D(width, 3, strides, padding="same", name="maps")
+        pool, head = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)
+        return keras.Sequential([keras.Input((None, None, 3)), convolution, pool, head])
+
+    teacher, student = net(5, 2), net(4, 1)
+    batches = [(RANDOM.random((2, size, size, 3)).astype("float32"), np.zeros(2, "int32"))
+               for size in (6, 8)]  # fmt: skip
+    hint = keras_distill.Term("mse", student="maps", teacher="maps", projector="auto", name="hint")
+    attention = keras_distill.Term(losses.AttentionTransfer(), student="maps", teacher="maps")
+    distiller = keras_distill.Distiller(student, teacher=teacher, terms=[hint, attention])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile(keras.optimizers.SGD(0.0), loss)
+    found = distiller.fit((batch for batch in batches), verbose=0).history["hint"][0]
+    errors = []
+    for x, _ in batches:
+        dense = distiller.projectors["hint"](student.get_layer("maps")(x))
+        taught = teacher.get_layer("maps")(x)
+        resized = keras.ops.image.resize(dense, taught.shape[1:3])
+        errors.append(np.mean((array(resized) - array(taught)) ** 2, axis=-1).ravel())
+    np.testing.assert_allclose(found, np.concatenate(errors).mean(), rtol=1e-4)

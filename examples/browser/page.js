@@ -1,5 +1,5 @@
-/* Teacher and student answer what is drawn, by LiteRT.js or by ONNX Runtime Web. All files lie
-   beside the page: the runtimes come from node_modules, the models from prepare.py. */
+/* Teacher and student classify the drawing, by LiteRT.js or by ONNX Runtime Web. All files lie
+   beside the page. The runtimes are in node_modules, and prepare.py writes the models. */
 import {loadAndCompile, loadLiteRt, Tensor} from '@litertjs/core';
 import * as ort from 'onnxruntime-web';
 
@@ -10,7 +10,7 @@ const pen = pad.getContext('2d', {willReadFrequently: true});
 const page = await (await fetch('models/page.json')).json();
 const [height, width] = page.shape;
 
-/* The models: run[runtime][name] takes the pixels of one image and gives its logits. */
+/* run[runtime][name] is a function from the pixels of one image to its logits. */
 const run = {litert: {}, onnx: {}};
 ort.env.wasm.wasmPaths = new URL('node_modules/onnxruntime-web/dist/', location.href).href;
 ort.env.wasm.numThreads = 1;
@@ -40,7 +40,7 @@ function softmax(logits) {
   return found.map((each) => each / sum);
 }
 
-/* The median of several runs: a single one is shorter than the clock's step. */
+/* Returns the median time of several runs, since one run is shorter than the clock's step. */
 async function timed(answer, pixels, rounds = 15) {
   const logits = await answer(pixels);
   const times = [];
@@ -91,13 +91,13 @@ async function answer(pixels) {
   const chosen = runtime();
   for (const name of Object.keys(NAMES)) {
     const found = pixels && await timed(run[chosen][name], pixels);
-    if (mine !== turn) return;  // something else was drawn meanwhile
+    if (mine !== turn) return;  // the user has drawn something else
     show(name, found, chosen);
   }
 }
 
-/* What is drawn becomes an image as those of the data set: it fills the frame, with a little
-   room, and each pixel is the share of ink in its part. */
+/* Turns the drawing into an image like those of the data set. The drawing fills the frame with a
+   small margin, and each pixel is the share of ink in its part. */
 function drawn() {
   const {data} = pen.getImageData(0, 0, pad.width, pad.height);
   let left = pad.width, right = -1, top = pad.height, bottom = -1;
@@ -192,7 +192,7 @@ document.getElementById('clear').addEventListener('click', clear);
 document.querySelectorAll('input[name=runtime]').forEach(
     (input) => input.addEventListener('change', () => answer(latest)));
 
-/* How far each runtime is from Keras on the images that prepare.py wrote. */
+/* Returns how far each runtime is from Keras on the images that prepare.py wrote. */
 async function differences() {
   const found = {};
   for (const kind of Object.keys(run))
@@ -212,8 +212,8 @@ async function differences() {
 await pick(page.images[3 % page.images.length]);
 const far = Math.max(...Object.values(await differences()));
 said.textContent = far < 1e-3 ?
-    `Both runtimes answer as Keras does, to ${far.toExponential(0)}.` :
-    `A runtime answers otherwise than Keras: the difference is ${far}.`;
+    `Both runtimes agree with Keras to ${far.toExponential(0)}.` :
+    `A runtime differs from Keras by ${far}.`;
 window.distilled = {differences, answer, pick, page, run};
 document.body.dataset.ready = 'true';
 const check = new URLSearchParams(location.search).get('check');

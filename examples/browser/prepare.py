@@ -1,11 +1,12 @@
 """
-# What the page shows: a teacher and a student of the same run
+# Prepare the page with teacher and student
 
     python examples/browser/prepare.py --run=runs/quickstart
 
-Writes both models of a run of `examples/quickstart.py` for LiteRT.js, which takes one image at a
-time, and for ONNX Runtime Web, and a few test images with the answers of Keras, to `models/`
-beside the page. The page compares itself with these.
+This program writes what the page shows into `models/` beside the page. It exports both models of a
+run of `examples/quickstart.py` for LiteRT.js, which takes one image at a time, and for ONNX Runtime
+Web. It also writes a few test images with the answers of Keras. The page compares its own answers
+with them.
 """
 
 import argparse
@@ -19,17 +20,17 @@ import numpy as np
 from keras_distill import export
 
 FOLDER = pathlib.Path(__file__).parent
-COUNT = 12  # images to pick
+COUNT = 12  # the images that the page offers
 
 
 def write(run, folder, images, count=COUNT):
     """Writes the models of a run and the images.
 
     Args:
-        run: A run's folder, with `student.keras` and `teacher.keras`.
-        folder: Where to write.
-        images: The images to try the models on, `(images, height, width, 1)`, from 0 to 1.
-        count: How many of them the page offers.
+        run: the folder of a run, with `student.keras` and `teacher.keras`.
+        folder: the folder to write to.
+        images: the images on which the models are tried, `(images, height, width, 1)`, from 0 to 1.
+        count: how many of the images the page offers.
     """
     folder = pathlib.Path(folder)
     told = {"shape": [int(size) for size in images.shape[1:]], "models": {}}
@@ -48,9 +49,9 @@ def write(run, folder, images, count=COUNT):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Writes the models of the page.")
+    parser = argparse.ArgumentParser(description="Writes the models and images of the page.")
     parser.add_argument("--run", required=True, help="a run of examples/quickstart.py")
-    parser.add_argument("--out", default=str(FOLDER / "models"))
+    parser.add_argument("--out", default=str(FOLDER / "models"), help="the folder to write to")
     arguments = parser.parse_args()
     sys.path.insert(0, str(FOLDER.parent))
     from images import digits

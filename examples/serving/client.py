@@ -1,7 +1,8 @@
 """
 # A client of a served student
 
-REST needs Python alone. gRPC needs `pip install keras-distill[serving]`.
+This client sends examples to TF Serving and prints the answers. For REST it needs Python and NumPy.
+For gRPC it also needs `pip install keras-distill[serving]`.
 
     python examples/serving/client.py --model=student --inputs=runs/quickstart/examples.npz
     python examples/serving/client.py --model=student --inputs=FILE.npz --grpc=localhost:8500
@@ -21,9 +22,9 @@ class Rest:
     """A connection to a server's REST API.
 
     Args:
-        url: Where it listens, such as `"http://localhost:8501"`.
-        model: The name of the model.
-        version: A version, or `None` for the highest.
+        url: the address of the server, such as `"http://localhost:8501"`.
+        model: the name of the model.
+        version: a version, or `None` for the highest.
     """
 
     def __init__(self, url, model, version=None):
@@ -33,14 +34,14 @@ class Rest:
         self.path = f"/v1/models/{name}" + (f"/versions/{version}" if version else "") + ":predict"
 
     def predict(self, inputs, signature="serving_default"):
-        """The outputs for a batch.
+        """Returns the outputs for a batch.
 
         Args:
-            inputs: An array, a list of bytes, or a dict of these by input name.
-            signature: The signature to call.
+            inputs: an array, a list of bytes, or a dict of these by input name.
+            signature: the signature to call.
 
         Returns:
-            The only output's array, or a dict of arrays by output name.
+            The array of the only output, or a dict of arrays by output name.
         """
         body = json.dumps({"signature_name": signature, "inputs": _plain(inputs)})
         self.connection.request("POST", self.path, body, {"Content-Type": "application/json"})
@@ -55,7 +56,7 @@ class Rest:
 
 
 def _plain(value):
-    """What JSON can hold; bytes as TF Serving writes them."""
+    """Returns a value that JSON can hold. Bytes are encoded as TF Serving expects them."""
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, bytes):
@@ -64,12 +65,12 @@ def _plain(value):
 
 
 class Grpc:
-    """The same over gRPC, which sends arrays as bytes and so is quicker for large ones.
+    """A connection over gRPC. It sends arrays as bytes, so it is faster for large ones.
 
     Args:
-        address: Where the server listens, such as `"localhost:8500"`.
-        model: The name of the model.
-        version: A version, or `None` for the highest.
+        address: the address of the server, such as `"localhost:8500"`.
+        model: the name of the model.
+        version: a version, or `None` for the highest.
     """
 
     def __init__(self, address, model, version=None):
@@ -82,11 +83,11 @@ class Grpc:
         )
 
     def predict(self, inputs, signature="serving_default"):
-        """The outputs for a batch, a dict of arrays by output name.
+        """Returns the outputs for a batch, a dict of arrays by output name.
 
         Args:
-            inputs: A dict of arrays by input name.
-            signature: The signature to call.
+            inputs: a dict of arrays by input name.
+            signature: the signature to call.
         """
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
@@ -103,15 +104,15 @@ class Grpc:
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Asks a served model for its answers.")
-    parser.add_argument("--url", default="http://localhost:8501", help="of the REST API")
-    parser.add_argument("--grpc", metavar="HOST:PORT", help="ask over gRPC instead")
-    parser.add_argument("--model", required=True, help="the name it is served under")
+    parser = argparse.ArgumentParser(description="Asks a served model for its outputs.")
+    parser.add_argument("--url", default="http://localhost:8501", help="the server's REST API")
+    parser.add_argument("--grpc", metavar="HOST:PORT", help="use gRPC at this address instead")
+    parser.add_argument("--model", required=True, help="the name of the served model")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--inputs", metavar="FILE.npz", help="an array for each input")
+    what.add_argument("--inputs", metavar="FILE.npz", help="a file with an array for each input")
     what.add_argument("--image", metavar="FILE", help="a JPEG or PNG file")
-    parser.add_argument("--input_name", help="over gRPC, of an input that the file calls `inputs`")
-    parser.add_argument("--count", type=int, default=4, help="how many examples (default: 4)")
+    parser.add_argument("--input_name", help="the input's name, if the file says `inputs`")
+    parser.add_argument("--count", type=int, default=4, help="the number of examples (default: 4)")
     arguments = parser.parse_args()
     if arguments.image:
         with open(arguments.image, "rb") as file:
@@ -120,7 +121,7 @@ def main():
         with np.load(arguments.inputs) as found:
             inputs = {n: found[n][: arguments.count] for n in found if n != "targets"}
         signature = "serving_default"
-        if set(inputs) == {"inputs"}:  # the only one, whose name REST need not know
+        if set(inputs) == {"inputs"}:  # REST does not need the name of the only input
             only = inputs["inputs"]
             inputs = {arguments.input_name: only} if arguments.input_name else only
     if arguments.grpc:

@@ -1,14 +1,15 @@
-"""
-# Load: many requests from several clients at once
+r"""
+# Load test: many requests from several clients at once
 
-Each client sends one example after the other, to student and teacher in turn, and compares every
-answer with the one that was expected. What is lost or wrong ends the program with 1.
+Each client sends one example after the other, in turn to the student and to the teacher. It
+compares every answer with the expected one. If a request is lost or answered wrong, the program
+exits with 1.
 
     python examples/serving/load_test.py --url=http://localhost:8501 --inputs=FILE.npz \
         --models student teacher --requests=10000 --clients=8
 
-`FILE.npz` holds the only input. The answers of one request for all its examples are expected of
-the single ones.
+`FILE.npz` holds the only input. The program first asks for the answers in batches. It expects the
+same answers for single examples.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from client import Rest
 
 
 def expected_answers(url, model, inputs):
-    """The answers for all examples, asked for in batches."""
+    """Returns the answers for all examples, which are asked for in batches."""
     client = Rest(url, model)
     parts = [client.predict(inputs[i : i + 64]) for i in range(0, len(inputs), 64)]
     return np.concatenate(parts)
@@ -32,12 +33,12 @@ def load(url, models, inputs, requests, clients, tolerance=1e-4):
     """Sends the requests; returns `{model: seconds of each}` and what was lost or wrong.
 
     Args:
-        url: Of the REST API.
-        models: The names of the models, which are asked in turn.
-        inputs: The examples, an array.
-        requests: How many requests there are in all.
-        clients: How many clients send them at once.
-        tolerance: The largest difference of an answer from the expected one.
+        url: the address of the REST API.
+        models: the names of the models, which are asked in turn.
+        inputs: an array of examples.
+        requests: the number of requests in all.
+        clients: the number of clients that send at once.
+        tolerance: the largest difference from an expected answer that is allowed.
     """
     right = {model: expected_answers(url, model, inputs) for model in models}
     numbers, lock = itertools.count(), threading.Lock()
@@ -54,7 +55,7 @@ def load(url, models, inputs, requests, clients, tolerance=1e-4):
             begin = time.perf_counter()
             try:
                 found = connections[model].predict(inputs[row : row + 1])[0]
-            except Exception as error:  # whatever happens, the request is lost
+            except Exception as error:  # any error loses the request
                 faults.append(f"request {number} was lost: {type(error).__name__} {error}")
                 connections[model] = Rest(url, model)
                 continue
@@ -72,12 +73,13 @@ def load(url, models, inputs, requests, clients, tolerance=1e-4):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Many requests from several clients at once.")
-    parser.add_argument("--url", default="http://localhost:8501")
-    parser.add_argument("--inputs", required=True, metavar="FILE.npz")
-    parser.add_argument("--models", nargs="+", default=["student", "teacher"])
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--clients", type=int, default=8)
+    parser = argparse.ArgumentParser(description="Tests a server with many requests at once.")
+    parser.add_argument("--url", default="http://localhost:8501", help="the server's REST API")
+    parser.add_argument("--inputs", required=True, metavar="FILE.npz", help="the only input")
+    parser.add_argument("--models", nargs="+", default=["student", "teacher"],
+                        help="the names of the served models")  # fmt: skip
+    parser.add_argument("--requests", type=int, default=10_000, help="how many in all")
+    parser.add_argument("--clients", type=int, default=8, help="how many send at once")
     arguments = parser.parse_args()
     with np.load(arguments.inputs) as found:
         inputs = next(found[name] for name in found if name != "targets")

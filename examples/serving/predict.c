@@ -1,12 +1,12 @@
-/* Runs a SavedModel without Python: the floats of a file go in, the floats of the output come out.
+/* Runs a SavedModel without Python. It reads floats from a file and prints those of the output.
 
    P=$(python -c "import tensorflow as tf; print(tf.sysconfig.get_lib())")
    gcc predict.c -o predict -I$P/include -L$P -l:libtensorflow_cc.so.2 \
        -l:libtensorflow_framework.so.2 -Wl,-rpath,$P
    ./predict served/student/1 serving_default_image:0 StatefulPartitionedCall:0 in.f32 8 8 1
 
-   The names of the tensors are those that `saved_model_cli show --dir served/student/1
-   --tag_set serve --signature_def serving_default` prints. */
+   `saved_model_cli show --dir served/student/1 --tag_set serve --signature_def serving_default`
+   prints the names of the tensors. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +29,7 @@ static TF_Output tensor(TF_Graph* graph, const char* name) {
   snprintf(operation, sizeof operation, "%.*s", length, name);
   TF_Output found = {TF_GraphOperationByName(graph, operation), colon ? atoi(colon + 1) : 0};
   if (!found.oper) {
-    fprintf(stderr, "no operation %s\n", operation);
+    fprintf(stderr, "The model has no operation %s.\n", operation);
     exit(1);
   }
   return found;

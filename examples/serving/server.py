@@ -1,13 +1,14 @@
 """
 # A stand-in for TF Serving
 
-Answers TF Serving's predict API on the loopback interface, over REST and, where grpcio and
-tensorflow-serving-api are installed, over gRPC. It is for tests and for trying a client out: it
-does not batch, and it is no server for production.
+This server answers TF Serving's predict API on the loopback interface over REST. It also answers
+over gRPC, if grpcio and tensorflow-serving-api are installed. It is for tests and for trying a
+client. It does not batch requests, and it is not a server for production.
 
     python examples/serving/server.py --models=served --rest=8501 --grpc=8500
 
-`served` holds a folder for each model, with a folder for each version: the highest is served.
+The folder `served` holds a folder for each model, which holds a folder for each version. The
+highest version is served.
 """
 
 import argparse
@@ -29,7 +30,7 @@ ROUTE = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(:predict)?")
 
 
 class Models:
-    """The models of a folder, each loaded when it is first asked for."""
+    """The models of a folder. Each is loaded at its first request."""
 
     def __init__(self, folder):
         self.folder, self._loaded, self._lock = pathlib.Path(folder), {}, threading.Lock()
@@ -42,7 +43,7 @@ class Models:
             return self._loaded[name, version]
 
     def version(self, name, version=None):
-        """The version asked for, or the highest."""
+        """Returns the requested version, or the highest."""
         folder = self.folder / name
         found = [int(each.name) for each in folder.glob("*") if each.name.isdigit()]
         if name in ("", ".", "..") or not found or (version and int(version) not in found):
@@ -50,7 +51,7 @@ class Models:
         return int(version) if version else max(found)
 
     def predict(self, name, version, signature, inputs):
-        """`{output: array}` of a signature for `{input: array}`."""
+        """Returns `{output: array}` of a signature for `{input: array}`."""
         version = self.version(name, version)
         known = self.loaded(name, version).signatures
         if signature not in known:
@@ -69,13 +70,13 @@ class Models:
 """
 ## REST
 
-A request holds `instances`, a list with an entry for each example, or `inputs`, a batch for each
-input. Bytes are written as `{"b64": "..."}`.
+A request holds `instances`, a list with an entry for each example, or `inputs`, with a batch for
+each input. Bytes are written as `{"b64": "..."}`.
 """
 
 
 def decoded(value):
-    """A value of the request with its bytes decoded."""
+    """Returns a value of the request with its bytes decoded."""
     if isinstance(value, dict) and set(value) == {"b64"}:
         return base64.b64decode(value["b64"])
     if isinstance(value, dict):
@@ -84,14 +85,14 @@ def decoded(value):
 
 
 def encoded(array):
-    """An array as JSON holds it."""
+    """Returns an array as JSON holds it."""
     if array.dtype.kind in "OS":
         return np.vectorize(lambda text: text.decode(errors="replace"), otypes="O")(array).tolist()
     return array.tolist()
 
 
 def answer(models, name, version, request):
-    """The response to one predict request."""
+    """Returns the response to one predict request."""
     signature = request.get("signature_name") or "serving_default"
     names = models.input_names(name, version, signature)
     if "instances" in request:
@@ -113,7 +114,7 @@ def answer(models, name, version, request):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # a connection stays open for the client's next request
+    protocol_version = "HTTP/1.1"  # keeps the connection open for the client's next request
     models = None
 
     def do_GET(self):
@@ -158,12 +159,12 @@ class RestServer(http.server.ThreadingHTTPServer):
 """
 ## gRPC
 
-The same service as TF Serving's, from its own definition of the messages.
+This is the same service as TF Serving's, made from its own definition of the messages.
 """
 
 
 def grpc_server(models, port, threads=8):
-    """`(server, port)` of a gRPC server that has been started."""
+    """Returns `(server, port)` of a started gRPC server."""
     import grpc
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
@@ -193,10 +194,10 @@ def grpc_server(models, port, threads=8):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="A stand-in for TF Serving's predict API.")
+    parser = argparse.ArgumentParser(description="Stands in for TF Serving's predict API.")
     parser.add_argument("--models", required=True, help="a folder with a folder for each model")
-    parser.add_argument("--rest", type=int, default=8501, help="the port of REST; 0 takes any")
-    parser.add_argument("--grpc", type=int, help="the port of gRPC; 0 takes any (default: none)")
+    parser.add_argument("--rest", type=int, default=8501, help="the REST port; 0 takes a free one")
+    parser.add_argument("--grpc", type=int, help="the gRPC port; 0 takes a free one")
     arguments = parser.parse_args()
     models = Models(arguments.models)
     if arguments.grpc is not None:

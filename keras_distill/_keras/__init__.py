@@ -1,4 +1,4 @@
-"""The border to Keras: each private name that this package needs, with the reason, and no others.
+"""The border to Keras: every private name of Keras that this package needs, with the reason.
 
-`tests/keras_border_test.py` tests that each still exists and behaves.
+`tests/keras_border_test.py` tests that each name still exists and behaves the same.
 """

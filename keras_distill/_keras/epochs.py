@@ -1,4 +1,4 @@
-"""The batches of `fit`: the first one early, a later place, what a step reads."""
+"""The batches of `fit`: takes the first batch early, goes to a later place, and reads for steps."""
 
 import itertools
 import warnings
@@ -8,28 +8,36 @@ import keras
 from keras_distill import _backend
 from keras_distill._keras.trainer import waits_for_data
 
-# On JAX Keras's loop reads what the last step has logged, so an epoch must not begin at its end.
+# On JAX Keras's loop reads the logs of the last step, so an epoch must not begin at its end.
 NEEDS_A_STEP = _backend.NAME == "jax"
 
 
 def peek(epoch_iterator):
-    """The first batch, as Keras's `_symbolic_build` takes it: the epoch is begun and left."""
+    """Begins the epoch as Keras's `_symbolic_build` does; returns its first batch."""
     for _, _, batches in epoch_iterator:
         return batches[0] if isinstance(batches, (list, tuple)) else next(batches, None)
     return None
 
 
-def is_steered(epoch_iterator):
-    """Whether callbacks may steer the data, so that no batch is read before they were called.
+def spec_of(epoch_iterator):
+    """Returns the `tf.data` specification of the batches of `fit` on TensorFlow.
 
-    A `PyDataset` is the user's own object, with hooks at the begin and end of an epoch.
+    Why private: Keras hands data on as an iterator, and reading it would take a batch away.
+    """
+    return epoch_iterator._distributed_dataset.element_spec
+
+
+def is_steered(epoch_iterator):
+    """Returns whether callbacks may steer the data, so no batch may be read before they are called.
+
+    A `PyDataset` is the user's own object, and has hooks at the begin and end of an epoch.
     """
     adapter = epoch_iterator.data_adapter
     return isinstance(getattr(adapter, "py_dataset", None), keras.utils.PyDataset)
 
 
 def reset_early(epoch_iterator):
-    """Does now, once, what `fit` does with its iterator before the first epoch."""
+    """Resets the iterator now, once, as `fit` does before the first epoch."""
     if "reset" in vars(epoch_iterator):
         return
     epoch_iterator.reset()
@@ -42,11 +50,11 @@ def reset_early(epoch_iterator):
 
 
 def begin_early(epoch_iterator):
-    """Returns the first batch of `fit`, taken by beginning the first epoch now; `None` of no data.
+    """Begins the first epoch of `fit` now and returns its first batch; `None` if there are no data.
 
-    `fit` resets its iterator before the first epoch: that is done here, once. The epoch then goes
-    on with the iterator that is open, behind the batch that was taken: a source of any kind sees
-    the calls that it would see without, in the same order and number.
+    `fit` resets its iterator before the first epoch. This function does so once, in its place. The
+    epoch then continues with the open iterator, behind the batch that was taken. A source of any
+    kind so sees the same calls as without this function, in the same order and number.
     """
     reset_early(epoch_iterator)
     usual = epoch_iterator._enumerate_iterator
@@ -69,27 +77,27 @@ def begin_early(epoch_iterator):
 
 
 def go_to(epoch_iterator, epoch, step, seen, begins, ends):
-    """Brings the data of `fit` to a later place, as if all before it had been trained on.
+    """Brings the data of `fit` to a later place, as if all data before it had been trained on.
 
-    Callbacks see nothing of it. The first epoch is read whole, since it may fill a cache. Later
-    ones of `tf.data` and of arrays, of a known length, are only begun on TensorFlow, which is what
-    moves a shuffle on there. All other data are read, and all data on JAX and PyTorch, where an
-    order is drawn with the first batch.
+    Callbacks see nothing of it. The first epoch is read whole, since it may fill a cache. On
+    TensorFlow, later epochs of arrays and of `tf.data` with a known length are only begun, since
+    this is what moves a shuffle on. All other data are read. On JAX and PyTorch all data are read,
+    since an epoch draws its order with the first batch.
 
     Args:
-        epoch_iterator: of `fit`.
+        epoch_iterator: the epoch iterator of `fit`.
         epoch: the epoch that begins next, counted from 0.
-        step: how many of its batches are left out.
-        seen: a function that is called with the first batch, where one is read here.
-        begins, ends: functions that are called before the first batch that is left out of the
-            epoch, and after the last one.
+        step: how many of its batches to leave out.
+        seen: a function that is called with the first batch, if one is read here.
+        begins, ends: functions that are called before the first batch that is left out, and after
+            the last one.
     """
     reset_early(epoch_iterator)
     adapter = epoch_iterator.data_adapter
     known = adapter.num_batches is not None and epoch_iterator.steps_per_epoch is None
     begun = known and not is_steered(epoch_iterator) and _backend.NAME == "tensorflow"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of data that end, said when they were trained on
+        warnings.simplefilter("ignore")  # the data ran out: training has warned of it already
         for number in range(epoch):
             reads = number == 0 or not begun
             _run_through(epoch_iterator, reads, seen if number == 0 else None)
@@ -102,14 +110,14 @@ def _run_through(epoch_iterator, reads, seen):
     with epoch_iterator.catch_stop_iteration():
         for begin, _, batches in epoch_iterator:
             if reads:
-                batches = iter(batches)  # a list where Keras has read them
+                batches = iter(batches)  # Keras has read the batches into a list
                 shown = None if begin else seen
                 if not _read(batches, epoch_iterator.steps_per_execution, shown):
                     raise StopIteration
 
 
 def _leave_out(epoch_iterator, step, seen, begins, ends, waits):
-    """Has the next epoch begin behind so many batches, read now or, if it `waits`, then."""
+    """Makes the next epoch begin after so many batches. Reads them now or, if it `waits`, then."""
     usual = epoch_iterator._enumerate_iterator
 
     def left():
@@ -125,7 +133,7 @@ def _leave_out(epoch_iterator, step, seen, begins, ends, waits):
 
     rest = left()
     begun = [] if waits else [*itertools.islice(rest, 1)]
-    after = epoch_iterator._enumerate_iterator  # of an epoch that was begun early another one
+    after = epoch_iterator._enumerate_iterator  # the epoch that was begun early holds another one
 
     def go_on():
         epoch_iterator._enumerate_iterator = after
@@ -136,7 +144,7 @@ def _leave_out(epoch_iterator, step, seen, begins, ends, waits):
 
 
 def _read(iterator, count, seen):
-    """Reads so many batches, and shows the first; how many there were."""
+    """Reads so many batches and shows the first one; returns how many there were."""
     number = -1
     for number, batch in zip(range(count), iterator):
         if seen is not None and number == 0:
@@ -159,10 +167,10 @@ class Opened:
 
 
 def rest_of(iterator, steps):
-    """Returns what a train function on TensorFlow reads: at least the next `steps` batches.
+    """Returns the data for a train function on TensorFlow: at least the next `steps` batches.
 
-    Of an iterator that is `Opened` the first call gets its batches in an iterator of the same
-    type, so that nothing is traced twice; later ones get the open iterator itself.
+    After an iterator is `Opened`, the first call gets its batches in an iterator of the same type,
+    so that nothing is traced twice. Later calls get the open iterator itself.
     """
     if not isinstance(iterator, Opened):
         return iterator
@@ -179,7 +187,7 @@ def rest_of(iterator, steps):
 
 
 def _joined(datasets):
-    """Returns all of them, one after the other."""
+    """Returns one dataset of all datasets, one after the other."""
     if len(datasets) == 1:
         return datasets[0]
     middle = len(datasets) // 2

@@ -1,8 +1,8 @@
-"""The graphs of functional and sequential models: their ends, their calls in order, a run of some.
+"""The graphs of functional and sequential models: inputs, outputs, calls in order, and parts.
 
-Why private names at all: Keras has public names for the ends of such a model (`input`, `output`)
-and for its operations, but none for its nodes. A node is one call of an operation, with arguments
-and outputs; a layer that is called twice has two of them.
+Keras has public names for the ends of such a model (`input`, `output`) and for its operations, but
+none for its nodes. This is why the module uses private names. A node is one call of an operation,
+with arguments and outputs. A layer that is called twice has two nodes.
 """
 
 import keras
@@ -12,7 +12,7 @@ from keras_distill._keras.layers import set_mask
 
 
 def functional(model):
-    """What a sequential model runs (`_functional`, which is not public); others are themselves."""
+    """Returns the functional model inside a sequential one (`_functional`), or the model."""
     return (model._functional if isinstance(model, keras.Sequential) else None) or model
 
 
@@ -22,7 +22,7 @@ def is_graph(model):
 
 
 def runs_its_graph(model):
-    """Whether calling a model runs its graph and nothing else: its class has no `call` of its own.
+    """Returns whether a call of the model only runs its graph: its class has no `call` of its own.
 
     The class of functional models has no public name to compare with.
     """
@@ -35,15 +35,15 @@ def inputs(model):
 
 
 def outputs(model):
-    """Returns the symbolic outputs of a graph in the model's structure; `None` for other models."""
+    """Returns the symbolic outputs in the model's structure; `None` if the model is no graph."""
     return functional(model).output if is_graph(model) else None
 
 
 def output_keys(model):
-    """Returns the names of a model's outputs where it returns a dict of them, else an empty list.
+    """Returns the names of a model's outputs if it returns a dict, else an empty list.
 
-    Those of a model that is no graph are what it declares as `output_names`, which is what Keras,
-    too, looks up. (A graph's own `output_names` are those of its last layers.)
+    A model that is no graph declares them as `output_names`, which Keras reads too. (The
+    `output_names` of a graph are the names of its last layers.)
     """
     if is_graph(model):
         structure = outputs(model)
@@ -51,10 +51,21 @@ def output_keys(model):
     return list(getattr(model, "output_names", None) or [])
 
 
-def nodes(model):
-    """Returns every call of a graph in the order in which the model runs them, without its inputs.
+def output_names(model):
+    """Returns Keras's names of a model's outputs for `compile` and `fit`, in their order.
 
-    `_nodes_by_depth` is the order: `operations`, which is public, lists each layer once.
+    The names of a graph's outputs are those of its last layers. The list is empty if there are no
+    names, or if two outputs have the same name.
+    """
+    owner = functional(model) if is_graph(model) else model
+    names = list(getattr(owner, "output_names", None) or [])
+    return names if len(set(names)) == len(names) else []
+
+
+def nodes(model):
+    """Returns every call of a graph in the order of its run, without the inputs.
+
+    The order is that of `_nodes_by_depth`: `operations`, which is public, lists each layer once.
     """
     by_depth = functional(model)._nodes_by_depth
     ordered = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
@@ -73,12 +84,12 @@ def operation_of(tensor):
 
 
 def inputs_of(tensor):
-    """Returns the symbolic tensors that the operation behind a symbolic tensor received."""
+    """Returns the symbolic inputs of the operation that a symbolic tensor comes from."""
     return producer(tensor).input_tensors
 
 
 def needed(model, tensors):
-    """Returns the nodes of a graph from which symbolic tensors come, in the order of their run."""
+    """Returns the nodes of a graph that symbolic tensors need, in the order of their run."""
     found, waiting = set(), list(tensors)
     while waiting:
         node = producer(waiting.pop())
@@ -89,32 +100,67 @@ def needed(model, tensors):
 
 
 def given(model, x, mask=None):
-    """Returns `{id of a symbolic input: its value}` of what a model is called with.
+    """Returns `{id of a symbolic input: value}` for the inputs of a call of a model.
 
-    `_standardize_inputs` is what the model itself does first: it takes a dict, a list or one
+    `_standardize_inputs` is what the model itself calls first. It takes a dict, a list or one
     tensor as the model does, converts them to the inputs' dtypes and keeps their masks.
     """
     graph = functional(model)
     values = keras.tree.flatten(x)
-    if not any(isinstance(value, keras.KerasTensor) for value in values):  # or it adds to a graph
+    if not any(isinstance(value, keras.KerasTensor) for value in values):  # else it adds to a graph
         values = graph._standardize_inputs(x)
     elif isinstance(x, dict) and not isinstance(graph.input, dict):
         values = [x[each.name] for each in graph.inputs]
-    if mask is not None:  # in the structure of `x`; usually it rides along with the tensor
+    if mask is not None:  # has the structure of `x`; usually the tensor carries its mask
         for value, each in zip(values, keras.tree.flatten(mask)):
             if each is not None:
                 set_mask(value, each)
     return {id(symbol): value for symbol, value in zip(graph.inputs, values)}
 
 
+def takes_any_size(model):
+    """Returns whether the size of inputs may differ from batch to batch, if the model tells."""
+    if not is_graph(model):
+        return True
+    return any(None in symbol.shape[1:] for symbol in keras.tree.flatten(inputs(model)))
+
+
+def misfit(model, x):
+    """Returns in words how a graph's inputs differ from `x`, or `None` if they fit.
+
+    An axis more or less at the end also fits if its size is one, since Keras adds or removes it.
+    """
+    if not runs_its_graph(model):
+        return None
+    structure = inputs(model)
+    symbols, values = keras.tree.flatten(structure), keras.tree.flatten(x)
+    if isinstance(structure, dict) and isinstance(x, dict):
+        if not set(structure) <= set(x):
+            return f"the inputs {list(structure)}", str(list(x))
+        values = keras.tree.flatten({name: x[name] for name in structure})
+    elif isinstance(x, dict) and {symbol.name for symbol in symbols} <= set(x):
+        values = [x[symbol.name] for symbol in symbols]
+    if len(symbols) != len(values):
+        return f"{len(symbols)} input(s)", str(len(values))
+    for symbol, value in zip(symbols, values):
+        asked, shape = tuple(symbol.shape), tuple(getattr(value, "shape", None) or ())
+        if not shape or abs(len(asked) - len(shape)) == 1:
+            continue
+        if len(asked) != len(shape) or any(
+            None not in pair and pair[0] != pair[1] for pair in zip(asked[1:], shape[1:])
+        ):
+            return f"an input of shape {asked}", str(shape)
+    return None
+
+
 def run(calls, known, training=None, chosen=lambda node: node.operation):
-    """`known` with what these nodes compute, one after the other: `{id of a symbol: value}`.
+    """Runs nodes one after the other; returns `{id of a symbol: value}` with their outputs added.
 
     Args:
-        calls: nodes, each after those that it needs.
-        known: as `given` makes it; it is left as it is.
-        training: for every layer; `None` leaves what the graph says.
-        chosen: what is called for a node. Defaults to its operation.
+        calls: nodes, each after the nodes that it needs.
+        known: the values so far, as `given` returns them. It is not changed.
+        training: the argument `training` for every layer. `None` keeps what the graph says.
+        chosen: a function of a node that returns what to call. Defaults to the node's operation.
     """
     known = dict(known)
     for node in calls:
@@ -127,17 +173,17 @@ def run(calls, known, training=None, chosen=lambda node: node.operation):
 
 
 def replayed(model, x):
-    """The outputs of a graph on symbolic `x`, as new nodes: the model itself becomes none."""
+    """Returns the outputs of a graph on symbolic `x`, as new nodes; the model becomes no node."""
     known = run(nodes(model), given(model, x))
     return keras.tree.map_structure(lambda symbol: known[id(symbol)], outputs(model))
 
 
 class Opening:
-    """While it lasts, calls of some layers on symbols become calls of the layers inside of them.
+    """Within the block, symbolic calls of some layers become calls of the layers inside of them.
 
-    Keras makes one node of a layer's symbolic call, whatever the layer holds, and writes it on
-    the outputs as where they come from. On leaving, the outputs come again from what is inside,
-    and the layers forget the node.
+    For a symbolic call of a layer Keras makes one node, whatever the layer holds, and writes it on
+    the outputs as their origin. At the end of the block the outputs again come from the inner
+    layers, and the outer layers forget the node.
     """
 
     def __init__(self, containers):
@@ -149,7 +195,7 @@ class Opening:
         return self
 
     def __exit__(self, *error):
-        for tensor, history in reversed(self._histories):  # of layers in layers the inner first
+        for tensor, history in reversed(self._histories):  # inner layers come first
             tensor._keras_history = history
         for container, count in self._before:
             del container._inbound_nodes[count:]
@@ -183,9 +229,9 @@ def _inside(container, args, kwargs):
 
 
 def own_inputs(model, x):
-    """Of a dict of inputs those that a model reads, by its inputs' names, where there are more.
+    """Returns those entries of a dict of inputs that the model reads, by the names of its inputs.
 
-    What another model reads besides rides along in the same dict.
+    The same dict may hold inputs that only another model reads.
     """
     if not isinstance(x, dict) or not is_graph(model):
         return x

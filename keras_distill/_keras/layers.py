@@ -1,4 +1,4 @@
-"""Layers: what they hold, how Keras calls them, and what rides along with their tensors."""
+"""Layers: what they hold, how Keras calls them, and what their tensors carry."""
 
 import functools
 import inspect
@@ -8,22 +8,22 @@ from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.tensor_attributes import get_tensor_attr, set_tensor_attr
 
 CALL, QUANTIZED, CHECKPOINTED = "call", "quantized_call", "rematerialized_call"
-SYMBOLIC = "symbolic_call"  # what `Operation.__call__` runs where an argument is symbolic
+SYMBOLIC = "symbolic_call"  # what `Operation.__call__` runs if an argument is symbolic
 ATTENTION = "_compute_attention"
 
 
 def sublayers(layer, recursive=False):
     """Returns the layers that a layer holds, without itself, in the order in which they were set.
 
-    Why private: `layers` is public on models alone, and leaves out what a layer holds.
+    The name is private since the public `layers` exists on models alone, and lacks a layer's own.
     """
     return layer._flatten_layers(include_self=False, recursive=recursive)
 
 
 def adopt(layer, **sublayers):
-    """Gives a built layer further layers, under the names of attributes.
+    """Gives a built layer further layers, as attributes of these names.
 
-    Why private: Keras locks a layer that is built, and unlocks it itself for `enable_lora` alone.
+    The name is private since Keras locks a built layer, and unlocks it for `enable_lora` alone.
     """
     layer._tracker.unlock()
     for name, each in sublayers.items():
@@ -32,29 +32,29 @@ def adopt(layer, **sublayers):
 
 
 def mask_of(tensor):
-    """Returns the mask that Keras carries along with a tensor, or `None`.
+    """Returns the mask that a tensor carries, or `None`.
 
-    Why private: layers receive masks, but nobody else may ask for one. Keras's function also
-    finds those of JAX's tracers, which take no attributes.
+    The name is private since Keras gives masks to layers alone. Keras's function also finds the
+    masks of JAX's tracers, which take no attributes.
     """
     return get_keras_mask(tensor)
 
 
 def set_mask(tensor, mask):
-    """Attaches a mask to a tensor, as a layer's `compute_mask` does; `None` takes it off."""
+    """Attaches a mask to a tensor, as a layer's `compute_mask` does. `None` removes it."""
     set_keras_mask(tensor, mask)
 
 
 def logits_of(tensor):
-    """Returns what a softmax or a sigmoid was given to return this tensor, or `None`.
+    """Returns the logits before a softmax or sigmoid that returned this tensor, or `None`.
 
-    Why private: Keras keeps it for its own cross-entropies, as an attribute of the tensor.
+    The name is private since Keras keeps the logits on the tensor for its own cross-entropies.
     """
     return get_tensor_attr(tensor, "_keras_logits")
 
 
 def set_logits(tensor, logits):
-    """Remembers what a tensor was before its softmax or sigmoid, on JAX's tracers too."""
+    """Attaches to a tensor its logits before a softmax or sigmoid, on JAX's tracers too."""
     set_tensor_attr(tensor, "_keras_logits", logits)
 
 
@@ -64,24 +64,25 @@ def takes_training(layer):
 
 
 def called_last(layer):
-    """Returns the name of the method that Keras calls on the instance, and whose result it returns.
+    """Returns the name of the method that Keras calls on the instance and whose result it returns.
 
-    Under rematerialization that is the one that wraps `call` in a checkpoint: what is recorded
-    inside of the checkpoint must not leave it.
+    Under rematerialization this method wraps `call` in a checkpoint. Nothing that is recorded
+    inside of the checkpoint may leave it.
 
-    Why private: Keras has no hook for what a layer outputs, and `__call__` is not looked up on
-    the instance. `Operation.__call__` chooses among these three by these two attributes.
-    """
+    The names are private since Keras has no hook for a layer's outputs, and Python does not look up
+    `__call__` on the instance. `Operation.__call__` chooses among these three methods by these two
+    attributes."""
     if getattr(layer, "_remat_mode", None):
         return CHECKPOINTED
     return QUANTIZED if getattr(layer, "quantization_mode", None) else CALL
 
 
 def checkpoints(layer):
-    """Returns whether what lies inside of a layer runs in a checkpoint (`keras.RematScope`).
+    """Returns whether the inside of a layer runs in a checkpoint (`keras.RematScope`).
 
-    Why private: the scope's mode is kept on the layer and nowhere else. "activations" wraps the
-    activation alone; whether "larger_than" wraps a layer depends on its output, so it counts.
+    The name is private since Keras keeps the scope's mode on the layer and nowhere else.
+    "activations" wraps the activation alone. With "larger_than" it depends on the layer's output,
+    so the function returns `True`.
     """
     remat = getattr(layer, "_remat_mode", None)
     if not remat or remat.mode == "activations":
@@ -90,24 +91,24 @@ def checkpoints(layer):
 
 
 def is_quantized(layer):
-    """Whether `quantize` has changed a layer. Why private: Keras sets it and shows it nowhere."""
+    """Returns whether `quantize` has changed a layer, which Keras shows in a private name alone."""
     return bool(getattr(layer, "_is_quantized", False))
 
 
 def attends(layer):
     """Returns whether a layer computes attention as `keras.layers.MultiHeadAttention` does.
 
-    Why private: `_compute_attention` receives the projected query and key with the merged mask;
-    in public, scores are returned only where dropout or a slower kernel happens to need them.
+    The name is private since only `_compute_attention` gets the projected query and key with the
+    merged mask. In public, Keras returns scores only if dropout or a slower kernel needs them.
     """
     return hasattr(layer, ATTENTION)
 
 
 def compute_scores(layer):
-    """Makes an attention use its own softmax layer in every call; other layers stay as they are.
+    """Makes an attention layer use its own softmax layer in every call; others stay unchanged.
 
-    Why private: without dropout `_compute_attention` calls a kernel that shows no scores, unless
-    it is asked for them.
+    The name is private since `_compute_attention` without dropout calls a kernel that returns no
+    scores, unless it is asked for them.
     """
     if not attends(layer):
         return
@@ -126,11 +127,11 @@ def compute_scores(layer):
 
 
 def is_softmax(function):
-    """Returns whether an activation is one whose logits Keras remembers."""
+    """Returns whether Keras remembers the logits of an activation."""
     return function in (keras.activations.softmax, keras.activations.sigmoid)
 
 
 def as_logits(tensor):
-    """Returns what stood before a softmax or a sigmoid, or the tensor itself."""
+    """Returns the logits before a softmax or a sigmoid, or the tensor itself."""
     logits = logits_of(tensor)
     return tensor if logits is None else logits

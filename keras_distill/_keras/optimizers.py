@@ -1,16 +1,16 @@
-"""What a distiller needs of optimizers: rates that differ, clipping on replicas."""
+"""Optimizers for a distiller: learning rates that differ, and clipping on replicas."""
 
 import keras
 
-# What `exclude_from_weight_decay` sets. No config holds it, so there is no public way to copy it.
+# `exclude_from_weight_decay` sets it. No config holds it, so no public name can copy it.
 NOT_IN_THE_CONFIG = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
 
 
 def scaled(optimizer, scales):
-    """Returns the optimizer, not built yet, with multiples of its learning rate for some variables.
+    """Returns an optimizer that multiplies the learning rate of some variables.
 
     Args:
-        optimizer: a Keras optimizer that is not built; it is left as it is.
+        optimizer: a Keras optimizer that is not built. It is not changed.
         scales: a list of `(variable, multiplier)`.
     """
     base = _one_by_one(type(optimizer))
@@ -27,17 +27,17 @@ def scaled(optimizer, scales):
 def _one_by_one(kind):
     """Returns the class whose `update_step` updates one variable.
 
-    On PyTorch `keras.optimizers.Adam(...)` is an instance of a class below it, which updates all
-    variables at once at one rate.
+    On PyTorch `keras.optimizers.Adam(...)` makes an instance of a subclass that updates all
+    variables at once, at one rate.
     """
     public = getattr(keras.optimizers, kind.__name__, kind)
     return public if issubclass(kind, public) else kind
 
 
 def _rate(optimizer):
-    """Returns a number, or the schedule or function as it was given.
+    """Returns the learning rate as it was given: a number, a schedule or a function.
 
-    Why `_learning_rate`: the public `learning_rate` is a schedule's value at the first step.
+    The public `learning_rate` returns a schedule's value at the first step, not the schedule.
     """
     rate = optimizer._learning_rate
     if not isinstance(rate, keras.Variable):
@@ -53,17 +53,17 @@ def clips(optimizer):
 
 
 def scales(optimizer):
-    """Whether an optimizer scales the loss, and leaves a step out whose gradients overflow."""
+    """Returns whether an optimizer scales the loss, and skips a step if its gradients overflow."""
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def clipped(optimizer, gradients):
-    """Gradients as the optimizer clips them, still scaled as the loss was.
+    """Clips gradients as the optimizer does. They stay scaled as the loss was.
 
-    Why `_clip_gradients`: Keras clips inside of `apply`, where each replica has only its share.
+    Keras clips inside of `apply`, where each replica has only its share of the gradients.
 
     Args:
-        optimizer: one that `clips`.
+        optimizer: an optimizer for which `clips` is true.
         gradients: a list of tensors.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -77,15 +77,15 @@ def _like(scale, gradient):
 
 
 class _Scaled:
-    """What is added to an optimizer's class.
+    """The methods that are added to an optimizer's class.
 
-    Why private: `_apply_weight_decay`, which multiplies the decay by the one learning rate, and
-    `_use_weight_decay`, which says of which variables, have no public name. `_var_key` is how an
-    optimizer tells variables apart, which TensorFlow's hands to `update_step` in its own form.
+    Three names are private. `_apply_weight_decay` multiplies the decay by the one learning rate.
+    `_use_weight_decay` says which variables decay. By `_var_key` an optimizer tells variables
+    apart; TensorFlow's passes them to `update_step` in its own form.
     """
 
     _scales = {}
-    _whole = None  # kept apart: replicas run in threads, and one reads what another has scaled
+    _whole = None  # replicas run in threads, and one may read what another has scaled
 
     def _scale(self, variable):
         return self._scales.get(self._var_key(variable), 1.0)

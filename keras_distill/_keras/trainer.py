@@ -1,4 +1,4 @@
-"""What a model that trains another one needs of Keras's trainers."""
+"""The parts of Keras's trainers that a model needs if it trains another model."""
 
 import contextlib
 import inspect
@@ -9,34 +9,35 @@ from keras import ops
 
 from keras_distill import _backend
 
-# The first Keras, as (3, 16), whose own `fit` and `evaluate` run on several workers; `None`: none
-# does yet. `tests/training/workers_test.py` fails when one does: name its version here.
+# The first Keras, as (3, 16), whose own `fit` and `evaluate` run on several workers; `None` if
+# there is none. `tests/training/workers_test.py` fails when there is one. Then write its version
+# here.
 RUNS_ON_WORKERS = None
 
-# What `compile` leaves in a model. Keras has no public way to the compiled loss without the
-# regularization, to whether there is one, or to the mean that logs report as "loss".
+# The attributes that `compile` sets on a model. Keras has no public name for the compiled loss
+# without the regularization, for whether there is one, or for the mean that logs report as "loss".
 COMPILED = ("_compile_loss", "_compile_metrics", "_loss_tracker")
 
 
 class SharesCompiled:
     """A trainer whose compiled loss, metrics and mean loss are those of `self.judged`.
 
-    Keras's own `_symbolic_build` and `_get_metrics_result_or_logs` then see that model's.
+    Keras's own `_symbolic_build` and `_get_metrics_result_or_logs` then use that model's.
     """
 
     def _get_metrics_result_or_logs(self, logs):
-        """Keras's; an epoch that goes on after its last step has metrics, and no step's logs."""
+        """Calls Keras's method; an epoch that resumes after its last step has no logs."""
         return super()._get_metrics_result_or_logs(logs) or self.get_metrics_result()
 
 
 class LooksFirst:
     """A trainer whose `look_first(iterator, data_batch)` runs before the first step.
 
-    Keras has no public hook there: the data are known, and neither a callback nor a step has run.
+    Keras has no public hook at this point: the data are known, no callback or step has run.
     """
 
     def build_as_keras(self, iterator, data_batch):
-        """Builds layers, optimizer and metrics, as Keras does on JAX and PyTorch at this place."""
+        """Builds layers, optimizer and metrics, as Keras does on JAX and PyTorch at this point."""
         super()._symbolic_build(iterator=iterator, data_batch=data_batch)
 
 
@@ -44,7 +45,7 @@ def _look_first(self, iterator=None, data_batch=None):
     self.look_first(iterator, data_batch)
 
 
-# On TensorFlow Keras itself builds nothing then, and asks by another name whether it must.
+# On TensorFlow Keras builds nothing at this point, and asks by another name whether it must.
 BEFORE_STEPS = "_maybe_symbolic_build" if _backend.NAME == "tensorflow" else "_symbolic_build"
 setattr(LooksFirst, BEFORE_STEPS, _look_first)
 
@@ -54,7 +55,7 @@ def _shared(name):
         return getattr(self.judged, name)
 
     def write(self, value):
-        """Keras's constructor and `compile` set their own; the judged model's stay."""
+        """Ignores what Keras's constructor and `compile` set: the judged model's stay."""
 
     return property(read, write)
 
@@ -64,18 +65,18 @@ for _name in (*COMPILED, "loss"):
 
 
 def forget_compiled(model):
-    """Before `compile`, which keeps the loss of an earlier call where it gets none."""
+    """Removes the loss of an earlier `compile`, which Keras would keep without a new one."""
     model._compile_loss = model._compile_metrics = None
     model.loss = None
 
 
 def has_label_loss(model):
-    """Whether labels are compared: by a compiled loss, or by a `compute_loss` of its own."""
+    """Returns whether a model has a loss on labels: compiled, or a `compute_loss` of its own."""
     return model._compile_loss is not None or overrides(model, "compute_loss")
 
 
 def compiled_metrics(model):
-    """Returns what `compile` was given as metrics, `None` where there are none."""
+    """Returns the metrics that `compile` got, or `None` if there are none."""
     return model._compile_metrics and (
         model._compile_metrics._user_metrics,
         model._compile_metrics._user_weighted_metrics,
@@ -83,20 +84,20 @@ def compiled_metrics(model):
 
 
 def label_loss(model, y, y_pred, sample_weight, share=None):
-    """Returns the compiled loss alone: `compute_loss` adds the regularization.
+    """Returns the compiled loss alone, without the regularization that `compute_loss` adds.
 
     Args:
         model: a compiled model.
         y, y_pred, sample_weight: as its compiled loss takes them.
-        share: a function `(value, loss, y_true, y_pred, sample_weight)` of each output that
-            returns what is to stand in the place of its loss's value. Defaults to `None`: none.
+        share: a function `(value, loss, y_true, y_pred, sample_weight)` for each output. It returns
+            the value to use in place of the loss's value. Defaults to `None`: the loss's value.
     """
     compiled = model._compile_loss
     if share is None:
         return compiled(y, y_pred, sample_weight)
     if not compiled.built:
         compiled(y, y_pred, sample_weight)
-    # Keras has no public list of the losses that a compiled loss is the sum of.
+    # Keras has no public list of the losses whose sum is a compiled loss.
     compiled._flat_losses = [
         each._replace(loss=_Shared.around(each.loss)) for each in compiled._flat_losses
     ]
@@ -108,13 +109,13 @@ def label_loss(model, y, y_pred, sample_weight, share=None):
 
 
 class _Now(threading.local):
-    """What a thread measures now: replicas run in threads, and wait for each other meanwhile."""
+    """The state of one thread: replicas run in threads, and wait for each other."""
 
     share = None
 
 
 class _Shared:
-    """The loss of one output, of which each replica may have a share meanwhile."""
+    """The loss of one output, of which each replica computes its share."""
 
     now = _Now()
 
@@ -132,14 +133,14 @@ class _Shared:
 
 
 def compute_loss(model, x, y, y_pred, sample_weight, training):
-    """Returns a model's own `compute_loss`, which may be older than the argument `training`."""
+    """Calls a model's own `compute_loss`, which may not know the argument `training`."""
     if "training" in inspect.signature(model.compute_loss).parameters:
         return model.compute_loss(x, y, y_pred, sample_weight, training=training)
     return model.compute_loss(x, y, y_pred, sample_weight)
 
 
 def added_losses(model):
-    """Returns what a model and its layers add to the loss, each a scalar, as Keras weighs it."""
+    """Returns the losses that a model and its layers add, each a scalar as Keras weighs it."""
     return [model._aggregate_additional_loss(loss) for loss in model.losses]
 
 
@@ -158,12 +159,12 @@ def total_of_replicas(loss):
 
 
 def overrides(model, name):
-    """Returns whether a model's class has a method of its own in the place of `keras.Model`'s."""
+    """Returns whether a model's class overrides a method of `keras.Model`."""
     return getattr(type(model), name) is not getattr(keras.Model, name)
 
 
 def strategy_of(model):
-    """Returns the `tf.distribute` strategy that a model was made under, or `None`."""
+    """Returns the `tf.distribute` strategy under which a model was made, or `None`."""
     return getattr(model, "_distribute_strategy", None)
 
 
@@ -173,13 +174,13 @@ def is_one_of_workers(model):
 
 
 def runs_on_workers():
-    """Whether this Keras trains on several workers by itself, so that nothing is mended for it."""
+    """Returns whether this Keras trains on several workers without help of this package."""
     found = tuple(int(part) for part in keras.version().split(".")[:2])
     return RUNS_ON_WORKERS is not None and found >= RUNS_ON_WORKERS
 
 
 def is_first_worker(model):
-    """Whether this process is the one that writes files: there is no other, or it is the first."""
+    """Returns whether this process writes the files: it is alone, or the first worker."""
     worker = _worker_of(model)
     return worker is None or worker.task_type == "chief" or not worker.task_id
 
@@ -194,7 +195,7 @@ def _worker_of(model):
 
 
 def takes_inputs_as_they_are(model):
-    """Has Keras hand a model's inputs on: the model inside converts them, as it does alone."""
+    """Makes Keras pass a model's inputs on unchanged; the model inside converts them itself."""
     model._convert_input_args = False
     model._allow_non_tensor_positional_args = True
 
@@ -205,24 +206,24 @@ def build_compiled(model, data_batch):
 
 
 def waits_for_data(model):
-    """Returns whether Keras will look at a batch itself before `fit` (not on TensorFlow)."""
+    """Returns whether Keras looks at a batch itself before `fit` (not on TensorFlow)."""
     unbuilt = [each for each in (model._compile_metrics, model._compile_loss) if each is not None]
     return not all(each.built for each in (*unbuilt, *model._flatten_layers()))
 
 
 def add_to_mean(mean, value, count):
-    """`mean.update_state(value, count)` of a `keras.metrics.Mean`, in two operations of twenty."""
+    """Does `mean.update_state(value, count)` in two operations in place of twenty."""
     count = ops.cast(count, mean.count.dtype)
     mean.total.assign_add(ops.cast(value, mean.total.dtype) * count)
     mean.count.assign_add(count)
 
 
 def has_updated(optimizer, count):
-    """Whether a step has updated the weights: `True`, or a scalar tensor where not every step does.
+    """Returns whether a step has updated the weights: `True`, or a scalar tensor if steps may not.
 
     Args:
         optimizer: the optimizer, after the step.
-        count: its `iterations` before it.
+        count: the optimizer's `iterations` before the step.
     """
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is None and not optimizer.gradient_accumulation_steps:
@@ -232,7 +233,7 @@ def has_updated(optimizer, count):
 
 @contextlib.contextmanager
 def optimizer_left(model, left):
-    """Meanwhile Keras sees no optimizer where `left`: built now it would lack projectors."""
+    """Hides the optimizer from Keras within the block: if built now, it would lack projectors."""
     optimizer = model.optimizer
     if left:
         model.optimizer = None

@@ -1,4 +1,4 @@
-"""Weights by what each term contributes, measured before the first step."""
+"""Sets weights by what each term contributes, measured before the first step."""
 
 import itertools
 from typing import Any
@@ -15,11 +15,11 @@ WAYS = ("gradient", "loss")
 class BalanceTerms(keras.callbacks.Callback):
     """Sets terms' weights so that each contributes a given share at the start of training.
 
-    A term contributes `alpha * weight * n`, the labels contribute `(1 - alpha) * n`; `n` is the
-    norm of its gradient with respect to the student's trainable variables (`by="gradient"`), or
-    its value (`by="loss"`), a mean over batches. Terms without a share, and the label loss, keep
-    their weight and make up the rest, so the shares must then sum to less than 1. If every term
-    has a share and labels do not count, the shares must sum to 1.
+    A term contributes `alpha * weight * n`, and the labels contribute `(1 - alpha) * n`. With
+    `by="gradient"`, `n` is the norm of the gradient with respect to the student's trainable
+    variables. With `by="loss"`, `n` is the value. Both are means over batches. Terms without a
+    share, and the label loss, keep their weight and make up the rest, so the shares must then sum
+    to less than 1. If every term has a share and labels do not count, the shares must sum to 1.
 
     The callback measures once, in training mode, before the first step. The student stays as it
     was. Then the weights are fixed. They are logged as `{term}_weight` and kept in the
@@ -36,8 +36,8 @@ class BalanceTerms(keras.callbacks.Callback):
         verbose: 1 shows a progress bar and prints the weights. Defaults to 1.
 
     Raises:
-        ValueError: before the first step, for unknown terms, weights that are schedules, shares
-            with a wrong sum, and terms that contribute nothing.
+        ValueError: before the first step, if a term is unknown or contributes nothing, a weight is
+            a schedule, or the shares have a wrong sum.
 
     Example:
 
@@ -88,7 +88,7 @@ class BalanceTerms(keras.callbacks.Callback):
             logs[f"{name}_weight"] = schedules.number_at(variable, 0)
 
     def _take_weights(self, distiller):
-        """Puts a variable that the distiller saves in the place of each term's weight."""
+        """Replaces each term's weight by a variable that the distiller saves."""
         objective = distiller.objective
         terms = {term.name: term for term in objective.terms}
         for name in self.shares:
@@ -97,10 +97,10 @@ class BalanceTerms(keras.callbacks.Callback):
             if not isinstance(objective.weight_of(terms[name]), keras.Variable):
                 start = objective.weight_of(terms[name])
                 objective.weights[name] = distiller.keep(f"{name}_weight", start)
-                distiller.train_function = None  # it had the number
+                distiller.train_function = None  # it was traced with the number
         self._variables = {name: objective.weight_of(terms[name]) for name in self.shares}
         for variable in self._variables.values():
-            variable.trainable = False  # Keras's default for a variable that a user made
+            variable.trainable = False  # Keras's default is `True` for a variable that a user made
         self._measured = distiller.keep("balanced", 0)
         self._measured.assign(0)
 
@@ -123,7 +123,7 @@ class BalanceTerms(keras.callbacks.Callback):
 
     def _solved(self, sizes, alpha, weights):
         """Returns the weights that give every named term its share."""
-        least = 1e-6 * max(sizes.values())  # below it is rounding
+        least = 1e-6 * max(sizes.values())  # smaller values are rounding
         bad = [name for name in self.shares if not least < sizes[name] < float("inf")]
         if alpha == 0 or bad:
             what = f"The {self.by} of `{bad[0]}` is {sizes[bad[0]]:.4g}" if bad else "`alpha` is 0"
@@ -137,7 +137,7 @@ class BalanceTerms(keras.callbacks.Callback):
         return {name: share * total / (alpha * sizes[name]) for name, share in self.shares.items()}
 
     def _sizes(self):
-        """Returns what each part contributes at weight 1: `{name: mean over batches}`."""
+        """Returns the contribution of each part at weight 1: `{name: mean over batches}`."""
         objective, measure = self.model.objective, self.model.sizes(self.by)
         data = [objective.first_batch] if self.data is None else self._taken()
         bar = keras.utils.Progbar(len(data), verbose=self.verbose, unit_name="batch")

@@ -1,4 +1,4 @@
-"""Hooks a layer of the student and a layer of its teacher during one `fit`."""
+"""Compares a layer of the student with a layer of its teacher during one `fit`."""
 
 from typing import Any
 
@@ -21,31 +21,31 @@ class FeatureHook(keras.callbacks.Callback):
     """Compares a layer of the student with a layer of the teacher during one `fit`.
 
     With a `loss` it adds a feature term, which is attached when `fit` starts and detached when it
-    ends. Without one, or with a `probe`, it logs at each epoch's end, for a fixed batch:
-    `{name}_cka` (see `report.cka_heat_map`), `{name}_student_norm` and `{name}_teacher_norm`
-    (the mean length of an example's feature), and, where both sides have one shape,
-    `{name}_cosine`, after the term's projector if it has one. Put callbacks that read the logs
-    (`TensorBoard`, `CSVLogger`, `EarlyStopping`) after it in the list.
+    ends. Without a `loss`, or with a `probe`, it logs values for a fixed batch at each epoch's end.
+    These are `{name}_cka` (see `report.cka_heat_map`), and `{name}_student_norm` and
+    `{name}_teacher_norm`, the mean length of an example's feature. If both sides have one shape,
+    after the term's projector if there is one, it also logs `{name}_cosine`. Put callbacks that
+    read the logs (`TensorBoard`, `CSVLogger`, `EarlyStopping`) after it in the list.
 
     Args:
         student: the student's path (see `taps`).
         teacher: the teacher's path.
-        loss: as in `Term`. Defaults to `None`: log only.
+        loss: as in `Term`. Defaults to `None`, which only logs.
         weight: the term's weight, as in `Term`. Defaults to `1.0`.
-        projector: as in `Term`. Defaults to `"auto"`, which makes none for a loss that takes
-            sides of different widths. A projector has weights, so add the hook to the first
-            `fit` after `compile`.
+        projector: as in `Term`. Defaults to `"auto"`, which makes none if the loss takes sides of
+            different widths. A projector has weights, so add the hook to the first `fit` after
+            `compile`.
         source: the teacher's name. Defaults to `"teacher"`.
         probe: a batch of inputs, `(x, y)`, or a `tf.data.Dataset`, of which the first batch
             counts. Defaults to the first batch of the distiller's first `fit`.
         heat_map: the path of a PNG that is written when `fit` ends. It shows the CKA of every
             layer of the student with every layer of the teacher on the probe
             (`report.cka_heat_map`), and needs matplotlib. Defaults to `None`, which is none.
-        name: the term's name, and how its logs begin. Defaults to the paths, joined by "_".
+        name: the term's name, and the prefix of its logs. Defaults to the paths, joined by "_".
 
     Raises:
-        ValueError: before the first step: for a path that does not exist or holds no single
-            tensor, and as `Term` does.
+        ValueError: before the first step, if a path does not exist or holds no single tensor, and
+            for the reasons of `Term`.
 
     Example:
 
@@ -148,7 +148,7 @@ class FeatureHook(keras.callbacks.Callback):
         return found
 
     def _pair(self):
-        """Returns what both layers show on the probe."""
+        """Returns the values of both layers on the probe."""
         distiller, batch = self.model, self._probe()
         paths = [self.student, *([self.teacher] if self.source == "self" else [])]
         features = taps.run(distiller.student, batch.x, list(dict.fromkeys(paths)))

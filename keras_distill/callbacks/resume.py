@@ -1,4 +1,4 @@
-"""A `fit` that was killed goes on as if it had not been."""
+"""Resumes a `fit` that was killed, as if it had not been interrupted."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from keras_distill._keras import epochs, trainer
 from keras_distill._messages import say
 from keras_distill.training import checkpoints, resuming
 
-KEPT = 2  # checkpoints: where the latest is damaged the one before is taken
+KEPT = 2  # the number of checkpoints: if the latest is damaged, the one before it is used
 IN_USE = ".in-use"
-GENERATORS = ("generators", "epoch_generators")  # of a `Place`
+GENERATORS = ("generators", "epoch_generators")  # fields of a `Place`
 
 
 class Resume(keras.callbacks.Callback):
@@ -34,7 +34,8 @@ class Resume(keras.callbacks.Callback):
 
     On SIGTERM the callback saves after the current step and ends the process with the exit code
     143. On several workers it only ends the process, since the others may be in another step. After
-    the last step of an epoch on JAX it waits for the end of the epoch, its validation included.
+    the last step of an epoch on JAX it waits for the end of the epoch, its validation included. On
+    JAX with data of unknown length it waits for one more step, to see that there is one.
 
     To find its place, `fit` reads data again. It reads a `tf.data.Dataset` of known length and
     arrays for at most one epoch. It reads other data, and all data on JAX and PyTorch, from the
@@ -48,8 +49,8 @@ class Resume(keras.callbacks.Callback):
             end of each epoch. Defaults to `None`, which writes only these.
 
     Raises:
-        ValueError: for a wrong `every`. In `fit`, if all checkpoints are damaged or belong to
-            another model, or if the data come in another order.
+        ValueError: if `every` is out of range. In `fit`, if all checkpoints are damaged or belong
+            to another model, or if the data come in another order.
         RuntimeError: in `fit`, if another process trains in the folder.
         TypeError: in `fit`, if the model is not a distiller.
 
@@ -74,14 +75,15 @@ class Resume(keras.callbacks.Callback):
         self._forget(resuming.Place(0, 0))
 
     def _forget(self, place):
-        """Begins at a place, with nothing seen yet."""
+        """Sets the place where the training begins, before any batch."""
         self._place, self._metrics, self._terminated = place, None, False
+        self._pending = None  # a checkpoint that is written if another step follows
 
     # Around `fit`
 
     @contextlib.contextmanager
     def resuming(self, distiller):
-        """Holds the folder for the time of a `fit`; the value is where it begins, or `None`."""
+        """Holds the folder for the time of a `fit`; yields the place where it begins, or `None`."""
         self._writes = trainer.is_first_worker(distiller)
         with contextlib.ExitStack() as held:
             if self._writes:
@@ -104,7 +106,7 @@ class Resume(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def _listening(self):
-        """Meanwhile SIGTERM is noted, where this is the thread that hears it."""
+        """Within the block, records SIGTERM if this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -117,8 +119,7 @@ class Resume(keras.callbacks.Callback):
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-        if self._terminated:  # it came when all was done
-            raise SystemExit(128 + signal.SIGTERM)
+        self._end_if_told()  # SIGTERM came after the last step
 
     # Keras's hooks
 
@@ -143,23 +144,26 @@ class Resume(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._loaded is not None:
-            self._restore_logs()  # now the metrics are there in any case
-            if self._place.step:  # otherwise the epoch has drawn its order since
+            self._restore_logs()  # now the metrics exist in any case
+            if self._place.step:  # otherwise the epoch has drawn its order later
                 resuming.set_generators(self._place.generators)
             self._loaded = None
 
     def on_epoch_end(self, epoch, logs=None):
-        self._loaded = None
+        self._loaded = self._pending = None
 
     def on_train_batch_end(self, batch, logs=None):
         before, generators = self._place, resuming.generators()
         self._place = before._replace(step=batch + 1, generators=generators)
         due = self.every and self._place.step // self.every > before.step // self.every
+        if self._pending is not None:  # this step has followed
+            self._write(*self._pending)
+            self._end_if_told()
         if due or self._terminated:
             self._save()
 
     def on_test_begin(self, logs=None):
-        if self._distiller is not None:  # validation: Keras resets the metrics of the epoch now
+        if self._distiller is not None:  # validation: Keras now resets the metrics of the epoch
             self._metrics = resuming.arrays(self.model.variables_of_logs())
 
     def on_test_batch_end(self, batch, logs=None):
@@ -181,36 +185,46 @@ class Resume(keras.callbacks.Callback):
     # Checkpoints
 
     def _save(self):
-        """Writes a checkpoint; the process ends here if it was told to."""
-        if epochs.NEEDS_A_STEP and self._place.step and self._place.step == self.params["steps"]:
-            return  # the epoch's end is near, and there is one
+        """Writes a checkpoint, and ends the process if SIGTERM asked for it."""
+        place, steps = self._place, self.params["steps"]
+        if epochs.NEEDS_A_STEP and place.step and place.step == steps:
+            return  # the epoch ends soon, and has a checkpoint
         model, several = self.model, trainer.is_one_of_workers(self.model)
-        if not (several and self._terminated):  # reading means that all workers do
+        if not (several and self._terminated):  # all workers must take part in reading
             groups = {"variables": resuming.arrays(model.changing_variables())}
-            if self._place.step:
+            if place.step:
                 found = self._metrics
                 if found is None:
                     found = resuming.arrays(model.variables_of_logs())
                 groups["metrics"] = found
-            place = self._place
             groups |= {name: getattr(place, name) for name in GENERATORS}
-            if self._writes:
-                about = {
-                    "epoch": place.epoch, "step": place.step, "stopped": place.stopped,
-                    "first_batch": resuming.digest(model.objective.first_batch),
-                    "history": {name: [float(v) for v in values]
-                                for name, values in model.history.history.items()},
-                    "epochs": list(model.history.epoch),
-                }  # fmt: skip
-                checkpoints.write(checkpoints.path_of(self.folder, self._place), about, groups)
-                checkpoints.keep(self.folder, KEPT)
+            about = {
+                "epoch": place.epoch, "step": place.step, "stopped": place.stopped,
+                "first_batch": resuming.digest(model.objective.first_batch),
+                "history": {name: [float(v) for v in values]
+                            for name, values in model.history.history.items()},
+                "epochs": list(model.history.epoch),
+            }  # fmt: skip
+            if epochs.NEEDS_A_STEP and place.step and steps is None:
+                self._pending = place, about, groups
+                return
+            self._write(place, about, groups)
+        self._end_if_told()
+
+    def _write(self, place, about, groups):
+        self._pending = None
+        if self._writes:
+            checkpoints.write(checkpoints.path_of(self.folder, place), about, groups)
+            checkpoints.keep(self.folder, KEPT)
+
+    def _end_if_told(self):
         if self._terminated:
             raise SystemExit(128 + signal.SIGTERM)
 
     def _restore(self):
         (path, about, groups), model = self._loaded, self.model
         before, now = about["first_batch"], resuming.digest(model.objective.first_batch)
-        if self._writes and None not in (before, now) and before != now:  # others have other parts
+        if self._writes and None not in (before, now) and before != now:  # others differ
             raise ValueError(
                 "The first batch differs from that of the training to resume. Call "
                 "`keras.utils.set_random_seed` before you make the model and the data, or give "

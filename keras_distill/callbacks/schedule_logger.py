@@ -1,4 +1,4 @@
-"""Alpha, weights and temperatures as they were."""
+"""Logs the values of alpha, weights and temperatures."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""Terms from a model's deep exit to its shallow ones, for one `fit`."""
+"""Adds terms from a model's deep exit to its shallow ones, for one `fit`."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ class SelfDistillation(keras.callbacks.Callback):
 
     Each shallow exit gets the term `loss(z_deep, z_shallow)`, with no gradient for `z_deep`. The
     terms have a weight of zero until they open. They open at `start_epoch`. With a `margin` they
-    open after the first epoch, from `start_epoch - 1` on, at whose end the deep exit leads every
-    shallow one by that much. They then stay open. Nothing is traced anew. After `fit` the terms
-    are removed.
+    open later: from `start_epoch - 1` on, the first epoch counts at whose end the deep exit leads
+    every shallow one by the margin. They then stay open. Nothing is traced again. After `fit` the
+    terms are removed.
 
     Each exit's accuracy on the training data is logged as `"<exit>_accuracy"`, and
     `"self_distillation"` is the weight of the terms.
@@ -43,8 +43,8 @@ class SelfDistillation(keras.callbacks.Callback):
         accuracy: whether to log the exits' accuracies, which needs labels. Defaults to `True`.
 
     Raises:
-        ValueError: for arguments that do not fit, and after the first epoch if the logs have no
-            `monitor`.
+        ValueError: if arguments do not fit each other, or the logs have no `monitor` after the
+            first epoch.
 
     Example:
 
@@ -104,7 +104,7 @@ class SelfDistillation(keras.callbacks.Callback):
         self._weight.assign(0.0)
 
     def _keep_led(self, distiller):
-        """A number that the distiller saves; what is resumed is loaded after it is made."""
+        """Makes a number that the distiller saves; resuming loads its value later."""
         self._led = distiller.keep(f"{self.terms[0].name}_led", 0.0)
         self._led.assign(0.0)
 

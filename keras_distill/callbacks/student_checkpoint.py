@@ -1,4 +1,4 @@
-"""The best student so far, in a file of its own."""
+"""Saves the best student so far in a file of its own."""
 
 import math
 import os
@@ -23,8 +23,8 @@ class StudentCheckpoint(keras.callbacks.Callback):
     workers only the first one writes.
 
     Args:
-        filepath: ends in `.keras`, or in `.weights.h5` for weights alone; may hold `{epoch:02d}`
-            (counted from 1) and logged names such as `{val_accuracy:.3f}`.
+        filepath: a path that ends in `.keras`, or in `.weights.h5` for weights alone. It may hold
+            `{epoch:02d}` (counted from 1) and logged names such as `{val_accuracy:.3f}`.
         monitor: any name in the logs, such as a compiled metric, a term, `"val_loss"`, or the log
             of a callback before this one in the list, such as `"teacher_agreement"`. Defaults to
             `"val_loss"`.
@@ -35,7 +35,7 @@ class StudentCheckpoint(keras.callbacks.Callback):
         verbose: 1 prints what is saved and why. Defaults to 0.
 
     Raises:
-        ValueError: for another file type, an unknown mode, or a name that does not tell its mode.
+        ValueError: if the file type or the mode is unknown, or the name does not tell the mode.
 
     Example:
 

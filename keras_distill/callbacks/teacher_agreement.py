@@ -1,4 +1,4 @@
-"""How near the student is to its teacher, at each epoch's end."""
+"""Logs how near the student is to its teacher at each epoch's end."""
 
 import warnings
 from typing import Any
@@ -29,8 +29,8 @@ class TeacherAgreement(keras.callbacks.Callback):
         teacher: the teacher's path to logits. Defaults to `"output"`.
 
     Raises:
-        ValueError: before the first step, for a source, a path or data that do not fit, and for a
-            distiller with `fused_head=True`.
+        ValueError: before the first step, if the source, a path or the data do not fit, or the
+            distiller has `fused_head=True`.
 
     Example:
 
@@ -71,7 +71,7 @@ class TeacherAgreement(keras.callbacks.Callback):
                 "term to the distiller instead, whose value is logged."
             )
         for batch in self.data:
-            self._compare(Batch.unpack(batch))  # what does not fit is said before the first step
+            self._compare(Batch.unpack(batch))  # errors come before the first step
             break
 
     def on_epoch_end(self, epoch, logs=None):
@@ -112,7 +112,7 @@ class TeacherAgreement(keras.callbacks.Callback):
             labels = labels[..., 0]
         if labels is not None and labels.shape == agree.shape:
             rows += [log_t.argmax(-1) == labels, log_s.argmax(-1) == labels]
-        return [row[weights != 0] for row in rows]  # what does not count may be NaN
+        return [row[weights != 0] for row in rows]  # values without weight may be NaN
 
 
 def _log_softmax(tensor):

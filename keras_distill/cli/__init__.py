@@ -1,1 +1,1 @@
-"""The command line: one absl program a verb."""
+"""The command line: one absl program for each verb."""

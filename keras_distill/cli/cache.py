@@ -1,4 +1,4 @@
-"""`cache`: a teacher's targets on disk."""
+"""`cache`: writes a teacher's targets to disk."""
 
 from keras_distill.cli import program, quiet
 from keras_distill.cli.main import VERBS
@@ -37,7 +37,7 @@ def parser():
 
 
 def act(arguments):
-    """Writes, verifies or describes; a writing that was interrupted goes on when it is repeated."""
+    """Writes, verifies or describes a cache; to continue an interrupted call, repeat it."""
     quiet.import_keras(program.verbose())
     from keras_distill import data
 

@@ -1,4 +1,4 @@
-"""`compress`: from a teacher to the smallest student that is good enough."""
+"""`compress`: finds the smallest student of a teacher that is good enough."""
 
 from keras_distill.cli import program
 from keras_distill.cli.main import VERBS
@@ -38,7 +38,7 @@ def parser():
 
 
 def act(arguments):
-    """Compresses; an interruption leaves what `--resume` goes on with."""
+    """Compresses; `--resume` continues an interrupted run."""
     options = program.options_of(arguments)
     program.check_experiment(arguments.experiment)
     program.check_models(arguments.teacher)

@@ -1,4 +1,4 @@
-"""`export`: takes a saved student to TF Serving, phones, browsers and other runtimes."""
+"""`export`: exports a saved student to TF Serving, phones, browsers and other runtimes."""
 
 import os
 
@@ -44,7 +44,7 @@ def parser():
 
 
 def act(arguments):
-    """Writes the student for each place, and compares it there in a fresh process."""
+    """Exports the student to each format, and checks it in a fresh process."""
     file = export_inputs.model_file(arguments.model)
     labels = export_inputs.labels(arguments.labels)
     inputs, targets = export_inputs.arrays("--inputs", arguments.inputs)

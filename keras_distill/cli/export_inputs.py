@@ -1,4 +1,4 @@
-"""What `export` reads beside the student: real inputs, names of classes, and the run's data."""
+"""Reads the inputs of `export` beside the student: examples, class names, and a run's data."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ import zipfile
 from keras_distill.cli import program, quiet
 
 STUDENT = "student.keras"
-# What is known of a run's student, by the file that holds it.
+# The provenance of a run's student, by the file that holds it.
 KEPT = {
     "run.json": ("epochs", "teacher_epochs", "alpha", "seeds", "training", "options", "files"),
     "report.json": ("name", "command", "arms"),
@@ -25,7 +25,7 @@ def model_file(path):
 
 
 def arrays(flag, path):
-    """Returns `(inputs, targets)` of an `.npz` file; `(None, None)` where no file is given."""
+    """Returns `(inputs, targets)` of an `.npz` file, or `(None, None)` if no file is given."""
     if path is None:
         return None, None
     if not os.path.isfile(path):
@@ -47,7 +47,7 @@ def arrays(flag, path):
 
 
 def labels(path):
-    """Returns the names of the classes, a line each; `None` where no file is given."""
+    """Returns the names of the classes, one per line, or `None` if no file is given."""
     return None if path is None else program.lines_of("--labels", path)
 
 
@@ -61,7 +61,7 @@ def image_range(text):
 
 
 def provenance(path, model):
-    """Where the student comes from: a JSON file's object, or what the run's own files say."""
+    """Returns the student's origin: a JSON file's object, or the content of the run's files."""
     quiet.import_keras(program.verbose())
     from keras_distill import _files
     from keras_distill.experiments.run_folder import EXAMPLES
@@ -88,7 +88,7 @@ def provenance(path, model):
 
 
 def of_run(folder):
-    """`(inputs, targets)` of the validation split that a run keeps; `(None, None)` without."""
+    """Returns `(inputs, targets)` of the run's validation examples, or `(None, None)`."""
     from keras_distill.experiments.run_folder import EXAMPLES
 
     file = os.path.join(folder, EXAMPLES)

@@ -1,4 +1,4 @@
-"""`layers`: what a term can tap in a saved model."""
+"""`layers`: lists the paths that a term can tap in a saved model."""
 
 from keras_distill.cli import program
 from keras_distill.cli.main import VERBS

@@ -1,4 +1,4 @@
-"""Finds the verb and hands it the rest of the command line."""
+"""Finds the verb and passes it the rest of the command line."""
 
 import importlib
 import sys
@@ -33,7 +33,7 @@ def main(argv=None):
 
 
 def usage():
-    """Returns the verbs, one a line."""
+    """Returns the verbs, one per line."""
     lines = [f"  {verb:10}{what}" for verb, what in VERBS.items()]
     head = "usage: python -m keras_distill COMMAND [--help] ...\n\ncommands:\n"
     return head + "\n".join(lines)

@@ -1,18 +1,18 @@
-"""Tells a refusal, which is said in one line, from a bug, whose traceback is shown.
+"""Separates refusals, which become one line of output, from bugs, which show a traceback.
 
-The rule reads the traceback that Python would print, from its last line up:
+The rules read the traceback that Python would print, from its last line up:
 
 - The code of the experiment's file, or of a module beside it, is the user's. If its frame is the
   deepest of the user's and ours, the user reads the file, the line and the error.
 - If the traceback ends at a `raise` of this package, the package refused something. The user reads
   the message alone.
-- So it is where TensorFlow says that the package refused something in a function of a pipeline.
-- If the operating system refused something, to TensorFlow too, or a module is not installed, the
+- The same holds if TensorFlow reports that the package refused something in a pipeline's function.
+- If the operating system refused something, also to TensorFlow, or a module is not installed, the
   user reads that.
-- All else is a bug, ours or a library's, and keeps its traceback.
+- Everything else is a bug, ours or a library's, and keeps its traceback.
 
 So an error that Python or a library raises in our code is never taken for a refusal, whatever its
-class is, and no error needs a class of its own to be one.
+class, and a refusal needs no class of its own.
 """
 
 import errno
@@ -24,17 +24,20 @@ import traceback
 
 PACKAGE = pathlib.Path(__file__).parents[1].resolve()
 OF_THE_MACHINE = (OSError, ImportError)
-# How TensorFlow names what files and folders refuse.
+# TensorFlow's names for the errors of files and folders.
 OF_FILES = ("AlreadyExistsError", "DataLossError", "FailedPreconditionError", "NotFoundError",
             "PermissionDeniedError", "ResourceExhaustedError")  # fmt: skip
 
-# What a disk says in an error of another name: TensorFlow has OutOfRangeError for a large file.
+# Messages of disk errors with another name: for a large file TensorFlow has OutOfRangeError.
 SAID = [os.strerror(number) for number, name in errno.errorcode.items()
         if name in ("EDQUOT", "EFBIG", "EIO", "EMFILE", "ENOSPC", "EROFS", "ESTALE")]  # fmt: skip
 
+# What TensorFlow puts around the message of an operation.
+OF_AN_OPERATION = r"\{\{function_node \S+\}\} | \[Op:\w+\]( name:.*)?"
+
 
 def line(error, folder=None):
-    """Returns what to tell the user of an exception, or `None` if it is a bug.
+    """Returns the line for the user about an exception, or `None` if it is a bug.
 
     Args:
         error: the exception, with its traceback.
@@ -64,9 +67,9 @@ def _is_refusal(frames):
 
 
 def _inside(error):
-    """What the package refused in a function that TensorFlow called, `None` where it did not.
+    """Returns the package's refusal in a function that TensorFlow called, or `None`.
 
-    TensorFlow has the traceback of such a function in its own message alone.
+    Only TensorFlow's own message holds the traceback of such a function.
     """
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
@@ -88,7 +91,7 @@ def _is_of_files(error):
 
 
 def place_of_end(end, folder):
-    """Returns where the user's code has ended the process, `None` where it was not the user's.
+    """Returns where the user's code has ended the process, or `None` if other code has.
 
     Args:
         end: the `SystemExit`, with its traceback.
@@ -101,8 +104,8 @@ def place_of_end(end, folder):
 
 
 def _owner(file, folder):
-    """Whose code a file is: "package", "user" or `None` for a library's."""
-    if file.startswith("<"):  # what is no file has no folder either
+    """Returns the owner of a file: "package", "user" or `None` for a library."""
+    if file.startswith("<"):  # a name that is no file has no folder
         return None
     path = pathlib.Path(os.path.abspath(file))
     if PACKAGE in path.resolve().parents:
@@ -111,7 +114,7 @@ def _owner(file, folder):
 
 
 def _place(file, number):
-    """Returns a file and a line, as short as it can be said from here."""
+    """Returns a file and a line, in the shortest form from the working directory."""
     short = os.path.relpath(file)
     return f"{file if short.startswith('..') else short}:{number}"
 
@@ -122,8 +125,8 @@ def _said(error):
 
 
 def _text(error):
-    """Returns what an error says of itself; a user's may fail even at that."""
+    """Returns the message of an error, whose `__str__` may fail."""
     try:
-        return str(error)
-    except Exception:  # of whatever kind
+        return re.sub(OF_AN_OPERATION, "", str(error))
+    except Exception:  # of any class
         return "(its text cannot be read)"

@@ -1,4 +1,4 @@
-"""What all verbs share: parsing, and how errors end."""
+"""The parts of all verbs: parsing arguments, and handling errors."""
 
 import argparse
 import ast
@@ -19,7 +19,7 @@ from keras_distill.cli import mistakes, quiet
 
 
 class Parser(argparse_flags.ArgumentParser):
-    """An argument parser that says an error in one line."""
+    """An argument parser that prints an error in one line."""
 
     def __init__(self, verb, what, example):
         super().__init__(
@@ -31,7 +31,7 @@ class Parser(argparse_flags.ArgumentParser):
         )
 
     def parse_args(self, args=None, namespace=None):
-        """Returns the arguments; an empty one, as of an unset variable of a shell, is refused."""
+        """Returns the arguments; refuses an empty one, as from an unset variable of a shell."""
         arguments = super().parse_args(args, namespace)
         for action in self._actions:
             given = getattr(arguments, action.dest, None)
@@ -42,7 +42,7 @@ class Parser(argparse_flags.ArgumentParser):
         return arguments
 
     def _check_locale(self, texts):
-        """TensorFlow takes every path for UTF-8, and would write to another one."""
+        """Refuses paths that are no UTF-8: TensorFlow would write to another path."""
         encoding = sys.getfilesystemencoding()
         if encoding.lower() != "utf-8" and not all(text.isascii() for text in texts):
             self.error(
@@ -57,7 +57,7 @@ class Parser(argparse_flags.ArgumentParser):
 def run(parser, act, argv):
     """Runs `act(arguments)` as an absl program; returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    for stream in (sys.stdout, sys.stderr):  # of a locale that lacks some signs
+    for stream in (sys.stdout, sys.stderr):  # the locale may lack some characters
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -71,17 +71,17 @@ def run(parser, act, argv):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: as Ctrl-C, but for the exit code."""
+    """SIGTERM, handled as Ctrl-C except for the exit code."""
 
 
 def code_of(interruption):
-    """The exit code after a `KeyboardInterrupt`: 128 and the signal's number, as shells have it."""
+    """Returns the exit code after a `KeyboardInterrupt`: 128 plus the signal's number."""
     return 143 if isinstance(interruption, Terminated) else 130
 
 
 @contextlib.contextmanager
 def _terminable():
-    """Meanwhile SIGTERM is raised as `Terminated`, where this is the thread that hears it."""
+    """Raises `Terminated` at SIGTERM within the block, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -121,7 +121,7 @@ def _guarded(name, act, arguments):
 
 
 def python():
-    """This interpreter as a shell can call it: `python`, or its path where that is another one."""
+    """Returns the shell command of this interpreter: `python`, or its path."""
     found = shutil.which("python")
     if found and os.path.dirname(os.path.abspath(found)) == os.path.dirname(sys.executable):
         return "python"
@@ -130,7 +130,7 @@ def python():
 
 
 def verbose():
-    """Returns whether tracebacks, and the notes of libraries, are wanted."""
+    """Returns whether to show tracebacks and the notes of libraries."""
     return flags.FLAGS.verbosity >= 1
 
 
@@ -140,9 +140,14 @@ def _users_folder(arguments):
 
 
 def add_experiment(parser, required=True):
-    """The arguments that choose an experiment and its options."""
+    """Adds the arguments that choose an experiment and its options."""
     parser.add_argument("--experiment", required=required, metavar="FILE",
                         help="a Python file that defines `experiment(**options)`")  # fmt: skip
+    add_options(parser)
+
+
+def add_options(parser):
+    """The arguments that are options of an experiment."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="set an option of the experiment; may be repeated")  # fmt: skip
     for name, what in (("data", "a folder of data"), ("tfds", "a name in TensorFlow Datasets"),
@@ -151,7 +156,7 @@ def add_experiment(parser, required=True):
 
 
 def add_devices(parser):
-    """The arguments that choose over which devices to train."""
+    """Adds the arguments that choose the devices for training."""
     parser.add_argument("--strategy", default="none", metavar="NAME", help="the devices to train "
                         "on with TensorFlow: none, mirrored (all GPUs of this machine), "
                         "multi_worker (the machines of TF_CONFIG) or tpu (default: "
@@ -162,7 +167,7 @@ def add_devices(parser):
 
 
 def add_run(parser):
-    """The arguments that say where a run is written and what becomes of one that is there."""
+    """Adds the arguments for the folder of a run, and for an existing run in it."""
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the run")
     held = parser.add_mutually_exclusive_group()
     held.add_argument("--overwrite", action="store_true", help="delete the run in DIR first")
@@ -171,16 +176,16 @@ def add_run(parser):
 
 
 def add_teacher(parser):
-    """The argument that gives a teacher to a search."""
+    """Adds the argument for a search's teacher."""
     parser.add_argument("--teacher", metavar="FILE", help="a trained teacher, a .keras file "
                         "(default: the experiment trains one)")  # fmt: skip
 
 
 @contextlib.contextmanager
 def on_devices(arguments):
-    """Trains over the devices that the arguments choose; gives the strategy, or `None`.
+    """Applies the arguments for devices within the block; yields the strategy, or `None`.
 
-    A strategy must be made before TensorFlow runs anything. A mesh is current meanwhile.
+    A strategy must be made before TensorFlow runs anything. A mesh is current within the block.
     """
     quiet.import_keras(verbose())
     from keras_distill.experiments.devices import mesh_by_text, strategy_by_name
@@ -197,7 +202,7 @@ def given_command():
 
 
 def resumable(work, again):
-    """Runs `work()` and returns the exit code. After an interruption it says how to continue.
+    """Runs `work()` and returns the exit code. After an interruption it prints how to continue.
 
     Args:
         work: a function without arguments.
@@ -212,7 +217,7 @@ def resumable(work, again):
 
 
 def options_of(arguments):
-    """Returns the experiment's options that the arguments give."""
+    """Returns the experiment's options in the arguments."""
     options = {n: v for n in ("data", "tfds", "tsv") if (v := getattr(arguments, n)) is not None}
     for pair in arguments.set:
         key, equals, text = pair.partition("=")
@@ -233,13 +238,13 @@ def experiment_of(arguments):
 
 
 def check_experiment(path):
-    """Refuses the path of an experiment that is not there."""
+    """Raises an error if the experiment's file does not exist."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No such experiment file: {path}")
 
 
 def check_models(*paths):
-    """Refuses the path of a model that is not there; `None` is none."""
+    """Raises an error if a model's file does not exist; `None` is allowed."""
     for path in paths:
         if path is not None and not os.path.isfile(path):
             raise FileNotFoundError(f"No such model file: {path}")
@@ -258,8 +263,8 @@ def lines_of(flag, path):
     """Returns the lines of a text file that are not empty.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is empty, or no text in UTF-8.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is empty, or not text in UTF-8.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{flag} takes a file. No such file: {path}")
@@ -275,7 +280,7 @@ def lines_of(flag, path):
 
 
 def value(text):
-    """Returns a number, list or other literal of Python; what is none is text."""
+    """Returns a number, list or other Python literal; other text stays text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""Keeps off the screen what the C++ of a backend logs while it is imported."""
+"""Hides the C++ logs of a backend during its import."""
 
 import contextlib
 import os
@@ -29,13 +29,13 @@ def import_keras(verbose=False):
 
 
 def filtered(verbose=False):
-    """Returns a block in which the lines of C++ are held back from stderr, unless `verbose`."""
+    """Returns a context that holds back lines of C++ from stderr, unless `verbose`."""
     return contextlib.nullcontext() if verbose else _filtered_stderr()
 
 
 @contextlib.contextmanager
 def _filtered_stderr():
-    """Holds back what is written to stderr, then writes it without the noise."""
+    """Holds back stderr, then writes it without the C++ lines."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         screen = os.dup(2)

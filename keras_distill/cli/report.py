@@ -1,4 +1,4 @@
-"""`report`: compares what runs trained and exported, on one page."""
+"""`report`: compares the models that runs trained and exported, on one page."""
 
 import os
 
@@ -32,7 +32,7 @@ def parser():
 
 
 def act(arguments):
-    """Measures every run and writes one page of all."""
+    """Measures every run and writes one page for all."""
     runs = [os.path.normpath(run) for run in arguments.runs]
     for run in runs:
         if not os.path.isdir(run):
@@ -43,13 +43,14 @@ def act(arguments):
             "into the folders of the runs."
         )
     quiet.import_keras(program.verbose())
-    from keras_distill import report
+    from keras_distill import _files, report
     from keras_distill.report.comparison import checked_paths
     from keras_distill.report.page import check_plots
 
     out = arguments.out or os.path.join(runs[0], "comparison.html")
     checked_paths(out)
     check_plots()
+    _files.check_writable(os.path.dirname(out) or ".")
     from keras_distill.cli import report_inputs
 
     experiment = program.experiment_of(arguments) if arguments.experiment else None

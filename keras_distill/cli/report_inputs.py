@@ -1,4 +1,4 @@
-"""What `report` reads from a run's folder: its models, its data, and where both come from."""
+"""Reads the inputs of `report` from a run's folder: its models, its data, and their origin."""
 
 import os
 import pathlib
@@ -13,15 +13,15 @@ from keras_distill.experiments.run_folder import OWNER, RUN, RunFolder
 from keras_distill.report import exports
 from keras_distill.report.recorded import recorded
 
-RESULTS = "results.json"  # of a run of any task
+RESULTS = "results.json"  # the results of a run of any task
 BATCH = 32
 
 
 def run_of(path):
-    """The folder with the trained models: the run's, or the comparison's at the end of `compress`.
+    """Returns the folder with the trained models: the run's, or that of `compress`'s comparison.
 
     Raises:
-        FileNotFoundError: there is no run of `train` or `compress`, or it is not finished.
+        FileNotFoundError: if there is no run of `train` or `compress`, or it is not finished.
     """
     for folder in (pathlib.Path(path) / "final", pathlib.Path(path)):
         if (folder / RUN).is_file():
@@ -37,7 +37,7 @@ def run_of(path):
 
 
 def names_in(run):
-    """`{(arm, seed): the name of its files}` of all that a run trains."""
+    """Returns `{(arm, seed): the name of its files}` of everything that a run trains."""
     seeds = _files.read_json(run.path / RUN, {"seeds": list})["seeds"]
     return {("teacher", None): "teacher"} | {
         (arm, seed): f"{arm}-{seed}" for arm in ARMS for seed in seeds
@@ -45,11 +45,10 @@ def names_in(run):
 
 
 def measured_itself(path):
-    """What a run of any task (`experiments.Runner`) measured, a `Comparison`; `None` for another.
-    """
+    """Returns the `Comparison` of a run with measures of its own, or `None` for other runs."""
     folder = pathlib.Path(path)
     run = RunFolder(folder)
-    results = _files.read_json(folder / RESULTS) if (folder / RESULTS).is_file() else None
+    results = _files.read_json(folder / RESULTS, {"arms": dict, "seeds": list})
     if results is None:
         return None
     sizes, histories = {}, {}
@@ -64,7 +63,7 @@ def measured_itself(path):
 
 
 def _history(record):
-    """Returns the curves in what is known of a training: the record itself, or its history."""
+    """Returns the curves in a training record: the record itself, or its history."""
     found = record.get("history", record)
     return {key: values for key, values in found.items() if _is_curve(values)}
 
@@ -77,7 +76,7 @@ def _is_curve(values):
 
 
 def name_of(folder):
-    """Returns what the run is called."""
+    """Returns the name of a run."""
     return str(_files.read_json(folder / RUN, {}).get("name", folder.name))
 
 
@@ -108,10 +107,10 @@ def _first(models, histories, chosen):
 
 
 def data_of(folder, experiment, split):
-    """`(batches, what they are)`: a split of the experiment, or the examples that the run keeps.
+    """Returns `(batches, their description)`: a split of the experiment, or the run's examples.
 
     Raises:
-        FileNotFoundError: there is neither.
+        FileNotFoundError: if there is neither.
     """
     if experiment is not None:
         return experiment.data(split), f"the {split} split of the experiment {experiment.name!r}"
@@ -130,17 +129,17 @@ def data_of(folder, experiment, split):
 
 
 def exported(path):
-    """Returns the paths of what a run exported from the distilled student."""
+    """Returns the paths of the exports of the distilled student in a run."""
     root = pathlib.Path(path)
     found = _files.read_json(root / "compress.json", {"answer": dict}) or {"answer": {}}
-    alone = found["answer"].get("arm") == "alone"  # another student lies in `exported`
+    alone = found["answer"].get("arm") == "alone"  # `exported` holds another student
     places = [root / "serving", root / "final" / "serving"]
     places += [] if alone else [root / "exported"]
     return [each for place in places for each in exports.found_in(place)]
 
 
 def provenance(folder, data):
-    """Returns where the models of a run come from: its command, settings, seeds and files."""
+    """Returns the origin of a run's models: its command, settings, seeds and files."""
     settings = _files.read_json(folder / RUN, {})
     fields = {"command": str, "seconds": (int, float)}
     known = _files.read_json(folder / "report.json", fields) or {"command": None, "seconds": 0}

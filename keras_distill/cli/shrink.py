@@ -1,10 +1,12 @@
 """`shrink`: cuts a student from a saved teacher."""
 
+import math
 import os
 
-from keras_distill.cli import program
+from keras_distill.cli import export_inputs, program
 from keras_distill.cli.main import VERBS
 
+BATCH = 32
 EXAMPLE = "python -m keras_distill shrink --model=teacher.keras --layers=0,2,4 --out=student.keras"
 
 
@@ -19,29 +21,45 @@ def parser():
     )
     parser.add_argument("--depth", type=int, metavar="N",
                         help="keep N blocks, evenly spaced from first to last")  # fmt: skip
-    parser.add_argument(
-        "--width", metavar="N", help="the new hidden size, or a share of the old one such as 0.5"
-    )
+    for name, what in (("width", "the new hidden size, or a share of the old one such as 0.5"),
+                       ("heads", "the new number of attention heads, or a share (default: as many "
+                        "as --width leaves)"),
+                       ("feed-forward", "the new inner size of the feed-forward layers, or a share "
+                        "(default: what --width leaves)")):  # fmt: skip
+        parser.add_argument(f"--{name}", metavar="N", help=what)
+    parser.add_argument("--importance", metavar="FILE", help="keep the units that matter most on "
+                        "data: an .npz file of the teacher's inputs, or an experiment's .py file "
+                        "for its training split (default: keep the first units)")  # fmt: skip
+    parser.add_argument("--measure", default="activation", metavar="NAME",
+                        help="how --importance is measured: activation (the size of what a unit "
+                        "hands on) or taylor (what the experiment's loss would lose without it) "
+                        "(default: activation)")  # fmt: skip
     parser.add_argument("--vocabulary", metavar="N|FILE",
                         help="keep the first N tokens, or the token ids in FILE")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an existing student")
+    program.add_options(parser)
     return parser
 
 
 def act(arguments):
-    """Writes the student, and says how much smaller it is."""
+    """Writes the student, and prints how much smaller it is."""
     asked = {
         "layers": _whole_numbers("layers", arguments.layers),
         "every": arguments.every,
         "depth": arguments.depth,
-        "width": _width(arguments.width),
+        "width": _size("width", arguments.width),
+        "heads": _size("heads", arguments.heads),
+        "feed_forward": _size("feed-forward", arguments.feed_forward),
         "vocabulary": _vocabulary(arguments.vocabulary),
     }
     _check_out(arguments)
+    _check_importance(arguments, asked)
+    program.check_models(arguments.model)
+    importance = _importance(arguments)  # an experiment may register the model's classes
     teacher = program.model_of(arguments.model)
     from keras_distill import _files, models
 
-    student = models.shrink(teacher, **asked)
+    student = models.shrink(teacher, **asked, **importance)
     with _files.whole(arguments.out) as part:
         student.save(part)
     small, large = student.count_params(), teacher.count_params()
@@ -67,11 +85,66 @@ def _whole_numbers(flag, text):
         raise ValueError(f"--{flag} takes whole numbers, as in 0,2,4. Received: {text}") from None
 
 
-def _width(text):
+def _size(flag, text):
     try:
-        return None if text is None else (int(text) if text.isdigit() else float(text))
+        found = None if text is None else (int(text) if text.isdigit() else float(text))
     except ValueError:
-        raise ValueError(f"--width takes a number such as 384 or 0.5. Received: {text}") from None
+        found = math.nan
+    if found is not None and not 0 < found < math.inf:
+        raise ValueError(f"--{flag} takes a number such as 384 or 0.5. Received: {text}")
+    return found
+
+
+def _check_importance(arguments, asked):
+    """Refuses what cannot be measured, before anything is read."""
+    path, measure = arguments.importance, arguments.measure
+    if measure not in ("activation", "taylor"):
+        raise ValueError(f"--measure takes activation or taylor. Received: {measure}")
+    if path is None:
+        if measure != "activation":
+            raise ValueError("--measure needs data. Add --importance=FILE.")
+        return
+    if all(asked[each] is None for each in ("width", "heads", "feed_forward")):
+        raise ValueError(
+            "--importance chooses units, so it needs a width. Add --width, --heads or "
+            "--feed-forward."
+        )
+    if not path.endswith((".npz", ".py")):
+        raise ValueError(
+            f"--importance takes an .npz file or an experiment's .py file. Received: {path}"
+        )
+    if measure == "taylor" and path.endswith(".npz"):
+        raise ValueError(
+            "--measure=taylor needs labels and a loss, which only an experiment has. Give "
+            f"--importance=EXPERIMENT.py. Received: {path}"
+        )
+
+
+def _importance(arguments):
+    """The arguments of `models.shrink` that say what units are worth."""
+    path, measure = arguments.importance, arguments.measure
+    if path is None:
+        return {}
+    if path.endswith(".npz"):
+        inputs, _ = export_inputs.arrays("--importance", path)
+        return {"importance": _batches(inputs), "measure": measure}
+    arguments.experiment = path  # so that an error in the user's file names its line
+    experiment = program.experiment_of(arguments)
+    return {"importance": experiment.data("train"), "measure": measure, "loss": experiment.loss}
+
+
+def _batches(inputs):
+    """Batches of arrays, or of dicts of arrays of as many rows."""
+    arrays = inputs if isinstance(inputs, dict) else {"inputs": inputs}
+    rows = {len(each) if each.ndim else 0 for each in arrays.values()}
+    if len(rows) != 1 or 0 in rows:
+        raise ValueError(
+            "--importance takes arrays with the same number of rows, at least one. Received: "
+            f"{', '.join(f'{name} {each.shape}' for name, each in arrays.items()) or 'no array'}"
+        )
+    found = [{name: each[start : start + BATCH] for name, each in arrays.items()}
+             for start in range(0, rows.pop(), BATCH)]  # fmt: skip
+    return found if isinstance(inputs, dict) else [each["inputs"] for each in found]
 
 
 def _vocabulary(text):

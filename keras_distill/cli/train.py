@@ -21,7 +21,7 @@ def parser():
 
 
 def act(arguments):
-    """Runs the experiment; an interruption leaves a run that can be resumed."""
+    """Runs the experiment; an interrupted run can be resumed."""
     quiet.import_keras(program.verbose())
     from keras_distill.experiments.run_folder import RUN
 
@@ -57,7 +57,7 @@ def command(arguments):
 
 
 def next_commands(arguments):
-    """Three commands to try after a finished run, each by what it does."""
+    """Returns three commands to try after a finished run, each with its purpose."""
     out, given = os.path.normpath(arguments.out), _given(arguments)
     teacher = f"--teacher={os.path.join(out, 'teacher.keras')}"
     found = {

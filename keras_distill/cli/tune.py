@@ -36,7 +36,7 @@ def parser():
 
 
 def act(arguments):
-    """Searches; an interruption leaves what `--resume` goes on with."""
+    """Searches; `--resume` continues an interrupted run."""
     sweep = dict(_values(pair) for pair in arguments.sweep)
     options = program.options_of(arguments)
     program.check_experiment(arguments.experiment)

@@ -2,7 +2,7 @@
 
 import importlib
 
-# Loaded when first used: caches need TensorFlow, whose tf.data reads them, on every backend.
+# Loaded when first used: caches need TensorFlow on every backend, since its tf.data reads them.
 _PLACES = {
     "OnPolicy": "on_policy",
     "TargetsOnDisk": "targets_on_disk",

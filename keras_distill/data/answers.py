@@ -13,7 +13,7 @@ from keras_distill import _files
 from keras_distill.data.fingerprints import digest, fingerprints_of
 from keras_distill.data.sampling import Sampler
 
-UNFINISHED = ".unfinished"  # ends the name that a later run looks for and goes on with
+UNFINISHED = ".unfinished"  # ends the name of a file that a later run continues
 ROW = {"prompt": str, "answer": str, "finished": bool}
 
 
@@ -55,9 +55,9 @@ def generate(
         not finished if it was cut at `max_length`.
 
     Raises:
-        TypeError: for a teacher that does not generate from strings.
-        ValueError: for a file of another teacher, other prompts or settings; for settings out of
-            range.
+        TypeError: if the teacher does not generate from strings.
+        ValueError: if the file belongs to another teacher, other prompts or other settings, or if a
+            setting is out of range.
 
     Example:
 
@@ -86,7 +86,7 @@ def generate(
 
 
 def strings(texts):
-    """Returns a list of the strings in a list, an array or a dataset (the first of its tuples)."""
+    """Returns a list of the strings in a list, an array or a dataset (first entries)."""
     if hasattr(texts, "as_numpy_iterator"):
         rows = texts.as_numpy_iterator()
         texts = [each for row in rows for each in np.ravel(row[0] if type(row) is tuple else row)]
@@ -115,7 +115,7 @@ def _write(sampler, prompts, file, header, verbose):
 
 
 def _resumed(part, header):
-    """How many prompts an earlier run has answered in whole batches; the rest is cut off."""
+    """Returns how many prompts an earlier run has answered in whole batches; cuts off the rest."""
     lines = _whole_lines(part) if part.exists() else []
     if not lines:
         _files.write(part, _line(header))
@@ -157,14 +157,14 @@ def _columns(rows):
 
 
 def _row(file, line, fields=None):
-    """Returns what one line of a file holds."""
+    """Returns the content of one line of a file."""
     row = _files.parsed(file, line)
     _files.check_fields(file, row, fields or {})
     return row
 
 
 def _line(row):
-    return json.dumps(row) + "\n"  # ASCII: an answer holds no line's end
+    return json.dumps(row) + "\n"  # in ASCII, an answer holds no line break
 
 
 def _words(task):

@@ -1,11 +1,11 @@
-"""Pipelines whose iterators end at once."""
+"""Turns off tf.data's autotuning, so that iterators end at once."""
 
 import sys
 from typing import Any
 
 
 def without_autotune(dataset: Any) -> Any:
-    """Returns a dataset without tf.data's autotuning, unless its options say whether to have it.
+    """Returns a dataset without tf.data's autotuning, unless its options set autotuning.
 
     When an iterator ends, TensorFlow often misses the call that wakes its tuner. It then waits as
     long again as the iterator lived, up to a minute. So an epoch, each validation and each
@@ -30,7 +30,7 @@ def without_autotune(dataset: Any) -> Any:
     distiller.fit(data.without_autotune(dataset))
     ```
     """
-    tf = sys.modules.get("tensorflow")  # which whoever made a dataset has imported
+    tf = sys.modules.get("tensorflow")  # whoever made a dataset has imported it
     if tf is None or not isinstance(dataset, tf.data.Dataset):
         return dataset
     if dataset.options().autotune.enabled is not None:

@@ -1,4 +1,4 @@
-"""What users hand over as data, as a `tf.data.Dataset` of batches."""
+"""Makes a `tf.data.Dataset` of batches from the data that users give."""
 
 import keras
 import numpy as np
@@ -6,19 +6,19 @@ import numpy as np
 from keras_distill._backend import tensorflow
 from keras_distill.batch import Supervision
 
-SIZE = 32  # examples a batch where arrays are given, as in Keras
+SIZE = 32  # examples per batch if arrays are given, as in Keras
 
 
 def as_dataset(data):
-    """Batches of arrays, lists, pandas columns or structures of them; a dataset passes as it is.
+    """Returns batches of arrays, lists, pandas columns or structures of them; a dataset as it is.
 
     Args:
-        data: a `tf.data.Dataset` of batches; or `x`, `(x, y)` or `(x, y, sample_weight)` of
-            arrays, whose first axis counts the examples.
+        data: a `tf.data.Dataset` of batches; or `x`, `(x, y)` or `(x, y, sample_weight)` of arrays
+            whose first axis counts the examples.
 
     Raises:
-        TypeError: the data are of another kind.
-        ValueError: the arrays differ in length.
+        TypeError: if the data are of another kind.
+        ValueError: if the arrays differ in length.
     """
     tf = tensorflow("A cache of targets")
     if isinstance(data, tf.data.Dataset):
@@ -39,14 +39,14 @@ def as_dataset(data):
 
 
 def _arrays(data):
-    """One array, or a structure of arrays: a list of samples is one array, of arrays several."""
+    """Converts samples to arrays: a list of samples is one array, a list of arrays is several."""
     if isinstance(data, Supervision):
         return Supervision(_arrays(data.labels), _arrays(data.targets))
     if isinstance(data, dict):
         return {name: _arrays(part) for name, part in data.items()}
     if isinstance(data, (list, tuple)) and len(data) and np.ndim(data[0]) > 0:
         return tuple(map(_arrays, data))
-    if hasattr(data, "to_numpy"):  # pandas: a column of numbers is (batch, 1), as in Keras
+    if hasattr(data, "to_numpy"):  # pandas: as in Keras, a column of numbers becomes (batch, 1)
         column = data.to_numpy()
         return column[:, None] if column.ndim == 1 and column.dtype != object else column
     return data if data is None or hasattr(data, "shape") else np.asarray(data)

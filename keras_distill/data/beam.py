@@ -1,4 +1,4 @@
-"""Writes a cache by an Apache Beam pipeline: the parts of `write_targets`, on as many workers."""
+"""Writes a cache by an Apache Beam pipeline: runs the parts of `write_targets` on many workers."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ def write_targets_with_beam(
     tried again, it continues after its last complete shard.
 
     Args:
-        teacher: a function without arguments that makes or loads the teacher, on each worker; or
-            the path of a `.keras` file that each worker can read.
+        teacher: a function without arguments that makes or loads the teacher on each worker, or the
+            path of a `.keras` file that each worker can read.
         dataset: a function `(part, parts)` that returns the batches of one part.
         path: the folder to write, which all workers can reach, such as "gs://bucket/targets".
         parts: how many parts there are.
@@ -25,9 +25,9 @@ def write_targets_with_beam(
         The open `TargetsOnDisk`.
 
     Raises:
-        ImportError: Apache Beam is not installed. Run `pip install "keras-distill[beam]"`.
-        TypeError: `dataset` is not a function.
-        ValueError: as `write_targets` does.
+        ImportError: if Apache Beam is not installed. Run `pip install "keras-distill[beam]"`.
+        TypeError: if `dataset` is not a function.
+        ValueError: for the same reasons as `write_targets`.
 
     Example:
 
@@ -67,7 +67,7 @@ def write_targets_with_beam(
 
 
 def _write_part(part, parts, teacher, dataset, path, arguments):
-    """Runs on a worker, which imports what it needs."""
+    """Writes one part on a worker, which imports what it needs."""
     import keras
 
     from keras_distill.data.target_cache import write_targets

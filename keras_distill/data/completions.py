@@ -1,11 +1,11 @@
-"""Prompts with their answers as training data, weighed on the answers alone."""
+"""Makes training data from prompts and answers, with weights on the answers alone."""
 
 from typing import Any
 
 import keras
 import numpy as np
 
-AT_ONCE = 1024  # texts: a tokenizer of KerasHub holds some 300 kB for each while it works
+AT_ONCE = 1024  # texts: while it works, a tokenizer of KerasHub holds some 300 kB for each
 
 
 def completion_only(task: keras.Model, prompts: Any, answers: Any, finished: Any = None) -> tuple:
@@ -16,17 +16,17 @@ def completion_only(task: keras.Model, prompts: Any, answers: Any, finished: Any
 
     Args:
         task: a KerasHub `CausalLM` or `Seq2SeqLM`, whose preprocessor makes the tokens.
-        prompts: strings, N of them; a `Seq2SeqLM`'s encoder's.
-        answers: strings, N of them.
-        finished: N booleans. An answer that is not finished gets no end token. Defaults to
-            `None`: all are finished.
+        prompts: N strings. For a `Seq2SeqLM` they are the encoder's texts.
+        answers: N strings.
+        finished: N booleans. An answer that is not finished gets no end token. Defaults to `None`:
+            all are finished.
 
     Returns:
-        Inputs, ids (N, length) of the token that follows each token, and booleans (N, length),
-        which are true where that token belongs to an answer.
+        Inputs; ids (N, length) of the token that follows each token; and booleans (N, length) that
+        are true if this next token belongs to an answer.
 
     Raises:
-        ValueError: the lists differ in length.
+        ValueError: if the lists differ in length.
 
     Example:
 
@@ -68,10 +68,10 @@ def _of_causal(preprocessor, prompts, answers, finished):
 def _of_decoder(preprocessor, prompts, answers, finished):
     texts = {"encoder_text": [*prompts, ""], "decoder_text": [*answers, ""]}
     x, y, weight = keras.tree.map_structure(np.array, preprocessor(texts))
-    special = weight[-1].sum()  # tokens of an answer without text
+    special = weight[-1].sum()  # the tokens of an answer without text
     x, y, weight = keras.tree.map_structure(lambda rows: rows[:-1], (x, y, weight))
     said = np.array([len(answer) for answer in _tokens(preprocessor, answers)], int)
-    ends = finished & (weight.sum(1) == said + special)  # KerasHub ends what it cuts, too
+    ends = finished & (weight.sum(1) == said + special)  # KerasHub also ends texts that it cuts
     last = weight & ~np.pad(weight[:, 1:], [(0, 0), (0, 1)])
     return x, y, weight & ~(last & ~ends[:, None])
 

@@ -1,7 +1,7 @@
-"""Digests of what made a cache: models by weights and config, all else by a name that users give.
+"""Digests of what made a cache: models by weights and config, others by names that users give.
 
-A digest changes when a model would answer otherwise, and is the same in every process and under
-every version of Python. Nothing is called and no code is looked at to find it.
+A digest changes if a model would answer otherwise. It is the same in every process and under every
+version of Python. To find it, nothing is called and no code is read.
 """
 
 import hashlib
@@ -17,23 +17,23 @@ from keras_distill.teachers import Teacher
 
 
 def fingerprints_of(value, names=None, place="value"):
-    """Returns a digest, or a dict of them, that changes when `value` would compute something else.
+    """Returns a digest, or a dict of them, that changes if `value` computes another result.
 
-    Weights count by their bytes, layers by their config without the numbers that Keras adds to
-    names, tokenizers by their vocabulary too, objects with a `get_config` by it, a teacher by its
-    public attributes, and functions of a SavedModel by their operations, constants and variables.
-    Arrays and tensors count by their bytes. Numbers, strings, lists and dicts of them stand for
-    themselves.
+    The digest covers the bytes of weights, the config of layers without the numbers that Keras adds
+    to names, the vocabulary of tokenizers, the config of objects with a `get_config`, the public
+    attributes of a teacher, and the operations, constants and variables of a SavedModel's
+    functions. It also covers the bytes of arrays and tensors. Numbers, strings, lists and dicts of
+    them are taken as they are.
 
     Args:
-        value: what took part in making a cache.
-        names: `{place: name}`. The string stands for what is at that place, which is not looked
-            at. Defaults to `None`: there are no such names.
-        place: where `value` is, such as "teacher.preprocess"; parts of it add theirs.
+        value: an object that took part in making a cache.
+        names: `{place: name}`. The string replaces what is at that place, which is not read.
+            Defaults to `None`: there are no such names.
+        place: the place of `value`, such as "teacher.preprocess". Its parts append their own.
 
     Raises:
-        ValueError: there is a function, or another object without a fingerprint, and no name
-            for it.
+        ValueError: if there is a function, or another object without a fingerprint, and no name for
+            it.
     """
     names = names or {}
     if place in names:
@@ -47,7 +47,7 @@ def fingerprints_of(value, names=None, place="value"):
 
 
 def digest(text):
-    """16 hexadecimal digits that stand for a text or bytes."""
+    """Returns 16 hexadecimal digits for a text or bytes."""
     data = text if isinstance(text, bytes) else text.encode()
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
@@ -70,7 +70,7 @@ def _of_dict(values, of):
 
 
 def _of_teacher(teacher, of):
-    """Private attributes do not count, nor the view of raw text, which is of one student."""
+    """Private attributes do not count, nor the view of raw text, which belongs to one student."""
     parts = {name: of(part, name) for name, part in vars(teacher).items()
              if name[0] != "_" and name != "view"}  # fmt: skip
     return {"class": type(teacher).__name__, **parts}
@@ -105,7 +105,7 @@ def _numberless(config, of):
 def _weights(layer):
     found = hashlib.blake2b(digest_size=8)
     for weight in layer.weights:
-        if "seed_generator" not in weight.path:  # a dropout's, which inference does not read
+        if "seed_generator" not in weight.path:  # inference does not read a dropout's seed
             _update(found, keras.ops.convert_to_numpy(weight))
     return found.hexdigest()
 
@@ -116,7 +116,7 @@ def _update(found, array):
 
 
 def _words(layer):
-    """What the config of a KerasHub tokenizer, or of a lookup layer, does not tell."""
+    """Returns the vocabulary that the config of a KerasHub tokenizer or lookup layer lacks."""
     if hasattr(layer, "get_vocabulary"):
         yield list(layer.get_vocabulary())
         for name in ("merges", "proto"):
@@ -134,7 +134,7 @@ def _of_array(value, of):
 
 
 def _of_graph(function, of):
-    """Returns a function of a SavedModel; names in it differ from one loading to the next."""
+    """Returns a function of a SavedModel without its names, which differ at each loading."""
     graph = function.graph.as_graph_def()
     bodies = [graph.node, *(inner.node_def for inner in graph.library.function)]
     ops = sorted(digest(json.dumps([_of_op(node) for node in nodes])) for nodes in bodies)
@@ -149,7 +149,7 @@ def _has_config(value):
     return hasattr(value, "get_config") and not isinstance(value, type)
 
 
-# The first that fits. A SavedModel's functions are known by what only they have.
+# The first match counts. A SavedModel's functions are recognized by attributes that only they have.
 KINDS = (
     (lambda value: isinstance(value, (list, tuple)), _of_list),
     (lambda value: isinstance(value, abc.Mapping), _of_dict),

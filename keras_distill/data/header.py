@@ -1,4 +1,4 @@
-"""What a cache's header says: what its targets are, and what made them."""
+"""The header of a cache: what its targets are, and what made them."""
 
 import warnings
 
@@ -22,8 +22,8 @@ FIELDS = {
 def expected(dataset, keys, fingerprints, teacher=None):
     """Returns the part of a header that a dataset and its reader know.
 
-    A string that `fingerprints` has for "teacher", "key" or "augment", or for a part of these
-    such as "teacher.preprocess", stands for what is there, which is not looked at.
+    A string in `fingerprints` for "teacher", "key", "augment" or a part of these, such as
+    "teacher.preprocess", replaces what is there, which is not read.
     """
     x = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
     shapes = [[leaf.dtype.name, list(leaf.shape[1:])] for leaf in tf.nest.flatten(x)]
@@ -43,7 +43,7 @@ def expected(dataset, keys, fingerprints, teacher=None):
 
 
 def made(live, dataset, keys, parts, fingerprints):
-    """Returns the header of a cache that `live` targets will fill."""
+    """Returns the header of a cache that the targets of `live` will fill."""
     header = expected(dataset, keys, fingerprints, live.teacher)
     return _files.plain({
         "format": FORMAT, "parts": parts, **header, "versions": versions(),
@@ -52,7 +52,7 @@ def made(live, dataset, keys, parts, fingerprints):
 
 
 def versions():
-    """Returns what computes here."""
+    """Returns the versions of the packages that compute here."""
     return {
         "keras_distill": __version__,
         "keras": keras.version(),
@@ -61,7 +61,7 @@ def versions():
 
 
 def warn_of_versions(path, header):
-    """Says where another Keras or TensorFlow computed the targets than would now."""
+    """Warns if another Keras or TensorFlow computed the targets than the present one."""
     there, here = ({name: found.get(name) for name in ("keras", "tensorflow")}
                    for found in (header["versions"], versions()))  # fmt: skip
     if found := _files.differences(there, here):
@@ -73,7 +73,7 @@ def warn_of_versions(path, header):
 
 
 def refuse_another(path, header):
-    """Refuses a folder that holds a cache with another header."""
+    """Raises an error for a folder with a cache that has another header."""
     there = _files.read_json(shards.join(path, shards.HEADER), FIELDS)
     if there is not None and (found := _files.differences(there, header)):
         raise ValueError(

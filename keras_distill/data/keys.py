@@ -1,4 +1,4 @@
-"""What a row is known by: a key column, or a hash of the input."""
+"""The key of a row: a key column, or a hash of the input."""
 
 import keras
 
@@ -8,15 +8,14 @@ tf = tensorflow("A cache of targets")
 
 
 class Keys:
-    """Takes a batch's keys, in the graph of the input pipeline.
+    """Computes a batch's keys, in the graph of the input pipeline.
 
     Args:
         key: `None` for a hash of the inputs; the name of an entry in a dict of inputs, which is
-            taken out of what models see; or a function of `(x, y)` that returns (batch,) integers
-            or strings.
+            removed for models; or a function of `(x, y)` that returns (batch,) integers or strings.
         views: the stored views of each example.
         augment: a function `(example, seed)` that makes a view of one example without the batch
-            axis from a seed (2,), the same for the same seed.
+            axis. The same seed (2,) gives the same view.
     """
 
     def __init__(self, key=None, views=1, augment=None):
@@ -32,8 +31,8 @@ class Keys:
     def __call__(self, data, view):
         """Returns `(x, y, sample_weight, keys, hashes)` of a batch.
 
-        `view` is the number of the stored view, for all examples or each. The hashes are of the
-        inputs as a model sees them.
+        `view` is the number of the stored view, one for all examples or one for each. The hashes
+        are of the inputs that a model sees.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, keys = self._taken(x, y)

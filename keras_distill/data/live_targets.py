@@ -1,4 +1,4 @@
-"""A teacher that is run to be written down, or compared with what was."""
+"""Runs a teacher on batches, to write its targets or to compare them with written ones."""
 
 import keras
 import numpy as np
@@ -13,10 +13,10 @@ from keras_distill.teachers import ModelTeacher, Teacher
 
 
 class LiveTargets:
-    """Runs a teacher on batches, and takes of each path what its form keeps.
+    """Runs a teacher on batches, and keeps of each path what its form keeps.
 
-    Of an output that ends in a softmax the logits are taken. The batches come from tf.data, and
-    the teacher runs on the backend: in a graph on TensorFlow, op by op elsewhere.
+    If an output ends in a softmax, the logits are taken. The batches come from tf.data. The teacher
+    runs on the backend, in a graph on TensorFlow and op by op on others.
     """
 
     def __init__(self, teacher, paths):
@@ -36,7 +36,7 @@ class LiveTargets:
         return reader_of(self.teacher, keras.utils.unpack_x_y_sample_weight(spec)[0])
 
     def raw(self, x, y, sample_weight):
-        """Returns `{path: tensor}` of a batch, of which no form has taken anything."""
+        """Returns `{path: tensor}` of a batch, before a form selects anything."""
         return self._targets(*_on_backend((x, y, sample_weight)))
 
     def _asked(self, x, y, sample_weight):
@@ -53,7 +53,9 @@ class LiveTargets:
     def decide(self, batch, top_k, temperature, dtype):
         """Chooses a form for each path by the targets of a first batch."""
         self.teacher.examine(Batch(*_on_backend(batch), None), self.paths)
-        for path, value in self.raw(*batch).items():
+        # Eagerly: the first answer of a function tells whether it can be traced.
+        asked = self._asked if _backend.NAME == "tensorflow" else self._targets
+        for path, value in asked(*_on_backend(batch)).items():
             if top_k is not None and _is_output(path, self.teacher):
                 _check_top_k(path, value, top_k)
                 self.forms[path] = records.Top(
@@ -65,7 +67,7 @@ class LiveTargets:
         self.use(self.forms)
 
     def use(self, forms):
-        """Takes what other targets were kept as."""
+        """Uses the forms in which other targets were kept."""
         self.forms = forms
 
         def taken(*batch):
@@ -106,7 +108,7 @@ def _in_a_graph(function):
 
 
 def _on_backend(structure):
-    """A batch of tf.data as the backend's tensors; strings, which only TensorFlow has, stay."""
+    """Converts a batch of tf.data to the backend's tensors; strings stay TensorFlow's."""
     if _backend.NAME == "tensorflow":
         return structure
 

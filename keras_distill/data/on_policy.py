@@ -1,4 +1,4 @@
-"""Batches of prompts with the student's own answers, made while it is trained."""
+"""Batches of prompts with the student's own answers, which it generates during training."""
 
 from typing import Any
 
@@ -40,8 +40,8 @@ class OnPolicy(keras.utils.PyDataset):
         own: booleans, one for each batch of this epoch: whether the student answers.
 
     Raises:
-        TypeError: the student does not generate from strings.
-        ValueError: the share is out of range, answers are missing, or there are fewer prompts
+        TypeError: if the student does not generate from strings.
+        ValueError: if the share is out of range, answers are missing, or there are fewer prompts
             than a batch holds.
 
     Example:
@@ -100,7 +100,7 @@ class OnPolicy(keras.utils.PyDataset):
         self.begin(self.epoch + 1)
 
     def begin(self, epoch):
-        """Draws an epoch's batches, the same for the same number."""
+        """Draws an epoch's batches; the same number gives the same batches."""
         self.epoch, draw = epoch, np.random.default_rng([self.seed, epoch])
         self.order = draw.permutation(len(self.prompts))
         self.own = draw.permutation(len(self)) < round(self.share * len(self))

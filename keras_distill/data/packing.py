@@ -1,8 +1,8 @@
-"""Class ids and log-probabilities in few bytes: written with NumPy, read back in a graph.
+"""Packs class ids and log-probabilities into few bytes: NumPy writes them, a graph reads them.
 
-Ids of a fixed width are split into whole bytes and the bits above them. Sorted ids are gap-coded
-as Elias and Fano do: the low bits as they are, the high ones as a unary code of their gaps, which
-bounds the size of a row beforehand.
+Ids of a fixed width are split into whole bytes and the bits above them. Sorted ids are gap-coded as
+by Elias and Fano: the low bits are stored as they are, the high ones as a unary code of their gaps.
+This bounds the size of a row beforehand.
 """
 
 import numpy as np
@@ -11,11 +11,11 @@ from keras_distill._backend import tensorflow
 
 tf = tensorflow("A cache of targets")
 
-EXTRA = (0, 1, 2, 4, 8)  # bits that fill a byte evenly
+EXTRA = (0, 1, 2, 4, 8)  # numbers of bits that fill a byte evenly
 
 
 def width_of(classes):
-    """Returns the bits that hold any of `classes` ids."""
+    """Returns the number of bits for ids of `classes` classes."""
     width = max(1, (classes - 1).bit_length())
     if width > 24:
         raise ValueError(f"A cache can hold at most 2^24 classes. Received: {classes} classes")
@@ -29,7 +29,7 @@ def split(width):
 
 
 def pack(values, width):
-    """Integers (rows, n) below 2^width as bytes (rows, size)."""
+    """Packs integers (rows, n) below 2^width into bytes (rows, size)."""
     whole, extra = split(width)
     parts = []
     if whole:
@@ -41,7 +41,7 @@ def pack(values, width):
 
 
 def unpack(data, n, width):
-    """Returns what `pack` packed: bytes (rows, size), uint8, as int32 (rows, n)."""
+    """Unpacks bytes (rows, size), uint8, from `pack` into int32 (rows, n)."""
     whole, extra = split(width)
     size = n * whole // 8
     values = tf.zeros([tf.shape(data)[0], n], tf.int32)
@@ -54,7 +54,7 @@ def unpack(data, n, width):
 
 
 def packed_size(n, width):
-    """Returns the bytes of `n` packed integers."""
+    """Returns the size of `n` packed integers in bytes."""
     whole, extra = split(width)
     return n * whole // 8 + -(-n * extra // 8)
 
@@ -73,7 +73,7 @@ def _unpack_bits(data, bits):
 
 
 def gap_layout(n, classes):
-    """`(low, size)`: the low bits that make gap-coded ids smallest, and the bytes of a row."""
+    """Returns `(low, size)`: the low bits that make gap-coded ids smallest, and a row's bytes."""
     width = width_of(classes)
     sizes = {
         low: (packed_size(n, low) if low else 0) + _unary_size(n, classes, low)
@@ -89,7 +89,7 @@ def _unary_size(n, classes, low):
 
 
 def pack_gaps(ids, classes):
-    """Ids (rows, n), each row rising, as bytes (rows, size)."""
+    """Packs ids (rows, n), sorted in each row, into bytes (rows, size)."""
     n = ids.shape[1]
     low, _ = gap_layout(n, classes)
     bits = np.zeros((len(ids), 8 * _unary_size(n, classes, low)), "uint8")
@@ -99,7 +99,7 @@ def pack_gaps(ids, classes):
 
 
 def unpack_gaps(data, n, classes):
-    """Returns what `pack_gaps` packed, as int32 (rows, n)."""
+    """Unpacks bytes from `pack_gaps` into int32 (rows, n)."""
     low, _ = gap_layout(n, classes)
     size = packed_size(n, low) if low else 0
     bits = _unpack_bits(data[:, size:], 1)
@@ -109,10 +109,10 @@ def unpack_gaps(data, n, classes):
 
 
 def quantize(log_probs, log_tail):
-    """Log-probabilities (rows, n) in a byte each: `(codes, peak, spread)`.
+    """Quantizes log-probabilities (rows, n) to a byte each: `(codes, peak, spread)`.
 
-    `log p = peak - spread * (code / 255)^2`: the likely ones get the finer steps. `peak` is such
-    that together with the tail they sum to one.
+    `log p = peak - spread * (code / 255)^2`, so that likely classes get finer steps. With `peak`
+    they sum to one, together with the tail.
     """
     top = log_probs.max(-1, keepdims=True)
     below = np.minimum(top - log_probs, 100.0)
@@ -125,5 +125,5 @@ def quantize(log_probs, log_tail):
 
 
 def dequantize(codes, peak, spread):
-    """Returns what `quantize` made: codes (rows, n), `peak` and `spread` (rows, 1)."""
+    """Restores what `quantize` packed: codes (rows, n), `peak` and `spread` (rows, 1)."""
     return peak - spread * tf.square(tf.cast(codes, tf.float32) / 255.0)

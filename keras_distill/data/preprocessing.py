@@ -1,4 +1,4 @@
-"""What a teacher makes of raw samples before its layers see them."""
+"""Preprocesses raw samples for a teacher."""
 
 import keras
 
@@ -8,18 +8,18 @@ from keras_distill.text.view import is_textual, preprocessed, preprocessor_of, u
 
 
 def reader_of(teacher, x):
-    """Returns a function from inputs such as `x` to what the layers of a teacher take.
+    """Returns a function from inputs such as `x` to the inputs of a teacher's layers.
 
     A KerasHub task reads raw samples by its preprocessor, as in its own `predict`. A preprocessor
-    that tokenizes reads strings, and tokens pass as they are; any other reads everything. The
-    inputs of a teacher that is no task pass as they are.
+    that tokenizes reads strings, and tokens pass unchanged. Any other reads everything. If the
+    teacher is no task, its inputs pass unchanged.
 
     Args:
         teacher: a `Teacher`.
         x: a batch of inputs, or their specification.
 
     Raises:
-        ValueError: the teacher is an ensemble of tasks, which would each read `x` in its own way.
+        ValueError: if the teacher is an ensemble of tasks, which would each read `x` differently.
     """
     task = _task_of(teacher)
     if task is not None and _reads(task, x):
@@ -37,7 +37,7 @@ def reader_of(teacher, x):
 
 
 def _task_of(teacher):
-    """The KerasHub task that a teacher runs on what its own preprocessor makes, or `None`."""
+    """Returns the KerasHub task that a teacher runs after its own preprocessor, or `None`."""
     own = isinstance(teacher, ModelTeacher) and teacher.preprocess is None
     return teacher.model if own and preprocessor_of(teacher.model) is not None else None
 
@@ -47,7 +47,7 @@ def _members(teacher):
 
 
 def _reads(task, x):
-    """Returns whether the preprocessor of a task has yet to read `x`."""
+    """Returns whether `x` has yet to pass the preprocessor of a task."""
     return is_text(x) or not is_textual(task.preprocessor)
 
 

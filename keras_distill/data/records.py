@@ -9,13 +9,13 @@ from keras_distill.data import packing
 
 tf = tensorflow("A cache of targets")
 
-KEY = "//key"  # the features that every record has beside the targets; no path has such a name
-HASH = "//input"  # of the input, as a model sees it
+KEY = "//key"  # features that every record has beside the targets; no path has such a name
+HASH = "//input"  # the hash of the input that a model sees
 QUANTIZED = "uint8"
 
 
 class Whole:
-    """A tensor as it is, in float16 or float32."""
+    """The form that keeps a tensor whole, in float16 or float32."""
 
     kind = "whole"
 
@@ -30,7 +30,7 @@ class Whole:
         return {"kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
 
     def taken(self, value):
-        """Returns what is kept of a teacher's value, on the teacher's backend."""
+        """Returns the part of a teacher's value to keep, on the teacher's backend."""
         return ops.cast(value, "float32")
 
     def encode(self, value):
@@ -55,14 +55,14 @@ class Whole:
 
 
 class Top:
-    """The `k` likeliest classes and the mass of the rest, as a `TopK`."""
+    """The form that keeps the `k` likeliest classes and the mass of the rest, as a `TopK`."""
 
     kind = "top_k"
 
     def __init__(self, path, shape, dtype, k, classes, temperature):
         self.path, self.shape, self.dtype = path, tuple(shape), dtype
         self.k, self.classes, self.temperature = k, classes, temperature
-        self.tokens = int(np.prod(self.shape))  # rows of the last axis in one example
+        self.tokens = int(np.prod(self.shape))  # the number of rows of the last axis in one example
         self.width = packing.width_of(classes)
 
     @property
@@ -108,7 +108,7 @@ class Top:
         return dict(zip(self.features, parts, strict=True))
 
     def decode(self, data):
-        """Returns a `TopK` of (batch, ..., k); its temperature stands once an example."""
+        """Returns a `TopK` of (batch, ..., k), with a temperature for each example."""
         parts = [data[feature] for feature in self.features]
         tail = tf.io.decode_raw(parts[-1], tf.float32)
         decode = self._decode_quantized if self.dtype == QUANTIZED else self._decode_exact
@@ -150,9 +150,9 @@ def form(path, config):
 def serialize(keys, hashes, data):
     """Returns the records of a batch, bytes (rows, size), of `{feature: bytes (rows, size)}`.
 
-    They are the bytes of `tf.train.Example`, put together here for all rows at once: to make and
-    encode the objects takes many times as long, which counts where rows are small and many. Every
-    number takes the ten bytes that the largest needs, so that all records have one layout.
+    They are the bytes of `tf.train.Example`, joined here for all rows at once. To make and encode
+    the objects takes many times as long, which matters if rows are small and many. Every number
+    takes the ten bytes that the largest needs, so all records have one layout.
     """
     parts = []
     for name, values in data.items():
@@ -165,14 +165,14 @@ def serialize(keys, hashes, data):
 
 
 def _before(name, kind, size):
-    """What stands before the `size` bytes of a feature: a list of bytes, 1, or of integers, 3."""
+    """Returns the bytes before a feature of `size` bytes: a list of bytes (1) or integers (3)."""
     value = _message(2, _message(kind, _message(1, bytes(size))))
     whole = _message(1, _message(1, name.encode()) + value)
     return np.frombuffer(whole[: len(whole) - size], "uint8")
 
 
 def _message(field, content):
-    """Returns a field of bytes or of a message, as Protocol Buffers have it on the wire."""
+    """Returns a field of bytes or of a message in the wire format of Protocol Buffers."""
     length, size = [], len(content)
     while size > 127:
         length.append(size & 127 | 128)
@@ -181,7 +181,7 @@ def _message(field, content):
 
 
 def _varints(numbers):
-    """64-bit integers, seven bits a byte, the lowest first; the eighth says that more come."""
+    """Encodes 64-bit integers as varints: seven bits per byte, the eighth says that more follow."""
     shifts = np.arange(0, 70, 7).astype("uint64")
     found = (np.asarray(numbers, "int64").view("uint64")[:, None] >> shifts) & np.uint64(127)
     found[:, :-1] |= np.uint64(128)

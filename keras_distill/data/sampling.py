@@ -7,13 +7,13 @@ from keras_distill import _backend, schedules
 
 
 class Answers:
-    """What a task said to a batch of prompts, as tokens.
+    """The answers of a task to a batch of prompts, as tokens.
 
     Args:
         x: the task's inputs, prompts with their answers.
-        tokens: ids (batch, length) of prompts and answers; of a sequence-to-sequence task, the
-            decoder's.
-        new: which of them are the answers', their end token included, of the same shape.
+        tokens: ids (batch, length) of prompts and answers. For a sequence-to-sequence task they are
+            the decoder's.
+        new: which tokens belong to the answers, with their end token, of the same shape.
         end: the id of the end token.
     """
 
@@ -22,26 +22,26 @@ class Answers:
         self.finished = np.any(new & (tokens == end), axis=-1)
 
     def supervised(self):
-        """`(x, y, sample_weight)`: each token's successor, weighed where it is the answer's."""
+        """Returns `(x, y, sample_weight)`: each token's successor, with weight on the answers."""
         y, weight = (np.pad(a[:, 1:], [(0, 0), (0, 1)]) for a in (self.tokens, self.new))
         return self.x, y, weight
 
 
 class Sampler:
-    """Draws answers from a KerasHub `CausalLM` or `Seq2SeqLM`, which is left as it was found.
+    """Draws answers from a KerasHub `CausalLM` or `Seq2SeqLM`, which it leaves unchanged.
 
     Args:
-        task: the model, with a preprocessor; its `generate_step` draws the tokens, with its cache
+        task: the model, with a preprocessor. Its `generate_step` draws the tokens, with its cache
             of keys and values.
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_p: in (0, 1]: tokens are drawn from the fewest that have this probability together.
-        max_length: tokens of prompt and answer, of the decoder's of a sequence-to-sequence task.
-            Defaults to `None`: the preprocessor's `sequence_length`.
+        temperature: divides the logits. 0 takes the likeliest token.
+        top_p: in (0, 1]. Tokens are drawn from the fewest that have this probability together.
+        max_length: the number of tokens of prompt and answer, of the decoder in a
+            sequence-to-sequence task. Defaults to `None`, the preprocessor's `sequence_length`.
 
     Raises:
-        TypeError: for a model that does not generate from strings.
-        ValueError: for a temperature or a `top_p` out of range, a tokenizer that pads with its end
-            token.
+        TypeError: if the model does not generate from strings.
+        ValueError: if the temperature or `top_p` is out of range, or the tokenizer pads with its
+            end token.
     """
 
     def __init__(self, task, temperature=0.0, top_p=1.0, max_length=None):
@@ -60,10 +60,10 @@ class Sampler:
         self.max_length = max_length or task.preprocessor.sequence_length
         self._sampler = _sampler(temperature, top_p)
         self._step = self._in_a_graph() if _backend.NAME == "tensorflow" else self._compiled_by_task
-        self._function = None  # the task's own, on other backends
+        self._function = None  # the task's own function, on other backends
 
     def __call__(self, prompts, seed):
-        """The `Answers` to a list of strings; the same for the same `seed`, a list of integers."""
+        """Returns the `Answers` to a list of strings; the same `seed` gives the same answers."""
         preprocessor = self.task.preprocessor
         x = preprocessor.generate_preprocess(prompts, sequence_length=self.max_length)
         x = {name: np.asarray(value) for name, value in x.items()}
@@ -95,9 +95,9 @@ class Sampler:
             self.task.sampler = kept
 
     def _compiled_by_task(self, x):
-        """As the task's `generate` runs it: on JAX weights travel, on PyTorch no gradient is kept.
+        """Runs the task's `generate`: on JAX weights are arguments, on PyTorch gradients are off.
 
-        The task remembers one such function, which is made for its sampler and so set aside.
+        The task remembers one such function, made for its own sampler, so this puts it aside.
         """
         kept = self.task.sampler, self.task.generate_function
         self.task.sampler, self.task.generate_function = self._sampler, self._function
@@ -117,7 +117,7 @@ class Sampler:
 
 
 def _sampler(temperature, top_p):
-    """KerasHub's own sampler, found by the name under which it is registered for saving."""
+    """Returns KerasHub's own sampler, found by the name under which it is registered for saving."""
     schedules.check("temperature", temperature, low=0)
     if not 0 < top_p <= 1:
         raise ValueError(f"`top_p` must be in (0, 1]. Received: top_p={top_p}")

@@ -1,12 +1,12 @@
 """The files of a cache, at any path that `tf.io.gfile` knows.
 
-    header.json                       what the targets are, and what made them
+    header.json                       the form of the targets, and their origin
     targets-PART-of-PARTS-00000.tfrecord
     targets-PART-of-PARTS-00000.index one line of JSON, then the rows in the order of their keys
-    part-PART-of-PARTS.json           the shards of a part that is whole, with their checksums
+    part-PART-of-PARTS.json           the shards of a complete part, with their checksums
 
-A shard counts when its `.tfrecord` has its name: it is renamed last. All else may be cut off at
-any moment, and is written again. One part has one writer at a time.
+A shard counts once its `.tfrecord` has its name: it is renamed last. A kill may cut off everything
+else at any moment, which is then written again. One part has one writer at a time.
 """
 
 import io
@@ -26,12 +26,12 @@ SHARD = {"name": str, "rows": int, "bytes": int, "checksum": int, "cache": str} 
 PART = {"cache": (str, type(None)), "shards": list}  # in a part's list
 ROW = np.dtype([("key", "<i8"), ("hash", "<i8"), ("offset", "<i8"), ("size", "<i4"),
                 ("crc", "<u4")])  # fmt: skip
-LARGEST = 64 * 2**20  # bytes of a shard that are held in memory before they are written
+LARGEST = 64 * 2**20  # bytes of a shard in memory before they are written
 BEFORE, AFTER = 12, 4  # bytes of a TFRecord around the data: its length, and checksums
 
 
 class Writer:
-    """Collects records, and writes a shard whenever there are enough."""
+    """Collects records, and writes a shard when there are enough."""
 
     def __init__(self, folder, identity, part, parts, rows_per_shard):
         self.folder, self.identity, self.rows_per_shard = folder, identity, rows_per_shard
@@ -43,7 +43,7 @@ class Writer:
 
     @property
     def done(self):
-        """The rows of the shards that are written."""
+        """The number of rows in written shards."""
         return sum(shard["rows"] for shard in self.shards)
 
     def resume(self):
@@ -57,7 +57,7 @@ class Writer:
                 yield rows
 
     def _finished(self, name):
-        """What `read_index` returns, or `(None, None)` for a shard that is to be written again."""
+        """Returns the result of `read_index`, or `(None, None)` for a shard to write again."""
         path = join(self.folder, name)
         try:
             shard, rows = read_index(index_of(path))
@@ -69,7 +69,7 @@ class Writer:
         return (shard, rows) if same else (None, None)
 
     def add(self, key, hash, record):
-        """Takes one serialized record."""
+        """Adds one serialized record."""
         self._rows.append((key, hash, self._size + BEFORE, len(record), zlib.crc32(record)))
         self._records.append(record)
         self._size += BEFORE + len(record) + AFTER
@@ -77,7 +77,7 @@ class Writer:
             self.flush()
 
     def flush(self):
-        """Writes what was collected as one shard: its index, then its records, then the name."""
+        """Writes the collected records as one shard: its index, then its records, then the name."""
         if not self._rows:
             return
         rows = np.array(self._rows, ROW)
@@ -96,7 +96,7 @@ class Writer:
         self._records, self._rows, self._size = [], [], 0
 
     def finish(self):
-        """Writes the last shard, and the list that says the part is whole."""
+        """Writes the last shard, and the list of shards, which marks the part as complete."""
         self.flush()
         found = {"cache": self.identity, "shards": self.shards}
         _files.write_json(join(self.folder, f"part-{self.name}.json"), found)
@@ -113,7 +113,7 @@ class Writer:
 
 
 class Seen:
-    """The keys that were written, in sorted runs of growing size; 16 bytes each."""
+    """The keys that were written, in sorted runs of growing size, 16 bytes each."""
 
     def __init__(self):
         self.runs = []
@@ -129,7 +129,7 @@ class Seen:
         return known, hashes
 
     def add(self, keys, hashes):
-        """Takes keys and the hashes of their inputs, (n,) each."""
+        """Adds keys and the hashes of their inputs, (n,) each."""
         run = np.empty(len(keys), [("key", "<i8"), ("hash", "<i8")])
         run["key"], run["hash"] = keys, hashes
         while self.runs and len(self.runs[-1]) <= len(run):
@@ -139,14 +139,14 @@ class Seen:
 
 
 def checksum(rows):
-    """One number for all rows of an index, and so for the records that they describe."""
+    """Returns one number for all rows of an index, and so for the records that they describe."""
     return zlib.crc32(rows.view("uint8"))
 
 
 def read_index(path, rows=None):
-    """Returns `(shard, rows)`: what the index of a shard says of it, and its rows by key.
+    """Returns `(shard, rows)`: the description of a shard in its index, and its rows by key.
 
-    An array for the `rows`, where one is given, is filled without a copy.
+    If an array for the `rows` is given, it is filled without a copy.
     """
     with _opened(path) as file:
         shard = _files.parsed(path, file.readline())
@@ -160,20 +160,20 @@ def read_index(path, rows=None):
 
 
 def check_shard(path, shard):
-    """Refuses what a file says of a shard, unless it is what a `Writer` writes."""
+    """Raises an error unless a file describes a shard as a `Writer` does."""
     _files.check_fields(path, shard, SHARD)
     if min(shard["rows"], shard["bytes"]) < 0:
         raise ValueError(f"{path} is damaged. It has negative sizes. Write the cache again.")
 
 
 def check_rows(path, shard):
-    """Refuses an index that is too short for its rows, before memory is taken for them."""
+    """Raises an error for an index that is too short for its rows, before memory is allocated."""
     if shard["rows"] * ROW.itemsize > _files.size_of(path):
         raise ValueError(f"{path} is damaged. It is cut off. Write the cache again.")
 
 
 def _opened(path):
-    """Returns a local file as it is, another as a copy in memory, which reads into arrays too."""
+    """Opens a local file as it is, another as a copy in memory, which can fill arrays too."""
     file = _files.opened(path)
     if hasattr(file, "readinto"):
         return file
@@ -186,7 +186,7 @@ def join(folder, name):
 
 
 def in_use(folder, part, parts):
-    """Returns the path of the file that the writer of a part holds."""
+    """Returns the path of the file that the writer of a part locks."""
     return join(folder, f".in-use-{part}-of-{parts}")
 
 
@@ -196,6 +196,6 @@ def index_of(path):
 
 
 def listed(folder, prefix, suffix):
-    """The names in a folder with such a beginning and end, sorted; none where it is not there."""
+    """Returns the sorted names in a folder with this prefix and suffix; none without the folder."""
     names = _files.names_in(folder)
     return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]

@@ -79,12 +79,12 @@ def write_targets(
         The open `TargetsOnDisk`, or `None` if other parts are not written yet.
 
     Raises:
-        ImportError: TensorFlow is not installed, which reads and writes caches on every backend.
-        TypeError: `dataset` or `key` is of the wrong kind.
-        ValueError: for wrong arguments, a function without a name in `fingerprints`, a folder with
-            a cache made with other settings, one key for two inputs, NaN, or values too large for
-            `dtype`.
-        RuntimeError: another process writes this part.
+        ImportError: if TensorFlow is not installed. It reads and writes caches on every backend.
+        TypeError: if `dataset` or `key` is of the wrong kind.
+        ValueError: if an argument is wrong, a function has no name in `fingerprints`, the folder
+            has a cache made with other settings, two inputs have one key, or a target is NaN or too
+            large for `dtype`.
+        RuntimeError: if another process writes this part.
 
     Example:
 
@@ -96,7 +96,7 @@ def write_targets(
     ```
     """
     part, parts = _part(shard)
-    own = (0, 1) if callable(dataset) else (part, parts)  # whose keys are written
+    own = (0, 1) if callable(dataset) else (part, parts)  # the part whose keys are written
     dataset = as_dataset(dataset(part, parts) if callable(dataset) else dataset)
     _check_arguments(dataset, dtype, top_k, rows_per_shard)
     temperature = float(check("temperature", temperature, low=0, strict=True))
@@ -138,7 +138,7 @@ def read_targets(
     fingerprints: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> Any:
-    """Returns adds the targets that `write_targets` wrote to a dataset, for a `CachedTeacher`.
+    """Adds the targets that `write_targets` wrote to a dataset, for a `CachedTeacher`.
 
     Each target is found by its example, so you may shuffle, filter, repeat and batch the dataset
     in any way. An example that is not in the cache is an error.
@@ -147,20 +147,20 @@ def read_targets(
         dataset: batches of the inputs that were cached: `x`, `(x, y)` or `(x, y, sample_weight)`;
             or arrays in this form, which are batched by 32. Raw samples stay raw.
         path: the folder of the cache.
-        key: the function that gave the keys, where one did.
+        key: the function that gave the keys, if there was one.
         augment: the function that made the views, if there are any. Each example gets a random
             one of its views, each time.
-        teacher: the teacher whose targets they must be. Defaults to `None`, which is any.
+        teacher: the teacher to which the targets must belong. Defaults to `None`, which is any.
         fingerprints: `{name: object}`. They must be the same as when the cache was written, and
             name the functions among `key`, `augment` and those of the teacher.
         seed: the seed of the choice of views. Defaults to `0`.
 
     Returns:
-        A dataset of `(x, Supervision(labels, targets))`, with sample weights where it had them.
+        A dataset of `(x, Supervision(labels, targets))`, with its sample weights if it has any.
 
     Raises:
         FileNotFoundError: if the cache or a part of it is missing.
-        ValueError: for a damaged cache, or a cache written with other settings.
+        ValueError: if the cache is damaged, or was written with other settings.
 
     Example:
 
@@ -199,7 +199,7 @@ def read_targets(
 
 
 def _write_nothing(path, part, parts, whole):
-    """Writes a part that has no examples; a whole dataset has some."""
+    """Writes a part without examples; a whole dataset must have some."""
     if whole:
         raise ValueError("The dataset is empty. Give at least one batch.")
     _files.make_folder(path)

@@ -1,4 +1,4 @@
-"""A cache that is open: which rows it holds, and their records by key."""
+"""An open cache: its rows, and their records by key."""
 
 import functools
 import json
@@ -34,7 +34,7 @@ class TargetsOnDisk:
 
     Raises:
         FileNotFoundError: if there is no cache, it is incomplete, or a shard is missing.
-        ValueError: for a shard that is truncated or belongs to another cache. The error names it.
+        ValueError: if a shard is truncated or belongs to another cache. The error names it.
 
     Example:
 
@@ -57,7 +57,7 @@ class TargetsOnDisk:
 
     @property
     def rows(self):
-        """How many rows there are."""
+        """The number of rows."""
         return len(self.index)
 
     @property
@@ -66,14 +66,14 @@ class TargetsOnDisk:
         return sum(shard["bytes"] for shard in self.shards)
 
     def summary(self):
-        """Returns what the cache holds, several lines."""
+        """Returns a description of the cache in several lines."""
         lines = [
             f"{self.path}: {self.rows:,} rows in {len(self.shards)} shards, {self.size:,} bytes "
-            f"({self.size / max(1, self.rows):,.1f} a row)"
+            f"({self.size / max(1, self.rows):,.1f} per row)"
         ]
         for path, form in self.forms.items():
             details = ", ".join(f"{name} {value}" for name, value in form.config().items())
-            lines.append(f"  {path}: {details}; {form.bytes_a_row:,} bytes a row")
+            lines.append(f"  {path}: {details}; {form.bytes_a_row:,} bytes per row")
         for name in ("inputs", "key", "views", "augment", "fingerprints", "versions"):
             lines.append(f"  {name}: {self.header[name]}")
         return "\n".join(lines)
@@ -104,20 +104,20 @@ class TargetsOnDisk:
 
     @functools.cached_property
     def order(self):
-        """The rows by key."""
-        return np.argsort(self.index["key"], kind="stable")  # fast, of rows in sorted runs
+        """Returns the rows sorted by key."""
+        return np.argsort(self.index["key"], kind="stable")  # fast for rows in sorted runs
 
     @functools.cached_property
     def keys(self):
-        """All keys, sorted."""
+        """Returns all keys, sorted."""
         return self.index["key"][self.order]
 
     def _owners(self, rows):
-        """Returns the shards' numbers of rows of the index."""
+        """Returns the shard number of rows of the index."""
         return np.searchsorted(self.ends, rows, side="right")
 
     def _places(self, keys):
-        """Where keys stand in all: looked up in their order, which caches of the processor like."""
+        """Returns the positions of keys among all; looking them up in order is faster."""
         by_key = np.argsort(keys)
         places = np.empty_like(by_key)
         places[by_key] = np.searchsorted(self.keys, keys[by_key])
@@ -127,7 +127,7 @@ class TargetsOnDisk:
         """Reads every record of every shard.
 
         Raises:
-            ValueError: naming the first shard whose records are not those that were written.
+            ValueError: if a shard's records differ from the written ones. The error names it.
         """
         owners = self._owners(np.arange(self.rows)).tolist()
         for number, row in zip(owners, self.index):
@@ -140,7 +140,7 @@ class TargetsOnDisk:
                 )
 
     def check(self, expected):
-        """Refuses a cache whose header differs from what is `expected` of some of its entries."""
+        """Raises an error for a cache whose header differs from the `expected` entries."""
         found = []
         for name, value in expected.items():
             found += _files.differences(self.header[name], value, name)
@@ -158,7 +158,7 @@ class TargetsOnDisk:
         return data
 
     def _framed(self, number):
-        """How many records TensorFlow finds in a shard, which looks at what stands around them."""
+        """Returns how many records TensorFlow finds in a shard; it checks the bytes around them."""
         records = tf.data.TFRecordDataset(self._local(number))
         try:
             return int(records.reduce(np.int64(0), lambda count, _: count + 1))
@@ -168,7 +168,7 @@ class TargetsOnDisk:
     # Opening
 
     def _listed(self):
-        """Returns what the parts' files say of their shards, each with the name of that file."""
+        """Returns the shards in the lists of all parts, each with the name of its list."""
         parts, listed = self.header["parts"], []
         for part in range(parts):
             name = f"part-{part}-of-{parts}.json"
@@ -226,7 +226,7 @@ class TargetsOnDisk:
         self.index = np.empty(sum(counts), shards.ROW)
         self.ends = np.cumsum(counts)
         places = np.split(self.index, self.ends[:-1])
-        with ThreadPoolExecutor() as pool:  # reading and checksums leave Python's lock
+        with ThreadPoolExecutor() as pool:  # reading and checksums release Python's lock
             list(pool.map(self._load, self.shards, places))
         self._shard = functools.lru_cache(_open_files())(_opened)
         self._files, self._copies, self._lock = {}, None, threading.Lock()
@@ -240,7 +240,7 @@ class TargetsOnDisk:
             )
 
     def _local(self, number):
-        """Returns the local file of a shard, copied once where the cache is not local."""
+        """Returns the local file of a shard; a remote one is copied once."""
         if number not in self._files:
             name = self.shards[number]["name"]
             path = shards.join(self.path, name)
@@ -259,7 +259,7 @@ class TargetsOnDisk:
 
 
 def _header(path):
-    """Returns what `header.json` says of a cache."""
+    """Returns the content of a cache's `header.json`."""
     file = shards.join(path, shards.HEADER)
     header = _files.read_json(file, {"format": int})
     if header is None:
@@ -278,9 +278,9 @@ def _opened(path):
 
 
 def _bytes(file, offset, size):
-    """Some bytes of an open file, fewer where it was cut off since; threads may share the file.
+    """Returns bytes of an open file, fewer if it was cut off since. Threads may share the file.
 
-    A map into memory would end the process there.
+    A memory map would end the process in that case.
     """
     if hasattr(os, "pread"):  # not on Windows
         return os.pread(file.fileno(), size, offset)
@@ -300,5 +300,5 @@ def _open_files():
 
 
 def identity(header):
-    """Returns a short name of a cache, from all that its header says."""
+    """Returns a short name of a cache, a digest of its header."""
     return fingerprints.digest(json.dumps(header, sort_keys=True))

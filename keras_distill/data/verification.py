@@ -31,11 +31,11 @@ def verify_targets(
 
     Args:
         teacher: the teacher that wrote it.
-        dataset: the batches of inputs that were cached, as `write_targets` took them; the sample
-            is spread over them.
+        dataset: the batches of inputs that were cached, in the form that `write_targets` took. The
+            sample is spread over them.
         path: the folder of the cache.
-        key: the function that gave the keys, where one did.
-        augment: the function that made the views, where there are any.
+        key: the function that gave the keys, if there was one.
+        augment: the function that made the views, if there are any.
         fingerprints: as in `read_targets`.
         rows: about how many examples to compare. Defaults to `1000`.
 
@@ -45,7 +45,7 @@ def verify_targets(
         classes and rest to the cached ones, at their temperature.
 
     Raises:
-        ValueError: for another teacher, or a damaged shard, which the error names.
+        ValueError: if the teacher is another one, or a shard is damaged. The error names it.
 
     Example:
 
@@ -76,10 +76,10 @@ def _sample(dataset, rows):
 
 
 def _compared(form, raw, cached):
-    """Returns `(rows, largest error, divergences)` of one batch of one path."""
+    """Returns `(rows, largest error, divergences)` of one path in one batch."""
     values = ops.convert_to_numpy(raw)
     if not isinstance(cached, TopK):
-        same = np.equal(values, cached)  # infinite ones too, whose difference is NaN
+        same = np.equal(values, cached)  # also if infinite, where the difference is NaN
         return len(values), np.abs(np.where(same, 0, values) - np.where(same, 0, cached)).max(), []
     log_probs = ops.log_softmax(ops.cast(raw, "float32") / form.temperature)
     ids, kept, tail = (np.asarray(part) for part in cached[:3])

@@ -12,13 +12,13 @@ tf = tensorflow("A cache of targets")
 
 
 def keyed(dataset, keys, view, read):
-    """Batches of `(x, y, sample_weight, keys, hashes)`, with `x` as the teacher's layers take it.
+    """Returns batches of `(x, y, sample_weight, keys, hashes)` with the teacher's inputs as `x`.
 
     Args:
-        dataset: batches as users give them.
-        keys: the `Keys` of the cache, which see `x` as it is in the dataset.
+        dataset: batches from the user.
+        keys: the `Keys` of the cache, which read `x` as it is in the dataset.
         view: the number of the view.
-        read: a function from such an `x` to what the teacher takes.
+        read: a function from this `x` to the teacher's inputs.
     """
 
     def described(*data):
@@ -29,9 +29,9 @@ def keyed(dataset, keys, view, read):
 
 
 def estimate(live, first, batches, writer, parts):
-    """Says what the whole will take, by one timed batch."""
+    """Prints the size and the time of the whole cache, from one timed batch."""
     started = time.time()
-    live(first[:3])  # traces
+    live(first[:3])  # traces the function
     middle = time.time()
     taken = live(first[:3])
     seconds = time.time() - middle
@@ -43,7 +43,7 @@ def estimate(live, first, batches, writer, parts):
             "unknown."
         )
     rows = batches * len(first[3])
-    done = f", and {writer.done:,} rows are there already" if writer.done else ""
+    done = f", and {writer.done:,} rows are written already" if writer.done else ""
     took = seconds * batches / parts + (middle - started)
     return (
         f"At most {rows:,} rows of {a_row:,} bytes in {parts} part(s), {rows * a_row / 1e6:,.1f} "
@@ -61,7 +61,7 @@ def _encoded(live, taken, rows):
 
 
 def write(batch, live, writer, seen, own):
-    """Writes the rows of one batch that are this part's and not there yet."""
+    """Writes the rows of one batch that belong to this part and are not written yet."""
     x, y, sample_weight, keys, hashes = batch
     keys, hashes = keys.numpy(), hashes.numpy()
     part, parts = own
@@ -86,7 +86,7 @@ def write(batch, live, writer, seen, own):
 
 
 def _fresh(keys, hashes, seen):
-    """Returns which rows are not written yet, each key once."""
+    """Returns which rows are not written yet, with each key once."""
     known, before = seen.find(keys)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     before = np.where(known, before, hashes[first[inverse]])

@@ -1,4 +1,4 @@
-"""Experiments: arms trained over seeds and compared; a student trained alone and distilled."""
+"""Experiments: train arms over seeds and compare them, such as a student alone and distilled."""
 
 from keras_distill.experiments.experiment import Experiment
 from keras_distill.experiments.run_folder import RunFolder

@@ -1,4 +1,4 @@
-"""What an experiment is given, checked before anything is trained."""
+"""Checks the arguments of an experiment before any training."""
 
 import inspect
 
@@ -10,7 +10,7 @@ from keras_distill.training.heads import kind_of_loss
 
 
 def checked_terms(terms):
-    """Terms, unless they are a list in which one seed would hand on to the next what it learned."""
+    """Returns terms; refuses a list with weights, which seeds would share."""
     for term in () if terms is None or callable(terms) else terms:
         if term.remembers:
             raise ValueError(
@@ -22,7 +22,7 @@ def checked_terms(terms):
 
 
 def checked_maker(name, function, *takes):
-    """The function, if it is one: a model or an optimizer can be called too, but makes none."""
+    """Returns the function; raises an error for a model or an optimizer, which make nothing."""
     made = isinstance(function, (keras.Model, keras.optimizers.Optimizer))
     if made or not callable(function) or not _accepts(function, takes):
         what = f"of {takes[0]!r}" if takes else "without arguments"
@@ -39,7 +39,7 @@ def _accepts(function, arguments):
 
 
 def checked_task(task, loss):
-    """What models are judged by, `Classes` or `Numbers`: the given one, or what the loss says."""
+    """Returns the task, `Classes` or `Numbers`: the given one, or the one that fits the loss."""
     if task is None:
         return Numbers if kind_of_loss(loss) == "regression" else Classes
     if task not in TASKS:
@@ -57,7 +57,7 @@ def checked_count(name, value, least):
 
 
 def checked_model(name, made):
-    """Returns what the function `name` returned, if it is a model."""
+    """Returns the result of the function `name` if it is a model."""
     if not isinstance(made, keras.Model):
         raise TypeError(
             f"`{name}` must return a `keras.Model`, because the run saves it. To learn from a "
@@ -68,7 +68,7 @@ def checked_model(name, made):
 
 
 def check_loads(name, model):
-    """Refuses a model whose classes are not registered: it could not be loaded after training."""
+    """Raises an error for a model with unregistered classes, which could not be loaded later."""
     try:
         keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
     except Exception as error:

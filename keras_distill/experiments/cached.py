@@ -1,28 +1,29 @@
-"""How students train from a cache of the teacher's targets instead of the live teacher."""
+"""Trains students from a cache of the teacher's targets instead of the live teacher."""
 
 from keras_distill import data
 from keras_distill.teachers import CachedTeacher
 
 
 def prepare(teacher, dataset, path, paths):
-    """Writes whole float32 targets of a dataset, unless a whole cache is there.
+    """Writes whole float32 targets of a dataset, unless there is a complete cache.
 
-    A cache that is there is used as it is, top-k or float16 too; it must be this teacher's.
+    An existing cache is used as it is, even with top-k or float16 targets. It must be this
+    teacher's.
 
     Args:
         teacher: the teacher, a `keras.Model`.
         dataset: the training split.
         path: the cache's folder.
-        paths: what the terms read in the teacher.
+        paths: the paths that the terms read in the teacher.
 
     Raises:
-        ValueError: where the cache is another teacher's, the inputs are not in it, as where random
-            augmentation makes them, or it lacks one of the paths.
+        ValueError: if the cache is another teacher's, lacks one of the paths, or lacks the inputs.
+            Random augmentation makes inputs that no cache has.
     """
     if not _is_whole(path):
         data.write_targets(teacher, dataset, path, paths=paths, dtype="float32")
     cache = data.TargetsOnDisk(path)
-    next(iter(data.read_targets(dataset, cache, teacher=teacher)))  # refuses others
+    next(iter(data.read_targets(dataset, cache, teacher=teacher)))  # raises for other inputs
     missing = [name for name in paths if name not in cache.forms]
     if missing:
         raise ValueError(
@@ -32,7 +33,7 @@ def prepare(teacher, dataset, path, paths):
 
 
 def from_cache(dataset, path):
-    """Returns `(teacher, dataset)` to train with."""
+    """Returns `(teacher, dataset)` for training."""
     return CachedTeacher(), data.read_targets(dataset, path)
 
 

@@ -1,4 +1,4 @@
-"""Compares what a run has trained, on the test split, and writes all of it."""
+"""Compares the models of a run on the test split, and writes the results."""
 
 import math
 import shutil
@@ -12,38 +12,41 @@ from keras_distill.experiments.run_folder import EXAMPLES
 from keras_distill.report.tasks import Classes, Numbers
 
 ARMS = ("alone", "distilled")
-CHECKED = 16  # test examples that the exported student must answer as the student does
+CHECKED = 16  # test examples on which the exported student must agree with the student
 
 
 def compare(runner, about, valid, test, task=Classes):
     """Measures every trained model of a run and writes the report and the exported models.
 
     Args:
-        runner: the `Runner` of the arms "teacher", "alone" and "distilled", with all trained.
-        about: what the report says of the run: `name`, `settings` and `command`.
-        valid: the batches of the validation split, which chooses the student that is exported.
+        runner: the `Runner` of the arms "teacher", "alone" and "distilled", all of them trained.
+        about: the report's data on the run: `name`, `settings` and `command`.
+        valid: the batches of the validation split, which chooses the student to export.
         test: the batches of the test split, as `held` keeps them.
-        task: what the models are judged by, `Classes` or `Numbers`. Defaults to `Classes`.
+        task: `Classes` or `Numbers`, by which models are judged. Defaults to `Classes`.
 
     Returns:
-        The results, as `report.json` holds them.
+        The results, as in `report.json`.
     """
+    keras.utils.set_random_seed(runner.seeds[0])  # of dropout, which no file holds
     best = _best(runner, valid, task)
     failed = "failed" in runner.record("distilled", best)
     models = {"teacher": runner.model("teacher")}
     models.update({arm: runner.model(arm, best) for arm in ARMS})
     inputs = _together([x for x, _ in test])
-    pictures = {} if task is Numbers else _pictures(models, test, inputs)  # of probabilities
+    pictures = {} if task is Numbers else _pictures(models, test, inputs)  # they show probabilities
     results = {**about, **_measured(runner), **pictures}
     results["latency"] = report.latency(models, _first(inputs, 1))
-    report.write(runner.path, results)
     say(report.table(report.summaries(results)))
-    say(f"\nThe report: {runner.path / 'report.html'}")
     keep_examples(runner.path / EXAMPLES, valid)
-    if not failed:
-        _export(runner.path, about["name"], models, inputs)
-    else:
-        say("The distilled student failed, so nothing is exported.")
+    try:
+        report.write(runner.path, results)
+        say(f"\nThe report: {runner.path / 'report.html'}")
+    finally:  # a page that cannot be written costs no model
+        if not failed:
+            _export(runner.path, about["name"], models, inputs)
+        else:
+            say("The distilled student failed, so nothing is exported.")
     return results
 
 
@@ -53,13 +56,13 @@ def held(dataset):
 
 
 def measured(model, data, teacher, task=Classes):
-    """Returns what one trained model is worth, beside its teacher unless that is `None`."""
+    """Returns the measures of a trained model, compared with its teacher if there is one."""
     size = report.size_on_disk(model)
     return {**report.measure(model, data, teacher, task.name), "size_bytes": size}
 
 
 def _measured(runner):
-    """Returns every trained model on the test split, beside its learning curves."""
+    """Returns the measures of every trained model on the test split, and its learning curves."""
     rows = runner.measure()
     records = {"teacher": [runner.record("teacher")]}
     records |= {arm: [runner.record(arm, seed) for seed in runner.seeds] for arm in ARMS}
@@ -73,7 +76,7 @@ def _measured(runner):
 
 
 def _judged(row, record):
-    """Returns a row of measures; of a training that has failed nothing is told but that."""
+    """Returns a row of measures; for a failed training only that it failed."""
     if "failed" in record:
         return {**dict.fromkeys(row), "failed": record["failed"]}
     return row
@@ -114,7 +117,7 @@ def _export(folder, name, models, inputs):
 
 
 def keep_examples(path, valid):
-    """Writes the first examples of the validation split, where they are numbers."""
+    """Writes the first examples of the validation split if they are numbers."""
     inputs, targets = first_examples(valid)
     arrays = dict(inputs) if isinstance(inputs, dict) else {"inputs": inputs}
     arrays.update({} if targets is None else {"targets": targets})
@@ -125,7 +128,7 @@ def keep_examples(path, valid):
 
 
 def first_examples(dataset, count=256):
-    """`(inputs, targets)` of the first examples of a dataset, as arrays; targets may be `None`."""
+    """Returns `(inputs, targets)` of the first examples as arrays; targets may be `None`."""
     found, seen = [], 0
     for batch in dataset:
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
@@ -138,7 +141,7 @@ def first_examples(dataset, count=256):
 
 
 def _answerable(model, inputs):
-    """The first inputs that a model gives finite answers to: what is not finite proves nothing."""
+    """Returns the first inputs with finite answers of a model; others prove nothing."""
     answers = np.asarray(model.predict(inputs, verbose=0))
     known = np.isfinite(answers).all(axis=tuple(range(1, answers.ndim)))
     places = np.flatnonzero(known)[:CHECKED]

@@ -1,4 +1,4 @@
-"""Over which devices an experiment trains: one, several, or several workers."""
+"""The devices on which an experiment trains: one, several, or several workers."""
 
 import contextlib
 import os
@@ -15,13 +15,14 @@ STRATEGIES = ("none", "mirrored", "multi_worker", "parameter_server", "tpu")
 def strategy_by_name(name):
     """Returns the `tf.distribute` strategy of a name, `None` for "none".
 
-    "multi_worker" must be asked for before TensorFlow runs anything.
+    Ask for "multi_worker" before TensorFlow runs anything.
 
     Args:
         name: one of `STRATEGIES`.
 
     Raises:
-        ValueError: for an unknown name, another backend than TensorFlow, and what cannot train.
+        ValueError: if the name is unknown, the backend is not TensorFlow, or the strategy cannot
+            train.
     """
     if name not in STRATEGIES:
         raise ValueError(
@@ -66,16 +67,16 @@ def _tpu(tf):
 
 
 class Mesh(keras.distribution.ModelParallel):
-    """Spreads each batch over `data` devices, and matrices over `model` devices by the last axis.
+    """Splits each batch over `data` devices, and the last axis of matrices over `model` devices.
 
-    A matrix whose last axis does not divide lies whole on each device, as every vector does.
+    Vectors, and matrices whose last axis cannot be divided, are whole on each device.
 
     Args:
-        data: how many parts a batch has, at least 1.
-        model: how many parts a matrix has, at least 1. Defaults to `1`: each device has it whole.
+        data: the number of parts of a batch, at least 1.
+        model: the number of parts of a matrix, at least 1. Defaults to `1`, the whole matrix.
 
     Raises:
-        ValueError: there are fewer devices.
+        ValueError: if there are fewer devices.
     """
 
     def __init__(self, data, model=1):
@@ -99,14 +100,15 @@ class Mesh(keras.distribution.ModelParallel):
 
 
 def mesh_by_text(text):
-    """The `keras.distribution` of JAX that a text names; its `scope()` makes it the current one.
+    """Returns the `keras.distribution` of a text, for JAX. Its `scope()` makes it the current one.
 
     Args:
-        text: "data:8" spreads each batch over 8 devices. "data:4,model:2" does so over 4 groups of
-            2 devices, which share each matrix.
+        text: "data:8" splits each batch over 8 devices. "data:4,model:2" does so over 4 groups of 2
+            devices, which share each matrix.
 
     Raises:
-        ValueError: for another text, another backend than JAX, and too few devices.
+        ValueError: if the text is of another form, the backend is not JAX, or there are too few
+            devices.
     """
     if _backend.NAME != "jax":
         raise ValueError(
@@ -123,17 +125,17 @@ def mesh_by_text(text):
 
 
 def check_batches(split, data):
-    """Refuses batches that the current `keras.distribution` cannot spread evenly.
+    """Raises an error for batches that the current `keras.distribution` cannot split evenly.
 
-    Keras spreads each batch as it has spread the first one. A batch whose size is not known before
-    is read for this.
+    Keras splits each batch as it has split the first one. If a batch size is not known, this reads
+    the data.
 
     Args:
-        split: what the data are called, for the message.
+        split: the name of the data, for the error message.
         data: a batched `tf.data.Dataset`.
 
     Raises:
-        ValueError: a batch does not divide by the number of its parts.
+        ValueError: if a batch cannot be divided by the number of its parts.
     """
     current = keras.distribution.distribution()
     parts = 1 if current is None else current.num_model_replicas
@@ -162,7 +164,7 @@ class Devices:
         self.strategy = strategy
 
     def scope(self):
-        """Returns the scope in which models are made and compiled."""
+        """Returns the scope for making and compiling models."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
     @property
@@ -175,14 +177,14 @@ class Devices:
 
     @property
     def write(self):
-        """Whether this process writes files: of several workers the first one does."""
+        """Whether this process writes files; of several workers the first one does."""
         if not self.are_workers:
             return True
         worker = self.strategy.cluster_resolver
         return worker.task_type == "chief" or not worker.task_id
 
     def wait(self):
-        """Waits for all workers: what one of them has written before is there for all."""
+        """Waits for all workers, so that all see what one of them has written before."""
         if self.are_workers:
             tf = _backend.tensorflow("A strategy")
 
@@ -193,14 +195,14 @@ class Devices:
 
 
 def of_one_machine(what, strategy):
-    """Returns the `Devices` of a strategy for what is shared out among machines by hand.
+    """Returns the `Devices` of a strategy for work that users divide among machines themselves.
 
     Args:
-        what: the function's name, for the message.
+        what: the function's name, for the error message.
         strategy: a `tf.distribute.Strategy`, or `None`.
 
     Raises:
-        ValueError: the strategy has several workers.
+        ValueError: if the strategy has several workers.
     """
     devices = Devices(strategy)
     if devices.are_workers:

@@ -1,4 +1,4 @@
-"""An experiment: one student trained alone and distilled, over several seeds, and compared."""
+"""An experiment trains one student alone and distilled, over several seeds, and compares them."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_distill import _files, report
+from keras_distill import _backend, _files, report
 from keras_distill._keras import trainer
 from keras_distill._messages import say
 from keras_distill.callbacks import ScheduleLogger
@@ -72,9 +72,9 @@ class Experiment:
             numbers, such as `"mse"`, and `"classes"` otherwise.
 
     Raises:
-        TypeError: for an argument that must be a function and is not.
-        ValueError: for a number out of its range, another task, a name that cannot name a folder,
-            or a list of terms with weights, which the seeds would share.
+        TypeError: if an argument that must be a function is none.
+        ValueError: if a number is out of its range, the task is unknown, the name cannot name a
+            folder, or the terms are a list with weights, which the seeds would share.
 
     Example:
 
@@ -123,8 +123,8 @@ class Experiment:
         given = epochs if teacher_epochs is None else teacher_epochs
         self.teacher_epochs = checked_count("teacher_epochs", given, 0)
         self.seeds = checked_seeds(seeds)
-        self.origin = {}  # the file and the options that it was read with, as `run.json` holds them
-        self.given = []  # the paths among them, which no run may delete
+        self.origin = {}  # its file and options, as in `run.json`
+        self.given = []  # their paths, which no run may delete
         self.devices = Devices()
 
     def run(self, folder, *, overwrite=False, resume=False, command=None, callbacks=None,
@@ -154,8 +154,7 @@ class Experiment:
         Raises:
             FileExistsError: if `folder` holds a run, and neither `overwrite` nor `resume` is true.
             ValueError: if the run in `folder` has other settings.
-            TypeError: if `student` or `teacher` returns no model, or a model that cannot be
-                loaded.
+            TypeError: if `student` or `teacher` returns no model, or a model that cannot be loaded.
             ImportError: if matplotlib, which draws the report's plots, is not installed.
         """
         report_page.check_plots()
@@ -164,11 +163,11 @@ class Experiment:
         runner = self._runner(folder, test, callbacks, cache)
         runner.check(overwrite=overwrite, resume=resume)
         if not (resume and runner.is_trained("teacher")):
-            self.rehearse()  # before a run that is there is deleted
+            self.rehearse()  # before an existing run is deleted
         if cache is not None:
             _files.check_writable(cache)
         with runner.folder.alone() if self.devices.write else contextlib.nullcontext():
-            self.devices.wait()  # until all have looked at what is there
+            self.devices.wait()  # until all have seen the present files
             if self.devices.write:
                 runner.open(overwrite=overwrite, resume=resume)
             self.devices.wait()
@@ -183,7 +182,7 @@ class Experiment:
             return compare(runner, about, self.data("valid"), test(), self.task)
 
     def _runner(self, folder, test, callbacks, cache):
-        """Returns what trains and measures the three arms."""
+        """Returns the runner that trains and measures the three arms."""
         teacher = functools.cache(lambda: runner.model("teacher"))
 
         def alike(seed, model, model_of):
@@ -202,7 +201,7 @@ class Experiment:
         return runner
 
     def measure(self, model, split):
-        """Returns what a model is worth on a split, as `report.measure` returns it."""
+        """Returns the measures of a model on a split, as `report.measure` does."""
         return report.measure(model, self.data(split), task=self.task.name)
 
     def data(self, split):
@@ -216,7 +215,7 @@ class Experiment:
         return {**settings, "seeds": self.seeds, "training": self._training(), **self.origin}
 
     def _training(self):
-        """What else the arms are trained by; what a function holds shows in its file only."""
+        """Returns further settings of the training; a function's content shows in its file only."""
         terms = self.terms if callable(self.terms) else [_parts(term) for term in self.terms or ()]
         teachers = self.teacher_optimizer() if self.teacher_epochs else None
         return described({
@@ -233,13 +232,13 @@ class Experiment:
         return {key: value for key, value in settings.items() if value is not None}
 
     def teacher_paths(self, teacher):
-        """Returns what the terms read in the teacher, a list of paths."""
+        """Returns the paths that the terms read in the teacher."""
         terms = self.terms
         terms = terms(self.student(), teacher) if callable(terms) else terms
         return ["output"] if terms is None else teacher_paths(terms).get("teacher", ["output"])
 
     def rehearse(self, splits=("valid", "test")):
-        """Puts all parts together once, so that what does not fit is said before any training."""
+        """Runs all parts once, so that errors are raised before any training."""
         for split in ("train", *splits):
             check_batches(split, self.data(split))
         with self.devices.scope():
@@ -252,13 +251,13 @@ class Experiment:
         model.fit(self.data("train"), epochs=0, shuffle=False, verbose=0)
         for split in () if self.devices.are_workers else splits:  # each would predict for all
             batch = list(itertools.islice(self.data(split), 1))
-            if self.task is Numbers:  # R squared needs more than one batch may hold
+            if self.task is Numbers:  # R squared needs more examples than one batch may hold
                 report.predictions(student, batch, self.task.name)
             else:
                 report.measure(student, batch, teacher)
 
     def trained_teacher(self, callbacks=None):
-        """The teacher, trained unless `teacher_epochs` is 0: `(model, record of its training)`."""
+        """Trains the teacher unless `teacher_epochs` is 0; returns `(model, training record)`."""
         keras.utils.set_random_seed(self.seeds[0])
         train = self.data("train")
         with self.devices.scope():
@@ -273,13 +272,13 @@ class Experiment:
         return teacher, self._fit(teacher, model, train, self.teacher_epochs, callbacks)
 
     def prepared(self, arm, seed, teacher, cache=None):
-        """Returns what trains a student: `(student, compiled model, training data)`.
+        """Returns `(student, compiled model, training data)` for the training of a student.
 
         Args:
             arm: "alone" or "distilled".
-            seed: of weights and order.
-            teacher: the trained teacher; a student alone does without.
-            cache: a folder of its targets, or `None` to run it.
+            seed: the seed of weights and order.
+            teacher: the trained teacher. A student alone does not use it.
+            cache: a folder of its targets, or `None` to run it live.
         """
         keras.utils.set_random_seed(seed)
         train = self.data("train")
@@ -291,12 +290,12 @@ class Experiment:
             else:
                 model = self._by_labels(student)
             self._compile(model, self.optimizer)
-            if model is student and model.built:  # or the step is traced twice
-                model.optimizer.build(model.trainable_variables)
+            if _backend.NAME == "tensorflow" and self.devices.strategy is None:
+                _build_early(model, student, train)
         return student, model, train
 
     def _by_labels(self, model):
-        """What trains a model on labels alone: Keras's own `fit` does not run on workers."""
+        """Returns the model that trains on labels alone; Keras's own cannot use workers."""
         wrapped = self.devices.are_workers and not trainer.runs_on_workers()
         return Distiller(model, alpha=0) if wrapped else model
 
@@ -322,7 +321,7 @@ class Experiment:
         model.compile(optimizer(), self.loss, metrics=metrics)
 
     def _fit(self, judged, model, train, epochs, callbacks):
-        """Trains a model around the one that is judged; returns the record of its training."""
+        """Trains a model around the judged one; returns the record of its training."""
         started = time.time()
         history = model.fit(
             train,
@@ -340,6 +339,18 @@ class Experiment:
         return record
 
 
+def _build_early(model, student, dataset):
+    """Builds optimizer and metrics before the first step, which would else be traced twice.
+
+    Weights of terms are made when the first batch is looked at, so a model with such waits.
+    """
+    spec = getattr(dataset, "element_spec", None)  # a PyDataset has none
+    terms = model.terms if isinstance(model, Distiller) else []
+    waits = any(term.projector is not None or term.loss.stateful for term in terms)
+    if spec is not None and student.built and not waits:
+        trainer.build_compiled(model, spec)
+
+
 def _is_auto(metrics):
     return isinstance(metrics, str) and metrics == "auto"
 
@@ -349,7 +360,7 @@ def _parts(term):
 
 
 def _loggers(model):
-    """What logs alpha, weights and temperatures, where one of them changes in a training."""
+    """Returns loggers of alpha, weights and temperatures, if one of them changes in training."""
     knobs = model.objective.knobs() if isinstance(model, Distiller) else []
     changing = any(not is_number(knob.value) for knob in knobs)
     return [ScheduleLogger()] if changing else []

@@ -13,19 +13,19 @@ PATHS = ("data", "tsv")  # options that name a file or folder
 
 
 def load_experiment(path, options):
-    """Returns the `Experiment` that `experiment(**options)` of the Python file at `path` returns.
+    """Returns the `Experiment` that `experiment(**options)` in the Python file at `path` returns.
 
-    The experiment remembers the options and the content of the file, and of the modules beside it
-    that it imports, so that a run is resumed only with what it began with.
+    The experiment remembers its options and the content of the file and of imported modules beside
+    it. A run can be resumed only with the same ones.
 
     Args:
-        path: the file; modules beside it can be imported by it, as by a script.
-        options: arguments by name; one that the function does not take is refused.
+        path: the file. It can import modules beside it, as a script can.
+        options: arguments by name. The function must take all of them.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where the file has no function `experiment`, or it has not such an option.
-        TypeError: where the function returns no `Experiment`.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file has no function `experiment`, or the function lacks an option.
+        TypeError: if the function returns no `Experiment`.
     """
     path = pathlib.Path(path)
     make = _maker(path)
@@ -42,7 +42,7 @@ def load_experiment(path, options):
 
 
 def options_of(path):
-    """The names of the options that an experiment's file takes; raises as `load_experiment`."""
+    """Returns the names of the options of an experiment's file; raises as `load_experiment`."""
     parameters = inspect.signature(_maker(pathlib.Path(path))).parameters.values()
     return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
 
@@ -70,7 +70,7 @@ def _namespace(path):
 def _compiled(path):
     """Returns the code of a file, in the encoding that it names."""
     content = path.read_bytes()
-    if b"\0" in content:  # Python names no file for these
+    if b"\0" in content:  # Python's error names no file for null bytes
         raise ValueError(f"{path} is not a Python file. It contains null bytes.")
     try:
         return compile(content, str(path), "exec")
@@ -78,13 +78,13 @@ def _compiled(path):
         if error.filename == str(path):
             raise
         said = error
-    except (ValueError, RecursionError, MemoryError) as error:  # as of brackets without end
+    except (ValueError, RecursionError, MemoryError) as error:  # for example, brackets without end
         said = error
     raise ValueError(f"{path} is not a Python file. Python cannot read it ({said}).") from said
 
 
 def _bound(path, make, options):
-    """All options as the function gets them, its defaults too; the seeds are the experiment's."""
+    """Returns all options that the function gets, with its defaults; seeds are the experiment's."""
     parameters = inspect.signature(make).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for name in options:
@@ -97,12 +97,12 @@ def _bound(path, make, options):
 
 
 def placed(name, value):
-    """Returns an option's value; a path is the same wherever the command is given."""
+    """Returns an option's value; a path becomes independent of the working directory."""
     return os.path.abspath(value) if name in PATHS and isinstance(value, str) else value
 
 
 def _fingerprints(path):
-    """`{name: hash of its content}` of the file and of the modules beside it that are imported."""
+    """Returns `{name: hash of its content}` of the file and of imported modules beside it."""
     folder = path.parent.resolve()
     modules = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
     beside = {pathlib.Path(file).resolve() for file in modules if file.endswith(".py")}

@@ -1,21 +1,21 @@
-"""How far a training is, in one line."""
+"""Shows the progress of a training in one line."""
 
 import sys
 import time
 
 import keras
 
-EVERY = 30.0  # seconds between two lines where the output is no terminal
+EVERY = 30.0  # seconds between two lines if the output is no terminal
 
 
 class Progress(keras.callbacks.Callback):
-    """One line a training: on a terminal it is written anew at each epoch, elsewhere at the end.
+    """Prints one line per training. A terminal shows it at each epoch, a file at the end.
 
-    Where the output is no terminal, a training that takes long says a line every half a minute.
+    If the output is no terminal, a long training prints a line every half a minute.
 
     Args:
-        epochs: how many there will be.
-        stream: where to write. Defaults to the standard output.
+        epochs: the number of epochs.
+        stream: the stream to write to. Defaults to the standard output.
     """
 
     def __init__(self, epochs, stream=None):
@@ -48,6 +48,6 @@ class Progress(keras.callbacks.Callback):
 
 
 def _shown(logs):
-    """Returns the loss and what is known of the validation split."""
+    """Returns the loss and the logs of the validation split as text."""
     names = [name for name in logs if name == "loss" or name.startswith("val_")]
     return [f"{name} {float(logs[name]):.4g}" for name in names]

@@ -1,4 +1,4 @@
-"""A run's folder: its settings, its trained models, and what may be written over them."""
+"""The folder of a run: its settings, its trained models, and protection against overwriting."""
 
 import os
 import pathlib
@@ -12,10 +12,10 @@ import keras
 
 from keras_distill import _files
 
-RUN = "run.json"  # marks a folder that holds a run, and says which
-IN_USE = ".in-use"  # held by the process that runs there
-OWNER = "run"  # in run.json a name that no other run has; in a record whose it is
-EXAMPLES = "examples.npz"  # of the validation split, which exported students are tried on
+RUN = "run.json"  # marks a folder as a run, and identifies the run
+IN_USE = ".in-use"  # the running process locks it
+OWNER = "run"  # a key of run.json for a unique name; records hold the name of their run
+EXAMPLES = "examples.npz"  # examples of the validation split, to check exported students
 WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
     "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py", EXAMPLES,
@@ -28,14 +28,14 @@ UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 class RunFolder:
     """The files of one run: a model and a record for everything that was trained.
 
-    What is written gets its name only once it is whole, and a record is written after its model:
-    a run that was killed at any moment goes on with the models that were finished. A record holds
-    the name of its run: what another run has written there is not taken for this one's.
+    Every file gets its name when it is complete, and a record is written after its model. So a run
+    that was killed at any moment continues with its finished models. A record holds the name of its
+    run. Records of another run are not used.
 
     Args:
-        path: the folder; made by `open`.
-        given: the paths of what the run reads, such as a cache. They count for no part of a run,
-            and are never deleted. Defaults to none.
+        path: the folder. `open` makes it.
+        given: the paths of the run's inputs, such as a cache. They are no part of the run, and are
+            never deleted. Defaults to none.
 
     Example:
 
@@ -49,18 +49,18 @@ class RunFolder:
         self.given = [pathlib.Path(os.path.abspath(each)) for each in given]
 
     def open(self, settings, *, overwrite=False, resume=False):
-        """Begins a run with these settings, or goes on with the one that is there.
+        """Begins a run with these settings, or continues the existing one.
 
         Args:
-            settings: what the run is trained by: a dict that JSON can hold, with a list `seeds`.
-            overwrite: whether to delete a run that is there.
-            resume: whether to go on with it. Its settings must be these; more seeds may follow.
+            settings: the settings of the training, a dict that JSON can hold, with a list `seeds`.
+            overwrite: whether to delete an existing run.
+            resume: whether to continue it. Its settings must be equal; you may append seeds.
 
         Raises:
-            FileExistsError: where there is a run, or a part of one, and it is to be kept.
-            OSError: where the folder cannot be written.
-            ValueError: where the run to go on with has other settings: the message says which; or
-                where something that is given lies in what is to be deleted.
+            FileExistsError: if there is a run, or a part of one, and neither argument is true.
+            OSError: if the folder cannot be written.
+            ValueError: if the run to resume has other settings (the message names them), or a given
+                path lies in the files to delete.
         """
         self.check(settings, overwrite=overwrite, resume=resume)
         owner = secrets.token_hex(8)
@@ -74,11 +74,12 @@ class RunFolder:
         self._remove_unfinished()
 
     def alone(self):
-        """Returns a context in which no other process runs in the folder: the second is refused."""
+        """Returns a context that locks the folder; a second process gets an error."""
+        _files.check_writable(self.path)
         return _files.alone(self.path / IN_USE, f"The run in {self.path}")
 
     def check(self, settings, *, overwrite=False, resume=False):
-        """Raises what `open` would, and changes nothing."""
+        """Raises the errors of `open`, and changes nothing."""
         held = self._held()
         if resume and RUN in held:
             self._same(settings)
@@ -88,7 +89,7 @@ class RunFolder:
             self._keep_given(held)
 
     def _held(self):
-        """Returns the names in the folder that a run writes, without what was given."""
+        """Returns the names in the folder that a run writes, without given paths."""
         own = [name for name in WRITTEN if (self.path / name).exists()]
         return [name for name in own if self._place(name) not in self.given]
 
@@ -96,7 +97,7 @@ class RunFolder:
         return pathlib.Path(os.path.abspath(self.path / name))
 
     def _keep_given(self, held):
-        """Refuses to delete what the run is to read."""
+        """Raises an error rather than delete the inputs of the run."""
         for name in held:
             inside = [each for each in self.given if self._place(name) in each.parents]
             if inside:
@@ -106,7 +107,7 @@ class RunFolder:
                 )
 
     def keep(self, key, model, record):
-        """Writes a trained model without its optimizer, then what is known of its training."""
+        """Writes a trained model without its optimizer, then the record of its training."""
         compiled, model.compiled = model.compiled, False
         try:
             with _files.whole(self.file(key)) as part:
@@ -118,12 +119,12 @@ class RunFolder:
 
     @property
     def owner(self):
-        """The name of the run in the folder, which its records hold; `None` where there is none."""
+        """The name of the run in the folder, which its records hold; `None` without a run."""
         settings = self._settings()
         return settings and settings[OWNER]
 
     def is_trained(self, key):
-        """Returns whether this run has trained the model of this name to the end and kept it."""
+        """Returns whether this run has finished and kept the model of this name."""
         found = _files.read_json(self._record(key), {OWNER: str})
         return found is not None and found[OWNER] == self.owner and self.file(key).exists()
 
@@ -132,7 +133,7 @@ class RunFolder:
         return loaded(self.file(key))
 
     def record(self, key):
-        """Returns what `keep` was given beside the model."""
+        """Returns the record that `keep` got with the model."""
         found = _files.read_json(self._record(key), {OWNER: str})
         return {name: value for name, value in found.items() if name != OWNER}
 
@@ -144,7 +145,7 @@ class RunFolder:
         return self.path / "arms" / f"{_file_name(key)}.json"
 
     def _settings(self):
-        """What the folder's run is trained by, and its name; `None` where there is no run."""
+        """Returns the settings and the name of the folder's run, or `None` without a run."""
         return _files.read_json(self.path / RUN, {"seeds": list, OWNER: str})
 
     def _same(self, settings):
@@ -159,7 +160,7 @@ class RunFolder:
             )
 
     def _remove(self, held):
-        for name in held:  # the mark goes first: what is left half deleted is no run
+        for name in held:  # the mark goes first: a half-deleted folder is no run
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -172,13 +173,13 @@ def loaded(path):
     """Returns the model of a `.keras` file, uncompiled.
 
     Raises:
-        ValueError: the file is damaged, or holds what is not registered; the message names it.
+        ValueError: if the file is damaged or holds unregistered classes. The message names it.
     """
     try:
         return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # of whatever kind: Keras, h5py and zipfile have no common one
+    except Exception as error:  # Keras, h5py and zipfile have no common class of errors
         said = " ".join(str(error).split())
-        if "`Lambda` layer" in said:  # its code would run here, whoever wrote the file
+        if "`Lambda` layer" in said:  # loading it would run its author's code here
             said = (
                 "it holds a `Lambda` layer, and code in a model file is never run. Replace the "
                 "layer with one of keras.layers or a registered class, and save the model again."
@@ -187,13 +188,13 @@ def loaded(path):
 
 
 def differences(before, now):
-    """Returns what differs between a run's settings and others, a line each.
+    """Returns the differences between a run's settings and others, one per line.
 
-    More seeds may follow behind the others. Of the files those count that both runs have.
+    More seeds may follow after the others. Only files that both runs have are compared.
 
     Args:
-        before: the run's settings, a dict of what JSON holds.
-        now: the others.
+        before: the run's settings, a dict of JSON values.
+        now: the other settings.
     """
     seeds, files = before.get("seeds"), before.get("files", {})
     found = now.get("files", {})
@@ -206,7 +207,7 @@ def differences(before, now):
 
 
 def described(value):
-    """Returns a setting as JSON holds it: the same in every process that gives the same value."""
+    """Returns a setting as a JSON value that is the same in every process."""
     if isinstance(value, (bool, int, float, str, type(None))):
         return value
     if isinstance(value, os.PathLike):
@@ -217,7 +218,7 @@ def described(value):
         return {str(key): described(item) for key, item in value.items()}
     if hasattr(value, "get_config"):
         config = {"class": type(value).__name__, **described(value.get_config())}
-        return {key: item for key, item in config.items() if key != "name"}  # Keras counts names
+        return {key: item for key, item in config.items() if key != "name"}  # Keras numbers names
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
@@ -232,5 +233,5 @@ def _why_refused(path, held, resume):
 
 
 def write_json(path, value):
-    """Writes what JSON can hold, whole or not at all."""
+    """Writes a JSON value, whole or not at all."""
     _files.write_json(path, value)

@@ -1,4 +1,4 @@
-"""Runs a comparison of any task: its arms are trained and measured over seeds, in one folder."""
+"""Runs a comparison of any task: trains and measures its arms over seeds, in one folder."""
 
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -142,15 +142,15 @@ class Runner:
             return results
 
     def check(self, *, overwrite=False, resume=False):
-        """Raises what `run` would, and changes nothing."""
+        """Raises the errors of `run`, and changes nothing."""
         self.folder.check(self.settings, overwrite=overwrite, resume=resume)
 
     def open(self, *, overwrite=False, resume=False):
-        """Makes the folder, or takes up the run in it; `run` does it first."""
+        """Makes the folder, or opens the run in it; `run` calls it first."""
         self.folder.open(self.settings, overwrite=overwrite, resume=resume)
 
     def train(self):
-        """Trains every arm under every seed that was not trained before."""
+        """Trains every arm under every seed that is not trained yet."""
         for seed in self.seeds:
             for name, arm in self.arms.items():
                 if arm.train is not None:
@@ -164,16 +164,16 @@ class Runner:
         return results
 
     def is_trained(self, name, seed=None):
-        """Whether the model of an arm is on disk; an arm that is trained `once` needs no seed."""
+        """Returns whether the model of an arm is on disk; an arm trained `once` needs no seed."""
         return self.folder.is_trained(self.key(name, seed))
 
     def model(self, name, seed=None):
-        """The trained model of an arm, read from its file; it is trained first where need be."""
+        """Returns the trained model of an arm, read from its file; trains it first if needed."""
         self._ensure(name, seed)
         return self._load(self.folder.file(self.key(name, seed)))
 
     def record(self, name, seed=None):
-        """Returns what is known of the training of a model that is on disk."""
+        """Returns the training record of a model that is on disk."""
         return self.folder.record(self.key(name, seed))
 
     def file(self, name, seed=None):
@@ -181,7 +181,7 @@ class Runner:
         return self.folder.file(self.key(name, seed))
 
     def key(self, name, seed=None):
-        """What the files of an arm are called: its name, and the seed unless it is trained once."""
+        """Returns the name of an arm's files: its name, and the seed unless it is trained once."""
         if name not in self.arms or self.arms[name].train is None:
             trained = [each for each, arm in self.arms.items() if arm.train is not None]
             raise ValueError(
@@ -196,7 +196,7 @@ class Runner:
             trained = self.arms[name].train(seed, self._model_of(seed))
             if self.devices.write:
                 self.folder.keep(key, *trained)
-            self.devices.wait()  # the others go on when it is there
+            self.devices.wait()  # the others continue when the file exists
 
     def _model_of(self, seed):
         return lambda name: self.model(name, seed)
@@ -211,10 +211,10 @@ class Runner:
 
 
 def checked_seeds(seeds):
-    """Returns a list of different integers: those given, or the first so many.
+    """Returns a list of different integers: the given ones, or the first so many.
 
     Raises:
-        ValueError: for no seed, one that stands there twice, or one that is no integer.
+        ValueError: if there is no seed, or one is no integer or appears twice.
     """
     many = range(seeds) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
     found = list(many) if isinstance(many, Iterable) else []

@@ -1,10 +1,10 @@
-"""A table of what a comparison measured."""
+"""Tables of the measures of a comparison."""
 
 import numpy as np
 
 
 def over_seeds(results: dict) -> dict:
-    """One row for each arm, with a list of one number for each seed in each column.
+    """Returns one row for each arm, with a list of one number for each seed in each column.
 
     Args:
         results: `{arm: [{column: number} of each seed]}`, as `Runner.run` returns it.
@@ -29,13 +29,13 @@ def markdown(rows: dict, digits: int = 2) -> str:
     """Returns a Markdown table, one line for each row.
 
     Args:
-        rows: `{name: {column: number or list of numbers}}`. Of a list the mean and the sample's
-            deviation are shown. Whole numbers are counts, which are the same for every seed. A row
-            may lack a column.
-        digits: how many decimals are shown, at least 0. Defaults to `2`.
+        rows: `{name: {column: number or list of numbers}}`. A list is shown as mean and standard
+            deviation of the sample. Whole numbers are counts, which are the same for every seed. A
+            row may lack a column.
+        digits: the number of decimals, at least 0. Defaults to `2`.
 
     Returns:
-        A string. A number that is missing is "-".
+        A string. A missing number is "-".
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Writes a trained model for use elsewhere, and checks what was written."""
+"""Writes a trained model for use elsewhere, and checks the written files."""
 
 from keras_distill.export.exported import Exported
 from keras_distill.export.parity import Parity

@@ -1,4 +1,4 @@
-"""What an export is asked for beside its inputs, checked before anything is written."""
+"""Checks the arguments of an export, except its inputs, before anything is written."""
 
 import json
 import math
@@ -10,20 +10,20 @@ from keras_distill.export.endpoints import SIGNATURES
 
 
 def check_student(student):
-    """Refuses what is no Keras model.
+    """Raises an error unless the student is a Keras model.
 
     Raises:
-        TypeError: It is none.
+        TypeError: If it is none.
     """
     if not isinstance(student, keras.Model):
         raise TypeError(f"`student` must be a `keras.Model`. Received: a {type(student).__name__}")
 
 
 def check_directory(directory):
-    """Refuses a folder's name under which there is something else.
+    """Raises an error if the folder's name belongs to something else.
 
     Raises:
-        NotADirectoryError: There is a file.
+        NotADirectoryError: If there is a file.
     """
     if os.path.lexists(directory) and not os.path.isdir(directory):
         raise NotADirectoryError(
@@ -32,10 +32,10 @@ def check_directory(directory):
 
 
 def check_numbers(batch, agreement):
-    """Refuses a batch size or a share that is none.
+    """Raises an error for a batch size or a share that is out of range.
 
     Raises:
-        ValueError: One of them is out of its range.
+        ValueError: If one of them is out of its range.
     """
     if batch is not None and (type(batch) is not int or batch < 1):
         raise ValueError(f"`batch` must be a positive integer or `None`. Received: batch={batch!r}")
@@ -47,7 +47,7 @@ def checked_labels(labels):
     """Returns the names of the classes as a list, if each fits into a line.
 
     Raises:
-        ValueError: They are neither strings nor integers, or one has a line break.
+        ValueError: If they are neither strings nor integers, or one has a line break.
     """
     if labels is None:
         return None
@@ -65,7 +65,7 @@ def checked_signatures(signatures, formats):
     """Returns the names of signatures as a list, or `None` for the default ones.
 
     Raises:
-        ValueError: One is unknown, or no SavedModel is asked for.
+        ValueError: If one is unknown, or the formats include no SavedModel.
     """
     if signatures is None:
         return None
@@ -88,7 +88,7 @@ def checked_range(image_range):
     """Returns the least and the greatest value of a pixel.
 
     Raises:
-        ValueError: They are no two rising numbers.
+        ValueError: If they are not two rising numbers.
     """
     try:
         low, high = map(float, image_range)
@@ -103,10 +103,10 @@ def checked_range(image_range):
 
 
 def check_provenance(provenance):
-    """Refuses what JSON cannot hold.
+    """Raises an error for a value that JSON cannot hold.
 
     Raises:
-        ValueError: It is no dict, or JSON has no place for one of its values.
+        ValueError: If it is no dict, or JSON cannot hold one of its values.
     """
     try:
         fits = provenance is None or isinstance(provenance, dict)

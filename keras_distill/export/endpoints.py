@@ -1,4 +1,4 @@
-"""Signatures of a SavedModel that take what clients have: image files, examples, text, prompts."""
+"""Signatures of a SavedModel for clients' data: image files, examples, text, prompts."""
 
 import keras
 from keras import tree
@@ -9,16 +9,16 @@ SIGNATURES = ("classify", "image_bytes", "examples", "text", "generate", "genera
 
 
 def image_bytes(student, answer, signature, value_range):
-    """Returns a signature from the bytes of JPEG or PNG files, one string each, to the answers.
+    """Returns a signature that answers the bytes of JPEG or PNG files, one string each.
 
     Args:
         student: A `keras.Model` whose only input is images, `(batch, height, width, channels)`.
         answer: A function from a batch of images to a dict of outputs.
-        signature: What `signature_of(student)` returns, as tensor specifications.
-        value_range: The least and the greatest value of a pixel, as the student was trained.
+        signature: The result of `signature_of(student)`, as tensor specifications.
+        value_range: The least and the greatest value of a pixel in the student's training.
 
     Returns:
-        `(function, its signature)`, or `None` where the student takes no such images.
+        `(function, its signature)`, or `None` if the student takes no such images.
     """
     tf = _backend.tensorflow("A SavedModel")
     shape = _image_shape(signature)
@@ -35,7 +35,7 @@ def image_bytes(student, answer, signature, value_range):
 
     def serve(images):
         pixels = tf.map_fn(decoded, images, fn_output_signature=tf.float32)
-        if converter is not None:  # KerasHub's, as the student was trained with it
+        if converter is not None:  # KerasHub's, as in the student's training
             return answer(converter(pixels))
         return answer(tf.cast(pixels * ((high - low) / 255.0) + low, signature[0].dtype))
 
@@ -43,7 +43,7 @@ def image_bytes(student, answer, signature, value_range):
 
 
 def _image_shape(signature):
-    """Returns the height, width and channels of the only input, or `None` where it is no image."""
+    """Returns the height, width and channels of the only input, or `None` if it is no image."""
     specs = tree.flatten(signature)
     if len(specs) != 1 or isinstance(signature[0], dict) or not specs[0].dtype.is_floating:
         return None
@@ -52,14 +52,14 @@ def _image_shape(signature):
 
 
 def examples(answer, signature):
-    """A signature from serialized `tf.train.Example`s, with a feature for each input, to answers.
+    """Returns a signature that answers serialized `tf.train.Example`s with a feature per input.
 
     Args:
         answer: A function from the student's arguments to a dict of outputs.
-        signature: What `signature_of(student)` returns, as tensor specifications.
+        signature: The result of `signature_of(student)`, as tensor specifications.
 
     Returns:
-        `(function, its signature)`, or `None` where an input has a size that is not fixed.
+        `(function, its signature)`, or `None` if the size of an input is not fixed.
     """
     tf = _backend.tensorflow("A SavedModel")
     specs = {spec.name: spec for spec in tree.flatten(signature)}
@@ -76,15 +76,15 @@ def examples(answer, signature):
 
 
 def text(student, answer):
-    """Returns a signature from strings, through the task's preprocessor, to the answers.
+    """Returns a signature that answers strings, by the task's preprocessor.
 
     The server then needs the operations of tensorflow-text.
 
     Returns:
-        `(function, its signature)`, or `None` where the student has no preprocessor.
+        `(function, its signature)`, or `None` if the student has no preprocessor.
     """
     tf = _backend.tensorflow("A SavedModel")
-    preprocessor = getattr(student, "preprocessor", None)  # KerasHub's tasks alone have one
+    preprocessor = getattr(student, "preprocessor", None)  # only KerasHub's tasks have one
     if preprocessor is None or getattr(preprocessor, "tokenizer", None) is None:
         return None
 
@@ -98,17 +98,17 @@ def text(student, answer):
 def generate(student, sampled):
     """Returns a signature from token ids to token ids, with the cache of keys and values.
 
-    Its inputs are `token_ids` and `padding_mask`, `(batch, tokens)`, with the padding on the
-    right, `max_length`, the number of tokens with the prompt's, and `end_token`, the id that ends
+    Its inputs are `token_ids` and `padding_mask`, `(batch, tokens)`, with the padding on the right;
+    `max_length`, the number of tokens with those of the prompt; and `end_token`, the id that ends
     an answer, or -1 for none. It returns `token_ids` and `padding_mask`, `(batch, max_length)`.
 
     Args:
         student: A causal language model of KerasHub.
-        sampled: Whether tokens are drawn (among those that make up 90% of the probability), or
-            the likeliest is taken.
+        sampled: Whether to draw tokens (among those that make up 90% of the probability) or to take
+            the likeliest.
 
     Returns:
-        `(function, its signature)`, or `None` where the student generates no tokens.
+        `(function, its signature)`, or `None` if the student generates no tokens.
     """
     tf = _backend.tensorflow("A SavedModel")
     if not _is_causal_lm(student):

@@ -1,13 +1,12 @@
-"""Writes one format beside its place, checks it there, and gives it its name if it passes."""
+"""Writes one format under a temporary name, checks it, and renames it if it passes."""
 
 import dataclasses
 import os
-import tempfile
 
 import keras
 
 from keras_distill import export
-from keras_distill.export import parity, places, reload
+from keras_distill.export import parity, places, reload, unfinished
 from keras_distill.export.formats import FORMATS
 from keras_distill.export.given import with_batch
 from keras_distill.export.saved_model import by_name
@@ -67,7 +66,7 @@ class Exported:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A student, and what its exported models are compared with.
+    """A student, and the data for the comparison with its exported models.
 
     Args:
         student: A built `keras.Model`.
@@ -78,7 +77,7 @@ class Job:
         real: Whether `given` was given; otherwise it is random.
         agreement: The smallest agreement of a quantized model.
         batch: A fixed batch size, or `None`.
-        served: The `ServingFolder`, or `None` where none is asked for.
+        served: The `ServingFolder`, or `None` if none is asked for.
     """
 
     student: keras.Model
@@ -95,10 +94,10 @@ class Job:
         """Exports to one format; returns an `Exported`.
 
         Raises:
-            ValueError: The format cannot hold the student, or what was written did not pass.
+            ValueError: If the format cannot hold the student, or the written model did not pass.
         """
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=os.path.dirname(path), prefix=".tmp_") as folder:
+        with unfinished.folder_in(os.path.dirname(path)) as folder:
             with places.plain(folder) as plain:
                 part = os.path.join(plain, os.path.basename(path))
                 write = self._serving if kind == "serving" else self._converted
@@ -121,14 +120,14 @@ class Job:
     def _serving(self, kind, part, quantize):
         self.served.write(part)
         allowed = parity.tolerance(by_name(self.expected))
-        try:  # by its public name, so that a check that was put in its place is the one that runs
+        try:  # by its public name, so that a replaced check is the one that runs
             found = export.check_saved_model(part, self.given, by_name(self.expected), allowed)
         except (RuntimeError, ValueError) as error:
             return None, None, f"{error}."
         return None, parity.Parity(found), None
 
     def _converted(self, kind, part, quantize):
-        """Converts for any batch size, or for 1 where LiteRT takes no other."""
+        """Converts for any batch size, or for 1 if LiteRT takes no other."""
         tried = [None, 1] if self.batch is None and kind == "litert" else [self.batch]
         for batch in tried:
             last = batch == tried[-1]
@@ -141,7 +140,7 @@ class Job:
             except RuntimeError as error:  # the runtime refused it
                 if last:
                     return batch, None, f"{error}."
-            except ValueError:  # the converter did
+            except ValueError:  # the converter refused it
                 if last:
                     raise
             else:
@@ -152,7 +151,7 @@ class Job:
 
 
 def size_of(path):
-    """Returns the bytes of a file, or of all files in a folder."""
+    """Returns the size of a file, or of all files in a folder, in bytes."""
     if os.path.isfile(path):
         return os.path.getsize(path)
     files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]

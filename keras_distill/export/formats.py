@@ -1,4 +1,4 @@
-"""The formats that a model is exported to, beside TF Serving's, and what each of them needs."""
+"""The formats of exports, beside TF Serving's, with their needs."""
 
 import collections.abc
 import dataclasses
@@ -9,14 +9,14 @@ from keras_distill.export import litert_file, onnx_file, openvino_folder
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A place that a model is exported to.
+    """One format that a model is exported to.
 
     Args:
         write: A function that writes a model: `write(model, path, signature, quantize=...,
             calibration=...)`.
-        ending: What the file's or folder's name ends in.
-        packages: The packages that writing and checking need, as they are imported.
-        quantizations: What `quantize` may be.
+        ending: The ending of the file's or folder's name.
+        packages: The packages for writing and checking, by the names of their imports.
+        quantizations: The allowed values of `quantize`.
     """
 
     write: collections.abc.Callable
@@ -43,8 +43,8 @@ def checked_formats(formats, quantize):
         quantize: One of LiteRT's `QUANTIZATIONS`.
 
     Raises:
-        ValueError: A format or `quantize` is unknown, or they do not go together.
-        ImportError: A package of a format is not installed.
+        ValueError: If a format or `quantize` is unknown, or they do not fit each other.
+        ImportError: If a package of a format is not installed.
     """
     named = isinstance(formats, (list, tuple, set, frozenset))
     formats = list(dict.fromkeys(formats)) if named else [formats]

@@ -1,4 +1,4 @@
-"""The inputs that an exported model is tried on: by name, checked, and of a fixed batch size."""
+"""The inputs on which an exported model is checked: by name, and with a fixed batch size."""
 
 import re
 
@@ -10,18 +10,18 @@ from keras_distill.export import reload
 
 
 def checked_inputs(argument, inputs, signature):
-    """Inputs as a dict of arrays by input name, if they are what the model takes.
+    """Returns inputs as a dict of arrays by input name, if the model takes them.
 
     Args:
         argument: The name of the argument, for the message.
         inputs: An array for the only input, or a dict of arrays by input name.
-        signature: What `signature_of(model)` returns.
+        signature: The result of `signature_of(model)`.
 
     Returns:
         A dict of arrays, in the inputs' types.
 
     Raises:
-        ValueError: They differ from the model's inputs in name, shape or number.
+        ValueError: If their names, shapes or number differ from the model's inputs.
     """
     specs = {spec.name: spec for spec in tree.flatten(signature)}
     if not isinstance(inputs, dict):
@@ -57,7 +57,7 @@ def checked_inputs(argument, inputs, signature):
             f"Received: {[len(array) for array in arrays.values()]}"
         )
     kinds = {name: keras.backend.standardize_dtype(specs[name].dtype) for name in arrays}
-    wide = {"bfloat16": "float32"}  # NumPy has none
+    wide = {"bfloat16": "float32"}  # NumPy has no bfloat16
     return {
         name: array if kinds[name] == "string" else array.astype(wide.get(kinds[name], kinds[name]))
         for name, array in arrays.items()
@@ -65,7 +65,7 @@ def checked_inputs(argument, inputs, signature):
 
 
 def _plain(array):
-    """Strings that tf.data gives as objects, as an array of bytes."""
+    """Returns strings that tf.data gives as objects, as an array of bytes."""
     texts = array.dtype == object and all(isinstance(each, (bytes, str)) for each in array.flat)
     if not texts:
         return array
@@ -75,21 +75,21 @@ def _plain(array):
 
 
 def arguments_of(given, signature):
-    """The inputs in the structure in which the model is called: an array, a list or a dict."""
+    """Returns the inputs in the structure of the model's call: an array, a list or a dict."""
     if isinstance(signature[0], (dict, list, tuple)):
         return tree.map_structure(lambda spec: given[spec.name], signature[0])
     return next(iter(given.values())) if len(given) == 1 else given
 
 
 def answers_to(argument, student, x):
-    """Returns what a student answers, as `reload.answers`, or why it cannot.
+    """Returns a student's answers, as `reload.answers` does, or says why it cannot.
 
     Raises:
-        ValueError: The student cannot be run on these inputs.
+        ValueError: If the student cannot be run on these inputs.
     """
     try:
         found = reload.answers(student, x)
-    except Exception as error:  # whatever the student's layers meet
+    except Exception as error:  # any error of the student's layers
         lines = [line for line in str(error).splitlines() if line.strip()]
         found, said = None, re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", " ".join(lines[:2])).strip()
     if found is not None:
@@ -106,17 +106,17 @@ def answers_to(argument, student, x):
 
 
 def checked_targets(targets, given, expected):
-    """Returns the true answers as an array, if they are one for each example and fit the outputs.
+    """Returns the true answers as an array, if there is one per example and they fit the outputs.
 
-    One-hot rows become class ids. For several outputs nothing is measured.
+    One-hot rows become class ids. With several outputs nothing is measured.
 
     Args:
         targets: Class ids, one-hot rows or numbers, or `None`.
         given: The inputs, a dict of arrays by input name.
-        expected: What the student answered.
+        expected: The student's answers.
 
     Raises:
-        ValueError: They do not fit.
+        ValueError: If they do not fit.
     """
     if targets is None:
         return None
@@ -150,10 +150,10 @@ def checked_targets(targets, given, expected):
 
 
 def _array(argument, value):
-    """Returns anything as an array.
+    """Converts anything to an array.
 
     Raises:
-        ValueError: Its rows have different lengths.
+        ValueError: If its rows have different lengths.
     """
     try:
         return np.asarray(value)
@@ -165,7 +165,7 @@ def _array(argument, value):
 
 
 def with_batch(signature, batch):
-    """Returns a signature with a fixed batch size; as it is where that is `None`."""
+    """Returns a signature with a fixed batch size, or the same one if the size is `None`."""
     if batch is None:
         return signature
     return tree.map_structure(

@@ -21,23 +21,22 @@ def write(model, path, signature, *, quantize="none", calibration=None):
     Args:
         model: A built `keras.Model`.
         path: The file to write.
-        signature: What `signature_of(model)` returns; with a batch size for a fixed one.
+        signature: The result of `signature_of(model)`, with a batch size if it is fixed.
         quantize: One of `QUANTIZATIONS`. `"int8"` computes in integers between float inputs and
-            outputs, `"dynamic_int8"` holds the weights in int8 and quantizes what they multiply
-            while it runs, `"int4"` holds the weights in 4 bits and computes in floats, as
-            `"float16"` does with 16. A model of `models.quantization_aware` takes the one that it
-            simulates.
-        calibration: A dict of arrays by input name, from which `"int8"` takes the ranges of the
+            outputs. `"dynamic_int8"` stores the weights in int8, and quantizes their inputs at run
+            time. `"int4"` stores the weights in 4 bits and `"float16"` in 16; both compute in
+            floats. A model of `models.quantization_aware` takes the one that it simulates.
+        calibration: A dict of arrays by input name, from which `"int8"` gets the ranges of the
             numbers between the operations. Defaults to `None`.
 
     Raises:
-        ValueError: The model has an operation that LiteRT lacks.
+        ValueError: If the model has an operation that LiteRT lacks.
     """
     simulation = simulation_of(model)
     if simulation is not None and simulation.activations:
         content = _converted(model, signature, simulated=True)
     elif simulation is not None:
-        with with_rounded_weights(model):  # the quantizer finds the same integers again
+        with with_rounded_weights(model):  # so the quantizer finds the same integers again
             content = _quantized(_converted(model, signature), quantize, calibration)
     else:
         content = _converted(model, signature)
@@ -48,7 +47,7 @@ def write(model, path, signature, *, quantize="none", calibration=None):
 
 
 def quantization_of(model):
-    """What `quantize` must be for a model with fake quantization; `None` for another model."""
+    """Returns the `quantize` for a model with fake quantization, or `None` for another model."""
     simulation = simulation_of(model)
     if simulation is None:
         return None
@@ -64,7 +63,7 @@ def _converted(model, signature, simulated=False):
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=["serving_default"]
         )
-        if simulated:  # then it writes the integers that the fake quantization stands for
+        if simulated:  # it then writes the simulated integers
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         try:
             return converter.convert()
@@ -86,9 +85,9 @@ def _reason(said):
 def _quantized(content, quantize, calibration):
     from ai_edge_quantizer import quantizer
 
-    quiet = contextlib.redirect_stderr(io.StringIO())  # its progress bar
+    quiet = contextlib.redirect_stderr(io.StringIO())  # hides its progress bar
     with warnings.catch_warnings(), quiet:
-        warnings.simplefilter("ignore", UserWarning)  # it keeps all tensors, and says so
+        warnings.simplefilter("ignore", UserWarning)  # it warns that it keeps all tensors
         job = quantizer.Quantizer(bytearray(content), _recipe(quantize))
         ranges = None
         if job.need_calibration:
@@ -108,7 +107,7 @@ def _recipe(quantize):
         wider = [_operation(name, "min_max_uniform_quantize", {"weight_tensor_config": weights})
                  for name in ("DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE")]  # fmt: skip
         return [*recipe.weight_only_wi4_afp32(), *wider]
-    if quantize == "int8":  # floats go in and come out, as in all other formats
+    if quantize == "int8":  # inputs and outputs are floats, as in all other formats
         ends = [_operation(name, "no_quantize", {}) for name in ("INPUT", "OUTPUT")]
         return [*recipe.static_wi8_ai8(), *ends]
     weights = {"dtype": "FLOAT", "num_bits": 16, "symmetric": True, "granularity": "TENSORWISE"}
@@ -124,6 +123,6 @@ def _operation(name, algorithm, config):
 
 
 def _examples(calibration):
-    """Returns each example of the calibration set as a batch of one."""
+    """Yields each example of the calibration set as a batch of one."""
     count = len(next(iter(calibration.values())))
     return [{n: np.asarray(v[i : i + 1]) for n, v in calibration.items()} for i in range(count)]

@@ -14,12 +14,12 @@ def write(model, path, signature, *, quantize="none", calibration=None):
     Args:
         model: A built `keras.Model`.
         path: The file to write.
-        signature: What `signature_of(model)` returns.
-        quantize: One of `QUANTIZATIONS`, done by ONNX Runtime's quantizer.
+        signature: The result of `signature_of(model)`.
+        quantize: One of `QUANTIZATIONS`. ONNX Runtime's quantizer applies it.
         calibration: A dict of arrays by input name, for `"int8"`. Defaults to `None`.
 
     Raises:
-        ValueError: The model has an operation that ONNX or its converter lacks.
+        ValueError: If the model has an operation that ONNX or its converter lacks.
     """
     with tempfile.TemporaryDirectory() as folder:
         whole = os.path.join(folder, "float.onnx")
@@ -29,12 +29,12 @@ def write(model, path, signature, *, quantize="none", calibration=None):
 
 
 def _convert(model, path, signature):
-    with warnings.catch_warnings():  # tf2onnx is older than NumPy's present names
+    with warnings.catch_warnings():  # tf2onnx uses old names of NumPy
         warnings.simplefilter("ignore", FutureWarning)
         try:
             model.export(path, format="onnx", verbose=False, input_signature=signature)
             return
-        except Exception as error:  # whatever the converter meets
+        except Exception as error:  # any error of the converter
             said = " ".join(str(error).split())[:400]
     raise ValueError(
         "The converter to ONNX cannot convert this model. Export it to another format, or replace "

@@ -12,18 +12,18 @@ QUANTIZATIONS = ("none", "float16")
 def write(model, path, signature, *, quantize="none", calibration=None):
     """Writes a folder with `model.xml` and `model.bin`.
 
-    OpenVINO computes in bfloat16 on a CPU that has it, unless it is asked for float32: compile the
+    OpenVINO computes in bfloat16 on a CPU that supports it. To compute in float32, compile the
     model with `{"INFERENCE_PRECISION_HINT": "f32"}`.
 
     Args:
         model: A built `keras.Model`.
-        path: The folder to write; it does not exist yet.
-        signature: What `signature_of(model)` returns.
+        path: The folder to write. It must not exist.
+        signature: The result of `signature_of(model)`.
         quantize: `"none"`, or `"float16"` for the weights.
         calibration: Not used.
 
     Raises:
-        ValueError: The model has an operation that OpenVINO lacks.
+        ValueError: If the model has an operation that OpenVINO lacks.
     """
     import openvino
 
@@ -32,7 +32,7 @@ def write(model, path, signature, *, quantize="none", calibration=None):
         archive_of(model, None, 1, None, signature, ()).write_out(folder, verbose=False)
         try:
             found = openvino.convert_model(folder)
-        except Exception as error:  # whatever the converter meets
+        except Exception as error:  # any error of the converter
             found, said = None, " ".join(str(error).split())[:400]
     if found is None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How close an exported model's answers are to the student's, and what that is worth."""
+"""Compares an exported model's answers with the student's, and judges the difference."""
 
 import typing
 
@@ -38,7 +38,7 @@ class Parity(typing.NamedTuple):
 
 
 def tolerance(expected):
-    """The largest difference that is allowed of a float format: 1e-5, or of larger outputs more.
+    """Returns the largest difference for a float format: 1e-5, or more for larger outputs.
 
     Args:
         expected: The student's outputs, an array or a dict of arrays.
@@ -52,7 +52,7 @@ def compared(outputs, expected, targets=None):
 
     Args:
         outputs: A dict of arrays by output name.
-        expected: The student's outputs, as `reload.answers` returns them.
+        expected: The student's outputs, from `reload.answers`.
         targets: The true answers for the only output, or `None`: class ids, or numbers.
     """
     expected = by_name(expected)
@@ -71,13 +71,13 @@ def compared(outputs, expected, targets=None):
 
 
 def judged(parity, exact, allowed, agreement):
-    """Why an exported model must not be used, or `None` if it may be.
+    """Returns why an exported model must not be used, or `None` if it may be.
 
     Args:
         parity: A `Parity`.
-        exact: Whether the format is a float one, which answers as the student does.
-        allowed: The largest difference for such a format.
-        agreement: The smallest agreement for another one.
+        exact: Whether the format is a float format, which answers as the student does.
+        allowed: The largest difference of a float format.
+        agreement: The smallest agreement of another format.
     """
     if not np.isfinite(parity.difference):
         return "its answers hold NaN or infinity where the student's do not."

@@ -1,4 +1,4 @@
-"""Folders of what is exported: where a new version goes, and what did not pass its check."""
+"""Names for exports: the next version, and names for models that did not pass their check."""
 
 import contextlib
 import os
@@ -9,17 +9,17 @@ PATTERN = re.compile(r"[][*?\\]")  # TensorFlow reads such a path as a pattern
 
 
 def next_version(folder):
-    """Returns the version after the highest one in a model's folder; 1 where there is none.
+    """Returns the version after the highest one in a model's folder, or 1 if there is none.
 
     Args:
-        folder: The folder `path/name` that TF Serving reads versions from.
+        folder: The folder `path/name` from which TF Serving reads versions.
     """
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return 1 + max((int(name) for name in names if re.fullmatch(r"\d+", name)), default=0)
 
 
 def failed(path):
-    """Returns a free name beside `path` that no server loads: for what did not pass its check."""
+    """Returns a free name beside `path` that no server loads, for a model that did not pass."""
     count, name = 1, f"{path}.failed"
     while os.path.lexists(name):
         count += 1
@@ -29,10 +29,10 @@ def failed(path):
 
 @contextlib.contextmanager
 def plain(path):
-    """A path to the same folder or file that TensorFlow does not read as a pattern.
+    """Yields a path to the same folder or file that TensorFlow does not read as a pattern.
 
     Yields:
-        The path itself, or a link to it where it holds one of the signs `[ ] * ? \\`.
+        The path itself, or a link to it if it holds one of the signs `[ ] * ? \\`.
     """
     if not PATTERN.search(os.path.abspath(path)):
         yield os.fspath(path)

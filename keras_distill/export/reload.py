@@ -1,4 +1,4 @@
-"""Runs what was exported in a fresh process, by its own runtime, and compares what it answers."""
+"""Runs an exported model in a fresh process, by its own runtime, and compares its answers."""
 
 import os
 import pathlib
@@ -19,14 +19,14 @@ RUNTIMES = pathlib.Path(__file__).with_name("runtimes.py")
 def check_saved_model(path: str, inputs: Any, expected: Any, atol: float = 1e-5) -> float:
     """Reloads a SavedModel in a fresh process by TensorFlow alone and compares its outputs.
 
-    `max |serving_default(inputs) - expected|` over all outputs. Keras cannot be imported in that
-    process, and it runs on the CPU.
+    `max |serving_default(inputs) - expected|` over all outputs. The process cannot import Keras,
+    and runs on the CPU.
 
     Args:
-        path: a SavedModel's folder, such as `write_saved_model` returns.
+        path: a SavedModel's folder, such as one from `write_saved_model`.
         inputs: an array, or a dict of arrays by input name.
-        expected: what the model returned for them: an array, or a dict by output name.
-        atol: the largest difference allowed.
+        expected: the model's outputs for them: an array, or a dict by output name.
+        atol: the largest allowed difference.
 
     Returns:
         The largest absolute difference, a float.
@@ -43,7 +43,7 @@ def check_saved_model(path: str, inputs: Any, expected: Any, atol: float = 1e-5)
     ```
     """
     difference = largest_difference(outputs_of("serving", path, inputs), expected)
-    if not difference <= atol:  # NaN too
+    if not difference <= atol:  # also for NaN
         raise ValueError(
             f"The outputs of the reloaded SavedModel may differ from the model's by at most "
             f"atol={atol}. Received: a largest difference of {difference}, in {path!r}"
@@ -52,7 +52,7 @@ def check_saved_model(path: str, inputs: Any, expected: Any, atol: float = 1e-5)
 
 
 def answers(model: keras.Model, inputs: Any) -> Any:
-    """Returns what a model returns for inputs on the CPU, as the fresh process does: arrays.
+    """Returns a model's outputs on the CPU as arrays, as the fresh process computes them.
 
     Args:
         model: a `keras.Model`.
@@ -74,26 +74,26 @@ def answers(model: keras.Model, inputs: Any) -> Any:
 
 
 def _tensor(array):
-    """Strings as a tensor, which a layer takes; other arrays as they are."""
+    """Returns strings as a tensor, which a layer takes; other arrays unchanged."""
     if getattr(array, "dtype", None) is None or np.asarray(array).dtype.kind not in "SU":
         return array
     return _backend.tensorflow("A model of strings").constant(array)
 
 
 def outputs_of(kind, path, inputs):
-    """Returns what an exported model answers in a fresh process, without Keras and this package.
+    """Returns an exported model's answers in a fresh process, without Keras and this package.
 
     Args:
         kind: `"serving"`, `"litert"`, `"onnx"` or `"openvino"`.
-        path: The file or folder that was exported.
+        path: The exported file or folder.
         inputs: An array, or a dict of arrays by input name.
 
     Returns:
         A dict of arrays by output name.
 
     Raises:
-        ValueError: There are several inputs, and they have no names.
-        RuntimeError: The process failed; the message ends with the last line it said.
+        ValueError: If there are several inputs without names.
+        RuntimeError: If the process failed. The message ends with its last line of output.
     """
     if isinstance(inputs, (list, tuple)):
         raise ValueError(
@@ -120,14 +120,14 @@ def _run_fresh(kind, *arguments):
 
 
 def largest_difference(outputs, expected):
-    """Returns the largest absolute difference over all outputs; NaN where there is one.
+    """Returns the largest absolute difference over all outputs, or NaN if there is one.
 
     Args:
         outputs: A dict of arrays by output name.
-        expected: The same, or the array of the only output.
+        expected: Another such dict, or the array of the only output.
 
     Raises:
-        ValueError: The outputs differ in name or shape.
+        ValueError: If the outputs differ in name or shape.
     """
     if not isinstance(expected, dict):
         if len(outputs) != 1:

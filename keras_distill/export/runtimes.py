@@ -1,8 +1,8 @@
 """Runs an exported model by its own runtime: `python runtimes.py FORMAT MODEL INPUTS OUTPUTS`.
 
-This is a program, not a module of the package. It runs in a process of its own, in which neither
-Keras nor keras_distill can be imported, as on the machine that the model is made for. `INPUTS` is
-an `.npz` file with an array for each input. `OUTPUTS` becomes one with an array for each output.
+This is a program, not a module of the package. It runs in a process of its own. As on the machine
+for which the model is made, this process can import neither Keras nor keras_distill. `INPUTS` is an
+`.npz` file with an array for each input. `OUTPUTS` becomes one with an array for each output.
 """
 
 import importlib.util
@@ -10,17 +10,17 @@ import os
 import pathlib
 import sys
 
-if __name__ == "__main__":  # nothing beside this file may stand for a package
+if __name__ == "__main__":  # no file in this folder may hide a package
     sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
     sys.modules["keras"] = sys.modules["keras_distill"] = None
 
 import numpy as np
 
-ONLY = "__only__"  # the one input, where its name is not known
+ONLY = "__only__"  # the only input, if its name is not known
 
 
 def serving(path):
-    """Returns a SavedModel by TensorFlow, on the CPU."""
+    """Loads a SavedModel by TensorFlow, on the CPU."""
     import tensorflow as tf
 
     try:
@@ -44,7 +44,7 @@ def serving(path):
 
 
 def load_text_operations(tf):
-    """Registers the operations of tensorflow-text; the package itself would import Keras."""
+    """Registers the operations of tensorflow-text without its package, which would import Keras."""
     spec = importlib.util.find_spec("tensorflow_text")
     if spec is None:
         sys.exit("The signature `text` needs tensorflow-text. Run `pip install tensorflow-text`.")
@@ -53,7 +53,7 @@ def load_text_operations(tf):
 
 
 def litert(path):
-    """Returns a `.tflite` file by LiteRT."""
+    """Loads a `.tflite` file by LiteRT."""
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(path).get_signature_runner("serving_default")
@@ -71,7 +71,7 @@ def litert(path):
 
 
 def quantized(value, detail):
-    """Returns an array as an input takes it: integers where the input holds quantized numbers."""
+    """Returns an array in the form of an input: integers if the input is quantized."""
     scale, zero = detail["quantization"]
     if np.issubdtype(detail["dtype"], np.integer) and scale and value.dtype.kind == "f":
         limits = np.iinfo(detail["dtype"])
@@ -80,7 +80,7 @@ def quantized(value, detail):
 
 
 def dequantized(value, detail):
-    """Returns the numbers that an output stands for."""
+    """Returns the numbers that a quantized output represents."""
     scale, zero = detail["quantization"]
     if value.dtype.kind in "iu" and scale:
         return ((value.astype("float64") - zero) * scale).astype("float32")
@@ -88,7 +88,7 @@ def dequantized(value, detail):
 
 
 def onnx(path):
-    """Returns an `.onnx` file by ONNX Runtime."""
+    """Loads an `.onnx` file by ONNX Runtime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -108,10 +108,10 @@ def onnx(path):
 
 
 def openvino(path):
-    """Returns a folder with `model.xml` by OpenVINO, which computes in float32."""
+    """Loads a folder with `model.xml` by OpenVINO, which computes in float32."""
     import openvino as ov
 
-    # A CPU with bfloat16 computes in it unless it is told otherwise.
+    # By default a CPU with bfloat16 computes in it.
     precision = {"INFERENCE_PRECISION_HINT": "f32"}
     model = ov.Core().compile_model(f"{path}/model.xml", "CPU", precision)
     inputs = {each.get_any_name(): each for each in model.inputs}
@@ -132,17 +132,17 @@ class Loaded:
     """A model in its runtime, ready to answer.
 
     Args:
-        model: What the runtime loaded; it is kept alive here.
-        feed: A function from arrays by input name to what the runtime takes.
-        run: A function from that to arrays by output name.
-        sizes: The batch sizes of the inputs; below 1 where any will do.
+        model: The runtime's model, which this object keeps alive.
+        feed: A function from arrays by input name to the runtime's inputs.
+        run: A function from these to arrays by output name.
+        sizes: The batch sizes of the inputs; below 1 if any size is allowed.
     """
 
     def __init__(self, model, feed, run, sizes=(-1,)):
         self.model, self.feed, self.run, self.batch = model, feed, run, max(sizes)
 
     def __call__(self, given):
-        """Returns the outputs for all examples, run as many at a time as the model takes."""
+        """Returns the outputs for all examples, in batches of the model's size."""
         return in_batches(self.run, self.feed(given), self.batch)
 
 
@@ -156,12 +156,12 @@ def named(given, inputs):
 
 
 def in_batches(run, given, fixed):
-    """Runs all examples at once, or as many at a time as the model takes.
+    """Runs all examples at once, or in batches of the model's size.
 
     Args:
         run: A function from a batch to its outputs.
         given: The inputs.
-        fixed: The batch size of the model; below 1 where any will do.
+        fixed: The batch size of the model; below 1 if any size is allowed.
     """
     if fixed < 1:
         return run(given)

@@ -1,11 +1,9 @@
 """Writes a trained model for use elsewhere: a `.keras` file, or a SavedModel for TF Serving.
 
-Everything here works on any Keras model; nothing knows how the model was trained.
+Everything here works on any Keras model, however it was trained.
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from os import PathLike
 
@@ -13,11 +11,11 @@ import keras
 from keras import tree
 
 from keras_distill import _backend, _files
-from keras_distill.export import endpoints, places
+from keras_distill.export import endpoints, places, unfinished
 from keras_distill.export.signature import check_built, signature_of, tensor_spec
 
-CLASSIFY = ("classify",)  # where there are classes
-DEFAULT = ("classify", "image_bytes", "examples")  # what needs no operations but TensorFlow's own
+CLASSIFY = ("classify",)  # for models with classes
+DEFAULT = ("classify", "image_bytes", "examples")  # these need only TensorFlow
 _LACKS = {
     "classify": "has no single output of shape (batch, classes)",
     "image_bytes": "does not take a single image of a fixed size with 1 or 3 channels",
@@ -26,25 +24,25 @@ _LACKS = {
     "generate": "is not a causal language model of KerasHub",
     "generate_sampled": "is not a causal language model of KerasHub",
 }
-# Operations of a graph that only hand on what the head computed.
+# Operations of a graph that only pass on the output of the head.
 _PASSING = ("Identity", "Cast", "Reshape", "Squeeze")
 
 
 def write_student(model: keras.Model, path: str | PathLike[str]) -> str:
     """Saves a model as a `.keras` file without its optimizer, loss and metrics.
 
-    The file holds neither the optimizer nor the compiled loss and metrics. It is written beside
-    `path` and then moved there, so that a reader never sees half a file.
+    The file holds neither the optimizer nor the compiled loss and metrics. It is written under a
+    temporary name beside `path` and then renamed, so that a reader never sees a part of a file.
 
     Args:
         model: a built `keras.Model`.
-        path: where to write; ends in `.keras`. An existing file is replaced.
+        path: the file to write, which ends in `.keras`. An existing file is replaced.
 
     Returns:
         The path, a string.
 
     Raises:
-        ValueError: where `path` does not end in `.keras`, or the model is not built.
+        ValueError: if `path` does not end in `.keras`, or the model is not built.
 
     Example:
 
@@ -57,10 +55,10 @@ def write_student(model: keras.Model, path: str | PathLike[str]) -> str:
         raise ValueError(f"`path` must end in '.keras'. Received: path={path!r}")
     check_built(model)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(path), prefix=".tmp_") as folder:
+    with unfinished.folder_in(os.path.dirname(path)) as folder:
         temporary = os.path.join(folder, "model.keras")
         model.save(temporary)
-        if getattr(model, "compiled", False):  # our own file, so nothing in it needs distrust
+        if getattr(model, "compiled", False):  # this package wrote the file, so it can be trusted
             keras.saving.load_model(temporary, compile=False, safe_mode=False).save(temporary)
         os.replace(temporary, path)
     return path
@@ -104,7 +102,7 @@ def write_saved_model(
         The version's folder, a string.
 
     Raises:
-        ValueError: for a model that is not built, or `labels` that do not fit its output.
+        ValueError: if the model is not built, or `labels` do not fit its output.
         FileExistsError: if this version exists.
         ImportError: if TensorFlow is not installed.
 
@@ -127,13 +125,10 @@ def write_saved_model(
         )
     archive = archive_of(model, labels, top_k, from_logits, input_signature or signature_of(model))
     os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(dir=parent, prefix=".tmp_")  # not a number: never served
-    try:
+    with unfinished.folder_in(parent) as temporary:
         with places.plain(temporary) as plain:
             archive.write_out(os.path.join(plain, str(version)), verbose=False)
         os.rename(os.path.join(temporary, str(version)), folder)
-    finally:
-        shutil.rmtree(temporary)
     return folder
 
 
@@ -143,16 +138,16 @@ def archive_of(model, labels, top_k, from_logits, signature, signatures=CLASSIFY
 
     Args:
         model: A built `keras.Model`.
-        labels: What the classes are called, or `None` for their indices.
+        labels: The names of the classes, or `None` for their indices.
         top_k: How many classes `classify` returns.
-        from_logits: Whether the one output is logits; `None` reads it off the graph.
-        signature: What `signature_of(model)` returns.
+        from_logits: Whether the one output is logits. `None` decides by the graph.
+        signature: The result of `signature_of(model)`.
         signatures: Names out of `endpoints.SIGNATURES`. `None` stands for those of `DEFAULT` that
-            suit the model, and `"classify"` is left out where there are no classes.
+            suit the model. `"classify"` is left out if there are no classes.
         image_range: The least and greatest value of a pixel, for `"image_bytes"`.
 
     Raises:
-        ValueError: A signature is unknown or does not suit the model, or the labels do not fit.
+        ValueError: If a signature is unknown or does not suit the model, or the labels do not fit.
     """
     tf = _backend.tensorflow("A SavedModel")
     signature = tree.map_structure(tensor_spec, signature)
@@ -197,7 +192,7 @@ def _checked_signatures(signatures):
 
 
 def _endpoint(name, model, answer, signature, image_range):
-    """Returns `(function, its signature)`, or `None` where the model cannot have it."""
+    """Returns `(function, its signature)`, or `None` if the model cannot have it."""
     if name == "image_bytes":
         return endpoints.image_bytes(model, answer, signature, image_range)
     if name == "examples":
@@ -218,7 +213,7 @@ def _serve(forward, output_name):
 
 
 def by_name(outputs):
-    """Returns a model's outputs by the names that they are served under; the only one as it is."""
+    """Returns a model's outputs by their served names; the only output as it is."""
     if isinstance(outputs, dict):
         return dict(outputs)
     if isinstance(outputs, (list, tuple)):
@@ -245,7 +240,7 @@ def _classify(forward, classes, labels, top_k, from_logits):
 
 
 def _last_operation(graph):
-    """Returns the kind of the graph's last operation that computes anything."""
+    """Returns the kind of the graph's last operation that computes something."""
     operation = graph.outputs[0].op
     while operation.type in _PASSING:
         operation = operation.inputs[0].op

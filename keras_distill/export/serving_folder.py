@@ -1,4 +1,4 @@
-"""What stands beside a SavedModel: names of classes, provenance, a model card, warm-up requests."""
+"""The files beside a SavedModel: class names, provenance, a model card, warm-up requests."""
 
 import html
 import importlib.util
@@ -19,23 +19,23 @@ class ServingFolder:
 
     Args:
         archive: The `keras.export.ExportArchive`.
-        name: What the model is called.
+        name: The name of the model.
         labels: The names of the classes, or `None`.
-        provenance: A dict that JSON can hold of where the student comes from, such as its teacher,
+        provenance: A dict that JSON can hold, about the student's origin, such as its teacher,
             recipe, temperature, data and metrics; or `None`.
-        given: The inputs of the warm-up requests, a dict of arrays by input name; or `None` for
-            none, such as where they are random.
-        note: What the server must have beside TensorFlow, a sentence; empty for nothing.
+        given: The inputs of the warm-up requests, a dict of arrays by input name, or `None` for no
+            requests, for example if the inputs are random.
+        note: The server's needs beside TensorFlow, a sentence; empty if there are none.
     """
 
     def __init__(self, archive, name, labels=None, provenance=None, given=None, note=""):
         self.archive, self.name, self.given, self.note = archive, name, given, note
         self.labels = None if labels is None else [str(label) for label in labels]
-        self.provenance = json.loads(json.dumps(provenance or {}))  # before anything is written
+        self.provenance = json.loads(json.dumps(provenance or {}))  # raises before any writing
         self.provenance.setdefault("versions", _versions())
 
     def write(self, path):
-        """Writes the SavedModel to a new folder, and the rest beside it."""
+        """Writes the SavedModel to a new folder, and the other files beside it."""
         self.archive.write_out(path, verbose=False)
         os.makedirs(os.path.join(path, "assets"), exist_ok=True)
         if self.labels is not None:
@@ -67,12 +67,12 @@ class ServingFolder:
 
 
 def can_warm_up():
-    """Returns whether the package that holds TF Serving's requests is installed."""
+    """Returns whether the package with TF Serving's requests is installed."""
     return importlib.util.find_spec("tensorflow_serving") is not None
 
 
 def _write_warm_up(path, name, given, count=8):
-    """TF Serving answers these requests before it takes any other."""
+    """Writes requests that TF Serving answers before any other, to warm up."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
@@ -99,7 +99,7 @@ def _warm_up_told(warmed):
 
 
 def _versions():
-    """Returns what the student was exported with."""
+    """Returns the versions of the packages that export the student."""
     import tensorflow as tf
 
     from keras_distill import __version__
@@ -124,7 +124,7 @@ def _short(value):
 
 
 def _plain(text):
-    """Text that Markdown and HTML show as it is."""
+    """Escapes text for Markdown and HTML."""
     escaped = html.escape(" ".join(text.split()), quote=False)
     return "".join(f"\\{sign}" if sign in "\\`*_[]#|!" else sign for sign in escaped)
 

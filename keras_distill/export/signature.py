@@ -1,4 +1,4 @@
-"""What a built model takes: a specification of its inputs, and inputs of that shape."""
+"""The inputs of a built model: their specification, and random inputs of these shapes."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def signature_of(model: keras.Model) -> list:
     ```
     """
     signature = _built_signature(model)
-    if getattr(model, "preprocessor", None) is None:  # KerasHub's tasks alone have one
+    if getattr(model, "preprocessor", None) is None:  # only KerasHub's tasks have one
         return signature
     return [
         {name: _made(spec, name) for name, spec in each.items()} if isinstance(each, dict) else each
@@ -40,13 +40,13 @@ def signature_of(model: keras.Model) -> list:
 
 
 def _made(spec, name):
-    """Returns a specification with the dtype that KerasHub's preprocessors make."""
+    """Returns a specification with the dtype of KerasHub's preprocessors."""
     dtype = "bool" if name.endswith("padding_mask") else spec.dtype
     return keras.InputSpec(shape=spec.shape, dtype=dtype, name=spec.name)
 
 
 def _built_signature(model):
-    """One specification for each argument of the model, as it was built."""
+    """Returns one specification for each argument of the model, as it was built."""
     if isinstance(model, keras.Sequential):
         return [_spec(model.inputs[0])]
     if getattr(model, "inputs", None):
@@ -75,36 +75,36 @@ def _spec(tensor, name=None):
 
 
 def _by_layer(tensor):
-    """A specification under the name of its input layer, by which the model takes it in a dict."""
+    """Returns a specification named after its input layer, its key in a dict of inputs."""
     return _spec(tensor, graph.operation_of(tensor).name)
 
 
 def _named(structure, spec):
-    """Returns the specifications of a structure; an entry of a dict is served under its key."""
+    """Returns the specifications of a structure; a dict's entries get their keys as names."""
     if isinstance(structure, dict):
         return {key: spec(value, key) for key, value in structure.items()}
     return tree.map_structure(spec, structure)
 
 
 def tensor_spec(spec):
-    """Returns a specification as TensorFlow takes it."""
+    """Returns a specification in TensorFlow's form."""
     return _backend.tensorflow("A SavedModel").TensorSpec(spec.shape, spec.dtype, name=spec.name)
 
 
 def random_inputs(model: keras.Model, count: int = 8, seed: int = 0) -> Any:
-    """Inputs that a built model takes, to try it on.
+    """Returns random inputs for a built model.
 
     Args:
-        model: a `keras.Model` of one input, or of several in a dict or a functional model.
-        count: how many examples.
-        seed: of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
+        model: a `keras.Model` with one input, or several in a dict or a functional model.
+        count: the number of examples.
+        seed: the seed of the random numbers: floats in [0, 1), or integers and booleans of 0 and 1.
             Strings are made-up words.
 
     Returns:
-        An array, or a dict of arrays by input name where there are several.
+        An array, or a dict of arrays by input name if there are several.
 
     Raises:
-        ValueError: where the model takes several inputs that have no names.
+        ValueError: if the model takes several inputs without names.
 
     Example:
 
@@ -137,7 +137,7 @@ def _random(spec, count, generator):
 
 
 def check_built(model):
-    """Refuses a model that is not built, whose weights and inputs are not known."""
+    """Raises an error for a model that is not built: its weights and inputs are not known."""
     if not model.built:
         raise ValueError(
             "The model must be built before it is exported. Call it on a batch first. "

@@ -1,4 +1,4 @@
-"""Takes a trained student to the places where it is used, and proves that it arrived."""
+"""Exports a trained student to the formats in which it is used, and checks each of them."""
 
 import os
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from keras_distill.export.saved_model import archive_of
 from keras_distill.export.serving_folder import TEXT_NEEDS, ServingFolder
 from keras_distill.export.signature import check_built, random_inputs, signature_of
 
-RANDOM = 8  # examples, where no real ones are given
+RANDOM = 8  # the number of random examples if no real ones are given
 
 
 def write(
@@ -91,12 +91,12 @@ def write(
         A list with an `Exported` for each format. `str` of it describes the result in one line.
 
     Raises:
-        ValueError: An argument does not fit, a format lacks an operation of the student, or an
+        ValueError: If an argument does not fit, a format lacks an operation of the student, or an
             exported model did not pass its check.
-        FileExistsError: One of the files or folders exists.
-        TypeError: The student is no Keras model.
-        ImportError: A package of a format is not installed.
-        RuntimeError: Keras runs on another backend than TensorFlow.
+        FileExistsError: If one of the files or folders exists.
+        TypeError: If the student is no Keras model.
+        ImportError: If a package of a format is not installed.
+        RuntimeError: If Keras runs on another backend than TensorFlow.
 
     Example:
 
@@ -168,7 +168,7 @@ def _at_exit(student, exit):
 
 
 def _path(directory, name, kind, quantize, version):
-    """Returns where a format goes; refused if there is something."""
+    """Returns the path of a format; raises an error if it exists."""
     directory = os.path.abspath(directory)
     if kind == "serving":
         parent = os.path.join(directory, name)

@@ -1,6 +1,6 @@
-"""What a fused head lets `compile` take: a loss and metrics that need no dense logits.
+"""The losses and metrics that `compile` takes with a fused head, since they need no dense logits.
 
-They are given `(batch, tokens, 2)`: each token's cross-entropy, and 1 where the likeliest word is
+Their input is `(batch, tokens, 2)`: each token's cross-entropy, and 1 where the likeliest word is
 its label.
 """
 
@@ -12,17 +12,17 @@ from keras_distill._keras.layers import mask_of
 
 
 class GivenCrossEntropy(keras.losses.Loss):
-    """A cross-entropy that was measured by blocks; weights and reduction are Keras's."""
+    """A cross-entropy that was measured by blocks. Keras applies weights and reduction."""
 
     def call(self, y_true, y_pred):
         return y_pred[..., 0]
 
 
 class GivenAccuracy(keras.metrics.Mean):
-    """The mean of what is right."""
+    """The share of tokens whose likeliest word is the label."""
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """With a batch; `y_true` is in `y_pred` already. Keras's mask counts, as in its metrics."""
+        """Adds a batch. `y_pred` includes the labels. Keras's mask counts, as in its metrics."""
         right = y_pred[..., 1]
         if (mask := mask_of(y_pred)) is not None:
             mask = keras.ops.cast(mask, right.dtype)
@@ -31,7 +31,7 @@ class GivenAccuracy(keras.metrics.Mean):
 
 
 def _by_token(sample_weight):
-    """(batch, tokens) or (batch, 1)."""
+    """Returns sample weights as (batch, tokens) or (batch, 1)."""
     weight = keras.ops.cast(sample_weight, "float32")
     return weight if len(weight.shape) > 1 else keras.ops.expand_dims(weight, -1)
 
@@ -44,7 +44,7 @@ class GivenPerplexity(keras.metrics.Mean):
         self.mask_token_id = mask_token_id
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """With a batch."""
+        """Adds a batch."""
         if self.mask_token_id is not None:
             known = keras.ops.cast(keras.ops.not_equal(y_true, self.mask_token_id), "float32")
             other = 1.0 if sample_weight is None else keras.ops.cast(sample_weight, "float32")
@@ -56,7 +56,7 @@ class GivenPerplexity(keras.metrics.Mean):
 
 
 def given_loss(loss):
-    """Returns the compiled loss, as it is measured by blocks."""
+    """Returns the loss by blocks in place of the compiled loss."""
     if loss is None:
         return None
     kind = keras.losses.SparseCategoricalCrossentropy
@@ -72,7 +72,7 @@ def given_loss(loss):
 
 
 def given_metrics(metrics):
-    """Returns the compiled metrics, as they are measured by blocks."""
+    """Returns the metrics by blocks in place of the compiled metrics."""
     if metrics is not None and not isinstance(metrics, (list, tuple)):
         raise ValueError(
             f"With `fused_head=True`, `metrics` must be a list. Received: metrics={metrics!r}"
@@ -95,6 +95,6 @@ def _given_metric(metric):
 
 
 def _is_perplexity(metric):
-    """Whether a metric is KerasHub's: only where somebody has imported KerasHub can it be."""
+    """Returns whether a metric is KerasHub's, without an import of KerasHub."""
     hub = sys.modules.get("keras_hub")
     return hub is not None and isinstance(metric, hub.metrics.Perplexity)

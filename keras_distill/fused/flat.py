@@ -1,10 +1,10 @@
-"""The forward Kullback-Leibler divergence at a high temperature, where both sides are nearly flat.
+"""The forward Kullback-Leibler divergence at a high temperature, where both sides are almost flat.
 
 With `w = (t - s) / T` less its mean under the teacher's softmax `p`, the divergence is
-`log(1 + sum_c p_c * (exp(-w_c) - 1 + w_c))`, a sum of positive terms, and the slope
-`softmax(s) - p = p * (exp(-w) / (1 + sum) - 1)`. Neither is a difference of nearly equal numbers,
-which times `T^2` would be more rounding than divergence. Tokens with a word further off than
-`NEAR` take the plain way.
+`log(1 + sum_c p_c * (exp(-w_c) - 1 + w_c))`, a sum of positive terms, and the slope is
+`softmax(s) - p = p * (exp(-w) / (1 + sum) - 1)`. Neither is a difference of nearly equal numbers:
+times `T^2` its rounding would exceed the divergence. Tokens with a word further off than `NEAR` are
+computed the plain way.
 """
 
 import math
@@ -15,13 +15,13 @@ from keras import ops
 from keras_distill.fused.head import Head, logits
 from keras_distill.fused.normalizers import LogSumExp
 
-FLAT = 8.0  # the temperature from which it counts
+FLAT = 8.0  # the temperature from which it is used
 NEAR = 0.5
 SERIES = [(-1) ** power / math.factorial(power) for power in range(2, 9)]
 
 
 class FlatDivergence(NamedTuple):
-    """`KLDivergence` from a teacher of whom there is a `Head`, at a high temperature."""
+    """`KLDivergence` from a teacher with a `Head`, at a high temperature."""
 
     loss: Any
     teacher: Head
@@ -30,15 +30,15 @@ class FlatDivergence(NamedTuple):
 
     @property
     def factor(self):
-        """`T^2` where the loss has it."""
+        """`T^2` if the loss has this factor."""
         return self.temperature**2 if self.loss.compensate else 1.0
 
     def empty(self, zeros):
-        """Of no blocks, for a zero a token."""
+        """Returns the state before the first block, from a zero for each token."""
         return {"student": LogSumExp.empty(zeros), "teacher": LogSumExp.empty(zeros)}
 
     def first(self, state, found, start, size):
-        """With a block."""
+        """Returns the state of the first pass after one more block."""
         student, teacher = self._scaled(found, start, size)
         return {
             "student": state["student"].joined(student),
@@ -46,11 +46,11 @@ class FlatDivergence(NamedTuple):
         }
 
     def nothing(self, zeros):
-        """Returns the second pass, of no blocks."""
+        """Returns the sums of the second pass before the first block."""
         return zeros, zeros
 
     def second(self, sums, state, found, start, size):
-        """Returns the sum of `p * (exp(-w) - 1 + w)` and the greatest `|w|`, with a block."""
+        """Returns the sum of `p * (exp(-w) - 1 + w)` and the greatest `|w|` after a block."""
         _, _, p, apart = self._inside(state, found, start, size)
         excess = ops.sum(p * _series(ops.clip(apart, -NEAR, NEAR)), axis=1)
         return sums[0] + excess, ops.maximum(sums[1], ops.max(ops.abs(apart), axis=1))
@@ -75,14 +75,14 @@ class FlatDivergence(NamedTuple):
         return found / self.temperature, teacher / self.temperature
 
     def _inside(self, state, found, start, size):
-        """Both sides' logits over the temperature, the teacher's probabilities, and `w`."""
+        """Returns both sides' logits over the temperature, the teacher's probabilities, and `w`."""
         student, teacher = self._scaled(found, start, size)
         mean = state["teacher"].expectation()[:, None]
         return student, teacher, state["teacher"].softmax(teacher), teacher - student - mean
 
 
 def _series(apart):
-    """`exp(-apart) - 1 + apart`, for what is near zero."""
+    """Returns `exp(-apart) - 1 + apart` for values near zero."""
     total = SERIES[-1]
     for factor in SERIES[-2::-1]:
         total = total * apart + factor

@@ -1,4 +1,4 @@
-"""An output head, hidden states times embeddings, read by blocks of the vocabulary."""
+"""An output head, hidden states times embeddings, which is computed by blocks of the vocabulary."""
 
 from typing import Any, NamedTuple
 
@@ -7,17 +7,17 @@ from keras import backend, ops
 from keras_distill.fused import primitives
 from keras_distill.losses.softened import LOWEST
 
-BLOCK = 2048  # words: with 1,024 tokens a block of logits takes 8 MB
+BLOCK = 2048  # words per block: with 1,024 tokens a block of logits takes 8 MB
 
 
 class Head(NamedTuple):
-    """What logits are made of: `logits = hidden @ embeddings^T + bias`, capped.
+    """The parts of logits: `logits = hidden @ embeddings^T + bias`, then capped.
 
     Args:
         hidden: the hidden states, (..., width), in the dtype in which the head computes.
-        embeddings: one row a word, (vocabulary, width), in the dtype of the weights: a tensor or
-            a `keras.Variable`.
-        bias: (vocabulary,), or `None`. -inf where a word does not exist.
+        embeddings: one row for each word, (vocabulary, width), in the dtype of the weights. A
+            tensor or a `keras.Variable`.
+        bias: (vocabulary,), or `None`. It is -inf for a word that does not exist.
         soft_cap: `c` in `c * tanh(logits / c)`, or `None`.
 
     Example:
@@ -35,42 +35,42 @@ class Head(NamedTuple):
 
     @property
     def vocabulary(self):
-        """How many words there are."""
+        """The number of words."""
         return self.embeddings.shape[0]
 
     @property
     def precision(self):
-        """The dtype of logits and sums: float32, or float64 where the head computes in it."""
+        """The dtype of logits and sums: float32, or float64 if the head computes in it."""
         dtype = backend.standardize_dtype(self.hidden.dtype)
         return dtype if dtype == "float64" else "float32"
 
     def flat(self):
-        """Returns the same of tensors, with hidden states (tokens, width)."""
+        """Returns a head of tensors, with hidden states (tokens, width)."""
         arrays = [primitives.tensor(array) for array in self.arrays()]
         return self.having([ops.reshape(arrays[0], (-1, arrays[1].shape[1])), *arrays[1:]])
 
     def arrays(self):
-        """Returns what may have gradients."""
+        """Returns the arrays that may have gradients."""
         return [a for a in (self.hidden, self.embeddings, self.bias) if a is not None]
 
     def having(self, arrays):
-        """Returns the same with other `arrays()`."""
+        """Returns a head with other `arrays()`."""
         bias = arrays[2] if self.bias is not None else None
         return Head(arrays[0], arrays[1], bias, self.soft_cap)
 
     def zeros(self):
-        """Returns a zero a token, (tokens,), of `flat` hidden states."""
+        """Returns a zero for each token, (tokens,), of `flat` hidden states."""
         return ops.zeros((ops.shape(self.hidden)[0],), self.precision)
 
 
 def block_size(vocabulary, block=None):
-    """About `block` words: a divisor of the vocabulary where there is one below twice as many."""
+    """Returns about `block` words: a divisor of the vocabulary if one is below twice as many."""
     block = min(block or BLOCK, vocabulary)
     return next((n for n in range(block, 2 * block) if vocabulary % n == 0), block)
 
 
 def over_blocks(vocabulary, size, step, state):
-    """`state = step(state, index, start, size)` for every block; the last may be smaller."""
+    """Computes `state = step(state, index, start, size)` for every block of words."""
     whole = vocabulary // size
     if whole > 1:
         state = primitives.loop(
@@ -98,7 +98,7 @@ def logits(head, start, size):
 
 
 def no_gradients(head, size):
-    """Where `add_gradients` starts: sums in the head's `precision`, the embeddings' by blocks."""
+    """Returns the zeros that `add_gradients` starts from, in the head's `precision`, by blocks."""
     blocks, width = -(-head.vocabulary // size), head.embeddings.shape[1]
     tokens = ops.shape(head.hidden)[0]
     shapes = [(tokens, width), (blocks, size, width)]
@@ -110,11 +110,11 @@ def add_gradients(sums, head, index, start, found, slopes):
     """Returns the sums with a block's part, from the gradient with respect to its logits.
 
     Args:
-        sums: as `no_gradients` made them.
+        sums: the sums so far, at first those of `no_gradients`.
         head: the `Head`.
-        index, start: of the block.
-        found: its logits, as `logits` gave them.
-        slopes: the gradient with respect to them, (tokens, size).
+        index, start: the number and the first word of the block.
+        found: the logits of the block, from `logits`.
+        slopes: the gradient with respect to these logits, (tokens, size).
     """
     if head.soft_cap is not None:
         slopes *= 1.0 - ops.square(found / head.soft_cap)
@@ -126,7 +126,7 @@ def add_gradients(sums, head, index, start, found, slopes):
 
 
 def _written(blocks, index, rows):
-    """`blocks` with one of them set; the last may be smaller."""
+    """Returns `blocks` with one of them replaced; the last may be smaller."""
     missing = blocks.shape[1] - rows.shape[0]
     if missing:
         rows = ops.pad(rows, [[0, missing]] + [[0, 0]] * (len(blocks.shape) - 2))

@@ -1,4 +1,4 @@
-"""Losses of a large vocabulary from hidden states, without logits of all its words at once."""
+"""Losses of a large vocabulary from hidden states, without all logits in memory at once."""
 
 from functools import reduce
 from operator import add
@@ -26,12 +26,12 @@ from keras_distill.schedules import is_number
 
 
 class Measured(NamedTuple):
-    """One value a token, in the shape of the hidden states without their width; else `None`.
+    """Values for each token, in the shape of the hidden states without their width, or `None`.
 
     Args:
-        cross_entropy: of the labels.
-        divergence: from the teacher.
-        correct: 1 where the likeliest word is the label; it has no gradient.
+        cross_entropy: the cross-entropy of the labels.
+        divergence: the divergence from the teacher.
+        correct: 1 where the likeliest word is the label. It has no gradient.
 
     Example:
 
@@ -56,35 +56,36 @@ def measure(
     learns: bool = False,
     block: int | None = None,
 ) -> Measured:
-    """Cross-entropy and a divergence, with their gradients, by blocks of the vocabulary.
+    """Computes cross-entropy and a divergence, with gradients, by blocks of the vocabulary.
 
-    A block's logits are made, summed and dropped; the gradient makes them again. The values and
-    gradients are those of the plain losses on `hidden @ embeddings^T`:
+    It computes a block's logits, adds them to sums and drops them. The gradient computes them
+    again. The values and gradients are those of the plain losses on `hidden @ embeddings^T`:
 
     `cross_entropy = log sum_c exp(s_c) - s_label`,
     `divergence = loss(t, s)` with the student's and teacher's logits `s` and `t`.
 
-    Memory: a few blocks of (tokens, block), and the gradients of the embeddings. Products of
-    matrices: two with the student's embeddings for the values and two more for the gradients (a
-    plain loss: three in all), two with the teacher's (plain: one); a divergence other than
-    `KLDivergence`, or one at a temperature of 8 or more or that may change, takes one more of each.
+    Memory holds a few blocks of (tokens, block), and the gradients of the embeddings. The values
+    take two products with the student's embeddings and the gradients two more (a plain loss takes
+    three in all). There are two products with the teacher's embeddings (plain: one). Another
+    divergence than `KLDivergence`, or a temperature of 8 or more or one that may change, takes one
+    more of each.
 
     Args:
         student: the student's `Head`.
-        labels: class ids, (...), integers; for an id that is no word the cross-entropy is NaN.
+        labels: class ids, (...), integers. If an id is no word, the cross-entropy is NaN.
         teacher: the teacher's `Head`, or its `TopK`.
         loss: the divergence: `losses.KLDivergence`, `ReverseKL`, `JensenShannon` or another
             `Divergence` of this package.
-        accuracy: whether to say where the likeliest word is the label.
-        learns: whether a teacher's `Head` has gradients too, for a teacher that is trained.
-        block: words a block. Defaults to about 2,048.
+        accuracy: whether to return where the likeliest word is the label.
+        learns: whether a teacher's `Head` gets gradients too, for a teacher that is trained.
+        block: words per block. Defaults to about 2,048.
 
     Returns:
-        `Measured`.
+        A `Measured`.
 
     Raises:
-        ValueError: where the vocabularies differ, or a `TopK` was taken at another temperature.
-        TypeError: for a loss that is no sum over the classes.
+        ValueError: if the vocabularies differ, or a `TopK` has another temperature.
+        TypeError: if the loss is no sum over the classes.
 
     Example:
 
@@ -112,7 +113,7 @@ def measure(
 
 
 def check(student, teacher, loss):
-    """Refuses what cannot be measured by blocks."""
+    """Raises an error for models and losses that cannot be measured by blocks."""
     if teacher is None:
         return
     if not _sums_over_classes(loss):
@@ -137,9 +138,9 @@ def check(student, teacher, loss):
 
 
 def takes(loss: keras.losses.Loss) -> bool:
-    """Returns whether a loss is a sum over the classes of what depends on log-probabilities alone.
+    """Returns whether a loss is a sum over classes that depends on log-probabilities alone.
 
-    Its temperature must be one for all examples.
+    The loss must also have one temperature for all examples.
 
     Args:
         loss: a loss.
@@ -185,7 +186,7 @@ def _parts(student, labels, accuracy, teacher, loss, learns):
 
 
 def _dense(loss, teacher, temperature, learns):
-    """Returns the part for a teacher's `Head`; a temperature that may change may become high."""
+    """Returns the part for a teacher's `Head`. A temperature that may change may become high."""
     high = not is_number(temperature) or temperature >= FLAT
     if high and type(loss) is KLDivergence and not learns:
         return FlatDivergence(loss, teacher, temperature)
@@ -203,7 +204,7 @@ def _flat(top, precision):
 
 
 def _values(student, parts, size):
-    """Returns `{name: (tokens,)}` with a gradient of our own."""
+    """Returns `{name: (tokens,)}` with a custom gradient."""
     heads, given = [student], dict(parts)
     divergence = parts.get("divergence")
     if isinstance(divergence, Divergence) and divergence.learns:
@@ -212,7 +213,7 @@ def _values(student, parts, size):
     names = [*parts, *(["correct"] if _wants_accuracy(parts) else [])]
 
     def filled(arrays, parts):
-        """Returns the heads with these arrays, and the parts with the teacher that learns."""
+        """Returns the heads with these arrays, and the parts with a teacher that learns."""
         own = len(student.arrays())
         found = [h.having(a) for h, a in zip(heads, (arrays[:own], arrays[own:]))]
         if len(found) > 1:
@@ -243,7 +244,7 @@ def _wants_accuracy(parts):
 
 
 def _passes(student, parts, size):
-    """Returns what each part knows after it has seen all blocks."""
+    """Returns the state of each part after all blocks."""
     zeros = student.zeros()
 
     def first(states, index, start, size):
@@ -265,7 +266,7 @@ def _passes(student, parts, size):
 
 
 def _gradients(heads, parts, states, upstream, size):
-    """Returns the gradients of all heads' arrays, one list."""
+    """Returns the gradients of all heads' arrays as one list."""
 
     def step(sums, index, start, size):
         found = logits(heads[0], start, size)

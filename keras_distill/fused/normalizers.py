@@ -1,4 +1,4 @@
-"""Sums over the vocabulary that come block by block: log-sum-exp by a running maximum."""
+"""Sums over the vocabulary, block by block: log-sum-exp by a running maximum."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from keras_distill.losses.softened import LOWEST
 class LogSumExp(NamedTuple):
     """`log sum_c exp(logit_c)` of the blocks so far, and a mean under that softmax.
 
-    `total` is the sum of `exp(logit - highest)`; `mean` the same sum times values.
+    `total` is the sum of `exp(logit - highest)`. `mean` is the same sum of weighted values.
     """
 
     highest: Any
@@ -20,11 +20,11 @@ class LogSumExp(NamedTuple):
 
     @classmethod
     def empty(cls, zeros):
-        """Of no blocks, for a zero a token."""
+        """Returns the state before the first block, from a zero for each token."""
         return cls(zeros + LOWEST, zeros, zeros)
 
     def joined(self, found, values=None):
-        """With a block of logits (tokens, size), and of values to average."""
+        """Returns the state after a block of logits (tokens, size), and of values to average."""
         highest = ops.maximum(self.highest, ops.max(found, axis=1))
         scale = ops.exp(self.highest - highest)
         powers = ops.exp(found - highest[:, None])
@@ -47,18 +47,18 @@ class LogSumExp(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The likeliest word so far, the first of equals."""
+    """The likeliest word so far; the first one of equals."""
 
     logit: Any
     word: Any
 
     @classmethod
     def empty(cls, zeros):
-        """Of no blocks, for a zero a token."""
+        """Returns the state before the first block, from a zero for each token."""
         return cls(zeros - float("inf"), ops.cast(zeros, "int32"))
 
     def joined(self, found, start):
-        """With a block of logits."""
+        """Returns the state after one more block of logits."""
         word, logit = primitives.argmax(found), ops.max(found, axis=1)
         better = logit > self.logit
         return Best(ops.where(better, logit, self.logit),

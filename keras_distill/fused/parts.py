@@ -1,8 +1,8 @@
-"""What is summed over the vocabulary: the labels' cross-entropy, and divergences from a teacher.
+"""Losses that are summed over the vocabulary: the labels' cross-entropy, and divergences.
 
-Each part passes over the blocks up to three times: `first` collects normalizers, `second` (where
-a part has one) what needs them, `slopes` gives the gradient with respect to a block's logits.
-`factor` multiplies its value.
+Each part passes over the blocks up to three times. `first` collects normalizers. `second`, which
+some parts have, collects what needs the normalizers. `slopes` gives the gradient with respect to a
+block's logits. `factor` multiplies the part's value.
 """
 
 from typing import Any, NamedTuple
@@ -28,12 +28,12 @@ class Labels(NamedTuple):
     factor = 1.0
 
     def empty(self, zeros):
-        """Of no blocks, for a zero a token."""
+        """Returns the state before the first block, from a zero for each token."""
         best = {"best": Best.empty(zeros)} if self.accuracy else {}
         return {"all": LogSumExp.empty(zeros), "own": zeros + float("nan"), **best}
 
     def first(self, state, found, start, size):
-        """With a block."""
+        """Returns the state after one more block."""
         places = Places(self.labels[:, None], start, size)
         own = ops.where(places.inside[:, 0], places.read(found)[:, 0], state["own"])
         best = {"best": state["best"].joined(found, start)} if self.accuracy else {}
@@ -44,7 +44,7 @@ class Labels(NamedTuple):
         return state["all"].value() - state["own"]
 
     def correct(self, state):
-        """1 where the label is the likeliest word, (tokens,)."""
+        """Returns 1 where the label is the likeliest word, (tokens,)."""
         return ops.cast(state["best"].word == self.labels, state["own"].dtype)
 
     def slopes(self, state, upstream, found, start, size):
@@ -55,7 +55,7 @@ class Labels(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    """A divergence from a teacher of whom there is a `Head`.
+    """A divergence from a teacher with a `Head`.
 
     The forward KL's value, `E_p[t - s] + log sum exp(s) - log sum exp(t)`, and its gradient,
     `softmax(s) - softmax(t)`, need no second pass.
@@ -64,24 +64,24 @@ class Divergence(NamedTuple):
     loss: Any
     teacher: Head
     temperature: Any
-    learns: bool  # whether the teacher has gradients too
+    learns: bool  # whether the teacher gets gradients too
 
     @property
     def two_passes(self):
-        """Whether normalizers must be known before the value and the gradient are summed."""
+        """Whether value and gradient need the normalizers before they are summed."""
         return type(self.loss) is not KLDivergence or self.learns
 
     @property
     def factor(self):
-        """`T^2` where the loss has it."""
+        """`T^2` if the loss has this factor."""
         return self.temperature**2 if self.loss.compensate else 1.0
 
     def empty(self, zeros):
-        """Of no blocks, for a zero a token."""
+        """Returns the state before the first block, from a zero for each token."""
         return {"student": LogSumExp.empty(zeros), "teacher": LogSumExp.empty(zeros)}
 
     def first(self, state, found, start, size):
-        """With a block."""
+        """Returns the state of the first pass after one more block."""
         student = scaled(found, self.temperature)
         teacher = scaled(self._teachers(found, start, size), self.temperature)
         gap = None if self.two_passes else teacher - student
@@ -91,11 +91,11 @@ class Divergence(NamedTuple):
         }
 
     def nothing(self, zeros):
-        """Returns the second pass, of no blocks."""
+        """Returns the sums of the second pass before the first block."""
         return zeros, zeros, zeros
 
     def second(self, sums, state, found, start, size):
-        """Returns the value and the sums of its gradients, with a block."""
+        """Returns the value and the sums of its gradients after one more block."""
         _, _, value, slopes = self._inside(state, found, start, size)
         return tuple(a + b for a, b in zip(sums, (value, *(ops.sum(s, 1) for s in slopes))))
 
@@ -107,7 +107,7 @@ class Divergence(NamedTuple):
         return state["teacher"].expectation() + gap
 
     def slopes(self, state, upstream, found, start, size):
-        """Returns the gradients with respect to a block's logits: the student's, the teacher's."""
+        """Returns the gradients with respect to a block's logits, for student and teacher."""
         upstream = upstream[:, None] / self.temperature
         if not self.two_passes:
             given = scaled(self._teachers(found, start, size), self.temperature)
@@ -132,7 +132,7 @@ class Divergence(NamedTuple):
             yield ops.where(value <= LOWEST, LOWEST, inside)
 
     def _inside(self, state, found, start, size):
-        """Log-probabilities of a block, its part of the value, the gradient as if all were free."""
+        """Returns a block's log-probabilities, its part of the value, and the raw gradient."""
         student, teacher = self._log_probabilities(state, found, start, size)
         value, slopes = derivative(lambda s, t: self.loss.divergence(t, s), student, teacher)
         return student, teacher, value, slopes
@@ -148,16 +148,16 @@ class TopKDivergence(NamedTuple):
 
     @property
     def factor(self):
-        """`T^2` where the loss has it."""
+        """`T^2` if the loss has this factor."""
         return self.temperature**2 if self.loss.compensate else 1.0
 
     def empty(self, zeros):
-        """Of no blocks, for a zero a token."""
+        """Returns the state before the first block, from a zero for each token."""
         kept = ops.zeros_like(self.top.log_probs)
         return {"rest": LogSumExp.empty(zeros), "kept": ops.cast(kept, zeros.dtype)}
 
     def first(self, state, found, start, size):
-        """With a block."""
+        """Returns the state after one more block."""
         places, found = Places(self.top.ids, start, size), scaled(found, self.temperature)
         return {
             "rest": state["rest"].joined(places.lower(found, LOWEST)),
@@ -171,7 +171,7 @@ class TopKDivergence(NamedTuple):
     def slopes(self, state, upstream, found, start, size):
         """Returns the gradient with respect to a block's logits.
 
-        A word of the rest gets `softmax among the rest` times one number a token.
+        A word outside of the `k` gets its softmax among these words, times one number per token.
         """
         free = upstream[:, None] / self.temperature * self._inside(state)[1]
         total = ops.sum(free, 1, keepdims=True)
@@ -181,12 +181,12 @@ class TopKDivergence(NamedTuple):
         return places.add(free[:, -1:] * among, free[:, :-1])
 
     def _log_probs(self, state):
-        """Returns the student's, of the `k` classes and of the rest: (tokens, k + 1)."""
+        """Returns the student's log-probabilities of `k` classes and the rest: (tokens, k + 1)."""
         student = ops.concatenate([state["kept"], state["rest"].value()[:, None]], axis=1)
         return ops.maximum(ops.log_softmax(student), LOWEST)
 
     def _inside(self, state):
-        """The value, and its gradient with respect to the log-probabilities of `k + 1` classes."""
+        """Returns the value, and its gradient with respect to the `k + 1` log-probabilities."""
         student = self._log_probs(state)
         teacher = ops.concatenate([self.top.log_probs, self.top.log_tail[:, None]], axis=1)
         teacher = ops.cast(ops.maximum(teacher, LOWEST), student.dtype)
@@ -195,5 +195,5 @@ class TopKDivergence(NamedTuple):
 
 
 def scaled(found, temperature):
-    """Logits over the temperature."""
+    """Divides logits by the temperature."""
     return found if is_number(temperature) and temperature == 1 else found / temperature

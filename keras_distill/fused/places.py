@@ -1,4 +1,4 @@
-"""Single words of each token in a block: its label, or the classes of a `TopK`."""
+"""Reads and changes single words of each token in a block: its label, or a `TopK`'s classes."""
 
 from keras import ops
 
@@ -6,9 +6,9 @@ from keras_distill.fused import primitives
 
 
 class Places:
-    """Where the words `ids`, (tokens, k), stand in the block that begins at `start`.
+    """The places of the words `ids`, (tokens, k), in the block that begins at `start`.
 
-    Words of other blocks stand at the block's edge and count nothing.
+    Words of other blocks are placed at the block's edge, and are ignored.
     """
 
     def __init__(self, ids, start, size):
@@ -24,6 +24,6 @@ class Places:
         return primitives.add(block, self._columns, ops.where(self.inside, values, 0.0))
 
     def lower(self, block, value):
-        """Returns the block with these words at most `value`."""
+        """Returns the block with the values at these words cut to at most `value`."""
         values = ops.where(self.inside, ops.cast(value, block.dtype), float("inf"))
         return primitives.lower(block, self._columns, values)

@@ -1,4 +1,4 @@
-"""A language model in two: its body, up to the hidden states, and its output head."""
+"""Splits a language model into its body, up to the hidden states, and its output head."""
 
 import keras
 from keras import ops
@@ -10,7 +10,8 @@ from keras_distill.fused.head import Head
 class SplitModel:
     """The two parts of a model whose output is hidden states times embeddings.
 
-    A plain object, which Keras neither tracks nor saves. Body and head share the model's layers.
+    It is a plain object, which Keras neither tracks nor saves. Body and head share the model's
+    layers.
 
     Args:
         model: a functional model, such as a KerasHub `CausalLM` or `Seq2SeqLM`, with one output:
@@ -20,7 +21,7 @@ class SplitModel:
         body: a model from the same inputs to the hidden states, (batch, tokens, width).
 
     Raises:
-        ValueError: where the output is made otherwise.
+        ValueError: if the output is not made in this way.
     """
 
     def __init__(self, model):
@@ -30,12 +31,12 @@ class SplitModel:
             self.body.backbone = model.backbone  # so that taps find `backbone/...`
 
     def mask(self, hidden):
-        """Keras's mask of the logits: a `Dense` layer hands it on, an embedding does not."""
+        """Returns Keras's mask of the logits, which a `Dense` layer passes on by itself."""
         handed_on = isinstance(self._layer, keras.layers.Dense)
         return layers.mask_of(hidden) if handed_on else None
 
     def head(self, hidden):
-        """Returns the `Head` for hidden states that the body gave."""
+        """Returns the `Head` for hidden states from the body."""
         if isinstance(self._layer, keras.layers.Dense):
             return _dense(self._layer, hidden)
         return _reversible(self._layer, hidden)
@@ -54,7 +55,7 @@ def _reversible(layer, hidden):
 
 
 def _last_step(model):
-    """Returns the layer that makes the logits, and the symbolic hidden states that it is given."""
+    """Returns the layer that makes the logits, and its symbolic hidden states."""
     output = graph.outputs(model) if isinstance(model, keras.Model) else None
     last = graph.producer(output) if isinstance(output, keras.KerasTensor) else None
     tokens = _chosen_tokens(last) if last is not None else None
@@ -78,16 +79,16 @@ def _last_step(model):
 
 
 def _chosen_tokens(node):
-    """The key `[:, tokens, :]` of a call that leaves some tokens out, as PaliGemma an image's."""
+    """Returns the key `[:, tokens, :]` of a call that leaves out tokens, such as an image's."""
     key = node.arguments.args[1] if type(node.operation).__name__ == "GetItem" else None
     whole = isinstance(key, tuple) and len(key) == 3 and all(isinstance(k, slice) for k in key)
     return key if whole and key[0] == key[2] == slice(None) else None
 
 
 def _makes_logits(node):
-    """Returns whether a call is a linear `Dense`'s, or an embedding's in reverse.
+    """Returns whether a node calls a linear `Dense`, or an embedding in reverse.
 
-    `ReversibleEmbedding` is known by that call: Keras has had one since 3.13, KerasHub its own.
+    The call tells a `ReversibleEmbedding`, since both Keras (from 3.13) and KerasHub have one.
     """
     layer = node.operation
     if isinstance(layer, keras.layers.Dense):

@@ -18,8 +18,8 @@ class ActivationBoundary(DistillationLoss):
     `loss = sum(max(0, margin - student)^2)` over neurons with `teacher > 0`, plus
     `sum(max(0, margin + student)^2)` over the others. Both sides are taken before the ReLU.
 
-    The authors' code multiplies by 3/1000, and by a half more for every layer that lies before
-    the last one compared: factors for the terms' weights.
+    The authors' code multiplies the loss by 3/1000. For every layer before the last compared one it
+    multiplies by a further half. Put these factors into the terms' weights.
 
     Args:
         margin: how far on its side a neuron must be, non-negative. Defaults to `1.0`.
@@ -28,7 +28,7 @@ class ActivationBoundary(DistillationLoss):
 
     Call arguments:
         y_true: the teacher's features before their ReLU, (batch, ..., channels).
-        y_pred: the student's, of the same shape.
+        y_pred: the student's features, of the same shape.
 
     Returns:
         One value per example: (batch,).
@@ -65,12 +65,12 @@ class ActivationBoundary(DistillationLoss):
 class OverhaulMargin(DistillationLoss):
     """Partial squared error to the teacher's features before their ReLU, cut at a margin (OFD).
 
-    `loss = sum((student - t)^2)` with `t = max(teacher, margin)`, over neurons where the teacher
-    is positive or the student above `t`: a neuron at rest need only be low, not equal. The
-    margin of a channel is the mean of its negative values: see `from_normalization`.
+    `loss = sum((student - t)^2)` with `t = max(teacher, margin)`, over the neurons where the
+    teacher is positive or the student is above `t`. So a neuron at rest must be low, not equal. The
+    margin of a channel is the mean of its negative values (see `from_normalization`).
 
-    The authors' code divides by 1000 on CIFAR-100, by 10,000 on ImageNet, and halves the weight
-    for every layer that lies before the last one compared: factors for the terms' weights.
+    The authors' code divides the loss by 1000 on CIFAR-100 and by 10,000 on ImageNet. It halves the
+    weight for every layer before the last compared one. Put these factors into the terms' weights.
 
     Args:
         margin: a number, or one for each of the teacher's channels, at most zero.
@@ -79,8 +79,8 @@ class OverhaulMargin(DistillationLoss):
 
     Call arguments:
         y_true: the teacher's features before their ReLU, (batch, ..., channels).
-        y_pred: the student's, brought to the same shape by a projector: a 1x1 convolution
-            without bias and batch normalization in the paper.
+        y_pred: the student's features. A projector brings them to the same shape; in the paper it
+            is a 1x1 convolution without bias and batch normalization.
 
     Returns:
         One value per example: (batch,).

@@ -1,25 +1,25 @@
-"""What models answer: classes, agreement, divergence and whether they are probabilities."""
+"""Classes, agreement and divergence of models' answers, and whether they are probabilities."""
 
 from keras import ops
 
 from keras_distill.losses.softened import flat_kl, log_probabilities
 
-TOLERANCE = 5e-3  # of a sum of probabilities in half precision
+TOLERANCE = 5e-3  # how far a sum of probabilities in half precision may be from one
 
 
 def class_ids(labels, logits, name="labels"):
-    """Integer classes of labels in any of the usual forms.
+    """Returns integer classes for labels in any of the usual forms.
 
     Args:
         labels: class ids, (batch, ...) or (batch, ..., 1), or one-hot, (batch, ..., classes).
-        logits: what is compared with them, (batch, ..., classes).
-        name: what an error calls what needs the labels.
+        logits: the predictions to compare with them, (batch, ..., classes).
+        name: the name of the labels in an error message.
 
     Returns:
-        Class ids, int32, of the shape of `logits` without its classes.
+        Class ids, int32. Their shape is that of `logits` without the axis of classes.
 
     Raises:
-        ValueError: where the shapes do not fit each other.
+        ValueError: if the shapes do not fit each other.
     """
     rank = len(logits.shape)
     found = labels
@@ -35,7 +35,7 @@ def class_ids(labels, logits, name="labels"):
 
 
 def agreement(y_true, y_pred):
-    """1 where both sides have the same likeliest class, (batch, ...), else 0.
+    """Returns 1 where both sides have the same likeliest class, else 0: (batch, ...).
 
     Args:
         y_true: logits or probabilities, (batch, ..., classes).
@@ -46,7 +46,7 @@ def agreement(y_true, y_pred):
 
 
 def divergence(y_true, y_pred):
-    """`KL(softmax(y_true) || softmax(y_pred))` of each row of logits: (batch, ...).
+    """Returns `KL(softmax(y_true) || softmax(y_pred))` of each row of logits: (batch, ...).
 
     Args:
         y_true: the teacher's logits, (batch, ..., classes).
@@ -59,10 +59,11 @@ def are_probabilities(value):
     """Returns whether a whole batch is non-negative and sums to one along its last axis.
 
     Args:
-        value: a model's answers, (batch, ..., classes), with values: not inside of a graph.
+        value: a model's answers, (batch, ..., classes). They must have values, so not inside of a
+            graph.
 
     Returns:
-        A bool; `False` for values that have no axis of classes, or one class alone.
+        A bool. It is `False` for values without an axis of classes, or with one class alone.
     """
     value = ops.convert_to_numpy(value).astype("float32")
     if value.ndim < 2 or value.shape[-1] < 2 or not value.size or (value < 0).any():

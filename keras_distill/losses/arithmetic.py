@@ -6,10 +6,10 @@ from keras import ops
 
 
 def adaptive_average_pool(maps, size):
-    """Returns averages feature maps down to a size that need not divide theirs.
+    """Averages feature maps down to a size that need not divide theirs.
 
-    Cell `i` of `n` averages the rows from `floor(i * rows / n)` up to, without it,
-    `ceil((i + 1) * rows / n)`; columns alike.
+    Cell `i` of `n` averages the rows from `floor(i * rows / n)` up to, but without,
+    `ceil((i + 1) * rows / n)`, and the columns likewise.
 
     Args:
         maps: (batch, height, width, channels).
@@ -18,20 +18,16 @@ def adaptive_average_pool(maps, size):
     Returns:
         The maps, of shape (batch, *size, channels).
     """
-    rows, columns = (_windows(n, cells, maps.dtype) for n, cells in zip(maps.shape[1:3], size))
+    sizes = ops.shape(maps)[1:3]  # of numbers, where a graph knows them
+    rows, columns = (_windows(n, cells, maps.dtype) for n, cells in zip(sizes, size))
     if rows is not None:
         maps = ops.einsum("ih,bhwc->biwc", rows, maps)
     return maps if columns is None else ops.einsum("jw,bhwc->bhjc", columns, maps)
 
 
 def _windows(length, cells, dtype):
-    """Returns the weight of every position in every cell; `None` where a cell is a position."""
-    if length is None:
-        raise ValueError(
-            "Feature maps can only be pooled if their height and width are known. Give the model's "
-            "`Input` a fixed height and width. Received: None"
-        )
-    if length == cells:
+    """Returns the weight of every position in every cell; `None` if each cell is one position."""
+    if isinstance(length, int) and isinstance(cells, int) and length == cells:
         return None
     cell, position = ops.arange(cells)[:, None], ops.arange(length)[None, :]
     first, end = cell * length // cells, -(-(cell + 1) * length // cells)
@@ -40,7 +36,11 @@ def _windows(length, cells, dtype):
 
 
 def matched(one, other):
-    """Two feature maps, of which the one with more rows is pooled to the size of the other."""
+    """Pools the larger of two feature maps to the size of the smaller one, and returns both."""
+    if None in (*one.shape[1:3], *other.shape[1:3]):  # pooled to its own size a map stays
+        sizes = zip(ops.shape(one)[1:3], ops.shape(other)[1:3])
+        size = [ops.minimum(*pair) for pair in sizes]
+        return adaptive_average_pool(one, size), adaptive_average_pool(other, size)
     if one.shape[1] == other.shape[1]:
         return one, other
     if one.shape[1] > other.shape[1]:
@@ -57,12 +57,12 @@ def nearest(maps, size):
 
 
 def flat(features):
-    """One vector for each example; sizes may be known at run time only, as over replicas."""
+    """Flattens each example to one vector; sizes may be known at run time only."""
     return ops.reshape(features, (-1, math.prod(ops.shape(features)[1:])))
 
 
 def unit(vectors, axis=-1):
-    """Vectors of length one; a vector of zeros stays zero, and so does its gradient."""
+    """Scales vectors to length one; a vector of zeros and its gradient stay zero."""
     scale = ops.stop_gradient(ops.max(ops.abs(vectors), axis=axis, keepdims=True))
     vectors = vectors / ops.where(scale < 1e-30, 1.0, scale)  # squares stay in range
     square = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
@@ -71,16 +71,16 @@ def unit(vectors, axis=-1):
 
 
 def length(vectors, axis=-1):
-    """Returns the Euclidean length of vectors; its gradient is zero for a vector of zeros."""
+    """Returns the Euclidean length of vectors; the gradient for a vector of zeros is zero."""
     return root(ops.sum(ops.square(vectors), axis=axis))
 
 
 def root(square):
-    """Returns the square root; zero, and so is its gradient, where `square` is zero."""
+    """Returns the square root; where `square` is zero, the root and its gradient are zero."""
     positive = square > 0
     return ops.where(positive, ops.sqrt(ops.where(positive, square, 1.0)), 0.0)
 
 
 def at_least(values, bound):
-    """`max(values, bound)` in the dtype of `values`, which some backends would narrow."""
+    """Returns `max(values, bound)` in the dtype of `values`, which some backends would narrow."""
     return ops.maximum(values, ops.cast(bound, values.dtype))

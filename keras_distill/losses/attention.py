@@ -10,13 +10,13 @@ from keras_distill.losses.arithmetic import at_least
 from keras_distill.losses.distillation_loss import DistillationLoss, one_of
 from keras_distill.losses.softened import LOWEST, expectation, forward_kl
 
-RULED_OUT = -1e9  # the score of a key that a query may not see; a padded one has LOWEST
-LOW = -1e2  # no key that a query may see has so low a score
+RULED_OUT = -1e9  # the score of a key that a query may not see; padded keys have LOWEST
+LOW = -1e2  # every key that a query may see has a higher score
 
 
 def _log_attention(scores, mask):
-    """Log-softmax of scores (batch, heads, queries, keys) over the keys that count."""
-    scores = at_least(scores, RULED_OUT)  # others may have ruled keys out by -inf
+    """Returns the log-softmax of scores (batch, heads, queries, keys) over the keys that count."""
+    scores = at_least(scores, RULED_OUT)  # others may mark such keys with -inf
     real = masks.tokens(mask, scores)
     if real is not None:
         scores = ops.where(real[:, None, None, :] > 0, scores, LOWEST)
@@ -30,7 +30,7 @@ def attention_divergence(y_true, y_pred, mask):
 
 
 class _AttentionLoss(DistillationLoss):
-    """A loss on scores, head by head or on the heads together."""
+    """A loss on attention scores, for each head or for the heads together."""
 
     config = ("heads", "cross")
     token_axes = (2, 3)
@@ -44,7 +44,7 @@ class _AttentionLoss(DistillationLoss):
             self.token_axes = (2,)
 
     def _keys(self, mask):
-        """Returns the mask of the keys, where they are the queries' own tokens."""
+        """Returns the mask of the keys if they are the queries' own tokens."""
         return None if self.cross else mask
 
     def _merged(self, scores):
@@ -62,13 +62,14 @@ class AttentionDivergence(_AttentionLoss):
     with `a = softmax(scores)` over the keys that the mask counts.
 
     Args:
-        heads: `None` to compare head by head, `"mean"` or `"sum"` to compare the heads' mean or
-            summed scores, which allows another number of heads. Defaults to `None`.
+        heads: `None` compares each head with its counterpart. `"mean"` and `"sum"` compare the mean
+            or the sum of the scores of all heads, so that the numbers of heads may differ. Defaults
+            to `None`.
         cross: whether the keys are tokens of another sequence than the queries, as in a decoder's
-            attention to its encoder. The mask then counts the queries alone; keys that are ruled
-            out are those of very low scores, as taps show padded ones. Also where the mask leaves
-            out tokens that are seen, such as prompts by their `sample_weight`: else attention to
-            them is not compared. Defaults to `False`.
+            attention to its encoder. The mask then counts the queries alone, and very low scores
+            mark the padded keys, as taps show them. Set it also if the mask leaves out tokens that
+            the queries see, such as prompts that `sample_weight` leaves out. Otherwise the loss
+            does not compare attention to these tokens. Defaults to `False`.
         name: the loss's name. Defaults to `"attention_divergence"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -112,15 +113,16 @@ class AttentionCrossEntropy(_AttentionLoss):
     over the keys that the mask counts: the divergence plus the teacher's entropy.
 
     Args:
-        heads: `None` to compare head by head, `"mean"` or `"sum"` to compare the heads' mean or
-            summed scores, which allows another number of heads. Defaults to `None`.
+        heads: `None` compares each head with its counterpart. `"mean"` and `"sum"` compare the mean
+            or the sum of the scores of all heads, so that the numbers of heads may differ. Defaults
+            to `None`.
         cross: whether the keys are tokens of another sequence than the queries, as in a decoder's
-            attention to its encoder. The mask then counts the queries alone; keys that are ruled
-            out are those of very low scores, as taps show padded ones. Also where the mask leaves
-            out tokens that are seen, such as prompts by their `sample_weight`: else attention to
-            them is not compared. Defaults to `False`.
-        threshold: keys that the teacher scores at or below it weigh nothing, `None` for no limit.
-            TextBrewer has -1e-3 where it has no mask. Defaults to `None`.
+            attention to its encoder. The mask then counts the queries alone, and very low scores
+            mark the padded keys, as taps show them. Set it also if the mask leaves out tokens that
+            the queries see, such as prompts that `sample_weight` leaves out. Otherwise the loss
+            does not compare attention to these tokens. Defaults to `False`.
+        threshold: keys that the teacher scores at or below it have no weight. `None` means no
+            limit. TextBrewer uses -1e-3 if it has no mask. Defaults to `None`.
         name: the loss's name. Defaults to `"attention_cross_entropy"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -174,19 +176,20 @@ class AttentionMSE(_AttentionLoss):
     """Mean squared error of attention scores, TinyBERT's attention loss of one layer.
 
     `loss(q) = mean_h mean_k (s_teacher(h, q, k) - s_student(h, q, k))^2` over the keys that the
-    mask counts, where scores at or below the threshold are 0 on either side. A batch's loss is the
-    mean over its queries; TextBrewer's is the mean over all scores, in which a query of a sequence
-    of `n` tokens weighs `n`.
+    mask counts. Scores at or below the threshold are 0 on either side. A batch's loss is the mean
+    over its queries. TextBrewer takes the mean over all scores, so a query of a sequence of `n`
+    tokens weighs `n` there.
 
     Args:
-        heads: `None` to compare head by head, `"mean"` or `"sum"` to compare the heads' mean or
-            summed scores, which allows another number of heads. Defaults to `None`.
+        heads: `None` compares each head with its counterpart. `"mean"` and `"sum"` compare the mean
+            or the sum of the scores of all heads, so that the numbers of heads may differ. Defaults
+            to `None`.
         cross: whether the keys are tokens of another sequence than the queries, as in a decoder's
-            attention to its encoder. The mask then counts the queries alone; keys whose scores
-            of the teacher are -1e2 or lower, as those of padding are, count for nothing. Also
-            where the mask leaves out tokens that are seen, such as prompts by their
-            `sample_weight`: else attention to them is not compared. Defaults to `False`.
-        threshold: scores at or below it count as 0, `None` for no limit. TextBrewer has -1e-3
+            attention to its encoder. The mask then counts the queries alone. Keys that the teacher
+            scores at -1e2 or lower, as it scores padding, do not count. Set it also if the mask
+            leaves out tokens that the queries see, such as prompts that `sample_weight` leaves out.
+            Otherwise the loss does not compare attention to these tokens. Defaults to `False`.
+        threshold: scores at or below it count as 0. `None` means no limit. TextBrewer uses -1e-3
             without a mask and none with one. Defaults to `-1e2`.
         name: the loss's name. Defaults to `"attention_mse"`.
         **kwargs: as in `keras.losses.Loss`.

@@ -1,9 +1,9 @@
 """The forward Kullback-Leibler divergence of logits, with its gradient written out.
 
-The gradient with respect to the student's logits is `(p_student - p_teacher) / T`: a quarter of
-the operations that automatic differentiation would run, which counts where there are many classes.
-There a new array over all classes costs more than the arithmetic on it, so operations stand in an
-order that lets TensorFlow write most of them over an array that nothing else needs.
+The gradient with respect to the student's logits is `(p_student - p_teacher) / T`. It takes a
+quarter of the operations of automatic differentiation, which matters where there are many classes.
+There a new array over all classes costs more than the arithmetic on it. So the operations stand in
+an order in which TensorFlow can reuse arrays that nothing else needs.
 """
 
 import math
@@ -21,12 +21,12 @@ from keras_distill.losses.softened import (
     placed,
 )
 
-NEAR = 0.5  # differences up to it are summed as a series
+NEAR = 0.5  # the series covers differences up to this
 SERIES = [(-1) ** power / math.factorial(power) for power in range(2, 8)]
 
 
 def kl_of_logits(y_true, y_pred, temperature, factor):
-    """`factor * KL(softmax(y_true / T) || softmax(y_pred / T))`, one value per example or token.
+    """Returns `factor * KL(softmax(y_true / T) || softmax(y_pred / T))` for each example or token.
 
     Args:
         y_true: the teacher's logits, (batch, ..., classes), taken as constants.
@@ -57,12 +57,12 @@ def kl_of_logits(y_true, y_pred, temperature, factor):
 
 
 def kl_of_flat_logits(y_true, y_pred, temperature, factor):
-    """Returns the same for a high temperature, at which both sides are near each other.
+    """Returns `kl_of_logits` for a high temperature, at which both sides are near each other.
 
     With `w = (y_true - y_pred) / T` less its mean over `p_teacher`, the divergence is
     `log(1 + sum_c p_teacher(c) * (exp(-w) - 1 + w))`, a sum of positive terms, and the slope is
     `p_student - p_teacher = p_teacher * (exp(-w) / sum - 1)`. Neither is a difference of numbers
-    that are nearly the same. Rows where a class is further off than `NEAR` take the plain way.
+    that are nearly the same. Rows with a class further off than `NEAR` are computed the plain way.
     """
     y_true = ops.stop_gradient(y_true)
 
@@ -90,10 +90,10 @@ def kl_of_flat_logits(y_true, y_pred, temperature, factor):
 
 
 def kl_at_any_temperature(y_true, y_pred, temperature, factor):
-    """Returns the same at a temperature that changes: the cheaper way below `FLAT`.
+    """Returns `kl_of_logits` at a temperature that changes; below `FLAT` it takes the cheaper way.
 
-    In JAX a branch cannot hold a gradient of its own, and XLA makes one pass of either way: there
-    it is always that for flat logits, which is right at any temperature.
+    In JAX a branch cannot hold a gradient of its own, and XLA makes one pass of either way. So JAX
+    always computes the way for flat logits, which is right at any temperature.
     """
     if backend.backend() == "jax":
         return kl_of_flat_logits(y_true, y_pred, temperature, factor)
@@ -105,14 +105,14 @@ def kl_at_any_temperature(y_true, y_pred, temperature, factor):
 
 
 def _apart(y_true, y_pred, temperature, p):
-    """Returns the differences of logits over the temperature, less their mean over `p`."""
+    """Returns the differences of logits divided by the temperature, less their mean over `p`."""
     teacher, student = (at_least(side, LOWEST) for side in (y_true, y_pred))
     apart = (teacher - student) / temperature
     return apart - ops.sum(ops.where(p == 0, 0.0, p * apart), axis=-1, keepdims=True)
 
 
 def _series(apart):
-    """`exp(-apart) - 1 + apart`, for what is near zero."""
+    """Returns `exp(-apart) - 1 + apart` for values near zero."""
     total = SERIES[-1]
     for factor in SERIES[-2::-1]:
         total = total * apart + factor
@@ -120,10 +120,10 @@ def _series(apart):
 
 
 def kl_of_top_k(top, y_pred, temperature, factor):
-    """The same between the teacher's `TopK` and the student; all other classes count as one.
+    """Returns the divergence from the teacher's `TopK`; all other classes count as one.
 
     The gradient is `(p_student - p_teacher) / T` at the teacher's classes. The other classes share
-    that of their sum in proportion to the student's probabilities among them.
+    the gradient of their sum in proportion to the student's probabilities among them.
     """
     log_teacher = ops.stop_gradient(log_with_tail(top))
 
@@ -131,7 +131,7 @@ def kl_of_top_k(top, y_pred, temperature, factor):
     def divergence(y_pred):
         ids = ops.cast(top.ids, "int32")
         kept = at_least(ops.take_along_axis(y_pred, ids, axis=-1) / temperature, LOWEST)
-        # LOWEST is put in after the division, which XLA's rounding would not undo below.
+        # LOWEST is put in after the division: XLA's rounding would not undo the division below.
         others = placed(y_pred / temperature, ids, ops.full_like(kept, LOWEST))
         highest = ops.max(others, axis=-1, keepdims=True)
         q = ops.exp(others - highest)  # the only array over all classes that is kept

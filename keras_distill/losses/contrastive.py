@@ -18,37 +18,39 @@ EPSILON = 1e-7
 class ContrastiveRepresentation(DistillationLoss):
     """Tells an example's own embedding from those of other examples (CRD).
 
-    `loss = -log h(i) - sum_{k = 1..negatives} log(1 - h(k))`, once for the student's embedding
-    against a memory of the teacher's and once the other way, with `h = p / (p + c)`,
-    `p(k) = exp(<embedding, memory_k> / T) / Z` and `c = negatives / examples`. Both embeddings are
-    trained; both memories, of one row for every example of the data set, then move towards them:
-    `memory_i = unit(momentum * memory_i + (1 - momentum) * embedding)`.
+    `loss = -log h(i) - sum_{k = 1..negatives} log(1 - h(k))`, with `h = p / (p + c)`,
+    `p(k) = exp(<embedding, memory_k> / T) / Z` and `c = negatives / examples`. The loss adds two
+    such values: the student's embedding against a memory of the teacher's embeddings, and the other
+    way round. It trains both embeddings. Each memory has one row for every example of the data set,
+    and moves towards the embeddings: `memory_i = unit(momentum * memory_i + (1 - momentum) *
+    embedding)`.
 
-    The paper has no `Z`; its authors' code takes the first batch's mean of `exp(...)` times
-    `examples` and keeps it, as does `variant="code"`. Negatives are drawn evenly, with
-    replacement, once a step for all examples of the batch, which reads `negatives` rows of memory
-    rather than `batch * negatives`. The memories hold `2 * examples * width` numbers; a call
-    reads and moves the rows that it needs, but over several replicas, or on another backend than
-    TensorFlow, it copies all, as does a step of `Distiller`, which could not undo it otherwise.
+    The paper has no `Z`. The authors' code computes it once, as the first batch's mean of
+    `exp(...)` times `examples`, and so does `variant="code"`. The loss draws negatives evenly, with
+    replacement, once a step for all examples of the batch. So it reads `negatives` rows of memory
+    rather than `batch * negatives`. The memories hold `2 * examples * width` numbers. A call reads
+    and moves only the rows that it needs. Over several replicas and on another backend than
+    TensorFlow it copies all of them. A step of `Distiller` copies all of them too, so that it can
+    undo the step.
 
     Args:
         examples: how many examples the data set has.
-        width: of the embeddings. Defaults to `128`.
-        negatives: drawn for each step. Defaults to `16384`.
+        width: the width of the embeddings. Defaults to `128`.
+        negatives: how many negatives to draw for each step. Defaults to `16384`.
         temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `0.07`.
         momentum: how much of itself a memory keeps, in [0, 1]. Defaults to `0.5`.
-        variant: `"code"` to take `Z` from the first batch, or `"paper"` to leave it 1, the
-            formula to the letter. Defaults to `"code"`.
-        seed: of embeddings, memories and draws: an integer or `None`. Defaults to `None`.
+        variant: `"code"` to take `Z` from the first batch, or `"paper"` for `Z = 1`, as the formula
+            has it. Defaults to `"code"`.
+        seed: the seed of embeddings, memories and draws: an integer or `None`. Defaults to `None`.
         name: the loss's name. Defaults to `"contrastive_representation"`.
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
         y_true: a dict of `"feature"`, the teacher's, (batch, ...), and `"index"`, each example's
-            row in the memories, in [0, examples), (batch,); and, where they are not to be drawn,
-            `"negatives"`, rows of the memories, (batch, negatives).
+            row in the memories, in [0, examples), (batch,). It may also hold `"negatives"`, rows of
+            the memories, (batch, negatives), which are then not drawn.
         y_pred: the student's feature, (batch, ...), of any width.
-        mask: the examples' weights, (batch,); those with zero weight are not remembered.
+        mask: the examples' weights, (batch,); the memories do not keep those with zero weight.
 
     Returns:
         One value per example: (batch,).
@@ -119,7 +121,7 @@ class ContrastiveRepresentation(DistillationLoss):
         return values
 
     def _scores(self, embedding, bank, index, negatives):
-        """How near an embedding is to its own memory and to others: (batch, 1 + negatives)."""
+        """Scores an embedding against its own memory and others: (batch, 1 + negatives)."""
         own = ops.sum(embedding * _rows(bank, index), axis=-1, keepdims=True)
         rows = _rows(bank, negatives)
         equation = "bd,kd->bk" if len(negatives.shape) == 1 else "bd,bkd->bk"
@@ -129,7 +131,7 @@ class ContrastiveRepresentation(DistillationLoss):
 
 
 def _log_normalizer(known, scores, present, examples):
-    """Returns the logarithm of `Z`: the known one, else this batch's, which is then kept."""
+    """Returns the logarithm of `Z`: the known one, else this batch's, which it then keeps."""
     some = ops.sum(present) > 0
     counted = ops.where(ops.expand_dims(present, -1) > 0, scores, LOWEST)
     number = masks.at_least_one(ops.sum(present)) * scores.shape[-1]
@@ -142,7 +144,7 @@ def _log_normalizer(known, scores, present, examples):
 
 
 def _noise_contrast(scores, examples):
-    """`-log h` of the first column, the example's own, and `-log(1 - h)` of all others."""
+    """Returns `-log h` of the first column, the example's own, and `-log(1 - h)` of all others."""
     noise = (scores.shape[-1] - 1) / examples
     above = scores - math.log(noise + EPSILON)
     own = ops.softplus(-above[:, 0])
@@ -151,9 +153,9 @@ def _noise_contrast(scores, examples):
 
 
 def _by_rows(bank):
-    """Returns the variable of a memory if its rows can be read and moved alone, else `None`.
+    """Returns a memory's variable if its rows can be read and moved one by one, else `None`.
 
-    TensorFlow's can, but for its copies over several replicas (which have `values`).
+    TensorFlow's variables can, except copies over several replicas (which have `values`).
     """
     variable = bank.value
     alone = hasattr(variable, "sparse_read") and not hasattr(variable, "values")
@@ -161,7 +163,7 @@ def _by_rows(bank):
 
 
 def _rows(bank, index):
-    """Rows of a memory."""
+    """Returns rows of a memory."""
     variable = _by_rows(bank)
     return ops.take(bank, index, axis=0) if variable is None else variable.sparse_read(index)
 
@@ -176,10 +178,10 @@ def _add(bank, index, change):
 
 
 class _Memory(keras.layers.Layer):
-    """What contrastive distillation trains and remembers.
+    """What contrastive distillation trains and remembers: two embeddings and two memories.
 
-    Replicas see the same gathered batch and draw from the same seed, so that each moves its own
-    copy of the memories alike.
+    Replicas see the same gathered batch and draw from the same seed, so each of them moves its own
+    copy of the memories in the same way.
     """
 
     def __init__(self, examples, width, seed, dtype):
@@ -218,7 +220,7 @@ class _Memory(keras.layers.Layer):
         return keras.random.randint((number,), 0, self.examples, seed=self.draws)
 
     def remember(self, index, student, teacher, present, momentum):
-        """Moves the rows of the batch; of an example that comes twice, the last counts."""
+        """Moves the rows of the batch; if an example comes twice, its last embedding counts."""
         same = ops.expand_dims(index, 0) == ops.expand_dims(index, 1)
         counts = ops.cast(same, present.dtype) * present
         later = ops.sum(ops.triu(counts, 1), axis=-1) > 0

@@ -26,10 +26,10 @@ class _Softened(SoftenedLoss):
         self.divergence = one_of("divergence", divergence, DIVERGENCES)
 
     def _diverge(self, teacher, student, temperature):
-        """`T^2 * KL` of the softened sides, or the squared differences at `T = 1`."""
+        """Returns `T^2 * KL` of the softened sides, or the squared differences at `T = 1`."""
         if self.divergence == "kl":
             temperature = self.temperature_now(student, temperature)
-            # finite after the division, which XLA's rounding would not undo in the softmax
+            # finite after the division: XLA's rounding would not undo the division in the softmax
             sides = (at_least(scaled(side, temperature), LOWEST) for side in (teacher, student))
             return temperature**2 * self.kl(*map(log_probabilities, sides))
         teacher, student = (at_least(side, LOWEST) for side in (teacher, student))
@@ -39,7 +39,7 @@ class _Softened(SoftenedLoss):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class ChannelWise(_Softened):
-    """Where each channel of a map is active (CWD), compared as distributions over positions.
+    """Compares where each channel of a map is active, as distributions over positions (CWD).
 
     `loss = T^2 / channels * sum_c sum_i p_teacher(c, i) * log(p_teacher(c, i) / p_student(c, i))`
     with `p(c, .) = softmax over positions i of map(i, c) / T`.
@@ -81,14 +81,14 @@ class ChannelWise(_Softened):
         return ops.mean(self._diverge(teacher, student, temperature), axis=-1)
 
     def _by_channel(self, maps):
-        """(batch, channels, positions)."""
+        """Returns the maps as (batch, channels, positions)."""
         maps = ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))
         return ops.swapaxes(maps, 1, 2)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class PixelWise(_Softened):
-    """Classes of each pixel, compared as distributions over classes.
+    """Compares the classes of each pixel, as distributions over classes.
 
     `loss = T^2 * sum_c p_teacher(c) * log(p_teacher(c) / p_student(c))` for each pixel, with
     `p = softmax(logits / T)`.
@@ -97,8 +97,8 @@ class PixelWise(_Softened):
         temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
         divergence: `"kl"`, or `"mse"` for the sum of squared differences at `T = 1`. Defaults to
             `"kl"`.
-        variant: `"paper"`, or `"code"` for what the authors' code does: the mean over the classes
-            in place of the sum, and no factor `T^2`. Defaults to `"paper"`.
+        variant: `"paper"`, or `"code"` as in the authors' code, which takes the mean over the
+            classes in place of the sum, and no factor `T^2`. Defaults to `"paper"`.
         name: the loss's name. Defaults to `"pixel_wise"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -146,7 +146,7 @@ class PixelWise(_Softened):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class IntraClassVariation(DistillationLoss):
-    """How far each pixel's feature points from the center of its class (IFVD).
+    """Compares how far each pixel's feature points from the center of its class (IFVD).
 
     `loss = (cos(t_i, T_i) - cos(s_i, S_i))^2` for each pixel `i`, where `T_i` and `S_i` are the
     means of the teacher's and the student's features over the image's pixels of the same class. A
@@ -160,10 +160,10 @@ class IntraClassVariation(DistillationLoss):
     Call arguments:
         y_true: the teacher's features, (batch, height, width, channels).
         y_pred: the student's features, of the same height and width.
-        mask: weights, (batch,) or (batch, height, width); a pixel with zero weight enters no
-            center.
-        labels: a class for each pixel, (batch, rows, columns), of any size: the nearest pixel's
-            is taken. Or one for each image, (batch,).
+        mask: weights, (batch,) or (batch, height, width). Pixels with zero weight do not count for
+            a center.
+        labels: a class for each pixel, (batch, rows, columns), of any size, or one for each image,
+            (batch,). If the size differs, each position takes the label of the nearest pixel.
 
     Returns:
         One value per pixel: (batch, height, width).
@@ -203,7 +203,7 @@ class IntraClassVariation(DistillationLoss):
         return ops.square(_cosine(y_true, members) - _cosine(y_pred, members))
 
     def _members(self, labels, maps, mask):
-        """1.0 for the class of each pixel: (batch, height, width, classes)."""
+        """Returns 1.0 for the class of each pixel: (batch, height, width, classes)."""
         if len(labels.shape) == 4:
             labels = ops.squeeze(labels, axis=-1)
         labels = ops.cast(ops.reshape(labels, (*ops.shape(labels), 1, 1)[:3]), "int32")
@@ -219,7 +219,7 @@ class IntraClassVariation(DistillationLoss):
 
 
 def _cosine(maps, members):
-    """Of each feature with the center of its class: (batch, height, width)."""
+    """Returns the cosine of each feature and the center of its class: (batch, height, width)."""
     count = ops.expand_dims(ops.sum(members, axis=(1, 2)), -1)
     centers = ops.einsum("bhwk,bhwc->bkc", members, maps) / (count + 1e-6)
     own = 1.0 - ops.sum(members, axis=-1, keepdims=True)

@@ -12,7 +12,8 @@ class ReverseKL(Divergence):
     """Kullback-Leibler divergence from the student to the teacher, which seeks one mode.
 
     `loss = T^2 * sum_c p_student(c) * (log p_student(c) - log p_teacher(c))` with
-    `p = softmax(logits / T)`. A class whose teacher's logit is -inf is left out, as MiniLLM does.
+    `p = softmax(logits / T)`. Classes that the teacher gives a logit of -inf do not count, as in
+    MiniLLM.
 
     Args:
         temperature: `T`, positive: a number, a schedule or a `keras.Variable`. Defaults to `1.0`.
@@ -49,7 +50,7 @@ class SymmetricKL(Divergence):
     """The forward and the reverse Kullback-Leibler divergence, weighted.
 
     `loss = (1 - mix) * KL(p_teacher || p_student) + mix * KL(p_student || p_teacher)`,
-    times `T^2`. A class whose teacher's logit is -inf is left out of the reverse part.
+    times `T^2`. Classes that the teacher gives a logit of -inf do not count in the reverse part.
 
     Args:
         mix: the share of the reverse divergence, in [0, 1]. Defaults to `0.5`.
@@ -102,9 +103,9 @@ class JensenShannon(Divergence):
     """Generalized Jensen-Shannon divergence of softened outputs, as GKD defines it.
 
     `loss = T^2 * (mix * KL(p_teacher || m) + (1 - mix) * KL(p_student || m))` with the mixture
-    `m = mix * p_teacher + (1 - mix) * p_student`; the gradient flows through `m`. At both ends
-    the formula vanishes, so there, as in GKD, `mix=0` is the forward and `mix=1` the reverse
-    Kullback-Leibler divergence. GKD has no factor `T^2` (`compensate=False`).
+    `m = mix * p_teacher + (1 - mix) * p_student`. The gradient flows through `m`. The formula
+    vanishes at both ends. There the loss is, as in GKD, the forward (`mix=0`) or the reverse
+    (`mix=1`) Kullback-Leibler divergence. GKD has no factor `T^2` (`compensate=False`).
 
     Args:
         mix: the teacher's share of the mixture, in [0, 1] (GKD's `beta`). Defaults to `0.5`.
@@ -114,8 +115,8 @@ class JensenShannon(Divergence):
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
-        y_true: the teacher's logits, (batch, ..., classes), or its `TopK`: then all classes but
-            the teacher's `k` count as one.
+        y_true: the teacher's logits, (batch, ..., classes), or its `TopK`. With a `TopK` all
+            classes but the teacher's `k` count as one.
         y_pred: the student's logits, (batch, ..., classes).
 
     Returns:
@@ -170,8 +171,8 @@ class TotalVariation(Divergence):
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
-        y_true: the teacher's logits, (batch, ..., classes), or its `TopK`: then all classes but
-            the teacher's `k` count as one.
+        y_true: the teacher's logits, (batch, ..., classes), or its `TopK`. With a `TopK` all
+            classes but the teacher's `k` count as one.
         y_pred: the student's logits, (batch, ..., classes).
 
     Returns:

@@ -12,15 +12,15 @@ from keras_distill.losses.distillation_loss import DistillationLoss, check_varia
 class Hint(DistillationLoss):
     """Mean squared error between features, as FitNets takes hints from a hidden layer.
 
-    `loss = mean((student - teacher)^2)`. The paper writes half the sum, which is this times half
-    the number of elements of an example: a factor for the term's weight.
+    `loss = mean((student - teacher)^2)`. The paper takes half the sum. To get it, multiply the
+    term's weight by half the number of elements of an example.
 
     SimKD is this loss with `pool=True`, on the last feature maps and with
     `projectors.ReusedClassifierProjector`.
 
     Args:
-        pool: whether the larger of two feature maps is averaged down to the other's size.
-            Defaults to `False`, where both must have one shape.
+        pool: whether to average the larger of two feature maps down to the other's size. Defaults
+            to `False`: both must have one shape.
         name: the loss's name. Defaults to `"hint"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -63,8 +63,8 @@ class Hint(DistillationLoss):
 class Cosine(DistillationLoss):
     """One minus the cosine of the angle between features.
 
-    `loss = 1 - student . teacher / (|student| |teacher|)` along the last axis; a row of zeros
-    has no direction and counts as at a right angle to all.
+    `loss = 1 - student . teacher / (|student| |teacher|)` along the last axis. A row of zeros has
+    no direction. It counts as if it stood at a right angle to all others.
 
     Args:
         name: the loss's name. Defaults to `"cosine"`.
@@ -95,9 +95,9 @@ class Cosine(DistillationLoss):
 class MaskedGeneration(DistillationLoss):
     """Squared error of features generated from masked ones, summed over an example (MGD).
 
-    `loss = sum((generated - teacher)^2)`. The masks and the generating convolutions are the
-    projector `projectors.MaskedGenerator`. The sum is large: the authors' code has the weights
-    2e-5 for segmentation and detection in one stage, 5e-7 for detection in two, 7e-5 for
+    `loss = sum((generated - teacher)^2)`. The projector `projectors.MaskedGenerator` makes the
+    masks and the generating convolutions. The sum is large. The authors' code has the weights 2e-5
+    for segmentation and one-stage detection, 5e-7 for two-stage detection and 7e-5 for
     classification.
 
     Args:
@@ -131,14 +131,13 @@ class MaskedGeneration(DistillationLoss):
 class PearsonCorrelation(DistillationLoss):
     """Squared error of features standardized over the batch: one minus Pearson's correlation.
 
-    `loss = mean((s - t)^2) / 2` with `s` and `t` the features, every channel less its mean and
-    divided by its standard deviation over all examples and positions. It is `1 - r`, averaged
-    over channels: scale and offset of a channel do not matter.
+    `loss = mean((s - t)^2) / 2`. `s` and `t` are the features, standardized: every channel less its
+    mean and divided by its standard deviation over all examples and positions. The loss is `1 - r`,
+    averaged over channels. Scale and offset of a channel do not matter.
 
     Args:
-        variant: `"paper"`, or `"code"` to divide the variance by one less than the number of
-            positions, as MMRazor does: the loss is then a little less than `1 - r`. Defaults to
-            `"paper"`.
+        variant: `"paper"`, or `"code"` to divide the variance by the number of positions less one,
+            as MMRazor does. The loss is then a little less than `1 - r`. Defaults to `"paper"`.
         resize: the side whose feature maps are resized bilinearly where the sizes differ,
             `"student"` or `"teacher"`. Defaults to `"student"`.
         name: the loss's name. Defaults to `"pearson_correlation"`.
@@ -147,7 +146,7 @@ class PearsonCorrelation(DistillationLoss):
     Call arguments:
         y_true: the teacher's features, (batch, ..., channels).
         y_pred: the student's features, with the same channels.
-        mask: weights of the examples or tokens; those above zero enter the statistics.
+        mask: weights of the examples or tokens; only those above zero count for mean and deviation.
 
     Returns:
         One value per example, token or position: (batch, ...).
@@ -203,7 +202,7 @@ def _bilinear(maps, size):
 
 
 def check_channels(loss, y_true, y_pred):
-    """Refuses features of different widths, which would broadcast in silence."""
+    """Raises an error if the widths differ: the features would broadcast silently."""
     if y_true.shape[-1] != y_pred.shape[-1]:
         raise ValueError(
             f"`{loss.name}` compares features with the same number of channels. Give a "

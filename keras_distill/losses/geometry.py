@@ -6,7 +6,7 @@ from keras import ops
 from keras_distill.losses import masks
 
 ROUNDING = 2e-7
-CHUNK = 64  # anchors whose differences from all rows are held at a time
+CHUNK = 64  # how many anchors' differences from all rows are in memory at a time
 
 
 def products(x):
@@ -15,11 +15,11 @@ def products(x):
 
 
 def over_anchors(function, sides, chunk):
-    """`function(*sides, *anchors)` of all rows as anchors, at most `chunk` of them at a time.
+    """Returns `function(*sides, *anchors)` for all rows as anchors, at most `chunk` at a time.
 
-    `sides` are matrices with a row for every anchor, and so is what `function` gives. Past `chunk`
-    rows it is computed again for the gradient, so that what it needs in between is held for one
-    chunk only.
+    `sides` and the result of `function` are matrices with a row for every anchor. With more than
+    `chunk` rows `function` runs again for the gradient, so that its intermediate values take the
+    memory of one chunk only.
     """
     size = ops.shape(sides[0])[0]
     if isinstance(size, int) and size <= chunk:
@@ -35,18 +35,18 @@ def over_anchors(function, sides, chunk):
 
 
 def centred(x, present):
-    """Rows less the mean of those that count, which no distance depends on: it keeps digits."""
+    """Returns rows less the mean of those that count: this keeps digits and changes no distance."""
     count = masks.at_least_one(ops.sum(present))
     return x - ops.sum(x * ops.expand_dims(present, -1), axis=0) / count
 
 
 def squared_distances(x, present):
-    """Squared distances of all pairs of rows, from dot products of the rows less their mean.
+    """Returns squared distances of all pairs, from dot products of the rows less their mean.
 
     `d^2(i, j) = <x_i, x_i> + <x_j, x_j> - 2 <x_i, x_j>` needs no array of (batch, batch, width).
-    What the subtraction leaves of rounding, some `2e-7` of the squared lengths, is taken for zero.
-    GPUs and TPUs round the factors of a product to 11 bits or fewer, too few for a difference of
-    products: there it is the squares of differences.
+    Results below the rounding error, some `2e-7` of the squared lengths, count as zero. GPUs and
+    TPUs round the factors of a product to 11 bits or fewer, too few for a difference of products.
+    There the function sums the squares of differences.
     """
     if not products_are_exact():
         return over_anchors(_squares_of_differences, [x], CHUNK)
@@ -63,19 +63,19 @@ def _squares_of_differences(x, anchors):
 
 
 def products_are_exact():
-    """Whether products of float32 matrices are float32: on CPUs, and PyTorch unless it is told."""
+    """Returns whether products of float32 are float32, as on CPUs and by default in PyTorch."""
     if keras.backend.backend() == "torch":
         return True
     return all(device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
 def pairs(present):
-    """1.0 for each pair of two different rows that count: (batch, batch)."""
+    """Returns 1.0 for each pair of two different rows that count: (batch, batch)."""
     different = 1.0 - ops.eye(ops.shape(present)[0], dtype=present.dtype)
     return different * ops.expand_dims(present, 0) * ops.expand_dims(present, 1)
 
 
 def smooth_l1(difference):
-    """Half the square up to one, linear beyond."""
+    """Returns half the square up to one, and a linear function beyond."""
     size = ops.abs(difference)
     return ops.where(size < 1.0, 0.5 * ops.square(difference), size - 0.5)

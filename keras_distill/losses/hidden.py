@@ -12,8 +12,8 @@ from keras_distill.losses.distillation_loss import DistillationLoss, one_of
 class PatientKD(DistillationLoss):
     """Squared distance of normalised hidden states, BERT-PKD's loss of one layer.
 
-    `loss = sum_d (h_teacher / |h_teacher| - h_student / |h_student|)^2`, for the first token that
-    counts, the [CLS] of BERT, or for each token.
+    `loss = sum_d (h_teacher / |h_teacher| - h_student / |h_student|)^2`. It compares the first
+    token that counts, which is BERT's [CLS], or each token.
 
     Args:
         tokens: `"first"` for the first token alone, `"all"` for each. Defaults to `"first"`.
@@ -21,7 +21,7 @@ class PatientKD(DistillationLoss):
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
-        y_true: the teacher's hidden states, (batch, tokens, width), or one a row, (batch, width).
+        y_true: the teacher's hidden states, (batch, tokens, width) or (batch, width).
         y_pred: the student's, of the same shape.
         mask: weights of the tokens, (batch, tokens), 0 for padding.
 
@@ -68,7 +68,8 @@ class SequenceFlow(DistillationLoss):
     """Mean squared error of the flow between two layers: the FSP matrix of hidden states.
 
     `loss = mean_ij (G_teacher - G_student)_ij^2` with `G = H_0^T H_1 / n`, (width, width), over
-    the `n` tokens that the mask counts: how two layers' features appear together in a sequence.
+    the `n` tokens that the mask counts. The matrix says how two layers' features occur together in
+    a sequence.
 
     Args:
         name: the loss's name. Defaults to `"sequence_flow"`.
@@ -83,7 +84,7 @@ class SequenceFlow(DistillationLoss):
         One value per example: (batch,).
 
     Raises:
-        ValueError: for other widths than the teacher's, or another number of layers than two.
+        ValueError: if the widths differ from the teacher's, or the number of layers is not two.
 
     Example:
 
@@ -127,9 +128,9 @@ class TokenGram(DistillationLoss):
     """Mean squared error of the products of tokens across two layers, the MMD loss of TextBrewer.
 
     `loss(q) = mean_k (G_teacher - G_student)_qk^2` with `G = H_0 H_1^T / width`, (tokens, tokens),
-    over the tokens that the mask counts. The same layer twice compares how alike its tokens are.
-    A batch's loss is the mean over its tokens; TextBrewer's is the mean over all products, in
-    which a token of a sequence of `n` tokens weighs `n`.
+    over the tokens that the mask counts. Give the same layer twice to compare how alike its tokens
+    are. A batch's loss is the mean over its tokens. TextBrewer takes the mean over all products, so
+    a token of a sequence of `n` tokens weighs `n` there.
 
     Args:
         name: the loss's name. Defaults to `"token_gram"`.
@@ -144,7 +145,7 @@ class TokenGram(DistillationLoss):
         One value per token: (batch, tokens).
 
     Raises:
-        ValueError: for another number of layers than two on either side.
+        ValueError: if the number of layers is not two on either side.
 
     Example:
 
@@ -172,7 +173,7 @@ def _gram(layers):
 
 
 def _two_layers(loss, *sides):
-    """Both sides, if each is a list of the hidden states of two layers."""
+    """Returns both sides if each is a list of the hidden states of two layers."""
     found = [len(side) if isinstance(side, (list, tuple)) else 1 for side in sides]
     if found != [2, 2]:
         raise ValueError(

@@ -13,7 +13,7 @@ KERNELS = ("linear", "rbf")
 
 
 def cka(x: Any, y: Any, kernel: str = "linear", mask: Any = None) -> Any:
-    """Centered kernel alignment of two representations: 1 if they are alike, 0 if unrelated.
+    """Returns how alike two representations are, from 0 to 1, by centered kernel alignment.
 
     `cka = <H K H, H L H> / (|H K H| |H L H|)` with the kernels `K` of `x` and `L` of `y` and
     `H = 1 - 1 / n`. It does not change with rotations and scaling of either side.
@@ -57,7 +57,7 @@ def _kernel(x, kernel, present):
 
 
 def _median(square, pairs):
-    """Returns the median of the distances of pairs that are apart, 1 if there are none."""
+    """Returns the median of the distances of pairs that are apart, or 1 if there are none."""
     apart = (square > 0) & (pairs > 0)
     values = ops.sort(ops.reshape(ops.where(apart, square, float("inf")), (-1,)))
     count = ops.sum(ops.cast(apart, "int32"))
@@ -67,7 +67,7 @@ def _median(square, pairs):
 
 
 def _centered(kernel, present):
-    """Returns the kernel between deviations from the mean, of unit length in all."""
+    """Returns the kernel of the deviations from the mean, scaled to unit length."""
     count = masks.at_least_one(ops.sum(present))
     both = ops.expand_dims(present, 0) * ops.expand_dims(present, 1)
     rows = ops.sum(kernel * both, axis=0) / count
@@ -93,7 +93,7 @@ class CenteredKernelAlignment(DistillationLoss):
         mask: the examples' weights, (batch,); those with zero weight do not count.
 
     Returns:
-        The batch's loss for every example: (batch,).
+        The batch's loss, repeated for every example: (batch,).
 
     Raises:
         ValueError: for an unknown `kernel`.

@@ -1,4 +1,4 @@
-"""Losses that look at the labels too: target and other classes apart, examples weighed."""
+"""Losses that read the labels: they separate the target class from others, or weigh examples."""
 
 import keras
 from keras import ops
@@ -19,9 +19,9 @@ from keras_distill.schedules import Hyperparameter, check
 class DecoupledKD(SoftenedLoss):
     """Distillation with the target class and the other classes weighed apart.
 
-    `loss = T^2 * (alpha * TCKD + beta * NCKD)`: TCKD is the Kullback-Leibler divergence, teacher to
-    student, of "the label's class or not"; NCKD that of the other classes among themselves. With
-    `alpha=1` and `beta = 1 - p_teacher(label)` it would be `KLDivergence`.
+    `loss = T^2 * (alpha * TCKD + beta * NCKD)`. TCKD is the Kullback-Leibler divergence, teacher to
+    student, of "the label's class or not". NCKD is that of the other classes among themselves. With
+    `alpha=1` and `beta = 1 - p_teacher(label)` the loss would be `KLDivergence`.
 
     Args:
         alpha: the weight of the target class. Defaults to `1.0`.
@@ -82,7 +82,7 @@ class NormalizedKD(SoftenedLoss):
     """Distillation of the target class, and of the other classes renormalized.
 
     `loss = -p_t(y) * log p_s(y) - gamma * T^2 * sum_(c != y) q_t(c) * log q_s(c)`, for the label
-    `y`, where `p` is the softmax at temperature 1 and `q` that of the other classes at `T`.
+    `y`. `p` is the softmax at temperature 1, and `q` is the softmax of the other classes at `T`.
 
     Args:
         gamma: the weight of the other classes. Defaults to `1.5`.
@@ -135,7 +135,7 @@ class WeightedSoftLabels(SoftenedLoss):
     """Soft cross-entropy, weaker if the student fits the label better than the teacher does.
 
     `loss = w * T^2 * -sum_c p_teacher(c) * log p_student(c)` with `p = softmax(logits / T)` and
-    `w = 1 - exp(-ce_student / ce_teacher)`, of both sides' cross-entropy with the label at
+    `w = 1 - exp(-ce_student / ce_teacher)`. `ce` is the cross-entropy of a side with the label at
     temperature 1. The weight is a constant: no gradient flows through it.
 
     Args:
@@ -181,7 +181,7 @@ class WeightedSoftLabels(SoftenedLoss):
 
 
 def target_mask(loss, labels, logits):
-    """Returns whether a class is the label's: a boolean (batch, ..., classes)."""
+    """Returns whether each class is the label's, as booleans (batch, ..., classes)."""
     if labels is None:
         raise ValueError(
             f"`{loss.name}` needs `labels`. Give labels to `fit`. Received: labels=None"
@@ -192,7 +192,7 @@ def target_mask(loss, labels, logits):
 
 
 def target_or_not(logits, target):
-    """The log-probabilities of the target class and of all others together, on the last axis."""
+    """Returns the log-probabilities of the target class and of all others together."""
     log_p = log_probabilities(logits)
     sides = [ops.logsumexp(ops.where(side, log_p, LOWEST), axis=-1)
              for side in (target, ops.logical_not(target))]  # fmt: skip
@@ -200,5 +200,5 @@ def target_or_not(logits, target):
 
 
 def among_others(logits, target):
-    """Returns the log-probabilities of all classes but the target; the target's is -1e30."""
+    """Returns log-probabilities among the classes but the target; the target's is -1e30."""
     return log_probabilities(ops.where(target, LOWEST, at_least(logits, LOWEST)))

@@ -1,4 +1,4 @@
-"""Losses on feature maps of which channels, or sizes too, may differ."""
+"""Losses on feature maps whose channels, and in part whose sizes, may differ."""
 
 import keras
 from keras import ops
@@ -10,16 +10,16 @@ from keras_distill.losses.features import check_channels
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class AttentionTransfer(DistillationLoss):
-    """Distance between spatial attention maps, whatever the channels.
+    """Distance between spatial attention maps; the numbers of channels may differ.
 
     `loss = |q(student) - q(teacher)|` with `q(maps) = a / |a|`, `a = mean_c |maps_c|^p` as one
     vector over all positions. The larger map is averaged down to the smaller one's size.
 
     Args:
         p: the power, at least 1. Defaults to `2`.
-        variant: `"paper"`, or `"code"` for what the authors' code and RepDistiller's do: the mean
-            over positions of the squared difference in place of the distance, and
-            `a = mean_c maps_c^p`, where features keep their sign for an odd `p`. Defaults to
+        variant: `"paper"`, or `"code"` as in the authors' code and RepDistiller's. That takes the
+            mean over positions of the squared difference in place of the distance, and
+            `a = mean_c maps_c^p`, so that features keep their sign for an odd `p`. Defaults to
             `"paper"`.
         name: the loss's name. Defaults to `"attention_transfer"`.
         **kwargs: as in `keras.losses.Loss`.
@@ -76,7 +76,8 @@ class NeuronSelectivity(DistillationLoss):
     The larger map is averaged down to the smaller one's size.
 
     Args:
-        degree: of the polynomial kernel, a whole number. Defaults to `2`, as in RepDistiller.
+        degree: the degree of the polynomial kernel, a whole number. Defaults to `2`, as in
+            RepDistiller.
         name: the loss's name. Defaults to `"neuron_selectivity"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -120,12 +121,12 @@ class NeuronSelectivity(DistillationLoss):
 
 
 def _patterns(maps):
-    """Returns every channel as a direction: (batch, channels, positions)."""
+    """Returns every channel as a vector of length one: (batch, channels, positions)."""
     return unit(ops.transpose(_positions(maps), (0, 2, 1)))
 
 
 def _positions(maps):
-    """(batch, positions, channels)."""
+    """Returns the maps as (batch, positions, channels)."""
     height, width, channels = maps.shape[1:]
     return ops.reshape(maps, (-1, height * width, channels))
 
@@ -135,7 +136,7 @@ class FlowOfSolutionProcedure(DistillationLoss):
     """Squared distance between the products of two layers' channels (FSP).
 
     `loss = sum_ij (G_student - G_teacher)_ij^2` with `G_ij = mean_x first_i(x) second_j(x)` over
-    positions `x`; of more than two maps, summed over consecutive pairs. The larger map of a pair
+    positions `x`. For more than two maps it sums over consecutive pairs. The larger map of a pair
     is averaged down to the size of the smaller one (the paper takes maxima).
 
     Args:
@@ -147,13 +148,13 @@ class FlowOfSolutionProcedure(DistillationLoss):
     Call arguments:
         y_true: a list of two or more of the teacher's feature maps, in order: each (batch,
             height, width, channels).
-        y_pred: a list of as many of the student's, of the same channels.
+        y_pred: a list of as many maps of the student, with the same channels.
 
     Returns:
         One value per example: (batch,).
 
     Raises:
-        ValueError: when called, if there are not as many maps, two at least, on both sides.
+        ValueError: when called, if the sides have different numbers of maps, or fewer than two.
 
     Example:
 
@@ -183,7 +184,7 @@ class FlowOfSolutionProcedure(DistillationLoss):
 
 
 def _flows(maps):
-    """The products of channels of consecutive maps: (batch, channels, next channels) each."""
+    """Returns products of channels of consecutive maps, each (batch, channels, next channels)."""
     for first, second in zip(maps, maps[1:]):
         first, second = (_positions(each) for each in matched(first, second))
         yield ops.matmul(ops.transpose(first, (0, 2, 1)), second) / first.shape[1]
@@ -193,13 +194,13 @@ def _flows(maps):
 class ClassAttentionTransfer(DistillationLoss):
     """Squared error between class activation maps, pooled and normalized (CAT-KD).
 
-    `loss = mean((student - teacher)^2)` over classes and positions, of maps that are averaged
-    down to `resolution` x `resolution` and, for each class, divided by their length. Tap the
-    1x1 convolution with a channel for each class that stands before the global average pooling.
+    `loss = mean((student - teacher)^2)` over classes and positions. Both maps are first averaged
+    down to `resolution` x `resolution`, then divided by their length for each class. Tap the 1x1
+    convolution before the global average pooling, which has a channel for each class.
 
     Args:
         resolution: the pooled maps' height and width. Defaults to `2`.
-        normalize: whether every pooled map is divided by its length. Defaults to `True`.
+        normalize: whether to divide every pooled map by its length. Defaults to `True`.
         name: the loss's name. Defaults to `"class_attention_transfer"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -244,7 +245,7 @@ class ClassAttentionTransfer(DistillationLoss):
 
 
 def pairs_of(loss, y_true, y_pred, least=1):
-    """Lists of as many maps on each side; a tensor is a list of one."""
+    """Returns lists of as many maps on each side; a tensor becomes a list of one."""
     y_true, y_pred = (list(s) if isinstance(s, (list, tuple)) else [s] for s in (y_true, y_pred))
     if len(y_true) != len(y_pred) or len(y_pred) < least:
         raise ValueError(

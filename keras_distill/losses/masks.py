@@ -1,4 +1,4 @@
-"""Which examples, tokens and positions count: what losses take from a mask."""
+"""Turns a mask into the examples, tokens and positions that count, for losses."""
 
 from keras import ops
 
@@ -6,7 +6,7 @@ from keras_distill.losses.arithmetic import at_least
 
 
 def examples(mask, like):
-    """1.0 for each example that counts, and for one of whose tokens any does: (batch,)."""
+    """Returns 1.0 for each example that counts or has a token that counts: (batch,)."""
     if mask is None:
         return ops.ones(ops.shape(like)[:1], like.dtype)
     axes = tuple(range(1, len(mask.shape)))
@@ -14,7 +14,7 @@ def examples(mask, like):
 
 
 def positions(mask, like):
-    """1.0 for each vector along the last axis of `like` that counts: (batch, ...)."""
+    """Returns 1.0 for each vector along the last axis of `like` that counts: (batch, ...)."""
     ones = ops.ones_like(like[..., 0])
     if mask is None:
         return ones
@@ -24,9 +24,9 @@ def positions(mask, like):
 
 
 def tokens(mask, like):
-    """1.0 for each token that counts, (batch, tokens), or `None` where the mask has no tokens.
+    """Returns 1.0 for each token that counts, (batch, tokens), or `None` if there is no such mask.
 
-    In the dtype of `like`.
+    The values have the dtype of `like`.
     """
     if mask is None or len(mask.shape) < 2:
         return None
@@ -34,7 +34,7 @@ def tokens(mask, like):
 
 
 def mean_over_tokens(values, mask):
-    """Returns the mean of (batch, ..., tokens) over the tokens that count, (batch, ...)."""
+    """Returns the mean of (batch, ..., tokens) over the tokens that count: (batch, ...)."""
     real = tokens(mask, values)
     if real is None:
         return ops.mean(values, axis=-1)
@@ -44,5 +44,5 @@ def mean_over_tokens(values, mask):
 
 
 def at_least_one(count):
-    """Returns a number to divide by."""
+    """Returns a count that may stand in a denominator."""
     return at_least(count, 1.0)

@@ -1,4 +1,4 @@
-"""Losses on the relations that queries, keys and values span."""
+"""Losses on the relations between tokens by their queries, keys and values."""
 
 import math
 from collections.abc import Sequence
@@ -13,18 +13,19 @@ from keras_distill.losses.masks import mean_over_tokens
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class MiniLMRelations(DistillationLoss):
-    """Divergence of the relations between tokens that queries, keys and values span, as MiniLM.
+    """Divergence of the relations between tokens by queries, keys and values, as in MiniLM.
 
     `loss = sum_(m, n) w_mn * mean_h mean_q KL(R_teacher(h, q) || R_student(h, q))` with
-    `R = softmax(X_m X_n^T / sqrt(width))`, a row for each query `q` and head `h`, over the tokens
-    that the mask counts. The defaults are MiniLMv2's; MiniLM's are the relations
+    `R = softmax(X_m X_n^T / sqrt(width))`. `R` has a row for each query `q` and head `h`, over the
+    tokens that the mask counts. The defaults are those of MiniLMv2. For MiniLM, take the relations
     `[("query", "key"), ("value", "value")]` with the layers' own heads.
 
     Args:
-        relations: a list of `(m, n)` or `(m, n, weight)`, names of the inputs; a weight left out
-            is 1. Defaults to query-query, key-key and value-value.
-        relation_heads: into how many heads the inputs are split anew, which allows another number
-            of attention heads on each side; `None` for the layers' own. Defaults to `None`.
+        relations: a list of `(m, n)` or `(m, n, weight)`, the names of the inputs. A weight
+            defaults to 1. Defaults to query-query, key-key and value-value.
+        relation_heads: into how many heads to split the inputs anew, so that the sides may have
+            different numbers of attention heads. `None` keeps the layers' own heads. Defaults to
+            `None`.
         name: the loss's name. Defaults to `"minilm_relations"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -32,15 +33,15 @@ class MiniLMRelations(DistillationLoss):
         y_true: the teacher's inputs by name, each (batch, tokens, heads, width) or, with
             `relation_heads`, (batch, tokens, width).
         y_pred: the student's, with the same tokens; widths may differ.
-        mask: weights of the tokens, (batch, tokens), 0 for padding. What it leaves out is no key
-            either: where `sample_weight` masks prompts, give the term `mask="input:padding_mask"`,
-            or relations to the prompt are not compared.
+        mask: weights of the tokens, (batch, tokens), 0 for padding. Tokens that it leaves out are
+            no keys either. If `sample_weight` leaves out prompts, give the term
+            `mask="input:padding_mask"` to compare relations to the prompt.
 
     Returns:
         One value per example: (batch,).
 
     Raises:
-        ValueError: for arguments out of range, or heads that do not fit each other.
+        ValueError: if an argument is out of range, or the heads do not fit each other.
 
     Example:
 
@@ -94,7 +95,7 @@ class MiniLMRelations(DistillationLoss):
                 raise ValueError(_refusal(f"{heads[0]} (teacher) and {heads[1]} (student) heads"))
             values += (weight or [1.0])[0] * mean_over_tokens(
                 attention_divergence(*relations, mask), mask
-            )  # one by one: an attention may have fewer keys than queries, as MiT's have
+            )  # one by one: an attention may have fewer keys than queries, as in MiT
         return values
 
     def _relation(self, one, other):

@@ -21,10 +21,11 @@ ENSEMBLES = ("mean", "best", "min_logit")
 class CollaborativeKL(SoftenedLoss):
     """Kullback-Leibler divergence from an ensemble of peers for each example (KDCL).
 
-    `loss = T^2 * KL(softmax(z / T) || softmax(student / T))`, where `z` is made of the peers'
-    logits: their mean; the `best` peer's, whose cross-entropy with the label is the lowest (the
-    paper's "Naive"); or `min_logit`, the least logit of each class once each peer's logit of the
-    label is 0. Mutual learning and branches with a gated ensemble need `KLDivergence` only.
+    `loss = T^2 * KL(softmax(z / T) || softmax(student / T))`. The ensemble's logits `z` are one of
+    three. `mean` is the mean of the peers' logits. `best` takes the peer with the lowest
+    cross-entropy (the paper's "Naive"). `min_logit` first shifts each peer's logits so that the
+    label's is 0, then takes the least logit of each class. For mutual learning and for branches
+    with a gated ensemble, use `KLDivergence`.
 
     Args:
         ensemble: `"mean"`, `"best"` or `"min_logit"`. Defaults to `"min_logit"`.
@@ -33,8 +34,8 @@ class CollaborativeKL(SoftenedLoss):
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
-        y_true: a list of the peers' logits, each (batch, ..., classes), the student's own among
-            them if it is to count.
+        y_true: a list of the peers' logits, each (batch, ..., classes). It includes the student's
+            own if they are to count.
         y_pred: the student's logits, of the same shape.
         labels: classes, (batch, ...) or (batch, ..., 1), or one-hot, (batch, ..., classes);
             not needed for the mean.

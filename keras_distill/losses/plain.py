@@ -36,9 +36,26 @@ class KerasLoss(DistillationLoss):
         super().__init__(name=name or (loss.name if known else loss.__name__), **kwargs)
         self.loss = loss
         self._formula = loss.call if known else loss
+        if is_sparse(loss):  # the teacher's class ids, beside the student's row of classes
+            self.same_shape = False
 
     def call(self, y_true, y_pred):
+        if is_sparse(self.loss) and len(y_true.shape) == len(y_pred.shape) != 1:
+            if y_true.shape[-1] != 1:
+                raise ValueError(
+                    f"`{self.name}` takes class ids from the teacher. Give "
+                    "`losses.SoftCrossEntropy`, which takes its logits, or "
+                    "`ModelTeacher(lambda x: keras.ops.argmax(model(x), axis=-1))`. Received: "
+                    f"teacher {tuple(y_true.shape)}, student {tuple(y_pred.shape)}"
+                )
         return self._formula(y_true, y_pred)
+
+
+def is_sparse(loss):
+    """Returns whether a loss of Keras takes class ids, without the axis of the predictions."""
+    kind, function = (keras.losses.SparseCategoricalCrossentropy,
+                      keras.losses.sparse_categorical_crossentropy)  # fmt: skip
+    return isinstance(loss, kind) or loss is function
 
 
 def as_distillation_loss(
@@ -47,8 +64,8 @@ def as_distillation_loss(
     """Returns any loss that a `Term` takes, as a `DistillationLoss`.
 
     Args:
-        loss: a `DistillationLoss`, which is returned as it is; or a `keras.losses.Loss`, the name
-            of one, or a function of `(y_true, y_pred)`, which becomes a `KerasLoss`.
+        loss: a `DistillationLoss`, which is returned as it is; or a `keras.losses.Loss`, its name,
+            or a function of `(y_true, y_pred)`. These become a `KerasLoss`.
 
     Returns:
         A `DistillationLoss`.

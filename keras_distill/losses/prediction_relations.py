@@ -1,4 +1,4 @@
-"""Losses on how predictions relate, over classes and over the batch."""
+"""Losses on relations between predictions, over classes and over the batch."""
 
 from collections.abc import Sequence
 
@@ -23,10 +23,10 @@ from keras_distill.schedules import Hyperparameter, check
 class DIST(SoftenedLoss):
     """Correlation of predictions within each example and within each class (DIST).
 
-    `loss = T^2 * (beta * (1 - r_example) + gamma * (1 - r_class))`: `r` is the Pearson
-    correlation of teacher's and student's `softmax(logits / T)`, over the classes of an example,
-    and over the batch for a class, averaged over classes. Tokens and pixels are examples. As in
-    the authors' code 1e-8 is added to the product of the norms by which `r` divides.
+    `loss = T^2 * (beta * (1 - r_example) + gamma * (1 - r_class))`. `r` is the Pearson correlation
+    of the teacher's and the student's `softmax(logits / T)`: over the classes of an example, and
+    over the batch for a class, averaged over classes. Tokens and pixels count as examples. As in
+    the authors' code, `r` divides by the product of the norms plus 1e-8.
 
     Args:
         beta: the weight of the correlation over classes. Defaults to `1.0`.
@@ -38,7 +38,7 @@ class DIST(SoftenedLoss):
     Call arguments:
         y_true: the teacher's logits, (batch, ..., classes).
         y_pred: the student's logits, of the same shape.
-        mask: the weights of examples or tokens; those of 0 leave the correlations.
+        mask: the weights of examples or tokens; those of weight 0 do not enter the correlations.
 
     Returns:
         One value per example, token or pixel: (batch, ...).
@@ -87,7 +87,7 @@ def _rows(values):
 
 
 def correlation(one, other, counts, axis):
-    """Pearson's along an axis, over the entries whose `counts` are 1; 0 for a constant."""
+    """Returns Pearson's correlation over the entries whose `counts` are 1; 0 for a constant."""
     size = masks.at_least_one(ops.sum(counts, axis=axis, keepdims=True))
     one, other = ((x - ops.sum(x * counts, axis=axis, keepdims=True) / size) * counts
                   for x in (one, other))  # fmt: skip
@@ -100,9 +100,10 @@ class MultiLevelLogits(DistillationLoss):
     """Predictions aligned at the levels of example, batch and class, at several temperatures.
 
     `loss = sum_T (instance * T^2 * KL(P_t || P_s) + batch * |P_t P_t' - P_s P_s'|^2 / examples
-    + classes * |P_t' P_t - P_s' P_s|^2 / num_classes)` with `P = softmax(logits / T)`, a row for
-    each example, and squared Frobenius norms. The authors' code also views each input twice, and
-    drops the half of the examples that the teacher is surer of: give such a batch, and a mask.
+    + classes * |P_t' P_t - P_s' P_s|^2 / num_classes)`. `P = softmax(logits / T)` has a row for
+    each example, and the norms are squared Frobenius norms. The authors' code also shows each input
+    in two views, and leaves out the half of the examples of which the teacher is surer. To do so,
+    give such a batch and a mask.
 
     Args:
         temperatures: the temperatures, positive numbers. Defaults to `(2, 3, 4, 5, 6)`.
@@ -115,7 +116,7 @@ class MultiLevelLogits(DistillationLoss):
     Call arguments:
         y_true: the teacher's logits, (batch, classes).
         y_pred: the student's logits, of the same shape.
-        mask: the weights of examples; those of 0 leave the batch and the classes.
+        mask: the weights of examples; those of weight 0 enter neither batch nor classes.
 
     Returns:
         One value per example: (batch,).

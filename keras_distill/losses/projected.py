@@ -1,4 +1,4 @@
-"""Losses on what a projector makes of the student's feature maps: see `projectors`."""
+"""Losses on the output of a projector of the student's feature maps (see `projectors`)."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ class VariationalInformation(DistillationLoss):
     """Negative log-likelihood of the teacher's features under a normal distribution (VID).
 
     `loss = sum(log(variance) + (teacher - mean)^2 / variance) / 2` with
-    `variance = log(1 + exp(scale)) + epsilon`, one for each channel: a bound on the mutual
-    information. The mean, made from the student's features, and the scale come from
-    `projectors.VariationalProjector`.
+    `variance = log(1 + exp(scale)) + epsilon`, one for each channel. It is a bound on the mutual
+    information. `projectors.VariationalProjector` computes the mean from the student's features,
+    and holds the scale.
 
     Args:
         variant: `"paper"`, or `"code"` for the mean over elements in place of their sum, as in
@@ -72,17 +72,17 @@ class VariationalInformation(DistillationLoss):
 class FactorTransfer(DistillationLoss):
     """Distance between the unit-length factors of teacher and student (FT).
 
-    `loss = |t / |t|_2 - s / |s|_2|_p`, with the factors of an example as one vector. The
-    teacher's come from a `projectors.Paraphraser`, trained beforehand, the student's from a
-    `projectors.Translator`.
+    `loss = |t / |t|_2 - s / |s|_2|_p`, with the factors of an example as one vector. A
+    `projectors.Paraphraser`, which is trained beforehand, computes the teacher's factors. A
+    `projectors.Translator` computes the student's.
 
     Args:
         p: the norm of the difference, at least 1. Defaults to `1`.
         variant: `"paper"`, or `"code"` for `mean |difference|^p` in place of the norm, as in
             MMRazor and RepDistiller. Defaults to `"paper"`.
-        channel_power: where given, the factors are first averaged over channels, each raised to
-            this power, and the larger map down to the smaller one's size, as in RepDistiller.
-            Defaults to `None`.
+        channel_power: the power to which the factors are raised before they are averaged over
+            channels, as in RepDistiller. The larger map is then averaged down to the smaller one's
+            size. Defaults to `None`: no averaging.
         name: the loss's name. Defaults to `"factor_transfer"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -148,10 +148,10 @@ def _root(values, p):
 class HierarchicalContext(DistillationLoss):
     """Mean squared error of feature maps at several resolutions (HCL of ReviewKD).
 
-    `loss = sum_l w_l mean((pool_l(student) - pool_l(teacher))^2) / sum_l w_l`, of the maps
-    as they are (`w = 1`) and averaged down to each level `l` x `l` that is smaller than they,
-    with half the weight from one to the next. Of several maps, summed. The student's maps come
-    from `projectors.ReviewMechanism`.
+    `loss = sum_l w_l mean((pool_l(student) - pool_l(teacher))^2) / sum_l w_l`. It compares the maps
+    as they are (`w = 1`), and averaged down to each level `l` x `l` that is smaller. Each level has
+    half the weight of the one before. The losses of several maps are summed.
+    `projectors.ReviewMechanism` makes the student's maps.
 
     Args:
         levels: the sizes to average down to. Defaults to `(4, 2, 1)`.
@@ -190,7 +190,7 @@ class HierarchicalContext(DistillationLoss):
         pairs = zip(*pairs_of(self, y_true, y_pred))
         return sum(self._pair(student - teacher) for teacher, student in pairs)
 
-    def _pair(self, difference):  # pooling is linear: one of the difference is enough
+    def _pair(self, difference):  # pooling is linear, so the difference is pooled once
         total, weight, weights = _mean_square(difference), 1.0, 1.0
         for level in self.levels:
             if level < difference.shape[1]:
@@ -205,9 +205,9 @@ class SemanticCalibration(DistillationLoss):
     """Mean squared errors between all pairs of layers, weighed by attention (SemCKD).
 
     `loss = sum_ij attention_ij * mean((student_ij - teacher_j)^2) / layers`, summed over the
-    student's layers `i` and the teacher's layers `j`. The attention, and each of the student's
-    layers brought to the channels of each of the teacher's, come from the projector
-    `projectors.SemanticAttention`; `recipes.semckd` joins both.
+    student's layers `i` and the teacher's layers `j`. The projector `projectors.SemanticAttention`
+    computes the attention. It also brings each of the student's layers to the channels of each of
+    the teacher's. `recipes.semckd` joins both.
 
     Args:
         name: the loss's name. Defaults to `"semantic_calibration"`.
@@ -215,8 +215,8 @@ class SemanticCalibration(DistillationLoss):
 
     Call arguments:
         y_true: a list of the teacher's T feature maps, each (batch, height, width, channels).
-        y_pred: a list: the attention (batch, S, T), then S * T feature maps, those of the
-            student's first layer first; the larger of a pair is averaged down.
+        y_pred: a list of the attention (batch, S, T), then S * T feature maps, with those of the
+            student's first layer first. The larger map of a pair is averaged down.
 
     Returns:
         One value per example: (batch,).

@@ -12,16 +12,16 @@ from keras_distill.schedules import check
 
 
 class PairwiseLoss(DistillationLoss):
-    """A loss on pairs of classes, in which the teacher prefers the first.
+    """A loss on pairs of classes of which the teacher prefers the first.
 
-    A subclass writes `scores(y_pred)`, of each class, and `losses(gap, teacher_gap)`, of each pair.
-    """
+    A subclass writes `scores(y_pred)`, the score of each class, and `losses(gap, teacher_gap)`, the
+    loss of each pair."""
 
     needs = ("mask",)
     expects_logits = True
     across_batch = True
     takes_top_k = True
-    floor = 1e-9  # below it, and closer than it, the teacher's probabilities do not count
+    floor = 1e-9  # the teacher's smaller probabilities, and smaller gaps, do not count
 
     def call(self, y_true, y_pred, mask=None):
         scores = self.scores(y_pred)
@@ -43,7 +43,7 @@ def _gaps(values):
 
 
 def _per_pair(values, preferred, mask):
-    """Scaled so that the weighted mean over rows is the mean over pairs."""
+    """Scales values so that the weighted mean over rows is the mean over pairs."""
     pairs = ops.sum(ops.cast(preferred, values.dtype), axis=(-2, -1))
     weights = masks.positions(mask, values[..., None])
     if mask is not None:
@@ -67,8 +67,8 @@ class LogisticRanking(PairwiseLoss):
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
-        y_true: the teacher's `TopK`, of which the `k` classes are compared, or its logits,
-            (batch, ..., classes), of which all are.
+        y_true: the teacher's `TopK`, whose `k` classes are compared, or its logits, (batch, ...,
+            classes), to compare all classes.
         y_pred: the student's logits, (batch, ..., classes).
         mask: the weights of examples or tokens.
 
@@ -102,14 +102,14 @@ class HingeRanking(PairwiseLoss):
     batch. Memory grows with the square of the classes compared.
 
     Args:
-        margin: the least gap asked of the student, in [0, 1]; `None` for the teacher's own gap of
-            each pair. Defaults to `None`.
+        margin: the least gap that the student must reach, in [0, 1]. `None` takes the teacher's own
+            gap of each pair. Defaults to `None`.
         name: the loss's name. Defaults to `"hinge_ranking"`.
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
-        y_true: the teacher's `TopK`, of which the `k` classes are compared, or its logits,
-            (batch, ..., classes), of which all are.
+        y_true: the teacher's `TopK`, whose `k` classes are compared, or its logits, (batch, ...,
+            classes), to compare all classes.
         y_pred: the student's logits, (batch, ..., classes).
         mask: the weights of examples or tokens.
 

@@ -11,11 +11,11 @@ from keras_distill.schedules import check
 class TeacherBoundedRegression(DistillationLoss):
     """Squared error with the label, while the student is worse than the teacher.
 
-    `loss = |student - label|^2` where `|student - label|^2 + margin > |teacher - label|^2`, else
-    0. The teacher is a bound that the student need not surpass, not a target.
+    `loss = |student - label|^2` where `|student - label|^2 + margin > |teacher - label|^2`, else 0.
+    The teacher is no target but a bound: once the student is better, the loss is 0.
 
     Args:
-        margin: what the student must be better by, non-negative, in squared units of the label.
+        margin: by how much the student must be better, non-negative, in squared units of the label.
             Defaults to `0.0`.
         name: the loss's name. Defaults to `"teacher_bounded_regression"`.
         **kwargs: as in `keras.losses.Loss`.

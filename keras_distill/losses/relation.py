@@ -13,9 +13,9 @@ class RelationalDistance(DistillationLoss):
     """Distances between examples, as relational distillation (RKD-D) compares them.
 
     `loss = mean_{i != j} smooth_l1(d_teacher(i, j) - d_student(i, j))` with
-    `d(i, j) = |x_i - x_j| / mean_{k != l} |x_k - x_l|`. The paper sums over the pairs of a batch;
-    the mean does not depend on the batch size. The authors' code for classification weighs this
-    loss with 25, of embeddings of unit length.
+    `d(i, j) = |x_i - x_j| / mean_{k != l} |x_k - x_l|`. The paper sums over the pairs of a batch.
+    The mean does not depend on the batch size. For classification the authors' code compares
+    embeddings of unit length and gives this loss a weight of 25.
 
     Args:
         variant: `"paper"` for the mean over pairs of different examples, or `"code"` to divide by
@@ -59,7 +59,7 @@ class RelationalDistance(DistillationLoss):
         return deviation / masks.at_least_one(others)
 
     def _relative(self, x, present, pairs):
-        """Distances in units of their mean."""
+        """Returns distances in units of their mean."""
         distances = root(geometry.squared_distances(flat(x), present)) * pairs
         mean = ops.sum(distances) / masks.at_least_one(ops.sum(pairs))
         return distances / ops.where(mean > 0, mean, 1.0)
@@ -71,17 +71,18 @@ class RelationalAngle(DistillationLoss):
 
     `loss = mean_{i, j, k} smooth_l1(a_teacher(i, j, k) - a_student(i, j, k))` with the cosine of
     the angle at `i`, `a(i, j, k) = <e(i, j), e(i, k)>`, `e(i, j) = (x_j - x_i) / |x_j - x_i|`. The
-    paper sums over the triples of a batch; the mean does not depend on the batch size. The authors'
-    code for classification weighs this loss with 50, of embeddings of unit length.
+    paper sums over the triples of a batch. The mean does not depend on the batch size. For
+    classification the authors' code compares embeddings of unit length and gives this loss a weight
+    of 50.
 
-    All triples of a batch are too many to hold: past `chunk` examples the angles at `chunk`
-    examples are computed at a time, and again for the gradient, which needs memory for
-    `chunk * batch^2` numbers.
+    All triples of a large batch do not fit into memory. With more than `chunk` examples the loss
+    computes the angles at `chunk` examples at a time, and again for the gradient. That takes memory
+    for `chunk * batch^2` numbers.
 
     Args:
         variant: `"paper"` for the mean over triples of different examples, or `"code"` to divide
             by all `batch^3` triples, as the authors' code does. Defaults to `"paper"`.
-        chunk: examples whose angles are computed at a time. Defaults to `64`.
+        chunk: at how many examples to compute angles at a time. Defaults to `64`.
         name: the loss's name. Defaults to `"relational_angle"`.
         **kwargs: as in `keras.losses.Loss`.
 
@@ -131,7 +132,7 @@ class RelationalAngle(DistillationLoss):
 
 
 def _deviation(present, teacher, student, teacher_anchors, student_anchors):
-    """Returns how far the angles at each anchor are apart, summed over all pairs of examples."""
+    """Returns the distance between the angles at each anchor, summed over all pairs of examples."""
     expected = ops.stop_gradient(_cosines(teacher, teacher_anchors))
     apart = geometry.smooth_l1(expected - _cosines(student, student_anchors))
     both = ops.expand_dims(present, 0) * ops.expand_dims(present, 1)
@@ -139,11 +140,11 @@ def _deviation(present, teacher, student, teacher_anchors, student_anchors):
 
 
 def _cosines(squares, anchors):
-    """Cosines of the angles at each anchor by the law of cosines, 0 where a side has no length.
+    """Returns cosines of the angles at each anchor, or 0 if a side of the angle has no length.
 
     Args:
         squares: squared distances of all pairs, (batch, batch).
-        anchors: the rows of those whose angles are asked for, (anchors, batch).
+        anchors: the rows of the examples whose angles to compute, (anchors, batch).
 
     Returns:
         `(d_ij^2 + d_ik^2 - d_jk^2) / (2 d_ij d_ik)`, (anchors, batch, batch).
@@ -154,4 +155,4 @@ def _cosines(squares, anchors):
     one, other = ops.expand_dims(anchors, 2), ops.expand_dims(anchors, 1)
     product = 0.5 * (one + other - ops.expand_dims(squares, 0))
     cosines = product * ops.expand_dims(inverse, 2) * ops.expand_dims(inverse, 1)
-    return ops.clip(cosines, -1.0, 1.0)  # rounding counts where examples nearly coincide
+    return ops.clip(cosines, -1.0, 1.0)  # rounding matters where examples nearly coincide

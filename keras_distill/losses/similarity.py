@@ -13,10 +13,10 @@ from keras_distill.schedules import check
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class SimilarityPreserving(DistillationLoss):
-    """Similarities between examples, each example's of unit length.
+    """Squared error of the similarities between examples, scaled to unit length for each example.
 
-    `loss = sum_{i, j} (g_teacher(i, j) - g_student(i, j))^2 / batch^2`, where `g` are the rows of
-    `G = F F^T`, the dot products of the flattened features, each divided by its length.
+    `loss = sum_{i, j} (g_teacher(i, j) - g_student(i, j))^2 / batch^2`. `G = F F^T` holds the dot
+    products of the flattened features, and `g` are its rows, each divided by its length.
 
     Args:
         name: the loss's name. Defaults to `"similarity_preserving"`.
@@ -25,7 +25,7 @@ class SimilarityPreserving(DistillationLoss):
     Call arguments:
         y_true: the teacher's features, (batch, ...).
         y_pred: the student's features, (batch, ...), of any size.
-        mask: the examples' weights, (batch,); those with zero weight enter no similarity.
+        mask: the examples' weights, (batch,); those with zero weight have no similarity.
 
     Returns:
         One value per example: (batch,).
@@ -55,25 +55,25 @@ class SimilarityPreserving(DistillationLoss):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class CorrelationCongruence(DistillationLoss):
-    """Correlations between examples by a Gaussian kernel, expanded as a Taylor series.
+    """Squared error of correlations between examples, by a Gaussian kernel as a Taylor series.
 
     `loss = sum_{i, j} (c_teacher(i, j) - c_student(i, j))^2 / batch^2` with
-    `c(i, j) = exp(-2 gamma) * sum_{p = 0..order} (2 gamma)^p / p! * <x_i, x_j>^p` of features of
-    unit length, which approaches `exp(-gamma |x_i - x_j|^2)`.
+    `c(i, j) = exp(-2 gamma) * sum_{p = 0..order} (2 gamma)^p / p! * <x_i, x_j>^p`. The features
+    have unit length, so that it approaches `exp(-gamma |x_i - x_j|^2)`.
 
     Args:
         gamma: the kernel's sharpness, positive. Defaults to `0.4`.
         order: the last power in the series. Defaults to `2`.
-        variant: `"paper"`, or `"code"` for what RepDistiller's does in place of the formula: the
-            mean over consecutive examples of `sum_d |t_i - s_i|_d |t_{i+1} - s_{i+1}|_d`, of
-            features of equal width. Defaults to `"paper"`.
+        variant: `"paper"`, or `"code"` as in RepDistiller: the mean over consecutive examples of
+            `sum_d |t_i - s_i|_d |t_{i+1} - s_{i+1}|_d`, for features of equal width. Defaults to
+            `"paper"`.
         name: the loss's name. Defaults to `"correlation_congruence"`.
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
         y_true: the teacher's features, (batch, ...).
         y_pred: the student's features, (batch, ...), of any width.
-        mask: the examples' weights, (batch,); those with zero weight enter no correlation.
+        mask: the examples' weights, (batch,); those with zero weight have no correlation.
 
     Returns:
         One value per example: (batch,).
@@ -123,7 +123,7 @@ class CorrelationCongruence(DistillationLoss):
 
 
 def _neighbors(apart, present):
-    """Returns each example's deviation times that of the next one that counts."""
+    """Returns each example's deviation times that of the next example that counts."""
     place = ops.cumsum(present)
     follows = ops.expand_dims(place, 0) == ops.expand_dims(place + 1, 1)
     both = ops.expand_dims(present, 0) * ops.expand_dims(present, 1)
@@ -134,23 +134,23 @@ def _neighbors(apart, present):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class ProbabilisticTransfer(DistillationLoss):
-    """Probabilities of being neighbors (PKT), compared by Kullback-Leibler divergence.
+    """Kullback-Leibler divergence of the probabilities that examples are neighbors (PKT).
 
     `loss = mean_i sum_{j != i} p_teacher(j | i) * log(p_teacher(j | i) / p_student(j | i))` with
     `p(j | i) = k(i, j) / sum_{l != i} k(i, l)` and `k = (1 + cosine) / 2`. The paper sums over the
-    examples `i`; the mean does not depend on the batch size.
+    examples `i`. The mean does not depend on the batch size.
 
     Args:
-        variant: `"paper"`, or `"code"` for what the authors' code does: each example is its own
-            neighbor too, and the mean is over all `batch^2` pairs. Defaults to `"paper"`.
-        epsilon: added to lengths and probabilities. Defaults to `1e-7`.
+        variant: `"paper"`, or `"code"` as in the authors' code: each example is its own neighbor
+            too, and the mean is over all `batch^2` pairs. Defaults to `"paper"`.
+        epsilon: the number that is added to lengths and probabilities. Defaults to `1e-7`.
         name: the loss's name. Defaults to `"probabilistic_transfer"`.
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
         y_true: the teacher's features, (batch, ...).
         y_pred: the student's features, (batch, ...), of any width.
-        mask: the examples' weights, (batch,); those with zero weight are no one's neighbors.
+        mask: the examples' weights, (batch,); those with zero weight are no neighbors.
 
     Returns:
         One value per example: (batch,).

@@ -6,7 +6,7 @@ from keras_distill.losses.softened import LOWEST, Divergence, log_mixture
 
 
 class _Skewed(Divergence):
-    """A divergence against a mixture of both sides; without a part of it, the plain one."""
+    """A divergence against a mixture of both sides; a share of 0 gives the plain divergence."""
 
     config = ("mix",)
 
@@ -21,9 +21,9 @@ class _Skewed(Divergence):
 class SkewedKL(_Skewed):
     """Kullback-Leibler divergence from the teacher to a mixture of teacher and student.
 
-    `loss = T^2 * KL(p_teacher || mix * p_teacher + (1 - mix) * p_student)`. It is bounded by
-    `-log mix` however far the student is off. DistiLLM's code computes the cross-entropy, which
-    adds the teacher's entropy to the value and nothing to the gradient.
+    `loss = T^2 * KL(p_teacher || mix * p_teacher + (1 - mix) * p_student)`. It is at most
+    `-T^2 * log mix`, however far the student is off. DistiLLM's code computes the cross-entropy,
+    which has the same gradient: it adds the teacher's entropy to the value.
 
     Args:
         mix: the teacher's share of the mixture, in [0, 1) (DistiLLM's `alpha`). Defaults to `0.1`.
@@ -63,8 +63,8 @@ class SkewedKL(_Skewed):
 class SkewedReverseKL(_Skewed):
     """Kullback-Leibler divergence from the student to a mixture of student and teacher.
 
-    `loss = T^2 * KL(p_student || (1 - mix) * p_teacher + mix * p_student)`; the gradient
-    flows through the mixture.
+    `loss = T^2 * KL(p_student || (1 - mix) * p_teacher + mix * p_student)`. The gradient flows
+    through the mixture.
 
     Args:
         mix: the student's share of the mixture, in [0, 1) (DistiLLM's `alpha`). Defaults to `0.1`.

@@ -1,4 +1,4 @@
-"""What losses on softened outputs share: a temperature, and log-probabilities that stay finite."""
+"""The base of losses on softened outputs: temperatures and log-probabilities that stay finite."""
 
 import math
 
@@ -9,19 +9,19 @@ from keras_distill.losses.arithmetic import at_least
 from keras_distill.losses.distillation_loss import DistillationLoss
 from keras_distill.schedules import Hyperparameter, check, is_number, value_at
 
-LOWEST = -1e30  # the log of no probability: a padded vocabulary's logits are -inf
-FLAT = 8.0  # from this temperature on, `T^2` times a float32's rounding may show in a divergence
+LOWEST = -1e30  # stands for the log of zero: a padded vocabulary's logits are -inf
+FLAT = 8.0  # from this temperature on, float32's rounding times `T^2` may show in a divergence
 
 
 class SoftenedLoss(DistillationLoss):
     """A loss on logits that are divided by a temperature first.
 
-    The temperature is one for all examples, or one for each: a path such as
-    `"input:temperature"`, or a layer of the student, at which the `Term` reads it. Its gradient
+    The temperature is one for all examples, or one for each. For the latter, give a path such as
+    `"input:temperature"` or a layer of the student. The `Term` reads it there, and its gradient
     flows into that layer. `call` takes such a temperature as `temperature=`, of shape (batch,),
-    (batch, 1) or (batch, tokens); what is not positive there makes the loss NaN.
+    (batch, 1) or (batch, tokens). A value that is not positive makes the loss NaN.
 
-    A subclass divides by `scaled(logits, self.temperature_now(y_pred, temperature))`, and takes
+    A subclass divides with `scaled(logits, self.temperature_now(y_pred, temperature))`. It takes
     `self.kl(log_p, log_q)` for a sum of `p * log(p / q)` that keeps its digits at any temperature.
 
     Args:
@@ -48,11 +48,11 @@ class SoftenedLoss(DistillationLoss):
 
         Args:
             like: the logits, (batch, ..., classes).
-            temperature: what `call` was given.
+            temperature: what `call` was given as `temperature`.
 
         Returns:
-            A scalar, or one for each example or token: (batch, ...) as `like` without its classes,
-            where an axis may be 1.
+            A scalar, or one temperature for each example or token: (batch, ...), as `like` without
+            its axis of classes. An axis may be 1.
         """
         if temperature is not None:
             return _for_each(ops.cast(temperature, like.dtype), len(like.shape) - 1)
@@ -65,7 +65,7 @@ class SoftenedLoss(DistillationLoss):
 
 
 def _for_each(temperature, rank):
-    """A temperature of each example or token with `rank` axes; NaN where it is not positive."""
+    """Returns one temperature for each example or token; NaN if it is not positive."""
     if len(temperature.shape) == rank + 1 and temperature.shape[-1] == 1:
         temperature = ops.squeeze(temperature, axis=-1)
     while 0 < len(temperature.shape) < rank:
@@ -74,13 +74,13 @@ def _for_each(temperature, rank):
 
 
 def scaled(logits, temperature):
-    """Logits (batch, ..., classes) over a temperature, a scalar or (batch, ...)."""
+    """Divides logits (batch, ..., classes) by a temperature, a scalar or (batch, ...)."""
     one_for_all = len(temperature.shape) == 0
     return logits / (temperature if one_for_all else ops.expand_dims(temperature, axis=-1))
 
 
 class Divergence(SoftenedLoss):
-    """A divergence between softened distributions, of classes or of a `TopK` and its rest.
+    """A divergence between softened distributions over classes, or over a `TopK` and its rest.
 
     A subclass writes `divergence(log_teacher, log_student)`, which sums over the last axis.
 
@@ -122,7 +122,7 @@ class Divergence(SoftenedLoss):
 
 
 def log_probabilities(logits):
-    """Log-softmax over the last axis, at least -1e30."""
+    """Returns the log-softmax over the last axis, at least -1e30."""
     return at_least(ops.log_softmax(logits, axis=-1), LOWEST)
 
 
@@ -133,22 +133,22 @@ def expectation(log_p, values):
 
 
 def forward_kl(log_p, log_q, allowed=None):
-    """The sum of `p * log(p / q)`, over the classes that are allowed where this is given."""
+    """Returns the sum of `p * log(p / q)`, over the `allowed` classes if these are given."""
     ratio = log_p - log_q
     return expectation(log_p, ratio if allowed is None else ops.where(allowed, ratio, 0.0))
 
 
 def flat_kl(log_p, log_q, allowed=None):
-    """Returns the same for distributions that are nearly the same, as at a high temperature.
+    """Returns `forward_kl` for distributions that are nearly the same, as at a high temperature.
 
-    Sums `p * log(p / q) + q - p`, which has the same sum over all classes. No part is negative,
-    where those of `forward_kl` have both signs and nearly cancel. `q - p = p * expm1(log(q / p))`
-    keeps what is left of the difference.
+    It sums `p * log(p / q) + q - p`, which has the same sum over all classes. No part is negative,
+    while the parts of `forward_kl` have both signs and nearly cancel.
+    `q - p = p * expm1(log(q / p))` keeps the digits of the difference.
     """
     p, q, ratio = ops.exp(log_p), ops.exp(log_q), log_q - log_p
     near = p * (ops.expm1(ops.minimum(ratio, ops.cast(1.0, ratio.dtype))) - ratio)
     parts = ops.where(ratio < 1.0, near, q - ops.where(p == 0, 0.0, p * (ratio + 1.0)))
-    if allowed is not None:  # the others' `q - p`, with no `q`
+    if allowed is not None:  # add `q - p` of the other classes, which have no `q`
         parts = ops.where(allowed, parts, -p)
     return ops.sum(parts, axis=-1)
 
@@ -161,14 +161,14 @@ def log_mixture(log_p, log_q, weight):
 
 
 def with_rest(top, log_student):
-    """Both sides' log-probabilities of the teacher's `k` classes and, last, of all others.
+    """Returns both sides' log-probabilities of the teacher's `k` classes and, last, of all others.
 
     Args:
         top: the teacher's `TopK`.
         log_student: the student's log-probabilities of all classes, (batch, ..., classes).
 
     Returns:
-        The teacher's and the student's, each (batch, ..., k + 1).
+        The teacher's and the student's log-probabilities, each (batch, ..., k + 1).
     """
     ids = ops.cast(top.ids, "int32")
     kept = ops.take_along_axis(log_student, ids, axis=-1)
@@ -179,13 +179,13 @@ def with_rest(top, log_student):
 
 
 def log_with_tail(top):
-    """A `TopK`'s log-probabilities of its `k` classes and, last, of all others: (..., k + 1)."""
+    """Returns log-probabilities of a `TopK`'s classes and, last, of all others: (..., k + 1)."""
     tail = ops.expand_dims(top.log_tail, -1)
     return at_least(ops.concatenate([top.log_probs, tail], axis=-1), LOWEST)
 
 
 def placed(values, ids, others):
-    """`values`, (..., classes), with `others` at `ids`, (..., k), of the last axis."""
+    """Returns `values`, (..., classes), with `others` at `ids`, (..., k), of the last axis."""
     rows = ops.reshape(values, (-1, values.shape[-1]))
     ids = ops.reshape(ids, (-1, ids.shape[-1]))
     row = ops.broadcast_to(ops.expand_dims(ops.arange(ops.shape(ids)[0]), -1), ops.shape(ids))

@@ -66,7 +66,7 @@ class UniversalLogits(SoftenedLoss):
 
 
 def _sorted(logits, width):
-    """Probabilities from the smallest up, after zeros that make `width` of them."""
+    """Returns probabilities in ascending order, with zeros before them for a length of `width`."""
     more = [(0, 0)] * (len(logits.shape) - 1) + [(width - logits.shape[-1], 0)]
     return ops.pad(ops.sort(ops.softmax(logits, axis=-1), axis=-1), more)
 
@@ -87,9 +87,9 @@ class AlignedSpans(WrappedLoss):
         **kwargs: as in `keras.losses.Loss`.
 
     Call arguments:
-        y_true: a dict: `logits`, the teacher's, (batch, teacher's tokens, classes); `spans`, the
-            number of the span in which each of its tokens is, from 1, and 0 for none, (batch,
-            teacher's tokens); `student_spans`, the same for the student's tokens.
+        y_true: a dict. `logits` are the teacher's, (batch, teacher's tokens, classes). `spans`
+            holds for each of its tokens the number of its span, from 1, or 0 for none, (batch,
+            teacher's tokens). `student_spans` holds the same for the student's tokens.
         y_pred: the student's logits, (batch, tokens, classes).
         mask: the weights of the student's tokens.
 
@@ -97,8 +97,8 @@ class AlignedSpans(WrappedLoss):
         One value per example: (batch,).
 
     Attributes:
-        PATHS: where a `ModelTeacher(model, aligned=True)` has the parts of `y_true`: for a term's
-            `teacher`.
+        PATHS: where a `ModelTeacher(model, aligned=True)` has the parts of `y_true`. Give it as a
+            term's `teacher`.
 
     Raises:
         ValueError: if `loss` is not a loss on logits, or takes labels, or for another `merge`.
@@ -120,7 +120,7 @@ class AlignedSpans(WrappedLoss):
     config = ("merge",)
     PATHS = {"logits": "output", "spans": "spans:teacher", "student_spans": "spans:student"}
     same_shape = False
-    token_axes = ()  # the mask's tokens are the student's alone: `call` leaves them out
+    token_axes = ()  # the mask counts the student's tokens alone: `call` applies it
 
     def __init__(
         self, loss: keras.losses.Loss, merge: str = "mean", name: str | None = None, **kwargs
@@ -146,7 +146,7 @@ class AlignedSpans(WrappedLoss):
         return ops.sum(values, axis=-1) / masks.at_least_one(ops.sum(both, axis=-1))
 
     def _merged(self, logits, spans, counts, most):
-        """Each span's log-probabilities, (batch, most, classes), and 1 where all of it counts."""
+        """Returns the spans' log-probabilities, (batch, most, classes), and 1 if they count."""
         spans = ops.cast(spans, "int32")
         spans = ops.where((spans > 0) & (spans <= most), spans, 0)
         real = counts * ops.cast(spans > 0, counts.dtype)
@@ -159,7 +159,7 @@ class AlignedSpans(WrappedLoss):
 
 
 def _over_spans(values, spans, most):
-    """Sums of (batch, tokens, ...) over the tokens of spans 1 to `most`, (batch, most, ...)."""
+    """Sums (batch, tokens, ...) over the tokens of spans 1 to `most`: (batch, most, ...)."""
     examples, width = ops.shape(values)[0], values.shape[-1]
     places = spans + ops.expand_dims(ops.arange(examples, dtype="int32"), -1) * (most + 1)
     flat = ops.reshape(values, (-1, width))

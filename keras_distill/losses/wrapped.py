@@ -1,4 +1,4 @@
-"""Losses on logits that are changed first: standardized, or cut to some classes."""
+"""Losses that standardize logits, or select classes, for another loss."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from keras_distill.text import tokens
 
 
 class WrappedLoss(DistillationLoss):
-    """A loss on logits behind another one, which changes the logits of both sides."""
+    """A loss that changes the logits of both sides and passes them to another loss."""
 
     config = ("loss",)
     expects_logits = True
@@ -36,10 +36,10 @@ class WrappedLoss(DistillationLoss):
 class Standardized(WrappedLoss):
     """Standardizes each row of logits (mean 0, standard deviation 1) for another loss.
 
-    `z = (logits - mean) / (std + 1e-7)` over the classes, with the deviation of a sample
-    (divided by `classes - 1`), on both sides; then `loss(z_teacher, z_student)`. The loss's
-    temperature is then the base temperature of the paper. Logits of -inf stay what they are and
-    do not enter the mean.
+    `z = (logits - mean) / (std + 1e-7)` over the classes, on both sides, then
+    `loss(z_teacher, z_student)`. The deviation is that of a sample (divided by `classes - 1`). The
+    temperature of `loss` is the base temperature of the paper. Logits of -inf stay what they are
+    and do not enter the mean.
 
     Args:
         loss: a loss on logits, such as `KLDivergence(2.0)` or `DecoupledKD()`.
@@ -75,7 +75,7 @@ class Standardized(WrappedLoss):
 
 
 def standardized(logits):
-    """Logits with mean 0 and standard deviation 1 over the classes that are finite."""
+    """Returns logits with mean 0 and standard deviation 1 over the classes that are finite."""
     finite = ops.isfinite(logits)
     count = ops.sum(ops.cast(finite, logits.dtype), axis=-1, keepdims=True)
     kept = ops.where(finite, logits, 0.0)
@@ -111,9 +111,9 @@ class ClassSubset(WrappedLoss):
         What `loss` returns.
 
     Raises:
-        ValueError: if `loss` is not a loss on logits, the lists differ in length or hold negative
-            numbers, or `student_classes` is given for a loss that takes labels, which count the
-            student's classes.
+        ValueError: if `loss` is not a loss on logits; if the lists differ in length or hold
+            negative numbers; or if `student_classes` is given for a loss that takes labels, since
+            these count the student's classes.
 
     Example:
 
@@ -179,7 +179,7 @@ class ClassSubset(WrappedLoss):
             raise ValueError(f"{missing}. Compare the vocabularies with `UniversalLogits`.")
         if any(lost):
             warnings.warn(f"{missing}. The loss leaves them out.", stacklevel=2)
-        if ours == list(range(len(ours))):  # so that labels may count the student's classes
+        if ours == list(range(len(ours))):  # labels may count all of these
             ours = None
         return cls(loss, student_classes=ours, teacher_classes=theirs, **kwargs)
 

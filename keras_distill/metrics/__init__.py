@@ -1,4 +1,4 @@
-"""How near a student is to its teacher: `keras.metrics.Metric`s of both sides' values."""
+"""Metrics of how near a student is to its teacher, as `keras.metrics.Metric`s."""
 
 from keras_distill.losses.kernel_alignment import cka
 from keras_distill.metrics.alignment import CKA

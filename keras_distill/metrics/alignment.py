@@ -13,19 +13,19 @@ class CKA(keras.metrics.Metric):
 
     `cka = sum_b HSIC(K_b, L_b) / sqrt(sum_b HSIC(K_b, K_b) * sum_b HSIC(L_b, L_b))` over the
     batches `b`, with the products `K = X X^T` and `L = Y Y^T` of a batch's features and the
-    unbiased estimator of HSIC (minibatch CKA): the result does not depend on the batch size but
-    for noise, and no batch need hold all examples.
+    unbiased estimator of HSIC (minibatch CKA). Except for noise, the result does not depend on the
+    batch size, and no batch need hold all examples.
 
     `HSIC(K, L) = (tr(K' L') + sum(K') sum(L') / ((n - 1) (n - 2)) - 2 sum(K' L') / (n - 2)) /
     (n (n - 3))`, where `K'` is `K` with a diagonal of zeros and the sums run over all entries.
 
     Args:
         name: the metric's name. Defaults to `"cka"`.
-        dtype: of the result. Defaults to `keras.config.floatx()`.
+        dtype: the dtype of the result. Defaults to `keras.config.floatx()`.
 
     Returns:
-        `result()`: a scalar, 1 where both are alike up to rotation and scale, near 0 if they are
-        unrelated (and, by chance, below it); 0 before the first batch.
+        `result()`: a scalar. It is 1 if both are alike up to rotation and scale, near 0 if they are
+        unrelated (by chance also below 0), and 0 before the first batch.
 
     Raises:
         ValueError: when updated, for a batch that is known to have fewer than 4 examples.
@@ -81,9 +81,9 @@ class CKA(keras.metrics.Metric):
 
 
 def _products(features, present):
-    """The products of pairs of different examples that count; those of an example are zero."""
+    """Returns products of pairs of different examples that count; the diagonal is zero."""
     kept = ops.where(ops.expand_dims(present, -1) > 0, features, 0.0)
-    centred = geometry.centred(kept, present)  # HSIC does not change, and keeps its digits
+    centred = geometry.centred(kept, present)  # HSIC stays the same, and keeps its digits
     return geometry.products(centred) * geometry.pairs(present)
 
 

@@ -1,4 +1,4 @@
-"""Metrics of outputs: how often both sides say the same, and how far they are apart."""
+"""Metrics of outputs: how often both sides agree, and how far they are apart."""
 
 import keras
 from keras import ops
@@ -7,7 +7,7 @@ from keras_distill.losses.answers import agreement, divergence
 
 
 class _MeanOverRows(keras.metrics.Mean):
-    """The weighted mean of what each row of two sides gives."""
+    """The weighted mean of a value for each row of two sides."""
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch.
@@ -32,7 +32,7 @@ class _MeanOverRows(keras.metrics.Mean):
 
 
 def _for_each(weights, values):
-    """Weights (batch,) or (batch, ..., 1) as one for each value."""
+    """Returns weights (batch,) or (batch, ..., 1) as one weight for each value."""
     weights = ops.cast(ops.convert_to_tensor(weights), values.dtype)
     if len(weights.shape) == len(values.shape) + 1 and weights.shape[-1] == 1:
         weights = ops.squeeze(weights, axis=-1)
@@ -43,13 +43,13 @@ def _for_each(weights, values):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class Agreement(_MeanOverRows):
-    """How often student and teacher have the same most probable class.
+    """Measures how often student and teacher have the same most probable class.
 
     `agreement = mean over rows of [argmax teacher = argmax student]`, weighted.
 
     Args:
         name: the metric's name. Defaults to `"agreement"`.
-        dtype: of the result. Defaults to `keras.config.floatx()`.
+        dtype: the dtype of the result. Defaults to `keras.config.floatx()`.
 
     Returns:
         `result()`: a scalar in [0, 1].
@@ -86,7 +86,7 @@ class KLToTeacher(_MeanOverRows):
 
     Args:
         name: the metric's name. Defaults to `"kl_to_teacher"`.
-        dtype: of the result. Defaults to `keras.config.floatx()`.
+        dtype: the dtype of the result. Defaults to `keras.config.floatx()`.
 
     Returns:
         `result()`: a scalar, non-negative.

@@ -1,4 +1,4 @@
-"""Models made from models: with exits, in cohorts, cut smaller."""
+"""Models made from other models: with exits, in cohorts, or cut to a smaller size."""
 
 from keras_distill.models.exits.cascade import Cascade, early_exit
 from keras_distill.models.exits.early_exits import add_exits, feature_path, keep_exit

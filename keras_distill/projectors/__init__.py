@@ -1,4 +1,4 @@
-"""Projectors: layers from the student's features to what a loss compares with the teacher's."""
+"""Projectors: layers that map the student's features to what a loss compares with the teacher's."""
 
 from keras_distill.projectors.factors import Paraphraser, Translator
 from keras_distill.projectors.fitting import fitting

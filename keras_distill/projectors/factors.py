@@ -1,4 +1,4 @@
-"""Factors of feature maps: the teacher's paraphrased, the student's translated."""
+"""Layers for factor transfer: the teacher's paraphraser and the student's translator."""
 
 import keras
 from keras import layers
@@ -15,8 +15,8 @@ class Paraphraser(keras.Model):
     maps. Then put `encoder` on top of the teacher, as `losses.FactorTransfer` shows.
 
     Args:
-        channels: of the teacher's feature maps.
-        rate: the factor's channels as a part of these, positive. Defaults to `0.5`.
+        channels: the number of channels of the teacher's feature maps.
+        rate: the factor's channels divided by those of the maps, positive. Defaults to `0.5`.
         **kwargs: as in `keras.Model`.
 
     Call arguments:
@@ -64,10 +64,10 @@ class Paraphraser(keras.Model):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class Translator(layers.Layer):
-    """The student's factor: three 3x3 convolutions, each followed by a leaky ReLU of slope 0.1.
+    """Computes the student's factor by three 3x3 convolutions with leaky ReLUs of slope 0.1.
 
     Args:
-        channels: of the teacher's factor.
+        channels: the number of channels of the teacher's factor.
         **kwargs: as in `keras.layers.Layer`.
 
     Call arguments:

@@ -20,21 +20,21 @@ class AttentionFusion(layers.Layer):
     convolution of the attention has a bias. Masked examples enter the batch statistics as zeros.
 
     Args:
-        channels: of the teacher's feature maps.
-        hidden: channels of what is handed on; the same for all fusions of a chain.
-        size: the teacher's (height, width), or one number for a square. Defaults to `None`: the
-            maps' own.
-        fuse: whether there is a residual; not for the deepest layer. Defaults to `True`.
-        epsilon: of the batch normalization. Defaults to `1e-5`.
+        channels: the number of channels of the teacher's feature maps.
+        hidden: channels of the maps that go to the next fusion, the same for all of a chain.
+        size: the teacher's (height, width), or one number for a square. Defaults to `None`, the
+            size of the student's maps.
+        fuse: whether there is a residual; `False` for the deepest layer. Defaults to `True`.
+        epsilon: the epsilon of the batch normalization. Defaults to `1e-5`.
         **kwargs: as in `keras.layers.Layer`.
 
     Call arguments:
         features: the student's feature maps, (batch, height, width, any channels).
-        residual: what the deeper layers hand on, (batch, any height, any width, hidden).
+        residual: what the deeper layers pass on, (batch, any height, any width, hidden).
 
     Returns:
-        The feature maps to compare, (batch, *size, channels), and what is handed on, (batch,
-        *size, hidden).
+        The feature maps to compare, (batch, *size, channels), and the maps for the next fusion,
+        (batch, *size, hidden).
 
     Example:
 
@@ -93,13 +93,14 @@ class AttentionFusion(layers.Layer):
 class ReviewMechanism(layers.Layer):
     """A chain of `AttentionFusion` over several layers, for `losses.HierarchicalContext`.
 
-    The deepest layer comes first; each hands its fused maps on to the one before it.
+    The deepest layer comes first. Each passes its fused maps on to the one before it.
 
     Args:
-        channels: of the teacher's feature maps, one number for each, the shallowest first.
-        hidden: channels of what is handed on. Defaults to `256`.
+        channels: the number of channels of the teacher's feature maps, one number for each, the
+            shallowest first.
+        hidden: channels of the maps that go from one fusion to the next. Defaults to `256`.
         sizes: the teacher's (height, width), or numbers for squares, one for each. Defaults to
-            `None`: those of the student.
+            `None`, the sizes of the student's maps.
         **kwargs: as in `keras.layers.Layer`.
 
     Call arguments:
@@ -109,8 +110,8 @@ class ReviewMechanism(layers.Layer):
         A list of feature maps like the teacher's, the shallowest first.
 
     Raises:
-        ValueError: if there are not as many sizes as channels; when called, if there are not as
-            many feature maps.
+        ValueError: if the numbers of sizes and channels differ; when called, if the number of
+            feature maps differs from them.
 
     Example:
 

@@ -9,7 +9,7 @@ from keras_distill.losses.arithmetic import adaptive_average_pool
 
 
 def pooled(maps, size):
-    """Averages maps that are larger than `size` (height, width) down to it; `None`: never."""
+    """Averages maps that are larger than `size` (height, width) down to it; `None` means never."""
     if size is None or maps.shape[1] <= size[0]:
         return maps
     return adaptive_average_pool(maps, size)
@@ -27,13 +27,13 @@ def convolution(filters, size=1, **kwargs):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class VariationalProjector(layers.Layer):
-    """Mean and scale of the teacher's features, for `losses.VariationalInformation`.
+    """Computes mean and scale of the teacher's features, for `losses.VariationalInformation`.
 
-    The mean is made by three 1x1 convolutions without bias, with a ReLU after the first two. The
-    scale is a weight for each channel, whose softplus is the variance.
+    Three 1x1 convolutions without bias compute the mean, with a ReLU after the first two. The scale
+    is a weight for each channel. Its softplus is the variance.
 
     Args:
-        channels: of the teacher's feature maps.
+        channels: the number of channels of the teacher's feature maps.
         hidden: channels of the first two convolutions. Defaults to `channels`.
         size: the teacher's (height, width), or one number for a square: larger maps of the
             student are averaged down to it first. Defaults to `None`: as they are.
@@ -106,11 +106,11 @@ class ReusedClassifierProjector(layers.Layer):
     Masked examples enter the batch statistics as zeros.
 
     Args:
-        channels: of the teacher's feature maps.
+        channels: the number of channels of the teacher's feature maps.
         factor: the inner convolutions have `channels // factor` channels. Defaults to `2`.
         size: the teacher's (height, width), or one number for a square: larger maps of the
             student are averaged down to it first. Defaults to `None`: as they are.
-        epsilon: of the batch normalization. Defaults to `1e-5`.
+        epsilon: the epsilon of the batch normalization. Defaults to `1e-5`.
         **kwargs: as in `keras.layers.Layer`.
 
     Call arguments:
@@ -188,13 +188,13 @@ class MaskedGenerator(layers.Layer):
     with a ReLU between them. It masks nothing outside of training.
 
     Args:
-        channels: of the teacher's feature maps.
+        channels: the number of channels of the teacher's feature maps.
         ratio: the part that is masked, in [0, 1]. Defaults to `0.65`, the authors' code's for
             detection in one stage; it has 0.45 for two stages, 0.75 for segmentation and 0.15 for
             classification.
         masked: `"positions"`, or `"channels"` as in the authors' code for classification.
             Defaults to `"positions"`.
-        seed: of the masks. Defaults to `None`.
+        seed: the seed of the masks. Defaults to `None`.
         **kwargs: as in `keras.layers.Layer`.
 
     Call arguments:

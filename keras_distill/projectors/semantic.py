@@ -1,4 +1,4 @@
-"""Attention over all pairs of layers, from what the examples of a batch have in common."""
+"""Attention over all pairs of layers, by similarities between the examples of a batch."""
 
 import keras
 from keras import layers, ops
@@ -26,7 +26,7 @@ class TwoSided(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class SemanticAttention(TwoSided):
-    """Which of the teacher's layers each of the student's should learn from (SemCKD).
+    """Computes how much each of the student's layers should learn from each teacher layer (SemCKD).
 
     A layer is described by the similarities between the examples of a batch, `F F^T`, with its
     maps as the rows of `F`. For each example `i` and each pair of layers, `attention_st` is the
@@ -89,7 +89,7 @@ class SemanticAttention(TwoSided):
                 regressor.build((None, None, None, here[-1]))
 
     def _embedding(self):
-        width = max(2, self.batch_size // self.factor)  # one number to unit length learns nothing
+        width = max(2, self.batch_size // self.factor)  # one number of unit length learns nothing
         return keras.Sequential([layers.Dense(2 * width, "relu"), layers.Dense(width)])
 
     def call(self, features, targets, training=None):
@@ -109,7 +109,7 @@ class SemanticAttention(TwoSided):
         return ops.stack(found, axis=1)
 
     def _similarities(self, rows):
-        """Of each example with all of the batch: (batch, `batch_size`)."""
+        """Returns similarities of each example with all of the batch: (batch, `batch_size`)."""
         short = self.batch_size - ops.shape(rows)[0]
         if isinstance(short, int) and short < 0:
             raise ValueError(
@@ -124,7 +124,7 @@ class SemanticAttention(TwoSided):
 
 
 def _regressor(channels):
-    """Three convolutions to so many channels, with twice as many between them."""
+    """Returns three convolutions to so many channels, with twice as many between them."""
     parts = []
     for filters, size in ((2 * channels, 1), (2 * channels, 3)):
         parts += [convolution(filters, size, use_bias=False), layers.BatchNormalization(),

@@ -1,4 +1,4 @@
-"""Layers that compute in floats with the numbers that integers can hold (fake quantization)."""
+"""Layers with fake quantization: they compute in floats with numbers that integers can hold."""
 
 from keras_distill.quantized_layers.convolutions import (
     QuantizedConv1D,

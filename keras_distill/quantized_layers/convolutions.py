@@ -1,4 +1,4 @@
-"""Convolutions whose kernels are read fake-quantized, each as LiteRT computes it."""
+"""Convolutions with fake-quantized kernels, computed as LiteRT computes them."""
 
 import keras
 from keras import ops
@@ -39,7 +39,7 @@ class QuantizedConv2D(Quantized, keras.layers.Conv2D):
 
 
 class _Depthwise(Quantized):
-    """What both depthwise convolutions share: a scale for each channel that comes out."""
+    """The base of both depthwise convolutions, with a scale for each output channel."""
 
     least_bits = 8
 
@@ -88,11 +88,11 @@ class QuantizedDepthwiseConv1D(_Depthwise, keras.layers.DepthwiseConv1D):
 
 
 class _Transposed(Quantized):
-    """What both transposed convolutions share.
+    """The base of both transposed convolutions.
 
     Args:
-        per_channel: Whether each channel that comes out has a scale of its own, as in a file with
-            integer weights alone. Where LiteRT computes in integers there is one scale in all.
+        per_channel: Whether each output channel has a scale of its own, as in a file with integer
+            weights alone. If LiteRT computes in integers, there is one scale for all.
     """
 
     least_bits = 8

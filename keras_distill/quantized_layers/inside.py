@@ -1,4 +1,4 @@
-"""A layer that holds others, such as an attention, with those fake-quantized where they stand."""
+"""A layer that holds others, such as an attention, with fake-quantized inner layers."""
 
 import keras
 
@@ -10,16 +10,16 @@ from keras_distill.quantized_layers.rounding import PACKAGE, ActivationRange, Ro
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class QuantizedBlock(keras.layers.Layer):
-    """Computes as the layer that it is given, with fake-quantized layers inside.
+    """Computes as the layer that it holds, with fake-quantized layers inside.
 
-    LiteRT computes each of their products in integers, from a rounded input to a rounded output;
-    what stands between them, such as a normalization, is computed in floats.
+    LiteRT computes each of their products in integers, from a rounded input to a rounded output. It
+    computes what stands between them, such as a normalization, in floats.
 
     Args:
         layer: A `keras.layers.Layer` that holds other layers.
         bits: 8 or 4, the bits of the weights. Defaults to `8`.
-        activations: 8, the bits of what goes into each product and comes out, or `None` for floats.
-            Defaults to `8`.
+        activations: 8, the bits of each product's input and output, or `None` for floats. Defaults
+            to `8`.
     """
 
     def __init__(self, layer, bits=8, activations=8, **kwargs):
@@ -35,7 +35,7 @@ class QuantizedBlock(keras.layers.Layer):
         self.built = True
 
     def _quantize(self, layer):
-        """Has a built layer compute as the class that stands for it, with the weights it has."""
+        """Makes a built layer compute as its fake-quantized class, with the weights that it has."""
         kind = kind_of(layer)
         if kind is not None:
             layer.__class__ = kind
@@ -43,7 +43,7 @@ class QuantizedBlock(keras.layers.Layer):
                 setattr(layer, name, value)
         if self.activations is None:
             return
-        if type(layer) is keras.layers.Softmax:  # LiteRT gives it integers where a product follows
+        if type(layer) is keras.layers.Softmax:  # LiteRT gives it integers before a product
             layer.__class__ = RoundedSoftmax
         keras_layers.compute_scores(layer)
         if isinstance(layer, Quantized) and layer.multiplies:

@@ -1,4 +1,4 @@
-"""What layers share whose kernels are read fake-quantized."""
+"""The base of layers with fake-quantized kernels."""
 
 from keras import ops
 
@@ -12,22 +12,22 @@ from keras_distill.quantized_layers.rounding import (
 
 
 class Quantized:
-    """What fake-quantized layers share, beside the Keras layer that each of them is.
+    """The base of fake-quantized layers, each of which is a Keras layer too.
 
-    `before` and `after` are the `ActivationRange`s of what goes in and of what comes out, where the
-    layer stands inside of another one; in a graph they are layers of their own.
+    `before` and `after` are the `ActivationRange`s of input and output if the layer stands inside
+    of another one. In a graph they are layers of their own.
 
     Args:
-        bits: 8 or 4, the bits of the kernel; or `None` for a kernel that stays as it is.
+        bits: 8 or 4, the bits of the kernel, or `None` for a kernel that is not quantized.
     """
 
-    least_bits = 4  # that LiteRT's quantizer has for this kind of layer
+    least_bits = 4  # the fewest bits in LiteRT's quantizer for this kind of layer
     multiplies = True
     before = after = None
 
     @classmethod
     def settings(cls, bits, activations):
-        """What a layer of this class is made with, for these bits of weights and activations."""
+        """Returns the constructor's arguments for these bits of weights and activations."""
         return {"bits": max(bits, cls.least_bits)}
 
     def __init__(self, *args, bits=8, **kwargs):
@@ -45,11 +45,11 @@ class Quantized:
         return in_fixed_range(self.activation(self.after(outputs)), name)
 
     def affine(self, inputs):
-        """The product with the rounded kernel, and the bias."""
+        """Returns the product with the rounded kernel, plus the bias."""
         raise NotImplementedError
 
     def rounded(self):
-        """Returns the kernel as it computes, in the shape in which it is kept."""
+        """Returns the rounded kernel, in the shape of the variable."""
         return fake_quantized(self.kernel, self.bits)
 
     def get_config(self):
@@ -57,5 +57,5 @@ class Quantized:
 
 
 def with_bias(outputs, bias):
-    """Outputs with what is added to them, which may be `None`."""
+    """Adds the bias to outputs, unless it is `None`."""
     return outputs if bias is None else ops.add(outputs, bias)

@@ -1,4 +1,4 @@
-"""Which layer has a fake-quantized one in its place, and which."""
+"""Maps layers to their fake-quantized classes."""
 
 import keras
 
@@ -34,12 +34,12 @@ KINDS = {
 
 
 def kind_of(layer):
-    """The class that computes as a layer does, fake-quantized; `None` where there is none."""
+    """Returns the fake-quantized class for a layer, or `None` if there is none."""
     of = next((kind for kind in type(layer).__mro__ if kind in KINDS), None)
     if of is None or isinstance(layer, Quantized):
         return None
     if type(layer).call is not of.call or type(layer).build is not of.build:
-        return None  # a class of somebody else's that computes in its own way
+        return None  # another package's class, which computes in its own way
     if getattr(layer, "data_format", None) == "channels_first":
         return None
     if isinstance(layer, keras.layers.EinsumDense) and not summed_axes(layer.equation):

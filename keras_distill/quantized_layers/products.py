@@ -1,4 +1,4 @@
-"""Dense layers and embeddings whose weights are read fake-quantized."""
+"""Dense layers and embeddings with fake-quantized weights."""
 
 import math
 
@@ -10,9 +10,9 @@ from keras_distill.quantized_layers.rounding import PACKAGE, fake_quantized
 
 
 def _product(inputs, kernel, bits):
-    """`inputs @ kernel` for a matrix, as a convolution of one position; `(positions, units)`.
+    """Returns `inputs @ kernel` as a convolution of one position: `(positions, units)`.
 
-    There LiteRT holds a scale for each output.
+    For a convolution LiteRT holds a scale for each output.
     """
     size, units = kernel.shape
     kernel = fake_quantized(ops.reshape(kernel, (1, 1, size, units)), bits)
@@ -21,7 +21,7 @@ def _product(inputs, kernel, bits):
 
 
 def _unflattened(outputs, inputs, free, tail):
-    """Rows of a product in the first `free` axes of the inputs, with `tail` behind these."""
+    """Returns rows of a product in the first `free` axes of the inputs, followed by `tail`."""
     if free == 1:
         return ops.reshape(outputs, (-1, *tail))
     middle = inputs.shape[1:free]
@@ -36,7 +36,7 @@ def _unflattened(outputs, inputs, free, tail):
 class QuantizedDense(Quantized, keras.layers.Dense):
     """A `Dense` whose kernel is fake-quantized to `bits` bits.
 
-    It computes as a convolution of one position: there LiteRT holds a scale for each output.
+    It computes as a convolution of one position, for which LiteRT holds a scale for each output.
     """
 
     def affine(self, inputs):
@@ -57,7 +57,7 @@ class QuantizedEinsumDense(Quantized, keras.layers.EinsumDense):
         matrix = ops.reshape(self.kernel, (-1, math.prod(tail)))
         outputs = _product(inputs, matrix, self.bits)
         whole = self.bias is not None and tuple(self.bias.shape) == tuple(tail)
-        if whole:  # then LiteRT adds it inside of the product
+        if whole:  # LiteRT then adds it inside of the product
             outputs = ops.add(outputs, ops.reshape(self.bias, (-1,)))
         outputs = _unflattened(outputs, inputs, len(inputs.shape) - summed, tail)
         return outputs if whole else with_bias(outputs, self.bias)
@@ -69,10 +69,10 @@ class QuantizedEinsumDense(Quantized, keras.layers.EinsumDense):
 
 
 def summed_axes(equation):
-    """How many last axes of the inputs an einsum sums with the first of its kernel; 0 for others.
+    """Returns how many last input axes an einsum sums with its kernel's first axes; 0 for others.
 
     Args:
-        equation: As in "abc,cde->abde", where that is one.
+        equation: The equation, such as "abc,cde->abde", where that is one.
     """
     inputs, _, rest = equation.replace(" ", "").partition(",")
     kernel, _, outputs = rest.partition("->")
@@ -84,7 +84,7 @@ def summed_axes(equation):
 
 
 class _Looked(Quantized):
-    """What both embeddings share: vectors that are fake-quantized by one scale in all."""
+    """The base of both embeddings: vectors that are fake-quantized by one scale."""
 
     least_bits = 8
     multiplies = False
@@ -106,7 +106,7 @@ class QuantizedEmbedding(_Looked, keras.layers.Embedding):
 class QuantizedReversibleEmbedding(_Looked, keras.layers.ReversibleEmbedding):
     """A `ReversibleEmbedding` whose vectors are fake-quantized to 8 bits, by one scale.
 
-    In reverse it computes in floats, where its vectors are tied with the rounded ones.
+    In reverse it computes in floats, with the rounded vectors if they are tied.
     """
 
     def call(self, inputs, reverse=False):

@@ -1,11 +1,11 @@
-"""Rounds weights and activations, in floats, to the numbers that integers can hold."""
+"""Rounds weights and activations, in floats, to numbers that integers can hold."""
 
 import keras
 from keras import ops, quantizers
 
 PACKAGE = "keras_distill"
-FUSED = ("linear", "relu")  # activations that LiteRT computes with the layer
-# The ranges that LiteRT gives to what these activations return, whatever the data.
+FUSED = ("linear", "relu")  # activations that LiteRT computes together with the layer
+# The ranges of these activations' outputs in LiteRT, whatever the data.
 FIXED = {
     "softmax": (0.0, 255 / 256),
     "sigmoid": (0.0, 255 / 256),
@@ -14,14 +14,14 @@ FIXED = {
 
 
 def fake_quantized(weight, bits, per_channel=True):
-    """Returns a weight rounded to a symmetric grid of integers times a scale, as LiteRT holds it.
+    """Rounds a weight to a symmetric grid of integers times a scale, as LiteRT holds it.
 
     With `n = 2 ** (bits - 1) - 1`, the scale is `max |weight| / n` and the integers go from -n to
     n. Gradients pass straight through the rounding.
 
     Args:
         weight: A tensor; its last axis holds the channels.
-        bits: 8 or 4, or `None` for a weight that stays as it is.
+        bits: 8 or 4, or `None` for a weight that is not quantized.
         per_channel: Whether each channel has its own scale. Defaults to `True`.
     """
     if bits is None:
@@ -35,12 +35,12 @@ def fake_quantized(weight, bits, per_channel=True):
 
 
 def activation_name(layer):
-    """Returns the name of a layer's own activation; of a layer without one that is "linear"."""
+    """Returns the name of a layer's own activation; without one it is "linear"."""
     return getattr(getattr(layer, "activation", None), "__name__", "linear")
 
 
 def in_fixed_range(value, activation):
-    """What an activation returned, in LiteRT's range for it; of another activation as it is.
+    """Rounds an activation's output to LiteRT's fixed range for it, if there is one.
 
     Args:
         value: A tensor.
@@ -53,7 +53,7 @@ def in_fixed_range(value, activation):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 def rounded_silu(x):
-    """`x * sigmoid(x)` as LiteRT computes it in integers, with the sigmoid rounded."""
+    """Returns `x * sigmoid(x)` as LiteRT computes it in integers, with the sigmoid rounded."""
     return x * in_fixed_range(ops.sigmoid(x), "sigmoid")
 
 
@@ -67,16 +67,15 @@ class RoundedSoftmax(keras.layers.Softmax):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ActivationRange(keras.layers.Layer):
-    """Rounds what passes to 256 numbers between the least and the greatest it has seen.
+    """Rounds its input to 256 numbers between the least and the greatest that it has seen.
 
-    While it is trained it follows the range of its batches: the first gives it, the others move it
-    by an exponential average. Zero is always one of the numbers. Gradients pass straight through
-    inside of the range, and are zero outside.
+    In training it follows the range of its batches. The first batch sets the range, and later ones
+    move it by an exponential average. Zero is always one of the numbers. Gradients pass straight
+    through inside of the range, and are zero outside.
 
     Args:
-        momentum: The share, from 0 to 1, that the range keeps of itself in a step. Defaults to
-            `0.99`.
-        fixed: A range `(low, high)` that follows nothing. Defaults to `None`.
+        momentum: The share of the old range in each step, from 0 to 1. Defaults to `0.99`.
+        fixed: A fixed range `(low, high)`. Defaults to `None`.
 
     Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference".
@@ -85,7 +84,7 @@ class ActivationRange(keras.layers.Layer):
     def __init__(self, momentum=0.99, fixed=None, **kwargs):
         super().__init__(**kwargs)
         self.momentum, self.fixed = momentum, fixed
-        self.calibrating = False  # while it is true, the range follows outside of training too
+        self.calibrating = False  # if true, the range follows outside of training too
 
     def build(self, input_shape):
         if self.fixed is not None:

@@ -1,4 +1,4 @@
-"""What the fake quantization of a student stands for, and its weights as they will be written."""
+"""The fake quantization of a student, and the rounded weights for its file."""
 
 import contextlib
 import typing
@@ -11,11 +11,11 @@ from keras_distill.quantized_layers.rounding import ActivationRange
 
 
 class Simulation(typing.NamedTuple):
-    """What a student's fake quantization stands for.
+    """The settings of a student's fake quantization.
 
     Args:
         weights: The bits of the weights.
-        activations: Whether what passes between the layers is rounded to 8 bits too.
+        activations: Whether the values between the layers are rounded to 8 bits too.
     """
 
     weights: int
@@ -23,7 +23,7 @@ class Simulation(typing.NamedTuple):
 
 
 def simulation_of(model):
-    """Returns the `Simulation` of a model, or `None` where it has no fake quantization."""
+    """Returns the `Simulation` of a model, or `None` if it has no fake quantization."""
     found = keras_layers.sublayers(model, recursive=True)
     bits = {layer.bits for layer in found if isinstance(layer, Quantized)}
     if not bits:
@@ -33,7 +33,7 @@ def simulation_of(model):
 
 @contextlib.contextmanager
 def with_rounded_weights(model):
-    """A block in which the weights are the rounded ones, without the operations that round them."""
+    """Within the block, the weights are rounded ones, without the operations that round them."""
     found = keras_layers.sublayers(model, recursive=True)
     changed = [layer for layer in found if isinstance(layer, Quantized)]
     before = [(layer, layer.bits, layer.get_weights()) for layer in changed]

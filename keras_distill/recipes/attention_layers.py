@@ -1,9 +1,9 @@
-"""Attention layers: where a model has them, and what their projections are called.
+"""Finds the attention layers of a model, and the names of their projections.
 
-This is the one place that knows how models name the projections of an attention layer. Keras has
-`query`, `key` and `value`; KerasHub also has `query_dense` (Bloom, Falcon), `query_projector` (T5),
-`q_proj` (SmolLM, DINOv3, Gemma 3n), `query_proj` (PaliGemma), `q_dense_layer` (ESM, RoFormer) and
-`q` (MiT), and one layer for all three, `query_key_value` (GPT-NeoX) and `qkv` (Swin, ViTDet).
+This module alone knows how models name the projections of an attention layer. Keras has `query`,
+`key` and `value`. KerasHub also has `query_dense` (Bloom, Falcon), `query_projector` (T5), `q_proj`
+(SmolLM, DINOv3, Gemma 3n), `query_proj` (PaliGemma), `q_dense_layer` (ESM, RoFormer) and `q` (MiT).
+One layer makes all three in `query_key_value` (GPT-NeoX) and `qkv` (Swin, ViTDet).
 """
 
 import re
@@ -15,20 +15,20 @@ _ENDING = r"(_(dense|proj|projector|projection|layer))*"
 _ONE = re.compile(rf"_?(q|k|v|query|key|value){_ENDING}")
 _FUSED = re.compile(rf"_?([a-z]+_)?(qkv|query_key_value){_ENDING}")
 _LONG = {"q": "query", "k": "key", "v": "value"}
-# XLNet's layer inherits Keras's attention, but adds up its scores itself.
+# XLNet's layer inherits Keras's attention, but computes its scores itself.
 OWN_SCORES = ("TwoStreamRelativeAttention",)
 NAMES = ("query", "key", "value")
 HEADS = ("num_heads", "num_attention_heads", "num_query_heads", "heads")
 
 
 class Attention(NamedTuple):
-    """An attention layer.
+    """One attention layer of a model.
 
     Attributes:
-        path: where it is, from the model down.
+        path: the path of the layer, from the model down.
         projections: `{"query": path, "key": path, "value": path}`, from the model down, or
-            `{"query_key_value": path}` where one layer makes all three.
-        heads: the number of its heads, or `None` where the layer does not say.
+            `{"query_key_value": path}` if one layer makes all three.
+        heads: the number of its heads, or `None` if the layer does not tell.
         shows_scores: whether `path:scores` can be tapped.
         split: whether its projections have an axis of heads.
     """
@@ -57,7 +57,7 @@ def attentions(model):
 
 
 def _projections(layer):
-    """`{"query": name of the sublayer, ...}`, or nothing for another layer than an attention."""
+    """Returns `{"query": name of the sublayer, ...}`, or an empty dict for other layers."""
     found = {}
     for name in (path for path in taps.paths(layer) if "/" not in path):
         below = taps.find_layer(layer, name)
@@ -71,7 +71,7 @@ def _projections(layer):
 
 
 def _kind(name):
-    """"query", "key", "value" or "query_key_value" for the name of a projection, else `None`."""
+    """Returns the kind of a projection by its name, such as "query", or `None`."""
     if match := _ONE.fullmatch(name):
         return _LONG.get(match[1], match[1])
     return "query_key_value" if _FUSED.fullmatch(name) else None
@@ -88,5 +88,5 @@ def _shows_scores(model, path):
 
 
 def _heads(layer):
-    """Returns the number of heads: attention layers call it differently."""
+    """Returns the number of heads, for which attention layers have several names."""
     return next((getattr(layer, name) for name in HEADS if hasattr(layer, name)), None)

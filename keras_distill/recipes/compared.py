@@ -1,4 +1,4 @@
-"""What recipes for transformers compare: pairs of blocks, their attention, and what is padding."""
+"""Pairs of blocks that recipes for transformers compare, with their attention and masks."""
 
 from keras_distill import taps
 from keras_distill.recipes.attention_layers import attentions
@@ -14,21 +14,21 @@ SIDES = ("", "encoder_", "decoder_")
 TEXT = {f"{side}{name}" for side in SIDES for name in (
     "token_ids", "padding_mask", "segment_ids", "positions")}  # fmt: skip
 EXAMPLES = "example:sample_weight"
-TOKENS = 16  # of a text with which models are tried out
+TOKENS = 16  # the tokens of a text on which models are tried out
 
 
 def blocks(student, teacher, pairs=None, *, attending=False):
-    """Pairs of blocks, `[[(student's, teacher's)]]`, a list for each stack.
+    """Returns pairs of blocks, `[[(student's, teacher's)]]`, with a list for each stack.
 
     Args:
         student: a built transformer.
         teacher: a built transformer.
         pairs: `[(student's path, teacher's path)]`, which make one list. Defaults to all blocks,
             matched by depth.
-        attending: whether only blocks with attention count.
+        attending: whether to take only blocks with attention.
 
     Raises:
-        ValueError: if no blocks go together, or if none of them has an attention that should.
+        ValueError: if no blocks match, or none of them has the attention that it needs.
     """
     if pairs is None:
         stacks = matched(student, teacher, keep=_attends if attending else None)
@@ -52,7 +52,7 @@ def _of_maps(model, end):
 
 
 def check_attention(student, teacher, stacks):
-    """Refuses stacks of blocks of which none holds an attention."""
+    """Raises an error if no block of the stacks holds an attention."""
     for pairs in stacks:
         for model, found in zip((student, teacher), zip(*pairs)):
             if not any(block.attentions for block in found):
@@ -81,7 +81,7 @@ def scores_of(model, block, attention):
 
 
 def projections_of(model, block):
-    """Returns the paths of what the first attention of a block compares, `{"query": path, ...}`."""
+    """Returns the projections that a block's first attention compares, `{"query": path, ...}`."""
     attention = block.attentions[0]
     if attention.fused:
         raise ValueError(
@@ -93,7 +93,7 @@ def projections_of(model, block):
 
 
 def heads_of(ours, theirs):
-    """The heads into which projections must be split that have no axis of heads, or `None`."""
+    """Returns the number of heads for projections without an axis of heads, or `None`."""
     attention, other = ours.attentions[0], theirs.attentions[0]
     if attention.split and other.split:
         return None
@@ -107,7 +107,7 @@ def heads_of(ours, theirs):
 
 
 def mask_of(model, block, mask):
-    """What a term of a block has as `mask`: for `"auto"` the weights and padding of its tokens."""
+    """Returns the `mask` of a block's term; `"auto"` is its tokens' weights and padding."""
     if mask != "auto":
         return mask
     given = _input_names(model)
@@ -116,21 +116,21 @@ def mask_of(model, block, mask):
     if not padding or {*given} <= TEXT:
         return (weights, *padding)
     before = _tokens_before(model, block)
-    if before is None:  # those of an image, or of sound at another rate
+    if before is None:  # tokens of an image, or of sound at another rate
         return (EXAMPLES,)
     return tuple(f"last:{name}" if before and name != EXAMPLES else name
                  for name in (weights, *padding))  # fmt: skip
 
 
 def mask_of_first(model, block, mask):
-    """The same for a term of the first token, by example where that stands before the text."""
+    """Returns the `mask` of a term for the first token; by example if it precedes the text."""
     masks = mask_of(model, block, mask)
     before = mask == "auto" and any(name.startswith("last:") for name in masks)
     return (EXAMPLES,) if before else masks
 
 
 def _tokens_before(model, block):
-    """How many tokens of a block stand before those of the text; `None` where it has others."""
+    """Returns how many of a block's tokens precede those of the text; `None` for other tokens."""
     try:
         shape = taps.shapes(model, unknown=TOKENS)[block.path.partition(":")[0].partition("#")[0]]
     except ValueError:  # too short for another input, such as sound
@@ -141,8 +141,8 @@ def _tokens_before(model, block):
 
 
 def _input_names(model):
-    """Returns the names of a model's inputs, where it takes them in a dict."""
-    if getattr(model, "inputs", None):  # of a functional model
+    """Returns the names of a model's inputs if it takes them in a dict."""
+    if getattr(model, "inputs", None):  # a functional model
         given = model.input
     else:
         config = model.get_build_config() or {}
@@ -155,14 +155,14 @@ def _attends(block):
 
 
 def _named(model, path):
-    """Returns the block that a user names, or the layer, with the attention that it holds."""
+    """Returns the block, or the layer, at a user's path, with the attention that it holds."""
     known = {block.path: block for stack in stacks_of(model) for block in stack}
     if path in known:
         return known[path]
     names = path.partition(":")[0].partition("#")[0]
     calls = [block for block in known.values() if block.path.partition("#")[0] == names]
     if calls:
-        return calls[-1]._replace(path=path)  # without "#" the last call counts
+        return calls[-1]._replace(path=path)  # without "#" the path names the last call
     inside = [each for each in attentions(model) if f"{each.path}/".startswith(f"{names}/")]
     return Block(path, taps.shapes(model)[names], tuple(inside))
 

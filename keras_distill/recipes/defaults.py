@@ -1,4 +1,4 @@
-"""A recipe that is good without tuning, chosen by what is known before training."""
+"""Chooses a recipe that needs no tuning, by what is known before training."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -11,9 +11,9 @@ from keras_distill.losses import BinaryKLDivergence, answers
 from keras_distill.recipes.outputs import hinton
 from keras_distill.training.term import Term
 
-BATCHES = 64  # of a split, that are looked at
+BATCHES = 64  # the number of batches of a split that are read
 SHARE, LITTLE, MUCH = 0.5, 0.1, 0.9
-GAP = 0.1  # between training and validation split, of a student that learns by heart
+GAP = 0.1  # between training and validation split, of a student that overfits
 
 
 class Signs(NamedTuple):
@@ -21,12 +21,14 @@ class Signs(NamedTuple):
 
     Args:
         kind: `"classes"`, `"binary"` (one unit that says yes or no) or `"values"` (a regression).
-        classes: how many the teacher tells apart; 1 for the other kinds.
+        classes: how many classes the teacher has; 1 for the other kinds.
         train: the teacher's accuracy on the training split in [0, 1]; R squared for values.
-        confidence: the teacher's mean probability of its answer there; `None` for values.
+        confidence: the teacher's mean probability of its own answers there; `None` for values.
         valid: the teacher's accuracy, or R squared, on the validation split.
-        alone_train: what the student trained alone has on the training split; `None` if not known.
+        alone_train: the accuracy of the student trained alone on the training split, or `None`.
         alone_valid: the same on the validation split.
+        valid_examples: how many examples of the validation split were looked at; `None` if not
+            known.
 
     Example:
 
@@ -43,17 +45,18 @@ class Signs(NamedTuple):
     valid: float | None = None
     alone_train: float | None = None
     alone_valid: float | None = None
+    valid_examples: int | None = None
 
 
 class Default(NamedTuple):
-    """What `default` chose.
+    """The choice of `default`.
 
     Args:
         terms: a list of `Term`s, for `Distiller(terms=...)`.
         alpha: the share of the teacher, for `Distiller(alpha=...)`.
         setting: the same as `tune` writes it, a dict.
         reasons: a sentence for each choice.
-        signs: the `Signs` that it was chosen by.
+        signs: the `Signs` that led to the choice.
 
     Example:
 
@@ -86,16 +89,16 @@ def default(
         teacher: a Keras model with one output, or a function of the inputs, which returns logits,
             probabilities, or the values of a regression.
         train: batches of `(x, y)`, the training split. Only the first 64 batches are used.
-        valid: batches of the validation split. Defaults to `None`, which is none.
-        alone_train: the accuracy in [0, 1], or R squared, on the training split of the student
-            trained alone. Defaults to `None`, if it is unknown.
+        valid: batches of the validation split. Defaults to `None`: no validation split.
+        alone_train: the accuracy in [0, 1], or R squared, of the student trained alone, on the
+            training split. Defaults to `None`: unknown.
         alone_valid: the same on the validation split.
 
     Returns:
         A `Default`, a named tuple of `terms`, `alpha`, `setting`, `reasons` and `signs`.
 
     Raises:
-        ValueError: for no data, or a teacher of several outputs.
+        ValueError: if there are no data, or the teacher has several outputs.
 
     Example:
 
@@ -107,7 +110,8 @@ def default(
     """
     found = signs(*_asked(teacher, train))
     if valid is not None:
-        found = found._replace(valid=signs(*_asked(teacher, valid)).train)
+        outputs, labels = _asked(teacher, valid)
+        found = found._replace(valid=signs(outputs, labels).train, valid_examples=len(labels))
     return chosen_by(found._replace(alone_train=alone_train, alone_valid=alone_valid))
 
 
@@ -130,7 +134,7 @@ def _asked(teacher, batches):
 
 
 def signs(outputs, labels):
-    """Returns the `Signs` of a teacher's outputs beside the labels of the same examples.
+    """Returns the `Signs` of a teacher's outputs and the labels of the same examples.
 
     Args:
         outputs: an array `(examples, units)`.
@@ -165,7 +169,7 @@ def _of_yes_or_no(outputs, labels):
 
 
 def chosen_by(found):
-    """Returns the `Default` that the rules give for some `Signs`."""
+    """Returns the `Default` that the rules choose for some `Signs`."""
     loss, why = _loss(found)
     alpha, reason = _share(found)
     setting = {**loss, "alpha": alpha}
@@ -185,7 +189,7 @@ def _loss(found):
 
 
 def _share(found):
-    """Returns the share of the teacher, and why."""
+    """Returns the share of the teacher, and the reason."""
     if None not in (found.valid, found.alone_valid) and found.valid <= found.alone_valid:
         return LITTLE, (
             f"The teacher ({found.valid:.4f} on the validation split) is no better than the "
@@ -193,12 +197,27 @@ def _share(found):
         )
     if None not in (found.alone_train, found.alone_valid):
         gap = found.alone_train - found.alone_valid
-        if gap >= GAP and found.kind != "values":
+        by_heart = gap >= GAP and found.kind != "values"
+        if by_heart and not _is_ahead(found):
+            return SHARE, (
+                f"The student alone memorizes the labels, but the teacher ({found.valid:.4f} on "
+                f"the validation split) is not ahead of it ({found.alone_valid:.4f}) by more than "
+                "the standard error, so labels and teacher get equal shares."
+            )
+        if by_heart:
             return MUCH, (
                 f"The student alone is {gap:.4f} better on the training split than on the "
                 "validation split. It memorizes the labels, so the teacher gets a large share."
             )
     return SHARE, "Labels and teacher get equal shares."
+
+
+def _is_ahead(found):
+    """Whether the teacher's lead is more than its standard error; it is, where that is unknown."""
+    if None in (found.valid, found.valid_examples):
+        return True
+    spread = sum(each * (1 - each) for each in (found.valid, found.alone_valid))
+    return found.valid - found.alone_valid > (spread / found.valid_examples) ** 0.5
 
 
 def terms_of(setting):

@@ -13,14 +13,14 @@ from keras_distill.training.term import Term
 def fitnets(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 100.0
 ) -> list[Term]:
-    """Hints from the middle of the teacher (FitNets).
+    """Compares layers in the middle, as hints of the teacher (FitNets).
 
     Args:
         student: a built model.
         teacher: a built model.
         pairs: `[(student's path, teacher's path)]`. Defaults to the middle pair of
             `recipes.matching.match_layers`.
-        weight: of each hint, non-negative. Defaults to `100.0`, as in RepDistiller.
+        weight: the weight of each hint, non-negative. Defaults to `100.0`, as in RepDistiller.
 
     Returns:
         A list of `Term`s, one for each pair, with a projector where the shapes differ.
@@ -47,14 +47,14 @@ def fitnets(
 def at(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 1000.0
 ) -> list[Term]:
-    """Returns attention transfer: where feature maps are active (AT).
+    """Compares where feature maps are active (attention transfer, AT).
 
     Args:
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `1000.0`, which the authors' code is run
-            with (`--beta 1e+3`), for its mean squared difference of maps.
+        weight: the weight of each pair, non-negative. Defaults to `1000.0`, which the authors' code
+            is run with (`--beta 1e+3`), for its mean squared difference of maps.
 
     Returns:
         A list of `Term`s, one for each pair.
@@ -79,13 +79,13 @@ def at(
 def nst(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 50.0
 ) -> list[Term]:
-    """Neuron selectivity transfer: what single neurons react to (NST).
+    """Compares the patterns to which neurons react (neuron selectivity transfer, NST).
 
     Args:
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to the last pair of `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `50.0`, as in RepDistiller.
+        weight: the weight of each pair, non-negative. Defaults to `50.0`, as in RepDistiller.
 
     Returns:
         A list of `Term`s, one for each pair.
@@ -109,14 +109,14 @@ def nst(
 def vid(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 1.0
 ) -> list[Term]:
-    """Variational information distillation: mutual information with the teacher's maps (VID).
+    """Maximizes mutual information with the teacher's maps (VID).
 
     Args:
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `1.0`, as in RepDistiller, whose mean
-            over elements is taken too.
+        weight: the weight of each pair, non-negative. Defaults to `1.0`, as in RepDistiller. As
+            there, the loss takes the mean over elements.
 
     Returns:
         A list of `Term`s, one for each pair, each with a `VariationalProjector`.
@@ -149,16 +149,16 @@ def vid(
 def mgd(
     student: Model, teacher: Model, pairs: Pairs | None = None, weight: Hyperparameter = 7e-5
 ) -> list[Term]:
-    """Masked generative distillation: the teacher's maps generated from masked ones (MGD).
+    """Generates the teacher's maps from masked maps of the student (MGD).
 
     Args:
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`, of maps of one size. Defaults to the last pair of
             `recipes.matching.match_layers`.
-        weight: of each pair, non-negative. Defaults to `7e-5`, as the authors' code has for
-            ImageNet, with 0.15 of the channels masked. For detection and segmentation it masks
-            positions: see `projectors.MaskedGenerator`.
+        weight: the weight of each pair, non-negative. Defaults to `7e-5`, which the authors' code
+            has for ImageNet, where it masks 0.15 of the channels. For detection and segmentation it
+            masks positions (see `projectors.MaskedGenerator`).
 
     Returns:
         A list of `Term`s, one for each pair, each with a `MaskedGenerator`.
@@ -191,15 +191,15 @@ def cwd(
     temperature: Hyperparameter = 4.0,
     weight: Hyperparameter = 50.0,
 ) -> list[Term]:
-    """Channel-wise distillation: each channel as a distribution over positions (CWD).
+    """Compares each channel as a distribution over positions (channel-wise distillation, CWD).
 
     Args:
-        student: a built model that gives maps.
-        teacher: a built model that gives maps.
+        student: a built model with feature maps.
+        teacher: a built model with feature maps.
         pair: paths of feature maps. Defaults to the last pair of `recipes.matching.match_layers`.
-        temperature: `T`, positive. Defaults to `4.0`, which the authors' code is run with.
-        weight: of the term, non-negative. Defaults to `50.0`, our choice, for features. The
-            authors' code is run with 3 on logits.
+        temperature: `T`, positive. Defaults to `4.0`, as the authors run their code.
+        weight: the weight of the term, non-negative. Defaults to `50.0`, our choice, for features.
+            The authors run their code with 3 on logits.
 
     Returns:
         A list of one `Term`, with a projector where the shapes differ.
@@ -222,17 +222,17 @@ def cwd(
 
 
 def given_or_all(student, teacher, pairs):
-    """Returns the given pairs, or all that match."""
+    """Returns the given pairs, or all pairs that match."""
     return pairs or match_layers(student, teacher, verbose=False)
 
 
 def last(student, teacher, pairs):
-    """Returns the given pairs, or the last that match."""
+    """Returns the given pairs, or the last pair that matches."""
     return pairs or match_layers(student, teacher, count=1, verbose=False)
 
 
 def each(make_loss, pairs, weight, projector=None):
-    """Returns a term for every pair, numbered where there are several.
+    """Returns a term for every pair; several terms get numbers.
 
     `projector` may be a function of the teacher's path.
     """

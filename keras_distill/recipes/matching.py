@@ -1,4 +1,4 @@
-"""Finds the layers that a recipe compares, in models that it has never seen."""
+"""Finds the layers that a recipe compares, in any model."""
 
 from keras_distill import taps
 from keras_distill.recipes.stacks import Block, stacks_of
@@ -7,25 +7,26 @@ from keras_distill.recipes.stacks import Block, stacks_of
 def match_layers(student, teacher, *, count=None, verbose=True):
     """Pairs layers of student and teacher by kind and depth.
 
-    Of a convolutional network these are the ends of its stages, the last layer at each size of the
-    feature maps; of a transformer the outputs of its blocks, which are known by their attention and
-    feed-forward part. A stage of the student goes with the teacher's stage of the same size, or
-    else with the one at the same relative depth, so that the last goes with the last. Encoder goes
-    with encoder, decoder with decoder, and one tower of a model of two with its like.
+    In a convolutional network it takes the ends of the stages, which are the last layers at each
+    size of the feature maps. In a transformer it takes the outputs of the blocks, which it
+    recognizes by their attention and feed-forward parts. A stage of the student gets the teacher's
+    stage of the same size. If there is none, it gets the stage at the same relative depth, so that
+    the last goes with the last. An encoder is matched with an encoder, a decoder with a decoder,
+    and a tower of a two-tower model with the same tower.
 
     Args:
         student: a built model.
         teacher: a built model.
-        count: how many pairs, the deepest, of each stack of blocks (of encoder and of decoder).
-            Defaults to one for every stage or block of the student.
+        count: how many pairs to take of each stack of blocks (of encoder and of decoder), the
+            deepest first. Defaults to one for every stage or block of the student.
         verbose: whether to print the pairing. Defaults to `True`.
 
     Returns:
-        A list of pairs of paths `(student, teacher)`, from shallow to deep, to be edited at will.
-        `"block#1"` is the second turn of a block that shares its weights, as ALBERT's do.
+        A list of pairs of paths `(student, teacher)`, from shallow to deep, which you may edit.
+        `"block#1"` is the second call of a block that shares its weights, as ALBERT's do.
 
     Raises:
-        ValueError: if the models have no layers of one kind, or other numbers of stacks.
+        ValueError: if the models have no layers of one kind, or different numbers of stacks.
 
     Example:
 
@@ -41,14 +42,14 @@ def match_layers(student, teacher, *, count=None, verbose=True):
 
 
 def matched(student, teacher, count=None, keep=None):
-    """Returns the pairs of blocks of each pair of stacks: `[[(student's, teacher's)]]`.
+    """Returns pairs of blocks for each pair of stacks: `[[(student's, teacher's)]]`.
 
     Args:
         student: a built model.
         teacher: a built model.
         count: as in `match_layers`.
-        keep: a function of a block that says whether it counts. Of a stack where none does, all
-            blocks do.
+        keep: a function of a block that says whether the block counts. If no block of a stack does,
+            all of them count.
     """
     ours, theirs = (
         [[*filter(keep, ends)] or ends for ends in _levels(model)] for model in (student, teacher)
@@ -73,13 +74,13 @@ def stages(model):
         model: a built model.
 
     Returns:
-        A list of paths and shapes, from shallow to deep; a decoder's after its encoder's.
+        A list of paths and shapes, from shallow to deep. A decoder's blocks follow its encoder's.
     """
     return [(end.path, end.shape) for ends in _levels(model) for end in ends]
 
 
 def embedding(model):
-    """Returns the path of the last vector before the head: what relations between examples compare.
+    """Returns the path of the last vector before the head, on which examples are related.
 
     Args:
         model: a built model.
@@ -106,7 +107,7 @@ def embedding(model):
 
 
 def _levels(model):
-    """What is compared with the like of another model: the blocks of each stack, or the stages."""
+    """Returns the blocks of each stack, or the stages, to compare with another model's."""
     if stacks := stacks_of(model):
         return stacks
     shapes = {p: s for p, s in taps.shapes(model).items() if isinstance(s, tuple)}
@@ -115,19 +116,19 @@ def _levels(model):
 
 
 def _flat(stacks):
-    """The stacks as one where they follow each other, as the stages of a Swin transformer do."""
+    """Joins stacks into one if they follow each other, as the stages of a Swin transformer do."""
     sizes = [stack[-1].shape[1] for stack in stacks]
     following = all(one and other and one > other for one, other in zip(sizes, sizes[1:]))
     return [[block for stack in stacks for block in stack]] if stacks and following else stacks
 
 
 def _kind(end):
-    """Returns what must agree: the rank, the side and how many attentions a block has."""
+    """Returns what must be equal: the rank, the side and how many attentions a block has."""
     return len(end.shape), end.side, len(end.attentions) > 1
 
 
 def _sums(model, shapes):
-    """Of a model of sequences that is written out: the normalization that ends each block."""
+    """Finds the normalizations that end the blocks in a model without layers for its blocks."""
     normalized = [
         Block(path, shape)
         for path, shape in shapes.items()
@@ -135,12 +136,12 @@ def _sums(model, shapes):
         and path != "output"
         and "Normalization" in type(taps.find_layer(model, path)).__name__
     ]
-    ends = normalized[::-2][::-1]  # two in a block; an odd one belongs to the embedding
+    ends = normalized[::-2][::-1]  # two per block; an odd one belongs to the embedding
     return ends[1:] if len(normalized) % 2 else ends
 
 
 def _last_of_each_size(model, shapes):
-    """The last feature map of each height and width; a block rather than a layer inside it."""
+    """Returns the last feature map of each height and width, a block rather than a layer in it."""
     ends = {}
     for path, shape in shapes.items():
         if len(shape) == 4 and path != "output" and not _pads(model, path):
@@ -151,7 +152,7 @@ def _last_of_each_size(model, shapes):
 
 
 def _pads(model, path):
-    """Whether a layer changes the size of feature maps by their edge, which is no stage's."""
+    """Returns whether a layer pads or crops feature maps, which does not end a stage."""
     return type(taps.find_layer(model, path)).__name__.startswith(("ZeroPadding", "Cropping"))
 
 

@@ -1,10 +1,10 @@
 """Published methods on outputs, with a frozen teacher, as lists of terms.
 
-Each recipe returns terms of its own only: add lists to combine methods, as in
-`hinton() + fitnets(student, teacher)`. Weights stand beside a label loss of weight 1; `alpha=0.5`
-keeps that proportion. Each recipe says whose its weight is: of the authors' code, of another code
-that runs the method, or our choice. RepDistiller is the code of Tian et al., 2020, who compared a
-dozen methods on CIFAR-100 with the weights of its `scripts/run_cifar_distill.sh`.
+Each recipe returns only its own terms. Add lists to combine methods, as in
+`hinton() + fitnets(student, teacher)`. Weights are relative to a label loss of weight 1, and
+`alpha=0.5` keeps this proportion. Each recipe says where its weight comes from: the authors' code,
+other code that runs the method, or our choice. RepDistiller is the code of Tian et al., 2020, who
+compared a dozen methods on CIFAR-100 with the weights in its `scripts/run_cifar_distill.sh`.
 """
 
 from keras_distill import losses
@@ -15,16 +15,16 @@ from keras_distill.training.term import Term
 
 @recipe
 def hinton(temperature: Hyperparameter = 2.0, weight: Hyperparameter = 1.0) -> list[Term]:
-    """Softened outputs (KD).
+    """Compares softened outputs (knowledge distillation, KD).
 
     `term = T^2 * KL(p_teacher(T) || p_student(T))`
 
-    Temperature and weight are our choice: they depend on the data. On CIFAR-100 RepDistiller has
-    temperature 4 and weight 0.9 beside a label loss of 0.1, which is `alpha=0.9`.
+    Temperature and weight are our choice, since they depend on the data. On CIFAR-100 RepDistiller
+    has temperature 4 and weight 0.9 with a label loss of 0.1, which is `alpha=0.9` here.
 
     Args:
         temperature: `T`, positive: as in `losses.KLDivergence`. Defaults to `2.0`.
-        weight: of the term, non-negative. Defaults to `1.0`.
+        weight: the weight of the term, non-negative. Defaults to `1.0`.
 
     Returns:
         A list of one `Term`.
@@ -51,23 +51,23 @@ def dkd(
     beta: float = 8.0,
     weight: Hyperparameter = 1.0,
 ) -> list[Term]:
-    """Decoupled knowledge distillation: the target class and the others weighed apart (DKD).
+    """Compares the target class and the others, with separate weights (decoupled KD, DKD).
 
-    `alpha`, `beta` and `temperature` are the defaults of the authors' code (mdistiller), for
-    CIFAR-100. It sets another `beta` for some pairs of networks, and lets the loss grow from 0 in
-    the first 20 epochs, which a schedule as `weight` does here.
+    `alpha`, `beta` and `temperature` are the defaults of the authors' code (mdistiller) for
+    CIFAR-100. It sets another `beta` for some pairs of networks. It also lets the loss grow from 0
+    in the first 20 epochs; to do so, give a schedule as `weight`.
 
     Args:
         temperature: `T`, positive. Defaults to `4.0`.
         alpha: the weight of the target class, non-negative. Defaults to `1.0`.
         beta: the weight of the other classes, non-negative. Defaults to `8.0`.
-        weight: of the term, non-negative. Defaults to `1.0`.
+        weight: the weight of the term, non-negative. Defaults to `1.0`.
 
     Returns:
         A list of one `Term`, which needs labels.
 
     Raises:
-        ValueError: for a number out of its range.
+        ValueError: if a number is out of range.
 
     Example:
 
@@ -83,10 +83,10 @@ def dkd(
 
 @recipe
 def dist(temperature: Hyperparameter = 1.0, beta: float = 2.0, gamma: float = 2.0) -> list[Term]:
-    """Correlations of predictions within examples and within classes (DIST).
+    """Compares predictions by their correlation within examples and classes (DIST).
 
-    `beta` and `gamma` are 2 and 2, as MMRazor has for ImageNet (1 and 1, times a loss weight of
-    2). The authors' loss has 1 and 1 by default, and their training code multiplies by a weight of
+    `beta` and `gamma` are 2 and 2, as in MMRazor for ImageNet (1 and 1, times a loss weight of 2).
+    The authors' loss has 1 and 1 by default, and their training code multiplies it by a weight for
     each experiment.
 
     Args:
@@ -98,7 +98,7 @@ def dist(temperature: Hyperparameter = 1.0, beta: float = 2.0, gamma: float = 2.
         A list of one `Term`.
 
     Raises:
-        ValueError: for a number out of its range.
+        ValueError: if a number is out of range.
 
     Example:
 
@@ -114,15 +114,16 @@ def dist(temperature: Hyperparameter = 1.0, beta: float = 2.0, gamma: float = 2.
 
 @recipe
 def standardized(temperature: Hyperparameter = 2.0, weight: Hyperparameter = 9.0) -> list[Term]:
-    """Kullback-Leibler divergence of standardized logits (logit standardization).
+    """Compares standardized logits by Kullback-Leibler divergence (logit standardization).
 
-    Temperature and weight are those that the authors' code is run with on CIFAR-100 (`--base-temp
-    2 --kd-weight 9`). Its label loss has weight 1 in one version of its configuration, 0.1 in
-    another: for that proportion give `weight=10` and the distiller's `alpha=0.9`.
+    Temperature and weight are those with which the authors run their code on CIFAR-100
+    (`--base-temp 2 --kd-weight 9`). Its label loss has weight 1 in one version of its
+    configuration, and 0.1 in another. For the latter, use `weight=10` and the distiller's
+    `alpha=0.9`.
 
     Args:
         temperature: the base temperature, positive. Defaults to `2.0`.
-        weight: of the term, non-negative. Defaults to `9.0`.
+        weight: the weight of the term, non-negative. Defaults to `9.0`.
 
     Returns:
         A list of one `Term`.
@@ -145,14 +146,14 @@ def standardized(temperature: Hyperparameter = 2.0, weight: Hyperparameter = 9.0
 
 @recipe
 def mlkd(weight: Hyperparameter = 9.0) -> list[Term]:
-    """Multi-level logit distillation: logits aligned by example, class and batch (MLKD).
+    """Aligns logits by example, class and batch (multi-level logit distillation, MLKD).
 
-    All levels have one weight, 9, as in the authors' code: 0.9 beside a label loss of 0.1. That
-    code also sees each input twice, and leaves out half of the examples and of the classes,
-    those that the teacher is surer of.
+    All levels have one weight, 9, as in the authors' code: 0.9 with a label loss of 0.1. That code
+    also shows each input twice, and leaves out the half of the examples and of the classes of which
+    the teacher is surer.
 
     Args:
-        weight: of the term, non-negative. Defaults to `9.0`.
+        weight: the weight of the term, non-negative. Defaults to `9.0`.
 
     Returns:
         A list of one `Term`, for logits of shape (batch, classes).

@@ -1,16 +1,16 @@
-"""The marks of recipes: what is a published method, and which of them have a frozen teacher."""
+"""Marks of recipes, by which a method with a frozen teacher is told from online methods."""
 
 FROZEN, TOGETHER = {}, {}
 Pairs = list[tuple[str, str]]  # paths in the student and in the teacher
 
 
 def recipe(function):
-    """Marks a method with a frozen teacher, which `tune` may sweep; it stands in `FROZEN`."""
+    """Marks a method with a frozen teacher, which `tune` may try, and adds it to `FROZEN`."""
     FROZEN[function.__name__] = function
     return function
 
 
 def scheme(function):
-    """Marks a method whose networks are trained together; it stands in `TOGETHER`."""
+    """Marks a method whose networks are trained together, and adds it to `TOGETHER`."""
     TOGETHER[function.__name__] = function
     return function

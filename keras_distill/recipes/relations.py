@@ -18,17 +18,17 @@ def rkd(
     distance: Hyperparameter = 25.0,
     angle: Hyperparameter = 50.0,
 ) -> list[Term]:
-    """Relational knowledge distillation: distances and angles between examples (RKD).
+    """Compares distances and angles between examples (relational distillation, RKD).
 
     Args:
         student: a built model.
         teacher: a built model.
         pair: the paths of the embeddings. Defaults to the last vector before each head.
-        distance: the weight of the distances, non-negative. Defaults to `25.0`, the authors'
-            code's for classification, which first brings the embeddings to unit length; 1 for
-            metric learning.
-        angle: the weight of the angles, non-negative. Defaults to `50.0`, of the same code; 2 for
-            metric learning.
+        distance: the weight of the distances, non-negative. Defaults to `25.0`, as in the authors'
+            code for classification, which first scales the embeddings to unit length. For metric
+            learning it has 1.
+        angle: the weight of the angles, non-negative. Defaults to `50.0`, from the same code. For
+            metric learning it has 2.
 
     Returns:
         A list of two `Term`s.
@@ -59,13 +59,13 @@ def sp(
     pair: tuple[str, str] | None = None,
     weight: Hyperparameter = 3000.0,
 ) -> list[Term]:
-    """Similarity-preserving distillation: which examples are alike (SP).
+    """Compares similarities between examples (similarity-preserving distillation, SP).
 
     Args:
         student: a built model.
         teacher: a built model.
         pair: paths of any shapes. Defaults to the last pair of `recipes.matching.match_layers`.
-        weight: of the term, non-negative. Defaults to `3000.0`, as in RepDistiller.
+        weight: the weight of the term, non-negative. Defaults to `3000.0`, as in RepDistiller.
 
     Returns:
         A list of one `Term`.
@@ -93,7 +93,7 @@ def cc(
     pair: tuple[str, str] | None = None,
     weight: Hyperparameter = 100.0,
 ) -> list[Term]:
-    """Correlation congruence: correlations between examples by a Gaussian kernel (CC).
+    """Compares correlations between examples by a Gaussian kernel (CC).
 
     RepDistiller's weight of 0.02 is for another loss,
     `losses.CorrelationCongruence(variant="code")`.
@@ -102,8 +102,8 @@ def cc(
         student: a built model.
         teacher: a built model.
         pair: as in `rkd`.
-        weight: of the term, non-negative. Defaults to `100.0`, as Knowledge-Distillation-Zoo has
-            on CIFAR-10 for this loss.
+        weight: the weight of the term, non-negative. Defaults to `100.0`, as
+            Knowledge-Distillation-Zoo has on CIFAR-10 for this loss.
 
     Returns:
         A list of one `Term`.
@@ -131,16 +131,16 @@ def pkt(
     pair: tuple[str, str] | None = None,
     weight: Hyperparameter = 3e4,
 ) -> list[Term]:
-    """Probabilistic knowledge transfer: the probabilities of being neighbors (PKT).
+    """Compares probabilities of being neighbors (probabilistic knowledge transfer, PKT).
 
     Args:
         student: a built model.
         teacher: a built model.
         pair: as in `rkd`.
-        weight: of the term, non-negative. Defaults to `3e4`, RepDistiller's, for the mean over
-            all pairs that its authors' code takes too: it is smaller than the paper's sum over
-            neighbors by the number of examples in a batch. The authors' code trains with this
-            loss alone and has no weight.
+        weight: the weight of the term, non-negative. Defaults to `3e4`, as in RepDistiller, for the
+            mean over all pairs, which its authors' code also takes. This mean is smaller than the
+            paper's sum over neighbors, by the number of examples in a batch. The authors' code
+            trains with this loss alone and has no weight.
 
     Returns:
         A list of one `Term`.
@@ -171,17 +171,18 @@ def crd(
     weight: Hyperparameter = 0.8,
     **options,
 ) -> list[Term]:
-    """Contrastive representation distillation: an example against a memory of others (CRD).
+    """Contrasts an example's embedding with a memory of others (CRD).
 
     Args:
         student: a built model.
         teacher: a built model.
         examples: how many examples the data set has, positive.
         pair: as in `rkd`.
-        index: where the batch holds each example's number, in [0, examples). Defaults to
+        index: the path of each example's number in the batch, in [0, examples). Defaults to
             `"input:index"`.
-        weight: of the term, non-negative. Defaults to `0.8`, the authors' code's (RepDistiller).
-        **options: of `losses.ContrastiveRepresentation`.
+        weight: the weight of the term, non-negative. Defaults to `0.8`, as in the authors' code
+            (RepDistiller).
+        **options: further arguments of `losses.ContrastiveRepresentation`.
 
     Returns:
         A list of one `Term`.
@@ -211,15 +212,15 @@ def cka(
     pair: tuple[str, str] | None = None,
     weight: Hyperparameter = 1.0,
 ) -> list[Term]:
-    """Centered kernel alignment (CKA).
+    """Compares representations by centered kernel alignment (CKA).
 
-    The paper measures with it; as a loss, and its weight, it is our choice.
+    The paper uses it as a measure. The use as a loss, and the weight, are our choice.
 
     Args:
         student: a built model.
         teacher: a built model.
         pair: as in `rkd`.
-        weight: of the term, non-negative. Defaults to `1.0`.
+        weight: the weight of the term, non-negative. Defaults to `1.0`.
 
     Returns:
         A list of one `Term`.

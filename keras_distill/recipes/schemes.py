@@ -1,4 +1,4 @@
-"""Online and self-distillation as lists of terms: the source is "self"."""
+"""Online and self-distillation as lists of terms, whose source is "self"."""
 
 import keras
 
@@ -18,28 +18,29 @@ def byot(
     hint: Hyperparameter = 0.1,
     deep: str = "final",
 ) -> list[Term]:
-    """Returns every shallow exit learns from the deepest one's outputs and feature.
+    """Makes every shallow exit learn from the outputs and the feature of the deepest one (BYOT).
 
     `terms = sum_i T^2 KL(p_deep(T) || p_i(T)) + hint * mean((f_i - f_deep)^2)`
 
-    With labels on every exit and the distiller's `alpha` this is
-    `(1 - alpha) * sum_i CE_i + alpha * sum_i KL_i + lambda * sum_i L2_i`, where
-    `hint = lambda / alpha`. The authors' code gives the deepest exit's label loss weight 1, which
-    `loss_weights={"final": 1 / (1 - alpha), ...}` does here, and has no `T^2`.
+    With labels on every exit and the distiller's `alpha` the total is `(1 - alpha) * sum_i CE_i +
+    alpha * sum_i KL_i + lambda * sum_i L2_i`, where `hint = lambda / alpha`. The authors' code has
+    no `T^2`, and gives the label loss of the deepest exit weight 1. For this weight, use
+    `loss_weights={"final": 1 / (1 - alpha), ...}`.
 
     Args:
         net: a model with exits, as `models.add_exits` makes.
-        temperature: `T`, positive. Defaults to `3.0`, the authors' code's.
-        hint: the weight of the features' distance, non-negative; 0 leaves features out. Defaults
-            to `0.1`: the authors' code has `alpha=0.3` and `lambda=0.03`. Its distance is the
-            norm over a whole batch, and leaves out the shallowest exit; the mean square is ours.
+        temperature: `T`, positive. Defaults to `3.0`, as in the authors' code.
+        hint: the weight of the features' distance, non-negative; 0 leaves features out. Defaults to
+            `0.1`, since the authors' code has `alpha=0.3` and `lambda=0.03`. Its distance is the
+            norm over a whole batch, and leaves out the shallowest exit. The mean square is our
+            choice.
         deep: the name of the deepest exit. Defaults to `"final"`.
 
     Returns:
         A list of `Term`s.
 
     Raises:
-        ValueError: if `net` has no such exit, or no layer gives an exit's feature.
+        ValueError: if `net` has no such exit, or no layer has an exit's feature.
 
     Example:
 
@@ -64,22 +65,22 @@ def byot(
 
 @scheme
 def mutual(*members: str, temperature: Hyperparameter = 1.0) -> list[Term]:
-    """Deep mutual learning: each member learns from the average of its peers' divergences.
+    """Makes each member learn from its peers' average divergence (deep mutual learning).
 
     `terms = sum_i 1 / (K - 1) * sum_{j != i} T^2 KL(p_j(T) || p_i(T))`, each `p_j` constant.
 
-    At the distiller's `alpha=0.5` labels and peers count alike, as in the paper, with half the
-    loss.
+    With the distiller's `alpha=0.5`, labels and peers have equal weights as in the paper, and the
+    loss is half as large.
 
     Args:
         *members: the names of the outputs of a `models.cohort`, two or more.
-        temperature: `T`, positive. Defaults to `1.0`: the method has none.
+        temperature: `T`, positive. Defaults to `1.0`, since the method has none.
 
     Returns:
         A list of `Term`s, one for each ordered pair.
 
     Raises:
-        ValueError: for fewer than two members, or the same one twice.
+        ValueError: if there are fewer than two members, or the same one twice.
 
     Example:
 
@@ -110,21 +111,21 @@ def online(
     temperature: Hyperparameter = 1.0,
     back: Hyperparameter = 0.0,
 ) -> list[Term]:
-    """Returns a teacher and a student trained together, the student from labels and the teacher.
+    """Trains a teacher and a student together; the student learns from labels and teacher.
 
     `student's loss = alpha * T^2 KL(p_teacher(T) || p_student(T)) + (1 - alpha) * CE`, with the
-    distiller's `alpha`; the teacher learns from the labels and, with `back > 0`, from the student.
+    distiller's `alpha`. The teacher learns from the labels and, if `back > 0`, from the student.
 
-    The teacher's own cross entropy counts `1 - alpha`, too. Adam does not mind; to give it its
-    full weight, compile with `loss={teacher: ce, student: ce}` and
+    The teacher's own cross entropy also has the weight `1 - alpha`, which does not matter to Adam.
+    To give it full weight, compile with `loss={teacher: ce, student: ce}` and
     `loss_weights={teacher: 1 / (1 - alpha), student: 1}`.
 
     Args:
         teacher: the name of the teaching output of a `models.cohort`. Defaults to `"teacher"`.
         student: the name of the learning output. Defaults to `"student"`.
-        temperature: `T`, positive. Defaults to `1.0`: no scaling; our choice.
-        back: the weight of what the teacher learns from the student, non-negative. Defaults to
-            `0.0`: nothing; our choice.
+        temperature: `T`, positive. Defaults to `1.0`, no scaling; our choice.
+        back: the weight of the teacher's loss against the student, non-negative. Defaults to `0.0`,
+            no such loss; our choice.
 
     Returns:
         A list of `Term`s.
@@ -158,15 +159,15 @@ def online(
 def one(
     net: keras.Model, *, temperature: Hyperparameter = 3.0, ensemble: str = "ensemble"
 ) -> list[Term]:
-    """ONE: each branch learns from the gated ensemble of all branches.
+    """Makes each branch learn from the gated ensemble of all branches (ONE).
 
-    `terms = sum_k T^2 KL(p_ensemble(T) || p_k(T))`, `p_ensemble` constant; labels go to the
-    branches and to the ensemble, which trains the gate. The authors' code lets the terms grow
-    in the first 80 epochs, as `Term(weight=schedule)` can.
+    `terms = sum_k T^2 KL(p_ensemble(T) || p_k(T))`, with `p_ensemble` constant. Branches and
+    ensemble both have a loss on labels, and that of the ensemble trains the gate. The authors' code
+    lets the terms grow in the first 80 epochs. To do so, use `Term(weight=schedule)`.
 
     Args:
         net: a model with branches and their ensemble, as `models.gated_ensemble` makes.
-        temperature: `T`, positive. Defaults to `3.0`, the authors' code's.
+        temperature: `T`, positive. Defaults to `3.0`, as in the authors' code.
         ensemble: the name of the ensemble's output. Defaults to `"ensemble"`.
 
     Returns:
@@ -199,10 +200,10 @@ def one(
 def kdcl(
     *members: str, ensemble: str = "min_logit", temperature: Hyperparameter = 2.0
 ) -> list[Term]:
-    """Collaborative learning: each member learns from an ensemble of all members' logits.
+    """Makes each member learn from an ensemble of all members' logits (KDCL).
 
-    `terms = sum_i T^2 KL(softmax(z / T) || softmax(z_i / T))`, the ensemble `z` constant, the
-    member's own logits included; without the paper's distorted inputs.
+    `terms = sum_i T^2 KL(softmax(z / T) || softmax(z_i / T))`. The ensemble `z` is constant, and
+    includes the member's own logits. The paper's distorted inputs are left out.
 
     Args:
         *members: the names of the outputs of a `models.cohort`, two or more.
@@ -214,7 +215,7 @@ def kdcl(
         A list of `Term`s, one for each member.
 
     Raises:
-        ValueError: for fewer than two members, or the same one twice.
+        ValueError: if there are fewer than two members, or the same one twice.
 
     Example:
 

@@ -17,16 +17,16 @@ def review_kd(
     hidden: int | None = None,
     weight: Hyperparameter = 1.0,
 ) -> list[Term]:
-    """Knowledge review: the student's deep features help its shallow ones (ReviewKD).
+    """Compares layers with the help of deeper layers of the student (ReviewKD).
 
     Args:
         student: a built convolutional model.
         teacher: a built convolutional model.
         pairs: as in `fitnets`. Defaults to all pairs of `recipes.matching.match_layers`.
-        hidden: channels of what the layers hand on. Defaults to the widest of the student's.
-        weight: of the term, non-negative. Defaults to `1.0`, the authors' code's for ResNet-18 on
-            ImageNet. It has 8 for MobileNet there, and 0.6 to 8 on CIFAR-100, from one pair of
-            networks to another.
+        hidden: channels of the maps that go from layer to layer. Defaults to the student's widest.
+        weight: the weight of the term, non-negative. Defaults to `1.0`, as in the authors' code for
+            ResNet-18 on ImageNet. It has 8 for MobileNet there, and 0.6 to 8 on CIFAR-100,
+            depending on the pair of networks.
 
     Returns:
         A list of one `Term`, with a `ReviewMechanism`.
@@ -63,16 +63,16 @@ def semckd(
     batch_size: int | None = None,
     weight: Hyperparameter = 400.0,
 ) -> list[Term]:
-    """Semantic calibration: each layer learns from all of the teacher's that fit it (SemCKD).
+    """Makes each layer learn from all teacher layers that fit it (SemCKD).
 
     Args:
         student: a built convolutional model.
         teacher: a built convolutional model.
-        pairs: as in `fitnets`; each layer of one side is compared with all of the other.
-            Defaults to all pairs of `recipes.matching.match_layers`.
-        batch_size: the most examples that a batch has, a positive number. By default the first
-            batch tells.
-        weight: of the term, non-negative. Defaults to `400.0`, the authors' code's.
+        pairs: as in `fitnets`. Each layer of one side is compared with all of the other. Defaults
+            to all pairs of `recipes.matching.match_layers`.
+        batch_size: the largest number of examples in a batch, positive. Defaults to that of the
+            first batch.
+        weight: the weight of the term, non-negative. Defaults to `400.0`, as in the authors' code.
 
     Returns:
         A list of one `Term` with a `SemanticAttention`.

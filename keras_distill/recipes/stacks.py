@@ -1,8 +1,8 @@
-"""The blocks of a model, known by their structure: what repeats and holds an attention.
+"""Finds the blocks of a model by their structure: layers that repeat and hold an attention.
 
 A block is the innermost layer that holds an attention and, outside of it, a feed-forward part, and
-that returns a sequence. Blocks of one class at one place are a stack. A layer that one forward pass
-calls several times, as ALBERT's, is a block for every call.
+that returns a sequence. Blocks of one class at one place are a stack. If one forward pass calls a
+layer several times, as in ALBERT, every call is a block.
 """
 
 import collections
@@ -17,9 +17,9 @@ class Block(NamedTuple):
     """A block of a transformer, or the end of another network's stage.
 
     Attributes:
-        path: of its output, as a term takes it.
-        shape: of its output.
-        attentions: its `Attention`s in order: to its own tokens first, then to an encoder's.
+        path: the path of its output, as a term takes it.
+        shape: the shape of its output.
+        attentions: its `Attention`s in order, first to its own tokens, then to an encoder's.
         side: `"encoder"` or `"decoder"` in a model of both, else `None`.
     """
 
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 
 
 def stacks_of(model):
-    """The stacks of a transformer's blocks, `[[Block]]`, a decoder last; none of other models."""
+    """Returns the stacks of a transformer's blocks, `[[Block]]`, a decoder last; else none."""
     calls = _calls(model)
     found = _by_attention(model, calls) or _written_out(model, calls) or _repeated(model, calls)
     found = {place: _in_turns(model, blocks) for place, blocks in found.items()}
@@ -53,13 +53,13 @@ def _calls(model):
 
 
 def _decodes(blocks):
-    """Returns whether blocks attend to an encoder, too, or say so by name, as T5Gemma 2's do."""
+    """Returns whether blocks also attend to an encoder, or have names like T5Gemma 2's decoder."""
     name = blocks[0].path.rpartition("/")[2]
     return len(blocks[0].attentions) > 1 or "decoder" in name
 
 
 def _by_attention(model, calls):
-    """`{(place, class, shape): blocks}` of layers with an attention and a feed-forward part."""
+    """Returns `{(place, class, shape): blocks}` of layers with attention and feed-forward parts."""
     inside = {path: each for path, each in _attentions_of_blocks(model).items() if path in calls}
     crossing = {path for path, each in inside.items() if len(each) > 1}
     kinds = {_place(model, path, calls) for path in inside if _is_sequence(calls[path])}
@@ -84,7 +84,7 @@ def _odd(model, path, calls):
 
 
 def _attentions_of_blocks(model):
-    """`{path of a block: its attentions}`: the innermost layer that holds more than attention."""
+    """Returns `{path of a block: its attentions}`; a block is more than an attention."""
     found, every = collections.defaultdict(list), attentions(model)
     for attention in every:
         path = attention.path
@@ -106,18 +106,18 @@ def _feeds_forward(model, path, every):
 
 
 def _repeated(model, calls):
-    """Blocks without attention, as FNet's: layers of layers that stand several times at a place."""
+    """Finds blocks without attention, as FNet's: composite layers that repeat at one place."""
     groups = collections.defaultdict(list)
     for path, shapes in calls.items():
         if _is_sequence(shapes) and len(_hidden(shapes[0])) == 3 and _mixes(model, path):
             groups[_place(model, path, calls)] += _calls_of(path, calls)
     largest = max(groups.values(), key=len, default=[])
-    alone = len(groups) == 1  # a student of one block
+    alone = len(groups) == 1  # a student with one block
     return {"": largest} if len(largest) > 1 or largest and alone else {}
 
 
 def _mixes(model, path):
-    """Whether a layer is made of layers with weights, of which one maps what it is given."""
+    """Returns whether a layer consists of layers with weights, one of which maps its input."""
     layer = taps.find_layer(model, path)
     inner = [taps.find_layer(layer, below) for below in taps.paths(layer)]
     weighted = [each for each in inner if each.weights]
@@ -126,7 +126,7 @@ def _mixes(model, path):
 
 
 def _written_out(model, calls):
-    """Blocks of a model that has its attention layers beside the others, not in layers of blocks.
+    """Finds blocks in a model whose attention layers stand beside the others, not in block layers.
 
     A block ends with the last sum, or else the last normalization, before the next attention.
     """
@@ -150,7 +150,7 @@ def _ends(model, path, before):
 
 
 def _calls_of(path, calls, attending=()):
-    """Returns a block for every call of a layer, the first value where it returns several."""
+    """Returns a block for every call of a layer, with the first of several values."""
     shapes = calls[path]
     part = "" if _is_shape(shapes[0]) else ":0"
     return [
@@ -164,7 +164,7 @@ def _calls_of(path, calls, attending=()):
 
 
 def _in_turn(attention, turn, turns, calls):
-    """Returns an attention as it is called in one turn of its block."""
+    """Returns an attention as one turn of its block calls it."""
     projections = {
         name: _call_in_turn(path, turn, turns, calls)
         for name, path in attention.projections.items()
@@ -177,7 +177,7 @@ def _in_turn(attention, turn, turns, calls):
 
 
 def _in_turns(model, blocks):
-    """Blocks in the order of their calls, where layers of a graph take turns as ALBERT's may."""
+    """Returns blocks in the order of their calls, if layers take turns as ALBERT's may."""
     place = blocks[0].path.rpartition("/")[0]
     around = taps.find_layer(model, place) if place else model
     if not (any("#" in block.path for block in blocks) and graph.is_graph(around)):
@@ -195,8 +195,8 @@ def _in_turns(model, blocks):
 def _call_in_turn(path, turn, turns, calls):
     """Returns the path of a layer's call in one turn of its block.
 
-    DeBERTa projects relative positions by the layers that project the tokens: of several calls in
-    a turn the first counts that has the batch's axis, whose size is unknown.
+    DeBERTa projects relative positions by the layers that project the tokens. If a turn has several
+    calls, the first one counts that has the batch's axis, whose size is unknown.
     """
     shapes = calls[path]
     if len(shapes) < 2:
@@ -222,7 +222,7 @@ def _is_shape(shape):
 
 
 def _hidden(shape):
-    """Returns the shape of what a layer returns, of the first where it returns several values."""
+    """Returns the shape of a layer's output, or of the first of several."""
     if isinstance(shape, (list, tuple)) and not _is_shape(shape):
         shape = shape[0] if shape else None
     return tuple(shape) if isinstance(shape, (list, tuple)) else None

@@ -1,14 +1,15 @@
 """Published methods for transformers, as lists of terms.
 
-They take models of blocks that hold attention layers: keras_hub's tasks and backbones, or any Keras
-model with `MultiHeadAttention`. Of a model with an encoder and a decoder, both are compared.
+They take models whose blocks hold attention layers: keras_hub's tasks and backbones, or any Keras
+model with `MultiHeadAttention`. If a model has an encoder and a decoder, both are compared.
 
-`mask="auto"` leaves padding out: it is the sample weights times the model's `padding_mask`, where
-it has this input (`decoder_padding_mask` in a decoder). Sample weights by token count the decoder's
-tokens: of an encoder they weigh whole examples, each by its largest (`"example:sample_weight"`). So
-they do where a block's tokens are no text's, as an image's in a tower of its own. Where an image's
-tokens stand before those of the text, as in PaliGemma, the text's alone count (`"last:..."`). Where
-sample weights mask prompts, `mask="input:padding_mask"` compares attention to prompts too.
+`mask="auto"` leaves padding out: it multiplies the sample weights by the model's `padding_mask`, if
+there is such an input (`decoder_padding_mask` in a decoder). Sample weights by token belong to the
+decoder's tokens. In an encoder they weigh whole examples, each by its largest weight
+(`"example:sample_weight"`). They also do so in a block whose tokens are not text, such as an image
+tower. If tokens of an image precede those of the text, as in PaliGemma, only the text counts
+(`"last:..."`). If sample weights mask prompts, `mask="input:padding_mask"` compares attention to
+prompts too.
 """
 
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ def pkd(
     weight: Hyperparameter = 100.0,
     mask: str | tuple[str, ...] | None = "auto",
 ) -> list[Term]:
-    """The first token after each block, PKD, [Sun et al., 2019](https://arxiv.org/abs/1908.09355).
+    """Compares the first token after each block, PKD, [Sun et al., 2019](https://arxiv.org/abs/1908.09355).
 
     `loss = weight / (blocks * width) * sum_i |h_i / |h_i| - H_i / |H_i||^2` of the first tokens.
 
@@ -52,18 +53,18 @@ def pkd(
         student: a built transformer.
         teacher: a built transformer of the same width.
         pairs: `[(student's path, teacher's path)]` of blocks. Defaults to all but the last of
-            `match_layers` (of encoder and of decoder), as in the authors' "PKD-skip"; to the last
-            where a student has no other.
-        weight: of the mean over blocks and over the width, which the authors' code takes.
-            Defaults to `100.0`: what most of the best runs that it reports have (1 to 500). It
-            gives normalization as an option; these terms always have it.
+            `match_layers` (of encoder and of decoder), as in the authors' "PKD-skip". A student
+            with one block gets the last pair.
+        weight: the weight of the mean over blocks and over the width, as in the authors' code.
+            Defaults to `100.0`, which most of the best runs that it reports have (1 to 500).
+            Normalization is an option there; these terms always have it.
         mask: as in `Term`, or `"auto"` (see above).
 
     Returns:
         A list of `Term`s, one for each pair.
 
     Raises:
-        ValueError: if no blocks are found that go together.
+        ValueError: if no blocks match.
 
     Example:
 
@@ -89,7 +90,7 @@ def tinybert(
     pairs: list[tuple[str, str]] | None = None,
     mask: str | tuple[str, ...] | None = "auto",
 ) -> list[Term]:
-    """Attention scores and hidden states of every block, [Jiao et al., 2020](https://arxiv.org/abs/1909.10351).
+    """Compares attention scores and hidden states of every block, [Jiao et al., 2020](https://arxiv.org/abs/1909.10351).
 
     `loss = sum_i mean((W_i h_i - H_i)^2) + mean((a_i - A_i)^2)`, scores `a` before the softmax.
 
@@ -110,7 +111,7 @@ def tinybert(
         A list of `Term`s, two or three for each pair.
 
     Raises:
-        ValueError: if no blocks go together, or an attention layer shows no scores.
+        ValueError: if no blocks match, or an attention layer shows no scores.
 
     Example:
 
@@ -143,32 +144,33 @@ def minilm(
     weight: Hyperparameter = 1.0,
     mask: str | tuple[str, ...] | None = "auto",
 ) -> list[Term]:
-    """Relations between the queries, keys and values of one block, [Wang et al., 2020](https://arxiv.org/abs/2002.10957), [2021](https://arxiv.org/abs/2012.15828).
+    """Compares relations between the queries, keys and values of one block, [Wang et al., 2020](https://arxiv.org/abs/2002.10957), [2021](https://arxiv.org/abs/2012.15828).
 
     `loss = sum_(m, n) KL(softmax(M N^T / sqrt(d)) || softmax(m n^T / sqrt(d)))`, see
     `losses.MiniLMRelations`.
 
-    Widths and, with `relation_heads`, numbers of heads may differ. Of a model with an encoder and
-    a decoder the last block of each is compared, a term each, and of the decoder's two attentions
-    the one to its own tokens.
+    Widths may differ and, with `relation_heads`, numbers of heads too. In a model with an encoder
+    and a decoder the last block of each is compared, with a term for each. In the decoder the
+    attention to its own tokens counts.
 
     Args:
         student: a built transformer.
         teacher: a built transformer.
-        pair: paths of blocks. Defaults to the last of each that hold an attention, as in MiniLM;
-            MiniLMv2 examines other blocks of the teacher.
+        pair: paths of blocks. Defaults to the last blocks with an attention, as in MiniLM. MiniLMv2
+            examines other blocks of the teacher.
         version: 1 (query-key and value-value) or 2 (query-query, key-key, value-value). Defaults
             to `2`.
         relation_heads: as in `losses.MiniLMRelations`. Defaults to the layers' own heads.
-        weight: of each term. Defaults to `1.0`, our choice: the method has no other loss.
+        weight: the weight of each term. Defaults to `1.0`, our choice, since the method has no
+            other loss.
         mask: as in `pkd`.
 
     Returns:
         A list of one `Term`, or of one each for encoder and decoder.
 
     Raises:
-        ValueError: if `version` is neither, if no blocks go together, or if their attention makes
-            query, key and value in one layer.
+        ValueError: if `version` is neither, if no blocks match, or if one layer makes query, key
+            and value of their attention.
 
     Example:
 
@@ -202,28 +204,28 @@ def distilbert(
     weights: Sequence[float] | None = (2.5, 0.5),
     mask: Any = "auto",
 ) -> list[Term]:
-    """Softened outputs and the cosine of last hidden states, [Sanh et al., 2019](https://arxiv.org/abs/1910.01108).
+    """Compares softened outputs and the cosine of last hidden states, [Sanh et al., 2019](https://arxiv.org/abs/1910.01108).
 
-    `loss = w_0 T^2 KL(P(T) || p(T)) + w_1 mean(1 - cos(h, H))` beside the labels'.
+    `loss = w_0 T^2 KL(P(T) || p(T)) + w_1 mean(1 - cos(h, H))` beside the label loss.
 
-    The third of its terms is the label loss. The paper gives no weights; the command in its
-    authors' code has 5, 1 and 2 for outputs, cosine and labels: 2.5 and 0.5 beside a label loss of
-    weight 1. Of a model with an encoder and a decoder the last states of both are compared, each
-    by a term of its own with the whole weight.
+    The method's third loss is that of the labels. The paper gives no weights. The command in its
+    authors' code has 5, 1 and 2 for outputs, cosine and labels. This is 2.5 and 0.5 beside a label
+    loss of weight 1. In a model with an encoder and a decoder the last states of both are compared,
+    each by a term of its own with the whole weight.
 
     Args:
         student: a built transformer.
         teacher: a built transformer of the same width.
         pair: paths of the hidden states. Defaults to the last blocks.
-        temperature: positive. Defaults to `2.0`, the authors' code's.
-        weights: of the outputs and of the cosine. Defaults to `(2.5, 0.5)`.
-        mask: of the cosine, as in `pkd`.
+        temperature: `T`, positive. Defaults to `2.0`, as in the authors' code.
+        weights: the weights of the outputs and of the cosine. Defaults to `(2.5, 0.5)`.
+        mask: the mask of the cosine, as in `pkd`.
 
     Returns:
         A list of two `Term`s, or of three for an encoder and a decoder.
 
     Raises:
-        ValueError: if no blocks go together.
+        ValueError: if no blocks match.
 
     Example:
 
@@ -240,7 +242,7 @@ def distilbert(
 
 
 def _numbered(name, index, stacks):
-    """Returns a term's name: the loss's where it is the only one."""
+    """Returns a term's name: that of its loss, with a number if there are several stacks."""
     return name if len(stacks) == 1 else f"{name}_{index}"
 
 
@@ -248,17 +250,17 @@ def _numbered(name, index, stacks):
 def uld(
     temperature: Hyperparameter = 1.0, weight: Hyperparameter = 1.0, merge: str = "mean"
 ) -> list[Term]:
-    """Sorted probabilities of aligned spans, ULD, [Boizard et al., 2024](https://arxiv.org/abs/2402.12030).
+    """Compares sorted probabilities of aligned spans, ULD, [Boizard et al., 2024](https://arxiv.org/abs/2402.12030).
 
     `loss = mean over spans of sum_k |P_(k) - p_(k)|`, probabilities sorted on either side.
 
-    Takes a `ModelTeacher(model, aligned=True)`, whose tokenizer may be another. The paper aligns
-    tokens by their place in the answer; here it is done by the text they cover. The weight is
-    that of the label loss.
+    The terms need a `ModelTeacher(model, aligned=True)`, which may have another tokenizer. The
+    paper aligns tokens by their place in the answer. Here the text that they cover aligns them. The
+    weight is that of the label loss.
 
     Args:
-        temperature: positive. Defaults to `1.0`, our choice.
-        weight: Defaults to `1.0`, our choice.
+        temperature: `T`, positive. Defaults to `1.0`, our choice.
+        weight: the weight of the term. Defaults to `1.0`, our choice.
         merge: as in `losses.AlignedSpans`. Defaults to `"mean"`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a trained model is worth: quality, cost, and the page that says so."""
+"""Reports on trained models: their quality, their cost, and pages that show both."""
 
 from keras_distill.report.cka_heat_map import cka_heat_map
 from keras_distill.report.compare import compare

@@ -1,4 +1,4 @@
-"""Runs models over data, once, and keeps of each answer what its judgement needs."""
+"""Runs models over data once, and keeps the parts of each answer that measures need."""
 
 import dataclasses
 
@@ -11,13 +11,14 @@ from keras_distill.report import tasks, texts
 
 @dataclasses.dataclass
 class Answers:
-    """What is known of one output of one model, example by example.
+    """The results for one output of one model, example by example.
 
     Args:
-        sums: an array `(examples, k)`, as the task adds them up.
-        likeness: the same beside the teacher, or `None` where there is none to compare with.
+        sums: an array `(examples, k)` of the task's sums.
+        likeness: the task's sums of the comparison with the teacher, or `None` without a teacher.
         rows: `(confidence, right, label)` of each answer, or `None` for numbers.
-        first: the task's answers to the first examples, of classes of whole examples; else `None`.
+        first: the task's answers to the first examples, if whole examples have classes, else
+            `None`.
     """
 
     sums: np.ndarray
@@ -28,13 +29,13 @@ class Answers:
 
 @dataclasses.dataclass
 class Found:
-    """All answers, and the first examples that they were given to.
+    """All answers, and the first examples with their inputs.
 
     Args:
-        task: what the answers are judged by.
-        answers: `{(model, head): Answers}`; the head is empty for a model of one output.
+        task: the task that judges the answers.
+        answers: `{(model, head): Answers}`. The head is empty for a model with one output.
         batches: the first batches, `(x, y, weights)` of arrays.
-        examples: how many examples there were.
+        examples: the number of examples.
     """
 
     task: object
@@ -49,15 +50,15 @@ def answered(models, data, teacher=None, task=None, keep=1000):
     Args:
         models: a dict of models, or functions of `x`, by name.
         data: batches of `(x, y)` or `(x, y, weights)`.
-        teacher: the name of the model that the others are compared with, or `None`.
-        task: the name of a task, or one that is known; by default the first batch shows it.
-        keep: how many examples, and answers to them, are kept. Defaults to `1000`.
+        teacher: the name of the model with which the others are compared, or `None`.
+        task: the name of a task, or a task. By default the first batch shows it.
+        keep: how many examples, with their answers, to keep. Defaults to `1000`.
 
     Returns:
         A `Found`.
 
     Raises:
-        ValueError: for no data, or outputs and labels that do not fit each other.
+        ValueError: if there are no data, or outputs and labels do not fit each other.
     """
     kept, parts, examples = [], {}, 0
     names = [teacher] if teacher is not None else []
@@ -76,7 +77,7 @@ def answered(models, data, teacher=None, task=None, keep=1000):
             for head, outputs in heads.items():
                 true = y[head] if isinstance(y, dict) and head in y else y
                 if isinstance(true, dict) or (head and not _fits(task, outputs, true)):
-                    continue  # what a model shows beside its answers
+                    continue  # an output beside the answers
                 of = theirs.get(head, next(reversed(theirs.values()), None))
                 part = _judged(task, outputs, true, weights, of, max(keep - examples, 0))
                 if name == teacher:
@@ -92,7 +93,7 @@ def answered(models, data, teacher=None, task=None, keep=1000):
 
 
 def heads_of(model, x):
-    """Returns the outputs of a model as arrays, by name; one output has the empty name."""
+    """Returns the outputs of a model as arrays by name; one output has the empty name."""
     if _backend.NAME == "tensorflow" and any(
         np.asarray(each).dtype.kind in "OSU" for each in keras.tree.flatten(x)
     ):
@@ -126,7 +127,7 @@ def _fits(task, outputs, y):
 
 
 def _counted(task, found):
-    """Returns the shape of what is weighed: each token, or each example."""
+    """Returns the shape of the weights: one per token, or one per example."""
     return found.shape[:-1] if isinstance(task, tasks.Classes) else found.shape[:1]
 
 

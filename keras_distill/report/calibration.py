@@ -1,4 +1,4 @@
-"""How often a model is right where it is this sure."""
+"""Calibration: how often a model is right at each level of confidence."""
 
 import numpy as np
 
@@ -7,15 +7,15 @@ GROUPS = 10
 
 
 def equal_counts(confidence, right, groups=GROUPS):
-    """Groups of as many answers each, from the least sure to the surest.
+    """Splits answers into groups of equal size, from the least to the most confident.
 
-    Answers that are equally sure stay in one group, so that a model which is sure of most has
+    Answers with equal confidence stay in one group, so a model that is sure of most answers has
     fewer groups.
 
     Args:
         confidence: an array `(answers,)` in [0, 1].
-        right: which are right, a boolean array `(answers,)`.
-        groups: how many at most, at least 1. Defaults to `10`.
+        right: whether each answer is right, a boolean array `(answers,)`.
+        groups: the maximum number of groups, at least 1. Defaults to `10`.
 
     Returns:
         A dict of `confidence`, `accuracy` (means within each group) and `count`.
@@ -33,12 +33,12 @@ def equal_counts(confidence, right, groups=GROUPS):
 
 
 def calibration_error(confidence, right, bins=WIDTHS):
-    """`sum_b n_b / n |accuracy_b - confidence_b|` over bins of equal width.
+    """Returns `sum_b n_b / n |accuracy_b - confidence_b|` over bins of equal width.
 
     Args:
         confidence: an array `(answers,)` in [0, 1].
-        right: which are right, a boolean array `(answers,)`.
-        bins: how many, at least 1. Defaults to `15`.
+        right: whether each answer is right, a boolean array `(answers,)`.
+        bins: the number of bins, at least 1. Defaults to `15`.
 
     Reference:
         - [Guo et al., 2017](https://arxiv.org/abs/1706.04599)

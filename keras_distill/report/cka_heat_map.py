@@ -1,4 +1,4 @@
-"""Which layers of a student show what which layers of its teacher show."""
+"""Shows which layers of a student resemble which layers of its teacher."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -21,9 +21,9 @@ def cka_heat_map(
     student_paths: Sequence[str] | None = None,
     teacher_paths: Sequence[str] | None = None,
 ) -> tuple:
-    """Linear CKA of every pair of layers, as a matrix and, given a `filepath`, as a picture.
+    """Returns the linear CKA of every pair of layers, and draws it if there is a `filepath`.
 
-    `cka(X, Y) = <XX', YY'> / (|XX'| |YY'|)` of features that are flattened to one row an example
+    `cka(X, Y) = <XX', YY'> / (|XX'| |YY'|)` of features that are flattened to one row per example
     and centered. It is in [0, 1], and 1 if the features are equal up to rotation and scale. With
     few examples for the features' width it is too high, so give a few hundred.
 
@@ -31,16 +31,16 @@ def cka_heat_map(
         student: a built Keras model.
         teacher: a built Keras model or a `Teacher`.
         x: a batch of inputs.
-        filepath: where to write a PNG (or what else the ending says). Defaults to `None`: no
-            picture. It needs matplotlib.
-        student_paths: the layers to show. Defaults to those with weights, normalizations left out.
-        teacher_paths: the same for the teacher; a teacher that is no Keras model needs them.
+        filepath: the file to write, a PNG or of another format by its ending. Defaults to `None`,
+            which is no picture. It needs matplotlib.
+        student_paths: the layers to show. Defaults to those with weights, without normalizations.
+        teacher_paths: the same for the teacher. A teacher that is no Keras model needs them.
 
     Returns:
         `(cka, student_paths, teacher_paths)`, `cka` of shape (teacher's layers, student's).
 
     Raises:
-        ValueError: where no layer is found to show.
+        ValueError: if no layer is found.
 
     Example:
 
@@ -66,7 +66,7 @@ def cka_heat_map(
 
 
 def _gram(feature):
-    """The products of the centered examples, as a matrix of length one; zero if all are alike."""
+    """Returns the products of the centered examples, scaled to length one, or zero."""
     rows = rows_of(feature)
     rows = rows - rows.mean(axis=0)
     gram = rows @ rows.T
@@ -75,13 +75,13 @@ def _gram(feature):
 
 
 def rows_of(feature):
-    """Returns a feature as one row of numbers an example."""
+    """Returns a feature as one row of numbers per example."""
     array = keras.ops.convert_to_numpy(keras.ops.cast(feature, "float32"))
     return array.reshape(len(array), -1).astype("float64")
 
 
 def layers_of(model):
-    """Returns the paths of the layers with weights, those of normalizations left out."""
+    """Returns the paths of the layers with weights, without normalizations."""
     if not isinstance(model, keras.layers.Layer):
         raise ValueError("The teacher is not a Keras model, so it has no layers. Give paths.")
     shapes = taps.shapes(model)
@@ -100,7 +100,7 @@ def _shows(model, path, shape, paths):
 
 
 def check_drawable(student, teacher):
-    """Raises what a picture of all layers would: no matplotlib, or no layers to find."""
+    """Raises the errors of a picture of all layers: no matplotlib, or no layers."""
     _figure_class()
     for model in (student, getattr(teacher, "model", None)):
         layers_of(model)

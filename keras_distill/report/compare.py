@@ -78,8 +78,8 @@ def compare(
         A `Comparison`. Its `write` writes a page, Markdown and JSON.
 
     Raises:
-        ValueError: An argument or the data do not fit.
-        RuntimeError: An exported model could not be run.
+        ValueError: If an argument or the data do not fit.
+        RuntimeError: If an exported model could not be run.
 
     Example:
 
@@ -146,7 +146,7 @@ def _checked(students, baseline, exported, runs, examples):
 
 
 def title(name, head):
-    """Returns what a row is called: the model, and the output where there are several."""
+    """Returns the title of a row: the model, and the output if there are several."""
     return f"{name}, {head}" if head else name
 
 
@@ -159,7 +159,7 @@ def _rows(found):
 
 
 def _inputs(found):
-    """Returns the inputs of the examples that were kept, together."""
+    """Returns the inputs of the kept examples as one batch."""
     return keras.tree.map_structure(
         lambda *parts: np.concatenate(parts), *[x for x, _, _ in found.batches]
     )
@@ -180,7 +180,7 @@ def _judged(found, rows, baseline):
 
 
 def _robust(models, found, seed):
-    """Returns the measure on worse inputs, by row; of the first seed's models."""
+    """Returns the measure on worse inputs by row, for the models of the first seed."""
     first = {key: model for key, model in models.items() if key[1] == 0}
     kinds = {"": lambda x, random: x, **robustness.changes(found.batches[0][0])}
     if len(kinds) == 1:
@@ -213,7 +213,7 @@ def _costs(models, inputs, runs, memory):
 
 
 def _exported(path, of, student, found, runs, inputs):
-    """An exported model: its costs, what its answers are worth, and how often they are as ours."""
+    """Returns an exported model's costs and measures, and its agreement with the Keras model."""
     given = exported_inputs.checked_inputs("data", inputs, export.signature_of(student))
     costs, outputs = exports.measured(path, given, runs)
     start, sums, likeness, ours = 0, {}, {}, {}

@@ -1,4 +1,4 @@
-"""A comparison that was measured: as Markdown, as JSON and as a page."""
+"""The results of a comparison, and their output as Markdown, JSON and a page."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from keras_distill.report import comparison_page
 
 
 class Comparison:
-    """What `report.compare` found.
+    """The result of `report.compare`.
 
     Args:
-        results: a dict that JSON can hold, as `results` holds it and the JSON file lists it under
-            "comparisons".
+        results: a dict that JSON can hold, as in the attribute `results`. The JSON file lists it
+            under "comparisons".
 
     Example:
 
@@ -28,7 +28,7 @@ class Comparison:
         self.results = _files.jsonable(results)
 
     def headline(self) -> str:
-        """Returns what was found, in a sentence."""
+        """Returns the result in a sentence."""
         return comparison_page.headline(self.results)
 
     def markdown(self) -> str:
@@ -36,23 +36,23 @@ class Comparison:
         return markdown([self])
 
     def html(self) -> str:
-        """Returns the page, one HTML file with its plots inside. It needs matplotlib."""
+        """Returns the page, one HTML file that includes its plots. It needs matplotlib."""
         return comparison_page.page([self.results], self.results["name"])
 
     def write(self, path: str | PathLike[str]) -> list[str]:
-        """Writes the page to `path`, and beside it the same in Markdown and JSON.
+        """Writes the page to `path`, and the same in Markdown and JSON beside it.
 
         Args:
-            path: the path of the page, which ends in `.html`. The file must not exist, nor those
-                with the ending `.md` or `.json`.
+            path: the path of the page, which ends in `.html`. Neither this file nor those with the
+                endings `.md` and `.json` may exist.
 
         Returns:
             The three paths.
 
         Raises:
-            FileExistsError: there is something under one of the names.
-            ImportError: matplotlib is not installed.
-            ValueError: `path` does not end in `.html`.
+            FileExistsError: if one of the files exists.
+            ImportError: if matplotlib is not installed.
+            ValueError: if `path` does not end in `.html`.
         """
         return write_together(path, [self])
 
@@ -80,10 +80,10 @@ def _cell(text):
 
 
 def checked_paths(path):
-    """Returns the three files of a report, if none of them is there.
+    """Returns the three files of a report, if none of them exists.
 
     Raises:
-        FileExistsError, ValueError: as `Comparison.write` does.
+        FileExistsError, ValueError: for the reasons of `Comparison.write`.
     """
     stem, ending = os.path.splitext(os.fspath(path))
     if ending != ".html":
@@ -101,18 +101,18 @@ def checked_paths(path):
 def write_together(
     path: str | PathLike[str], comparisons: Sequence[Comparison], title: str | None = None
 ) -> list[str]:
-    """Writes one page of some comparisons, with one plot of quality against cost for all.
+    """Writes one page for several comparisons, with one plot of quality against cost for all.
 
     Args:
         path: as in `Comparison.write`.
         comparisons: a list of `Comparison`s, at least one.
-        title: of the page. Defaults to the first comparison's name, or their number.
+        title: the title of the page. Defaults to the first comparison's name, or their number.
 
     Returns:
         The three paths: HTML, Markdown and JSON.
 
     Raises:
-        FileExistsError, ImportError, ValueError: as `Comparison.write` does.
+        FileExistsError, ImportError, ValueError: for the reasons of `Comparison.write`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""One HTML file with some comparisons in it, which needs nothing but itself."""
+"""Makes one self-contained HTML file of several comparisons."""
 
 import html
 
@@ -35,7 +35,7 @@ def page(comparisons, title):
 
     Args:
         comparisons: the results of some `Comparison`s.
-        title: of the page.
+        title: the title of the page.
     """
     many = len(comparisons) > 1
     with plots.drawing():
@@ -54,7 +54,7 @@ def page(comparisons, title):
 
 
 def headline(results):
-    """Returns the result in a sentence, whichever way it went."""
+    """Returns the result in a sentence, whatever it is."""
     if recorded.is_recorded(results):
         return recorded.headline(results)
     measure, rows = results["measure"], results["rows"]
@@ -73,13 +73,13 @@ def headline(results):
 
 
 def tables_of(results):
-    """Returns the tables of a comparison, or of a run that measured itself."""
+    """Returns the tables of a comparison, or of a run with measures of its own."""
     of = recorded.tables_of if recorded.is_recorded(results) else tables.tables
     return of(results)
 
 
 def _fronts(comparisons):
-    """Quality against cost, of all runs that are measured alike."""
+    """Returns plots of quality against cost, of all runs with the same measure."""
     many, cards = len(comparisons) > 1, []
     comparisons = [each for each in comparisons if not recorded.is_recorded(each)]
     for name in dict.fromkeys(each["measure"]["name"] for each in comparisons):
@@ -89,9 +89,8 @@ def _fronts(comparisons):
             before = f"{each['name']}: " if many else ""
             found += [(before + label, model, *rest)
                       for label, model, *rest in comparison_plots.points(each)]  # fmt: skip
-        drawn = comparison_plots.fronts(alike[0]["measure"], found)
-        cards += [_card(made, f"{name} against {what}")
-                  for made, what in zip(drawn, ("latency", "size"))]  # fmt: skip
+        titles = [f"{name} against {what}" for what in ("latency", "size")]
+        cards += _cards(comparison_plots.fronts, alike[0]["measure"], found, titles=titles)
     return f'<h2>Quality against cost</h2><div class="grid">{"".join(cards)}</div>' if cards else ""
 
 
@@ -100,38 +99,50 @@ def _comparison(results, number, many):
     said = f"<p>{html.escape(headline(results))}</p>" if many else ""
     if recorded.is_recorded(results):
         return heading + said + _recorded(results)
-    drawn = [("quality", comparison_plots.intervals(results)),
-             ("calibration", comparison_plots.calibration(results))]  # fmt: skip
-    cards = "".join(_card(made, title) for title, made in drawn if made)
-    parts = [heading, said, f'<h3>Measures</h3><div class="grid">{cards}</div>' if cards else ""]
+    drawn = [*_cards(comparison_plots.intervals, results, titles=["quality"]),
+             *_cards(comparison_plots.calibration, results, titles=["calibration"])]  # fmt: skip
+    parts = [heading, said, _section("Measures", "", drawn)]
     parts += [_table(*table) for table in tables.tables(results)]
     maps = results["knowledge"]["cka"]
-    parts.append(_section("Layers that show the same (linear CKA)", "", [
-        _card(comparison_plots.layers(name, cka), f"CKA of {name}") for name, cka in maps.items()
+    parts.append(_section("Similar layers (linear CKA)", "", [
+        card for name, cka in maps.items()
+        for card in _cards(comparison_plots.layers, name, cka, titles=[f"CKA of {name}"])
     ]))  # fmt: skip
     told = "The examples of which the teacher is least sure, and what each model predicts."
     parts.append(_section("Soft targets", told, [
-        _card(comparison_plots.soft_target(results, each), "soft targets")
-        for each in results["knowledge"]["soft_targets"]
+        card for each in results["knowledge"]["soft_targets"]
+        for card in _cards(comparison_plots.soft_target, results, each, titles=["soft targets"])
     ]))  # fmt: skip
     return "".join(parts) + _training(results) + _provenance(results)
 
 
 def _recorded(results):
-    """Returns a run that measured itself."""
+    """Returns the part of the page for a run with measures of its own."""
     parts = [_table(*table) for table in tables_of(results)]
-    cards = [_card(made, title) for title, made in recorded.plots_of(results)]
+    cards = _cards(recorded.plots_of, results)
     return "".join([*parts, _section("Arms", "", cards), _training(results), _provenance(results)])
 
 
 def _training(results):
-    return _section("Training", "One line for each seed.", [
-        _card(made, title) for title, made in comparison_plots.curves(results)
-    ])  # fmt: skip
+    cards = _cards(comparison_plots.curves, results)
+    return _section("Training", "One line for each seed.", cards)
 
 
-def _card(made, title):
-    return f'<div class="card">{plots.svg(made, title)}</div>'
+def _cards(draw, *arguments, titles=None):
+    """Returns the figures of `draw`, one or several, as they stand in the page.
+
+    Args:
+        draw: a function of the `arguments`.
+        titles: what the figures are called; `None` where `draw` returns pairs of both.
+    """
+    try:
+        drawn = draw(*arguments)
+        if titles is not None:
+            drawn = zip(titles, drawn if isinstance(drawn, list) else [drawn])
+        return [f'<div class="card">{plots.svg(made, title)}</div>'
+                for title, made in drawn if made]  # fmt: skip
+    except Exception as error:  # matplotlib's, of any class: the numbers are the result
+        return [f"<p>This plot could not be drawn. {html.escape(str(error))}</p>"]
 
 
 def _section(title, told, cards):

@@ -1,4 +1,4 @@
-"""What a comparison looks like: quality, cost, calibration, training, layers and doubt."""
+"""The plots of a comparison: quality, cost, calibration, training, layers and doubt."""
 
 import math
 import textwrap
@@ -36,12 +36,12 @@ def intervals(results):
 
 
 def points(results):
-    """`[(label, model, milliseconds, bytes, value)]` of what was both measured and timed."""
+    """Returns `[(label, model, milliseconds, bytes, value)]` of the measured and timed models."""
     found, one = [], {each["of"]: each["student"] for each in results["exported"]}
     for row in results["rows"].values():
         cost, name = results["costs"].get(row["model"]), row["model"]
         if cost and not row["output"]:
-            value = one.get(name, row["value"])  # of the seed and the examples of what was exported
+            value = one.get(name, row["value"])  # for this seed and these examples
             found.append((f"{name}, Keras", name, cost["latency"]["1"]["median_ms"],
                           cost["size_bytes"], value))  # fmt: skip
     for each in results["exported"]:
@@ -52,14 +52,14 @@ def points(results):
 
 
 def fronts(measure, named):
-    """Quality against latency and against size, with the front that nothing beats.
+    """Returns quality against latency and against size, with the Pareto front.
 
     Args:
-        measure: of all of them.
-        named: what `points` returns, of all runs.
+        measure: the measure of all runs.
+        named: the results of `points` for all runs.
 
     Returns:
-        Two figures, or none where there are fewer than two points.
+        Two figures, or none if there are fewer than two points.
     """
     if len(named) < 2:
         return []
@@ -86,7 +86,7 @@ def fronts(measure, named):
 
 
 def _logarithmic(axes, values):
-    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    """Gives an axis a logarithmic scale with plain numbers at 1, 2 and 5."""
     from matplotlib import ticker
 
     low, high = min(values), max(values)
@@ -103,7 +103,7 @@ def _logarithmic(axes, values):
 
 
 def calibration(results):
-    """Returns how often each model is right where it is this sure, by groups of as many answers."""
+    """Returns a plot of accuracy against confidence, for each model in groups of equal size."""
     rows = {name: row for name, row in results["rows"].items()
             if (row.get("calibration") or {}).get("count")}  # fmt: skip
     if not rows:
@@ -129,7 +129,7 @@ def _span(counts):
 
 
 def curves(results):
-    """`[(title, figure)]`: every logged value over the epochs, its arms together."""
+    """Returns `[(title, figure)]`: every logged value over the epochs, with all arms."""
     histories = {arm: [h for h in seeds if h] for arm, seeds in results["histories"].items()}
     histories = {arm: seeds for arm, seeds in histories.items() if seeds}
     keys = list(dict.fromkeys(k for seeds in histories.values() for h in seeds for k in h))
@@ -138,7 +138,7 @@ def curves(results):
         shown = {arm: [h[key] for h in seeds if h.get(key)] for arm, seeds in histories.items()}
         shown = {arm: seeds for arm, seeds in shown.items() if seeds}
         values = [v for seeds in shown.values() for seed in seeds for v in seed if v is not None]
-        if len({*values}) < 2:  # one epoch, or a number that stays
+        if len({*values}) < 2:  # one epoch, or a constant
             continue
         drawn, axes = plots.figure(2.4)
         for arm, seeds in shown.items():
@@ -159,7 +159,7 @@ def curves(results):
 
 
 def layers(name, cka):
-    """Returns a map of which layers show the same."""
+    """Returns a map of the similarity between layers."""
     rows, columns = len(cka["teacher"]), len(cka["student"])
     made, axes = plots.figure(1.9 + 0.19 * rows + 0.05 * max(map(len, cka["student"])))
     matrix = np.array(cka["cka"], float)  # NaN for what is no number
@@ -176,7 +176,7 @@ def layers(name, cka):
 
 
 def soft_target(results, shown):
-    """An image, if there is one, and each model's probabilities of the likeliest classes."""
+    """Draws an image, if there is one, and each model's probabilities of the likeliest classes."""
     models = shown["probabilities"]
     theirs = models.get("teacher") or next(iter(models.values()))
     classes = sorted(range(len(theirs)), key=lambda c: -theirs[c])[:5][::-1]

@@ -1,9 +1,9 @@
 """Times a model in its own runtime: `python cost_program.py RUNTIMES FORMAT MODEL ...`.
 
 This is a program, not a module of the package. It runs in a process of its own, as on the machine
-that the model is made for. `RUNTIMES` is the program that loads exported models. The format `keras`
-is a `.keras` file, whose memory alone is measured, as of a compiled function. `INPUTS` is an
-`.npz` file with an array for each input, `OUTPUTS` becomes one with an array for each output, and
+for which the model is made. `RUNTIMES` is the program that loads exported models. The format
+`keras` is a `.keras` file; only the memory of its compiled function is measured. `INPUTS` is an
+`.npz` file with an array for each input. `OUTPUTS` becomes one with an array for each output.
 `COSTS` becomes a JSON file.
 """
 
@@ -13,7 +13,7 @@ import os
 import sys
 import time
 
-if __name__ == "__main__":  # nothing beside this file may stand for a package
+if __name__ == "__main__":  # no file in this folder may hide a package
     sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
     if sys.argv[2] != "keras":
         sys.modules["keras"] = sys.modules["keras_distill"] = None
@@ -24,11 +24,11 @@ BATCHES = (1, 32)
 WARM_UP = 5
 LIBRARIES = {"serving": "tensorflow", "litert": "ai_edge_litert.interpreter", "onnx": "onnxruntime",
              "openvino": "openvino"}  # fmt: skip
-SECONDS = 20  # for one batch size, however slow the model is
+SECONDS = 20  # the maximum time for one batch size, however slow the model is
 
 
 def loaded(runtimes, kind, path):
-    """Returns the model in its runtime."""
+    """Loads the model in its runtime."""
     spec = importlib.util.spec_from_file_location("runtimes", runtimes)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -36,7 +36,7 @@ def loaded(runtimes, kind, path):
 
 
 def timed(model, given, batch, runs):
-    """The seconds of each of some runs of the first `batch` examples, repeated if need be."""
+    """Returns the seconds of each run of the first `batch` examples, repeated if too few."""
     rows = np.arange(batch) % len(next(iter(given.values())))
     fed = model.feed({name: value[rows] for name, value in given.items()})
     found, end = [], time.perf_counter() + SECONDS
@@ -50,12 +50,12 @@ def timed(model, given, batch, runs):
 
 
 def memory(name):
-    """Returns a number of this process's memory in bytes, or `None` where the system does not say.
+    """Returns this process's memory in bytes, or `None` if the system does not tell.
 
-    Linux's `getrusage` is of no use: a process inherits its number from the one that started it.
+    Linux's `getrusage` is of no use: a process inherits its number from its parent.
 
     Args:
-        name: `"VmHWM"` for the most it has held, `"VmRSS"` for what it holds.
+        name: `"VmHWM"` for the peak, `"VmRSS"` for the present memory.
     """
     try:
         with open("/proc/self/status", encoding="utf-8") as file:
@@ -66,7 +66,7 @@ def memory(name):
 
 
 def baseline():
-    """What the process holds before the model is loaded; its peak begins anew, where it can."""
+    """Returns the process's memory before the model is loaded, and resets its peak if possible."""
     try:
         with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
             file.write("5")
@@ -76,20 +76,20 @@ def baseline():
 
 
 def above(before):
-    """Returns the most bytes that this process has held, less those before."""
+    """Returns the peak memory of this process in bytes, less the memory before."""
     peak = memory("VmHWM")
     return None if None in (peak, before) else max(peak - before, 0)
 
 
 def keras_memory(path, inputs, costs):
-    """The memory of a Keras model that answers one example and 32."""
+    """Measures the memory of a Keras model for batches of one and of 32 examples."""
     import keras
     import tensorflow as tf
 
     with np.load(inputs) as given:
         given = dict(given)
     modules = given.pop("__modules__", np.array([])).tolist()
-    for name in modules:  # which register the model's classes
+    for name in modules:  # these modules register the model's classes
         importlib.import_module(name)
     before = baseline()
     model = keras.saving.load_model(path, compile=False)

@@ -1,4 +1,4 @@
-"""What a model costs: the time of a prediction, and its size."""
+"""Measures the cost of a model: the time of a prediction, and its size."""
 
 import os
 import subprocess
@@ -27,18 +27,18 @@ def latency(
 
     Args:
         models: a dict of models by name.
-        example: an input with a batch axis, of which the first rows are used, or a dict of them.
-        runs: how many predictions of each model are timed, at least 1. Defaults to `200`.
-        warmup: how many go before them, not timed. Defaults to `20`.
-        batch: how many examples one prediction is of; they are repeated if there are fewer.
-            Defaults to `1`.
+        example: an input with a batch axis, or a dict of them. The first rows are used.
+        runs: how many predictions of each model to time, at least 1. Defaults to `200`.
+        warmup: how many predictions to make before them without timing. Defaults to `20`.
+        batch: the number of examples in one prediction. If there are fewer examples, they are
+            repeated. Defaults to `1`.
 
     Returns:
-        `{name: {"median_ms": ..., "p99_ms": ..., "per_second": ...}}`: milliseconds of a
-        prediction, and examples a second.
+        `{name: {"median_ms": ..., "p99_ms": ..., "per_second": ...}}`: milliseconds per prediction,
+        and examples per second.
 
     Raises:
-        ValueError: for `runs` or `batch` less than 1.
+        ValueError: if `runs` or `batch` is less than 1.
 
     Example:
 
@@ -73,7 +73,7 @@ def _rows(array, batch):
 
 
 def _call(model, example):
-    """Returns a function that predicts once and waits for the answer; of texts it writes them."""
+    """Returns a function that predicts once and waits for the answer, or writes texts."""
     if any(each.dtype.kind in "OSU" for each in keras.tree.flatten(example)) and writes(model):
         write = texts.writer(model)
         return lambda: write(example)
@@ -99,8 +99,8 @@ def operations_of(model: keras.Model, example: Any) -> int | None:
         example: an input with a batch axis, or a dict of them, of numbers.
 
     Returns:
-        An integer, or `None` where they cannot be counted: for text, and for a model whose program
-        has shapes that are known only when it runs.
+        An integer, or `None` if they cannot be counted: for text, and for a model whose program has
+        shapes that are known only when it runs.
 
     Example:
 
@@ -132,7 +132,7 @@ def size_on_disk(model: keras.Model) -> int:
         An integer.
 
     Raises:
-        ValueError: for a model that is not built.
+        ValueError: if the model is not built.
 
     Example:
 
@@ -145,17 +145,18 @@ def size_on_disk(model: keras.Model) -> int:
 
 
 def peak_memory(model: keras.Model, example: Any) -> int | None:
-    """The bytes that a fresh process takes for a model and its predictions, at batch 1 and 32.
+    """Returns the bytes that a fresh process takes for a model and its predictions.
 
-    What the process takes with its libraries loaded does not count.
+    The process predicts batches of 1 and 32. Its memory with only the libraries loaded is
+    subtracted.
 
     Args:
         model: a built `keras.Model`.
         example: an input with a batch axis, or a dict of them.
 
     Returns:
-        An integer, or `None` where it cannot be measured: on another system than Linux, on another
-        backend than TensorFlow, of texts, and of a model that cannot be loaded from its file.
+        An integer, or `None` if it cannot be measured: on another system than Linux, on another
+        backend than TensorFlow, for texts, and for a model that cannot be loaded from its file.
 
     Example:
 

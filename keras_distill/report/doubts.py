@@ -1,4 +1,4 @@
-"""Where a student has learned its teacher's doubt."""
+"""Finds examples on which a student has learned its teacher's doubt."""
 
 import math
 from typing import Any
@@ -9,23 +9,22 @@ from keras_distill.report.measures import divergences
 
 
 def doubts(images: Any, labels: Any, log_probs: Any, count: int = 6) -> list[dict]:
-    """Images on which the teacher is unsure and the distilled student is closer to it.
+    """Returns images on which the teacher is unsure and the distilled student is closer to it.
 
-    Ordered by `H(p_T)`, among those with `KL(p_T || distilled) < KL(p_T || alone)`.
+    They are ordered by `H(p_T)`, among those with `KL(p_T || distilled) < KL(p_T || alone)`.
 
     Args:
-        images: an array `(n, H, W)` or `(n, H, W, C)` with 1, 3 or 4 channels; anything else gives
-            no examples.
+        images: an array `(n, H, W)` or `(n, H, W, C)` with 1, 3 or 4 channels. For other arrays the
+            result is empty.
         labels: integer classes, an array `(n,)`.
-        log_probs: a dict of each arm's, arrays `(n, classes)`, with `teacher`, `alone` and
-            `distilled`.
-        count: how many images at most. Defaults to `6`.
+        log_probs: a dict of arrays `(n, classes)` by arm, with `teacher`, `alone` and `distilled`.
+        count: the maximum number of images. Defaults to `6`.
 
     Returns:
         A list of dicts of `image`, `label` and `probabilities`, as `write` takes it.
 
     Raises:
-        ValueError: for log-probabilities without one of the three arms.
+        ValueError: if one of the three arms is missing.
 
     Example:
 
@@ -60,7 +59,7 @@ def doubts(images: Any, labels: Any, log_probs: Any, count: int = 6) -> list[dic
 
 
 def scaled(images):
-    """A function that scales an image to [0, 1] by all images, and to at most 96 pixels a side."""
+    """Returns a function that scales an image to [0, 1] by all images, and to at most 96 pixels."""
     low, high = float(np.nanmin(images)), float(np.nanmax(images))
     step = max(1, math.ceil(max(images.shape[1:3]) / 96))
 

@@ -1,4 +1,4 @@
-"""What exported models cost and answer, each in a fresh process by its own runtime."""
+"""Measures exported models' costs and answers, each in a fresh process by its own runtime."""
 
 import json
 import os
@@ -23,8 +23,8 @@ def format_of(path):
         path: a `.tflite` or `.onnx` file, or a folder of OpenVINO or with a SavedModel.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        ValueError: it is no exported model, or one that did not pass its check.
+        FileNotFoundError: if nothing is there.
+        ValueError: if it is no exported model, or one that did not pass its check.
     """
     path = os.fspath(path)
     if not os.path.exists(path):
@@ -41,7 +41,7 @@ def format_of(path):
 
 
 def found_in(folder):
-    """The paths of all exported models in a folder and below it, those that failed left out."""
+    """Returns the paths of all exported models in and below a folder, except failed ones."""
     paths = []
     for place, folders, files in os.walk(folder):
         if "saved_model.pb" in files:
@@ -55,19 +55,19 @@ def found_in(folder):
 
 
 def measured(path, inputs, runs=50):
-    """Times an exported model, and returns what it answers.
+    """Times an exported model, and returns its answers.
 
     Args:
         path: as in `format_of`.
         inputs: an array, or a dict of arrays by input name.
-        runs: how many predictions of each batch size are timed. Defaults to `50`.
+        runs: how many predictions of each batch size to time. Defaults to `50`.
 
     Returns:
-        `(costs, outputs)`: a dict of `path`, `format`, `quantize`, `size_bytes`, `peak_bytes` (what
-        the process took for the model) and `latency`, and a dict of arrays by output name.
+        `(costs, outputs)`: a dict of `path`, `format`, `quantize`, `size_bytes`, `peak_bytes` (the
+        memory of the process for the model) and `latency`, and a dict of arrays by output name.
 
     Raises:
-        RuntimeError: the process failed; the message ends with the last line it said.
+        RuntimeError: if the process failed. The message ends with its last line of output.
     """
     kind = format_of(path)
     with tempfile.TemporaryDirectory() as folder, places.plain(os.fspath(path)) as model:
@@ -91,7 +91,7 @@ def measured(path, inputs, runs=50):
 
 
 def summary(seconds, batch):
-    """Milliseconds of a prediction, and examples a second."""
+    """Returns the milliseconds per prediction, and the examples per second."""
     median = float(np.median(seconds))
     return {"median_ms": 1e3 * median, "p99_ms": 1e3 * float(np.percentile(seconds, 99)),
             "per_second": batch / median}  # fmt: skip

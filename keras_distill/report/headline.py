@@ -1,11 +1,11 @@
-"""What a run came to, in a sentence, and what it was judged by."""
+"""The result of a run in a sentence, and the task of its measures."""
 
 from keras_distill.report import tables
 from keras_distill.report.tasks import Classes, Numbers
 
 
 def headline(arms):
-    """The result in a sentence, whichever way it went; no gain where a training has failed."""
+    """Returns the result in a sentence, whatever it is; without a gain if a training failed."""
     failed = {arm: int(s["failed"]["mean"]) for arm, s in arms.items() if "failed" in s}
     if failed:
         told = ", ".join(f"{count} of {arm}" for arm, count in failed.items())
@@ -30,5 +30,5 @@ def headline(arms):
 
 
 def task_in(rows):
-    """Returns what rows of measures judge: `Numbers` where one has R squared, else `Classes`."""
+    """Returns the task of rows of measures: `Numbers` if one has R squared, else `Classes`."""
     return Numbers if any(Numbers.metric in row for row in rows) else Classes

@@ -1,4 +1,4 @@
-"""Quality by the answers of models: measures, intervals, paired differences, classes."""
+"""Quality of models by their answers: measures, intervals, paired differences, classes."""
 
 import numpy as np
 
@@ -7,17 +7,17 @@ from keras_distill.report.statistics import bootstrap, interval, mcnemar
 
 
 def quality(task, seeds, resamples):
-    """Returns what one model, trained under some seeds, is worth.
+    """Returns the measures of one model that was trained under some seeds.
 
     Args:
-        task: what its answers are judged by.
+        task: the task that judges its answers.
         seeds: `Answers` of each seed's model.
-        resamples: `bootstrap` of these.
+        resamples: the `bootstrap` of these.
 
     Returns:
-        A dict: `value` is the task's measure, the mean over the seeds; `low` and `high` hold 95%
-        of its resamples; `by_seed` holds each; `measures` the means of all measures; `likeness`,
-        `calibration` and `classes` what is known of these.
+        A dict. `value` is the task's measure, the mean over the seeds. `low` and `high` hold 95% of
+        its resamples. `by_seed` has the value of each seed, `measures` the means of all measures.
+        `likeness`, `calibration` and `classes` have the results for these.
     """
     values = [float(task.value(each.sums.sum(0))) for each in seeds]
     low, high = interval(resamples.mean(0))
@@ -31,25 +31,25 @@ def quality(task, seeds, resamples):
         error = calibration_error(sure, right) if len(sure) else None
         found["measures"]["expected_calibration_error"] = error
         found["calibration"] = equal_counts(sure, right)
-        if task.classes <= 1000:  # a vocabulary has no classes to look at one by one
+        if task.classes <= 1000:  # a vocabulary has too many classes to show
             found["classes"] = _by_class(right, label, task.classes, len(seeds))
     return found
 
 
 def difference(task, ours, others, resamples, theirs):
-    """How much better a model is than another, by pairs: the same examples and the same seed.
+    """Returns how much better a model is than another, by pairs of equal examples and seeds.
 
     Args:
-        task: what both are judged by.
+        task: the task that judges both.
         ours: `Answers` of each seed's model.
-        others: of each seed's other model. Surplus seeds are left out.
-        resamples: `bootstrap` of ours.
-        theirs: of the others.
+        others: `Answers` of each seed's other model. Surplus seeds are left out.
+        resamples: the `bootstrap` of ours.
+        theirs: the `bootstrap` of the others.
 
     Returns:
-        A dict of `value` (ours less theirs), `low` and `high` (95% of its resamples), `won` and
-        `lost` (the examples of all seeds that the one answers better than the other) and `p` (of
-        McNemar's exact test of these).
+        A dict. `value` is ours less theirs. `low` and `high` hold 95% of its resamples. `won` and
+        `lost` count the examples of all seeds that one model answers better than the other, and `p`
+        is McNemar's exact test of these.
     """
     pairs = list(zip(ours, others))
     values = [task.value(a.sums.sum(0)) - task.value(b.sums.sum(0)) for a, b in pairs]
@@ -62,7 +62,7 @@ def difference(task, ours, others, resamples, theirs):
 
 
 def resampled(task, seeds):
-    """`bootstrap` of the models of all seeds, an array `(seeds, resamples)`."""
+    """Returns the `bootstrap` of the models of all seeds, an array `(seeds, resamples)`."""
     return bootstrap(np.stack([each.sums for each in seeds]), task.value)
 
 

@@ -1,4 +1,4 @@
-"""What a student took over from its teacher: layers that show the same, and shared doubt."""
+"""Knowledge that a student has taken over from its teacher: similar layers, and shared doubt."""
 
 import keras
 import numpy as np
@@ -8,24 +8,24 @@ from keras_distill.report.doubts import scaled
 from keras_distill.report.measures import divergences
 from keras_distill.report.texts import plain
 
-EXAMPLES = 256  # that features are compared on
-LAYERS = 20  # of each side, so that a map can be read
+EXAMPLES = 256  # the number of examples on which features are compared
+LAYERS = 20  # the most layers of each side that a map can show legibly
 SHOWN = 6
-TEXT = 200  # signs of a text
+TEXT = 200  # characters of a text
 
 
 def alike_layers(student, teacher, x):
-    """Linear CKA of the layers of two models, of at most 20 layers each.
+    """Returns the linear CKA of the layers of two models, of at most 20 layers each.
 
     Args:
         student: a built `keras.Model`.
         teacher: a built `keras.Model`.
-        x: inputs, of which the first 256 are run.
+        x: inputs, of which the first 256 are used.
 
     Returns:
-        A dict of `cka`, a list for each layer of the teacher of a number for each of the student's,
-        `student` and `teacher`, the layers' paths, and `examples`; or `None` for a model whose
-        layers cannot be run one by one.
+        A dict. `cka` has a list for each layer of the teacher, with a number for each of the
+        student's. `student` and `teacher` are the layers' paths, and `examples` is their number. Or
+        `None` if the model's layers cannot be run one by one.
     """
     x = keras.tree.map_structure(lambda each: each[:EXAMPLES], x)
     if any(each.dtype.kind not in "fiub" for each in keras.tree.flatten(x)):
@@ -41,23 +41,23 @@ def alike_layers(student, teacher, x):
 
 
 def _spread(paths):
-    """Returns at most `LAYERS` of them, the first and the last included."""
+    """Returns at most `LAYERS` of the layers, the first and the last included."""
     at = np.unique(np.linspace(0, len(paths) - 1, LAYERS).round().astype(int))
     return [paths[i] for i in at]
 
 
 def soft_targets(x, labels, log_probs, teacher, better=None, worse=None):
-    """The examples of whose class the teacher is least sure, and what each model says of them.
+    """Returns the examples that the teacher is least sure of, with each model's probabilities.
 
-    With `better` and `worse` only those where the one is nearer to the teacher than the other.
+    With `better` and `worse` it takes only examples on which `better` is nearer to the teacher.
 
     Args:
-        x: the inputs; images are kept as pictures, and of texts the beginning.
+        x: the inputs. Images are kept as pictures, and texts by their beginning.
         labels: integer classes, `(n,)`.
         log_probs: `{model: (n, classes)}`.
         teacher: the teacher's name.
         better: the name of a model. Defaults to `None`.
-        worse: the name of another. Defaults to `None`.
+        worse: the name of another model. Defaults to `None`.
 
     Returns:
         A list of dicts of `label`, `probabilities` and, for images, `image`, for texts, `text`.

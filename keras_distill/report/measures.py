@@ -1,7 +1,8 @@
-"""What a model is worth on labelled data, and how like its teacher it is.
+"""Measures a model on labelled data, and its likeness to its teacher.
 
-Everything here works on any Keras model of one output. A classifier has `(batch, classes)`, logits
-or not, or one unit that says yes or no, `(batch, 1)`. A regression has `(batch, numbers)`.
+Everything here works on any Keras model with one output. A classifier has `(batch, classes)`,
+logits or probabilities, or one unit for yes or no, `(batch, 1)`. A regression has
+`(batch, numbers)`.
 """
 
 from collections.abc import Callable
@@ -31,27 +32,28 @@ def measure(
     `agreement = mean(argmax p_T == argmax p_S)`,
     `kl_to_teacher = mean(sum_c p_T (log p_T - log p_S))` at temperature 1,
     `expected_calibration_error = sum_b n_b / n |accuracy_b - confidence_b|` over 15 equal bins.
-    Of numbers, `r2 = 1 - sum (y - f)^2 / sum (y - mean y)^2`, the mean over an example's numbers.
+    For numbers, `r2 = 1 - sum (y - f)^2 / sum (y - mean y)^2`, the mean over an example's numbers.
 
     Args:
         model: a `keras.Model` whose output is `(batch, classes)`, logits or probabilities, or
             `(batch, 1)` for yes or no. A regression has `(batch, numbers)`.
         data: batches of `(x, y)`, `y` integer classes or one-hot, or numbers.
-        teacher: a model, or a function of `x`, with the same classes. Defaults to `None`: no
-            likeness is measured.
+        teacher: a model, or a function of `x`, with the same classes. Defaults to `None`, without
+            measures of likeness.
         task: `"classes"`, or `"numbers"` for a regression. Defaults to `"classes"`.
 
     Returns:
-        A dict of `accuracy` in [0, 1], `expected_calibration_error`, `nll`, `parameters` and, with
-        a teacher, `agreement` in [0, 1] and `kl_to_teacher`. An example whose answer is not finite
-        counts as wrong and is left out of the other measures; `not_finite` is how many there are.
-        Where no answer is finite, each measure is `None`, and `failed` says so. Of numbers, `r2`,
-        `mean_absolute_error`, `root_mean_square_error`, `parameters` and, with a teacher,
-        `distance_to_teacher`. Where one answer is not finite, each of these measures is `None`.
+        A dict. For classes it has `accuracy` in [0, 1], `expected_calibration_error`, `nll`,
+        `parameters` and, with a teacher, `agreement` in [0, 1] and `kl_to_teacher`. An example
+        whose answer is not finite counts as wrong and is left out of the other measures;
+        `not_finite` counts these examples. If no answer is finite, each measure is `None`, and
+        `failed` says so. For numbers it has `r2`, `mean_absolute_error`, `root_mean_square_error`,
+        `parameters` and, with a teacher, `distance_to_teacher`. If one answer is not finite, each
+        of these measures is `None`.
 
     Raises:
-        ValueError: for no data, another task, outputs and labels that do not fit, and numbers to
-            learn that are all the same.
+        ValueError: if there are no data, the task is unknown, outputs and labels do not fit, or all
+            numbers to learn are the same.
 
     Example:
 
@@ -66,19 +68,19 @@ def measure(
 
 
 def predictions(model: keras.Model, data: Any, task: str = "classes") -> tuple:
-    """The log-probabilities and integer labels of a model over its data, in the data's order.
+    """Returns the log-probabilities and integer labels of a model over its data, in their order.
 
     Args:
         model: a `keras.Model`, as in `measure`.
-        data: batches of `(x, y)`, in the same order at each pass if passes are to be compared.
+        data: batches of `(x, y)`. To compare several passes, give the same order at each.
         task: as in `measure`. Defaults to `"classes"`.
 
     Returns:
-        An array `(examples, classes)` and an array `(examples,)`. One unit gives two classes. Of
-        numbers, two arrays `(examples, numbers)`, the answers and what they should be.
+        An array `(examples, classes)` and an array `(examples,)`. One unit gives two classes. For
+        numbers, two arrays `(examples, numbers)`, the answers and the targets.
 
     Raises:
-        ValueError: as `measure` does.
+        ValueError: for the reasons of `measure`.
 
     Example:
 
@@ -96,13 +98,13 @@ def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
     Args:
         log_probs: an array `(examples, classes)`.
         labels: integer classes, an array `(examples,)`.
-        teacher_log_probs: the teacher's, of the same shape. Defaults to `None`: no teacher.
+        teacher_log_probs: the teacher's, of the same shape. Defaults to `None`, without a teacher.
 
     Returns:
-        A dict as `measure` returns it.
+        A dict, as `measure` returns it.
 
     Raises:
-        ValueError: for a teacher with other classes.
+        ValueError: if the teacher has other classes.
 
     Example:
 
@@ -149,7 +151,7 @@ def is_finite(model: keras.Model) -> bool:
         model: a `keras.Model`.
 
     Returns:
-        `False` where one weight is NaN or infinite.
+        `False` if one weight is NaN or infinite.
 
     Example:
 
@@ -177,7 +179,7 @@ def _likeness(log_probs, teacher):
 
 
 def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
-    """Returns accuracy against confidence, in groups with the same number of answers.
+    """Returns the accuracy against confidence, in groups with the same number of answers.
 
     Answers with the same confidence stay in one group, so a model that is sure of most answers has
     fewer groups.
@@ -185,7 +187,7 @@ def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
     Args:
         log_probs: an array `(examples, classes)`.
         labels: integer classes, an array `(examples,)`.
-        bins: how many groups at most, at least 1. Defaults to `10`.
+        bins: the maximum number of groups, at least 1. Defaults to `10`.
 
     Returns:
         A dict of `confidence`, `accuracy` (means within each group) and `count`, of the rows
@@ -204,12 +206,12 @@ def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
 
 
 def divergences(teacher, student):
-    """`sum_c p_T (log p_T - log p_S)` of each row of two arrays of log-probabilities."""
+    """Returns `sum_c p_T (log p_T - log p_S)` of each row of two arrays of log-probabilities."""
     return keras.ops.convert_to_numpy(answers.divergence(teacher, student))
 
 
 def _predict(models, data, task):
-    """Returns what every model says in one pass over the data, and what is true."""
+    """Returns every model's outputs in one pass over the data, and the targets."""
     if task not in TASKS:
         raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received: task={task!r}")
     output, labels = (_output, _classes) if task == "classes" else (_numbers, _targets)
@@ -250,7 +252,7 @@ def _one_output(output, what, ranks):
 
 
 def _targets(y, output):
-    """Numbers of the output's shape."""
+    """Returns numbers in the output's shape."""
     fits = y.size == output.size and y.shape[:1] == output.shape[:1] and y.dtype.kind in "biuf"
     if not fits:
         raise ValueError(
@@ -261,7 +263,7 @@ def _targets(y, output):
 
 
 def _classes(y, output):
-    """Integer labels of integer or one-hot ones."""
+    """Returns integer labels for integer or one-hot ones."""
     classes = max(output.shape[-1], 2)
     if output.shape[-1] == 1 and not np.isin(y, (0, 1)).all():
         raise ValueError(
@@ -279,7 +281,7 @@ def _classes(y, output):
 
 
 def _log_probs(batches):
-    """Log-probabilities of logits, or of probabilities where the first batch shows such."""
+    """Returns log-probabilities of logits, or of probabilities if the first batch has such."""
     first, outputs = batches[0], np.concatenate(batches)
     if outputs.shape[-1] == 1:
         outputs = two_classes(outputs)

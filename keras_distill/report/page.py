@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with its plots inside."""
+"""The page of a report: one HTML file that includes its plots."""
 
 import base64
 import functools
@@ -42,10 +42,10 @@ background:var(--card)}tr:last-child td{border:0}pre{margin:0;white-space:pre-wr
 
 
 def check_plots():
-    """Refuses to go on without what draws the plots.
+    """Raises an error if matplotlib, which draws the plots, is missing.
 
     Raises:
-        ImportError: where matplotlib is not installed.
+        ImportError: if matplotlib is not installed.
     """
     try:
         import matplotlib  # noqa: F401
@@ -56,7 +56,8 @@ def check_plots():
 
 
 def page(results, arms, heads, rows):
-    """Returns the whole page, a string: headline, table, plots and how it was run."""
+    """Returns the whole page, a string: headline, table, plots and the run's settings."""
+    check_plots()
     name = html.escape(results.get("name") or "experiment")
     body = [
         f"<h1>{name}</h1><p>{html.escape(headline(arms))}</p>",
@@ -73,7 +74,7 @@ def page(results, arms, heads, rows):
 
 
 def as_text(label):
-    """Returns a label that matplotlib draws as it is: between two dollars it reads a formula."""
+    """Escapes a label for matplotlib, which reads text between two dollars as a formula."""
     return str(label).replace("$", r"\$")
 
 
@@ -127,7 +128,6 @@ def _run(results):
 
 
 def _figure(width=4.4, height=3.2, columns=1, **options):
-    check_plots()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -139,16 +139,14 @@ def _figure(width=4.4, height=3.2, columns=1, **options):
 
 
 def _image(draw, title):
-    """Returns what `draw()` returns, as it stands in the page; empty where it returns `None`."""
+    """Returns the drawing of `draw()` as HTML; empty if it returns `None`."""
     file = io.BytesIO()
     try:
         figure = draw()
         if figure is None:
             return ""
         figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
-    except ImportError:
-        raise
-    except Exception as error:  # matplotlib's, of whatever kind: the numbers are the result
+    except Exception as error:  # matplotlib's, of any class: the numbers are the result
         return f"<p>This plot could not be drawn. {html.escape(str(error))}</p>"
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
@@ -182,7 +180,7 @@ def _curves(arms):
 
 
 def _band(axis, seeds, arm):
-    """The mean over seeds and the band from the least to the greatest."""
+    """Draws the mean over seeds and the band from the least to the greatest."""
     epochs = range(1, max(map(len, seeds)) + 1)
     at = [
         [s[e - 1] for s in seeds if e <= len(s) and s[e - 1] is not None] or [float("nan")]
@@ -194,7 +192,7 @@ def _band(axis, seeds, arm):
 
 
 def _settle(axis, curves):
-    """Cuts the axis to what the curves do after their first tenth, where all is far apart."""
+    """Cuts the axis to the curves' range after their first tenth, if all values are far apart."""
     late = [v for curve in curves for v in curve[len(curve) // 10 :] if v is not None]
     least, most = min(late, default=0), max(late, default=0)
     if most > least:
@@ -259,7 +257,7 @@ def _reliability(bins_of):
 
 
 def _doubt(doubt, names):
-    """An image, and beside it each arm's probabilities of the teacher's likeliest classes."""
+    """Draws an image, and beside it each arm's probabilities of the teacher's likeliest classes."""
     arms = doubt["probabilities"]
     teacher = arms.get("teacher") or next(iter(arms.values()))
     classes = sorted(sorted(range(len(teacher)), key=lambda c: -teacher[c])[:10])

@@ -1,4 +1,4 @@
-"""The plots of a page: drawings whose text is text and whose colors follow the page's."""
+"""The plots of a page: drawings with real text, in the page's colors."""
 
 import contextlib
 import html
@@ -13,14 +13,14 @@ INK, SOFT, LINE = "#1f2937", "#6b7281", "#e5e7ea"
 THEMED = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
 COLORS = {"teacher": "#7c8494", "alone": "#d97706", "distilled": "#3b82f6"}
 OTHERS = ("#059669", "#c026d3", "#dc2626", "#0891b2", "#a16207", "#7c3aed")
-WIDTH = 3.6  # inches; a phone's width at about 11 pixels of text
+WIDTH = 3.6  # inches: a phone's width at about 11 pixels of text
 
 _numbers = itertools.count()
 
 
 @contextlib.contextmanager
 def drawing():
-    """Inside, text is text: nothing is read as a formula, and its letters are not outlines."""
+    """Draws within the block with plain text: no formulas, and no outlines of letters."""
     check_plots()
     from matplotlib import rc_context
 
@@ -53,7 +53,7 @@ def figure(height=2.8, width=WIDTH):
 
 
 def label(axes, x=None, y=None):
-    """Names the axes; the name of the upright one stands above it, so that it takes no width."""
+    """Names the axes; the name of the y axis stands above it, so that it takes no width."""
     if x:
         axes.set_xlabel(str(x), fontsize=9.5, color=INK)
     if y:
@@ -61,7 +61,7 @@ def label(axes, x=None, y=None):
 
 
 def legend(axes, columns=2):
-    """A legend below the plot, where it hides nothing."""
+    """Draws a legend below the plot, where it hides nothing."""
     handles, names = axes.get_legend_handles_labels()
     if not handles:
         return
@@ -80,7 +80,7 @@ def legend(axes, columns=2):
 
 
 def short(text, limit=18):
-    """Returns a text of at most `limit` signs: its end, which tells layers and runs apart."""
+    """Shortens a text to the last `limit` characters, which differ between layers and runs."""
     return text if len(text) <= limit else f"…{text[1 - limit :]}"
 
 
@@ -96,7 +96,7 @@ def svg(made, title):
     text = text[text.index("<svg") :]
     for color, variable in THEMED.items():
         text = text.replace(color, variable)
-    text = re.sub(r'\bid="', f'id="{salt}-', text)  # what a page's drawings call by name
+    text = re.sub(r'\bid="', f'id="{salt}-', text)  # the names that a page's drawings refer to
     text = re.sub(r'(href="#|url\(#)', rf"\1{salt}-", text)
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
                   rf'<svg role="img" aria-label="{html.escape(title)}" viewBox="\1" '

@@ -1,6 +1,6 @@
-"""What a run of any task measured itself: a table, the arms beside each other, their training.
+"""Runs with measures of their own: a table, the arms compared with each other, their training.
 
-Such a run has arms and columns of its own (`experiments.Runner`), and no data to measure on again.
+Such a run has arms and columns of its own (`experiments.Runner`), and no data to measure again.
 """
 
 import numpy as np
@@ -11,15 +11,15 @@ BASELINE = "alone"
 
 
 def is_recorded(results):
-    """Returns whether results are those of a run that measured itself."""
+    """Returns whether results belong to a run with measures of its own."""
     return "arms" in results
 
 
 def recorded(name, arms, sizes, histories, provenance):
-    """Returns what a `Comparison` holds of a run that measured itself.
+    """Returns the results of a `Comparison` for a run with measures of its own.
 
     Args:
-        name: What the run is called.
+        name: The name of the run.
         arms: `{arm: [{column: number} of each seed]}`.
         sizes: `{arm: the bytes of its .keras file}`, for arms that were trained.
         histories: `{arm: [History.history of each seed]}`.
@@ -43,7 +43,7 @@ def headline(results):
 
 
 def tables_of(results):
-    """Returns the tables, as `tables.tables` gives them."""
+    """Returns the tables, in the form of `tables.tables`."""
     found = [_measured(results), _against(results)]
     return [table for table in found if table[2]]
 
@@ -81,7 +81,7 @@ def _against(results):
 
 
 def _pairs(ours, others):
-    """Returns the differences of two lists of as many seeds; `None` where they are no pairs."""
+    """Returns the differences of two lists of equal length, or `None` if they are no pairs."""
     if not ours or not others or len(ours) != len(others) or None in (*ours, *others):
         return None
     return np.subtract(ours, others)
@@ -109,12 +109,12 @@ def _known(values):
 
 
 def _number(value, digits=4):
-    """So many digits that count, and all of a large number."""
+    """Formats a number with so many significant digits, or a large one with all."""
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}"
 
 
 def plots_of(results):
-    """`[(title, figure)]`: of each column its arms, with a line over the seeds."""
+    """Returns `[(title, figure)]`: for each column its arms, with a line over the seeds."""
     made = []
     for column in results["columns"]:
         rows = {arm: known for arm, row in results["arms"].items()

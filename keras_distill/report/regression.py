@@ -1,4 +1,4 @@
-"""What the numbers of a regression are worth."""
+"""Measures of a regression."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ from keras_distill.report.tasks import Numbers
 
 
 def number_scores(values, true, teacher=None):
-    """Returns the measures of numbers, `None` where one answer is not finite.
+    """Returns the measures of numbers, or `None` for each if one answer is not finite.
 
     Args:
         values: a model's answers, an array `(examples, numbers)`.
-        true: what they should be, of the same shape.
-        teacher: the teacher's answers. Defaults to `None`, if there is none to compare with.
+        true: the targets, of the same shape.
+        teacher: the teacher's answers. Defaults to `None`, without a comparison.
 
     Raises:
-        ValueError: for targets that are all the same.
+        ValueError: if all targets are the same.
     """
     task = Numbers(values)
     every = [values] if teacher is None else [values, teacher]

@@ -1,24 +1,24 @@
-"""Inputs that are worse than those of the data: noise, shifts, missing words."""
+"""Makes inputs that are worse than those of the data: with noise, shifts or missing words."""
 
 import keras
 import numpy as np
 
 NOISE = (0.1, 0.3)  # in standard deviations of the inputs
-SHIFT = (1 / 16, 1 / 8)  # of the sides of an image
-MISSING = (0.1, 0.3)  # of the words
+SHIFT = (1 / 16, 1 / 8)  # relative to the sides of an image
+MISSING = (0.1, 0.3)  # the share of the words
 
 
 def changes(x):
-    """Returns what can be done to these inputs, by what they are.
+    """Returns the changes that can be made to these inputs, by their kind.
 
-    Numbers get noise, images are shifted as well, token ids and texts lose words.
+    Numbers get noise, images are also shifted, token ids and texts lose words.
 
     Args:
         x: a batch of inputs, an array or a dict of arrays.
 
     Returns:
-        `{name: change}`; `change(x, random)` returns worse inputs, `random` being a
-        `numpy.random.Generator`.
+        `{name: change}`. `change(x, random)` returns worse inputs, with a `numpy.random.Generator`
+        as `random`.
     """
     arrays = keras.tree.flatten(x)
     found = {}
@@ -55,7 +55,7 @@ def _in_type(new, old):
 
 
 def _shift(share):
-    """Moves images aside and down, each to its own side; their edge is drawn out."""
+    """Returns a change that shifts each image in a random direction and repeats its edge."""
 
     def change(x, random):
         image, = keras.tree.flatten(x)
@@ -71,14 +71,14 @@ def _shift(share):
 
 
 def _gone(shape, share, random):
-    """Returns which tokens are missing; the first, which often marks the beginning, stays."""
+    """Returns which tokens are missing; the first stays, as it often marks the beginning."""
     gone = random.random(shape) < share
     gone[:, 0] = False
     return gone
 
 
 def _missing(share):
-    """Token 0 stands in the place of a missing one."""
+    """Returns a change that replaces missing tokens by token 0."""
 
     def change(x, random):
         ids, = keras.tree.flatten(x)
@@ -89,7 +89,7 @@ def _missing(share):
 
 
 def _missing_ids(share):
-    """Returns the same where the ids have a name; a mask hides what is missing, if there is one."""
+    """Returns such a change for named ids; a mask, if there is one, hides the missing tokens."""
 
     def change(x, random):
         gone = _gone(x["token_ids"].shape, share, random)

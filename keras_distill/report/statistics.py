@@ -1,11 +1,11 @@
-"""How sure a difference is: a test of pairs, an interval by resampling, and what nothing beats."""
+"""Statistics of differences: tests of pairs, intervals by resampling, and the Pareto front."""
 
 import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-CHUNK = 100  # resamples at a time
+CHUNK = 100  # resamples per step
 
 
 def mcnemar(won: int, lost: int) -> float:
@@ -14,8 +14,8 @@ def mcnemar(won: int, lost: int) -> float:
     `p = min(1, 2 * sum_{i <= min(won, lost)} C(n, i) / 2^n)` with `n = won + lost`.
 
     Args:
-        won: how many examples the one is better at, an integer of at least 0.
-        lost: how many the other is better at.
+        won: the number of examples on which the first model is better, an integer of at least 0.
+        lost: the number of examples on which the second model is better.
 
     Returns:
         A float in (0, 1].
@@ -38,14 +38,14 @@ def mcnemar(won: int, lost: int) -> float:
 
 
 def sign_flips(differences: Sequence[float], draws: int = 9999, seed: int = 0) -> float:
-    """The two-sided p-value of a mean of paired differences, if each could have either sign.
+    """Returns the two-sided p-value of a mean of paired differences, under random signs.
 
     `p = (1 + #{draws: |mean of s_i d_i| >= |mean of d_i|}) / (1 + draws)` with random signs `s_i`.
 
     Args:
         differences: a number for each example, an array `(examples,)`.
-        draws: how often all signs are drawn, at least 1. Defaults to `9999`.
-        seed: of the draws. Defaults to `0`.
+        draws: how often to draw all signs, at least 1. Defaults to `9999`.
+        seed: the seed of the draws. Defaults to `0`.
 
     Returns:
         A float in (0, 1].
@@ -70,13 +70,13 @@ def sign_flips(differences: Sequence[float], draws: int = 9999, seed: int = 0) -
 
 
 def bootstrap(sums, value, resamples=1000, seed=0):
-    """A measure of resampled examples: what it would have been on other data of the same kind.
+    """Returns a measure of resampled examples: its values on other data of the same kind.
 
     Args:
-        sums: what the measure adds up, an array `(models, examples, k)`.
+        sums: the sums of the measure, an array `(models, examples, k)`.
         value: a function from totals `(..., k)` to the measure `(...)`.
-        resamples: how often as many examples are drawn with replacement. Defaults to `1000`.
-        seed: of the draws, so that the same data give the same interval. Defaults to `0`.
+        resamples: how often to draw as many examples with replacement. Defaults to `1000`.
+        seed: the seed of the draws, so that the same data give the same interval. Defaults to `0`.
 
     Returns:
         An array `(models, resamples)`. Each model sees the same draws.
@@ -95,7 +95,7 @@ def bootstrap(sums, value, resamples=1000, seed=0):
 
 
 def interval(values, level=0.95):
-    """The middle `level` of resampled values: `(low, high)`; `None` twice where one is no number.
+    """Returns `(low, high)`, which hold the middle `level` of the values; `None` if one is NaN.
 
     Args:
         values: an array `(resamples,)`.
@@ -106,13 +106,13 @@ def interval(values, level=0.95):
 
 
 def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points `(cost, score)` that no point of lower or equal cost beats, the cheapest first.
+    """Returns the points `(cost, score)` that no point of lower or equal cost beats.
 
     Args:
         points: pairs of numbers; a higher score is better.
 
     Returns:
-        A list of pairs.
+        A list of pairs, the cheapest first.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Compares arms: means over seeds, a table, and the files of a report."""
+"""Summarizes arms: means over seeds, a table, and the files of a report."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from keras_distill.report import page as report_page
 from keras_distill.report.headline import task_in
 from keras_distill.report.tasks import Numbers
 
-# A column: its heading, the measure, the factor to its unit, decimals, whether its spread is shown.
+# A column: its heading, the measure, the factor to its unit, decimals, whether to show its spread.
 _OF_CLASSES = (
     ("accuracy %", "accuracy", 100, 2, True),
     ("agreement %", "agreement", 100, 2, True),
@@ -33,15 +33,15 @@ _COSTS = (
 
 
 def summarize(rows: list[dict]) -> dict:
-    """Means and sample deviations over seeds.
+    """Returns means and sample deviations over seeds.
 
     Args:
-        rows: a list of dicts of numbers, one for each seed; `None` is left out. A row with
-            `failed` is one of a training that failed.
+        rows: a list of dicts of numbers, one for each seed. `None` is left out. A row with `failed`
+            belongs to a training that failed.
 
     Returns:
-        `{measure: {"mean": ..., "std": ..., "n": ...}}`; `std` is `None` for one seed. Where
-        trainings failed, `failed` has their number as its mean.
+        `{measure: {"mean": ..., "std": ..., "n": ...}}`. `std` is `None` for one seed. If trainings
+        failed, `failed` has their number as its mean.
 
     Example:
 
@@ -71,7 +71,7 @@ def summaries(results: dict) -> dict:
         results: a dict as `write` takes it.
 
     Returns:
-        `{arm: as summarize returns}`.
+        `{arm: summary}`, with summaries as `summarize` returns them.
 
     Example:
 
@@ -94,7 +94,7 @@ def table(arms: dict) -> str:
         arms: `{arm: summary}`, as `summaries` returns it.
 
     Returns:
-        A string. What is missing is "-".
+        A string. A missing number is "-".
 
     Example:
 
@@ -119,7 +119,7 @@ def write(folder: str | PathLike[str], results: dict) -> str:
     """Writes `report.json` and a self-contained `report.html` into a folder.
 
     Args:
-        folder: where to write; made if need be.
+        folder: the folder to write. It is made if needed.
         results: a dict; all but `arms` may be missing:
             `name`, `command`: strings; `settings`: a dict; `seconds`: a float;
             `arms`: `{"teacher" | "alone" | "distilled": {"seeds": [a dict of `measure`, with
@@ -131,8 +131,8 @@ def write(folder: str | PathLike[str], results: dict) -> str:
         The path of `report.html`.
 
     Raises:
-        ValueError: for `results` without arms.
-        ImportError: where matplotlib is not installed; `report.json` is written before.
+        ValueError: if `results` have no arms.
+        ImportError: if matplotlib is not installed. `report.json` is written before.
 
     Example:
 
@@ -157,7 +157,7 @@ def write(folder: str | PathLike[str], results: dict) -> str:
 
 
 def _columns(arms):
-    """Returns the columns of what was measured: a regression's, or a classifier's."""
+    """Returns the columns of the measures: a regression's, or a classifier's."""
     numbers = task_in(arms.values()) is Numbers
     return (*(_OF_NUMBERS if numbers else _OF_CLASSES), *_COSTS)
 

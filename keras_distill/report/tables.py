@@ -1,4 +1,4 @@
-"""The tables of a comparison, as text: Markdown and the page show the same."""
+"""The tables of a comparison as text, for Markdown and the page alike."""
 
 FORMATS = {"serving": "SavedModel", "litert": "LiteRT", "onnx": "ONNX", "openvino": "OpenVINO"}
 NAMES = {
@@ -22,11 +22,11 @@ def tables(results):
     """Returns all tables of a comparison that have rows.
 
     Args:
-        results: a `Comparison`'s.
+        results: the results of a `Comparison`.
 
     Returns:
-        A list of `(title, heads, rows, note)`: strings, but `heads` a list and `rows` a list of
-        lists of strings.
+        A list of `(title, heads, rows, note)`. `heads` is a list of strings, `rows` a list of lists
+        of strings, and the others are strings.
     """
     found = [quality(results), likeness(results), classes(results), robust(results),
              costs(results), exported(results)]  # fmt: skip
@@ -34,7 +34,7 @@ def tables(results):
 
 
 def quality(results):
-    """Returns the measure of each model, how sure it is, and the other measures."""
+    """Returns the measure of each model, its interval, and the other measures."""
     scale, rows = results["measure"]["scale"], results["rows"]
     main = results["measure"]["name"]
     others = [name for name in next(iter(rows.values()))["measures"] if name != main]
@@ -61,7 +61,7 @@ def quality(results):
 
 
 def likeness(results):
-    """Returns how near each student is to its teacher."""
+    """Returns the likeness of each student to its teacher."""
     rows = {name: row["likeness"] for name, row in results["rows"].items()
             if row.get("likeness") and row["model"] != "teacher"}  # fmt: skip
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
@@ -70,7 +70,7 @@ def likeness(results):
 
 
 def classes(results):
-    """Returns the classes that the last student lost most of, against its teacher."""
+    """Returns the classes on which the last student lost most against its teacher."""
     rows = results["rows"]
     theirs = next((row for row in rows.values() if row["model"] == "teacher"), {})
     name = [*rows][-1]
@@ -90,7 +90,7 @@ def classes(results):
 
 
 def robust(results):
-    """Returns the measure on inputs that are worse."""
+    """Returns the measure on worse inputs."""
     rows = {name: row["robustness"] for name, row in results["rows"].items()
             if row.get("robustness")}  # fmt: skip
     kinds = [*next(iter(rows.values()), {})]
@@ -102,7 +102,7 @@ def robust(results):
 
 
 def costs(results):
-    """Returns what each Keras model costs."""
+    """Returns the costs of each Keras model."""
     body = [[name, f"{row['parameters']:,}", count(row["operations"]), size(row["size_bytes"]),
              *latencies(row)] for name, row in results["costs"].items()]  # fmt: skip
     heads = ["", "parameters", "operations", ".keras file", *LATENCY_HEADS]
@@ -110,7 +110,7 @@ def costs(results):
 
 
 def exported(results):
-    """Returns what each exported model costs and is worth."""
+    """Returns the costs and measures of each exported model."""
     scale, body = results["measure"]["scale"], []
     for each in results["exported"]:
         alike = each["to_the_student"].get("agreement")
@@ -138,7 +138,7 @@ def latencies(row):
 
 
 def label(exported):
-    """Returns what an exported model is called."""
+    """Returns the name of an exported model."""
     how = "" if exported["quantize"] == "none" else f", {exported['quantize']}"
     return f"{exported['of']}, {FORMATS[exported['format']]}{how}"
 
@@ -150,7 +150,7 @@ def class_name(results, index):
 
 
 def heading(name):
-    """Returns what a measure is called above a column."""
+    """Returns the heading of a measure's column."""
     if name.startswith("top_"):
         return f"shared top {name.split('_')[1]} %"
     return f"{name} %" if NAMES.get(name) in ("accuracy",) else NAMES.get(name, name)
@@ -162,7 +162,7 @@ def number(value, name):
 
 
 def plain(value, scale=1, digits=None):
-    """Returns a number of two decimals where it is a percentage, else of four; "-" for none."""
+    """Formats a number with two decimals if it is a percentage, else with four; "-" for none."""
     if value is None or value != value:
         return MISSING
     digits = (2 if scale == 100 else 4) if digits is None else digits
@@ -176,7 +176,7 @@ def signed(value, scale):
 
 
 def between(row, scale, sign=False, left=""):
-    """Returns an interval."""
+    """Formats an interval."""
     if row["low"] is None:
         return ""
     form = signed if sign else plain
@@ -195,12 +195,12 @@ def seeds(row, scale):
 
 
 def small(p, sign=False):
-    """Returns a p-value, with the sign before it where that is wanted."""
+    """Formats a p-value, with the sign before it if asked for."""
     return "< 0.001" if p < 0.001 else f"{'= ' if sign else ''}{p:.3f}"
 
 
 def size(count):
-    """Bytes, in the unit that shows three digits."""
+    """Formats a number of bytes in the unit that shows three digits."""
     if count is None:
         return MISSING
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -210,7 +210,7 @@ def size(count):
 
 
 def count(number):
-    """Returns a count, in thousands or millions."""
+    """Formats a count, in thousands or millions."""
     if number is None:
         return MISSING
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

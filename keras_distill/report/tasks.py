@@ -1,7 +1,7 @@
-"""What models are judged by: classes, several labels, numbers, or the next token.
+"""Tasks that judge models: classes, several labels, numbers, or the next token.
 
-A task turns a batch of outputs and true answers into one row of sums for each example. Its measure
-is a function of the total of such rows, so that any resample of the examples has its value too.
+A task turns a batch of outputs and targets into one row of sums for each example. Its measure is a
+function of the total of such rows, so any resample of the examples has a value too.
 """
 
 import keras
@@ -10,14 +10,14 @@ import numpy as np
 from keras_distill.losses import answers
 
 TINY = np.finfo("float32").tiny
-TOGETHER = 64  # numbers an example; of more the parts are not told apart
+TOGETHER = 64  # numbers per example; with more they are not measured one by one
 
 
 class Classes:
     """One class for each example, or for each of its tokens or pixels.
 
     Args:
-        outputs: a first batch of them, `(batch, ..., classes)` or `(batch, 1)` for two classes.
+        outputs: a first batch of outputs, `(batch, ..., classes)` or `(batch, 1)` for two classes.
     """
 
     name, metric, heading, scale, lower = "classes", "accuracy", "accuracy %", 100, False
@@ -27,7 +27,7 @@ class Classes:
         self.top = 5 if self.classes > 5 else min(self.classes - 1, 2)  # of two classes the first
 
     def answers(self, outputs):
-        """Log-probabilities of logits or probabilities, `(batch, ..., classes)`."""
+        """Returns log-probabilities of logits or probabilities, `(batch, ..., classes)`."""
         if outputs.shape[-1] == 1:
             outputs = two_classes(outputs)
         elif answers.are_probabilities(outputs):
@@ -36,10 +36,10 @@ class Classes:
         return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
     def labels(self, y, found):
-        """Integer classes, `(batch, ...)`.
+        """Returns integer classes, `(batch, ...)`.
 
         Raises:
-            ValueError: they are no classes of the outputs.
+            ValueError: if they are no classes of the outputs.
         """
         if y.ndim not in (found.ndim, found.ndim - 1):
             raise ValueError(
@@ -56,11 +56,11 @@ class Classes:
         return y.astype("int64")
 
     def sums(self, found, y, weights):
-        """`(batch, 3)`: the weighted right answers, their negative log-likelihood, the weights."""
+        """Returns `(batch, 3)`: weighted right answers, their negative log-likelihood, weights."""
         y = self.labels(y, found)
         self._check(y, weights)
         y = np.where(weights > 0, y, 0)
-        right = (found.argmax(-1) == y) & ~np.isnan(found).any(-1)  # no answer is a wrong one
+        right = (found.argmax(-1) == y) & ~np.isnan(found).any(-1)  # no answer is a wrong answer
         nll = -np.take_along_axis(found, y[..., None], -1)[..., 0]
         return _per_example(right * weights, nll * weights, weights)
 
@@ -76,7 +76,7 @@ class Classes:
         return totals[..., 0] / totals[..., 2]
 
     def score(self, sums):
-        """Returns how good the answer to each example is; larger is better."""
+        """Returns the quality of the answer to each example; larger is better."""
         return sums[:, 0] / np.maximum(sums[:, 2], TINY)
 
     def measures(self, totals):
@@ -85,7 +85,7 @@ class Classes:
         return {"accuracy": right / count, "nll": nll / count}
 
     def likeness(self, found, teacher, weights):
-        """`(batch, 4)`: agreement, the shared part of the likeliest classes, KL, the weights."""
+        """Returns `(batch, 4)`: agreement, share of common likeliest classes, KL, weights."""
         same = found.argmax(-1) == teacher.argmax(-1)
         ours, theirs = (_top(each, self.top) for each in (found, teacher))
         shared = (ours[..., :, None] == theirs[..., None, :]).any(-1).mean(-1)
@@ -127,10 +127,10 @@ class NextToken(Classes):
 class Labels:
     """Any number of labels for each example, judged by micro-averaged F1.
 
-    `F1 = 2 tp / (2 tp + fp + fn)`, a label being given where its probability is at least one half.
+    `F1 = 2 tp / (2 tp + fp + fn)`. A label is given if its probability is at least one half.
 
     Args:
-        outputs: a first batch of them, `(batch, labels)`: logits or probabilities.
+        outputs: a first batch of outputs, `(batch, labels)`: logits or probabilities.
     """
 
     name, metric, heading, scale, lower = "labels", "f1", "F1 %", 100, False
@@ -139,12 +139,12 @@ class Labels:
         self.classes = outputs.shape[-1]
 
     def answers(self, outputs):
-        """Probabilities, `(batch, labels)`."""
+        """Returns probabilities, `(batch, labels)`."""
         inside = outputs.size and 0 <= outputs.min() and outputs.max() <= 1
         return outputs if inside else 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
 
     def sums(self, found, y, weights):
-        """`(batch, 5)`: true positives, false ones, missed ones, right answers, all answers."""
+        """Returns `(batch, 5)`: true positives, false ones, misses, right answers, all answers."""
         if y.shape != found.shape:
             raise ValueError(
                 f"Labels must have the outputs' shape, {found.shape}. Received: {y.shape}"
@@ -164,7 +164,7 @@ class Labels:
         return {"f1": float(self.value(totals)), "label_accuracy": totals[3] / totals[4]}
 
     def likeness(self, found, teacher, weights):
-        """`(batch, 3)`: equal answers, the divergence of each label's probability, all answers."""
+        """Returns `(batch, 3)`: equal answers, divergence of probabilities, all answers."""
         w = np.broadcast_to(weights[:, None], found.shape)
         p, q = (np.clip(each, 1e-7, 1 - 1e-7) for each in (teacher, found))
         kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
@@ -189,7 +189,7 @@ class Numbers:
     `R2 = 1 - sum (y - f)^2 / sum (y - mean y)^2`.
 
     Args:
-        outputs: a first batch of them, `(batch, ...)`.
+        outputs: a first batch of outputs, `(batch, ...)`.
     """
 
     name, metric, heading, scale, lower = "numbers", "r2", "R²", 1, False
@@ -202,7 +202,7 @@ class Numbers:
         return outputs.reshape(len(outputs), -1)
 
     def sums(self, found, y, weights):
-        """Of each number the squared error, itself and its square; the absolute error; counts."""
+        """Returns the sums: squared errors, numbers, their squares; absolute error; counts."""
         y, w = y.reshape(len(y), -1).astype("float64"), weights.reshape(-1, 1)
         if y.shape != found.shape:
             raise ValueError(
@@ -238,7 +238,7 @@ class Numbers:
         return {"distance_to_teacher": totals[0] / totals[1]}
 
     def rows(self, found, y, weights):
-        """Numbers have no confidence."""
+        """Returns `None`: numbers have no confidence."""
         return None
 
 
@@ -246,21 +246,21 @@ TASKS = {task.name: task for task in (Classes, NextToken, Labels, Numbers)}
 
 
 def task_of(outputs, y, x, name=None):
-    """Returns the task that a first batch of outputs and true answers shows.
+    """Returns the task that fits a first batch of outputs and targets.
 
-    Integers are classes, and so is one answer of zeros and ones; rows of zeros and ones of which
-    exactly one is set are classes, others are labels; integers for each token are language where
-    they are the inputs, shifted by one. All else are numbers.
+    Integers are classes, and so is one output with zeros and ones as targets. Rows of zeros and
+    ones are classes if exactly one entry is set in each, and labels otherwise. Integers for each
+    token are language if they are the inputs, shifted by one. All others are numbers.
 
     Args:
         outputs: an array `(batch, ...)`.
-        y: the true answers, an array.
+        y: the targets, an array.
         x: the inputs, or a dict of them.
-        name: `"classes"`, `"labels"`, `"numbers"`, `"language"` or `"summaries"`, where it is
-            known. Defaults to `None`.
+        name: `"classes"`, `"labels"`, `"numbers"`, `"language"` or `"summaries"`, if it is known.
+            Defaults to `None`.
 
     Raises:
-        ValueError: there is no such task.
+        ValueError: if there is no such task.
     """
     if name is not None and name not in TASKS:
         raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received: task={name!r}")
@@ -290,7 +290,7 @@ def _shifted(x, y):
 
 
 def two_classes(outputs):
-    """The logits of no and yes, `(..., 2)`, of one unit `(..., 1)`: a logit or a probability."""
+    """Returns the logits of no and yes, `(..., 2)`, for one unit `(..., 1)` of any kind."""
     inside = (outputs >= 0) & (outputs <= 1) | np.isnan(outputs)
     if outputs.size and inside.all():
         outputs = np.log(np.maximum(outputs, TINY)) - np.log(np.maximum(1 - outputs, TINY))

@@ -1,4 +1,4 @@
-"""Texts that models write, judged by ROUGE against the texts that were asked for."""
+"""Judges texts that models write, by ROUGE against reference texts."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ class Texts:
         outputs: Not used.
 
     Raises:
-        ImportError: `rouge-score` is not installed.
+        ImportError: if `rouge-score` is not installed.
     """
 
     name, metric, heading, scale, lower = "summaries", "rougeL", "ROUGE-L %", 100, False
@@ -48,7 +48,7 @@ class Texts:
         return totals[..., 2] / totals[..., 3]
 
     def score(self, sums):
-        """Returns how good each text is; larger is better."""
+        """Returns the quality of each text; larger is better."""
         return sums[:, 2] / np.maximum(sums[:, 3], TINY)
 
     def measures(self, totals):
@@ -67,7 +67,7 @@ class Texts:
         return {"agreement": totals[0] / totals[2], "rouge_to_teacher": totals[1] / totals[2]}
 
     def rows(self, found, y, weights):
-        """Texts have no confidence."""
+        """Returns `None`: texts have no confidence."""
         return None
 
 
@@ -75,12 +75,12 @@ TASKS[Texts.name] = Texts
 
 
 def plain(text):
-    """Returns a text as Python has it; TensorFlow's are bytes."""
+    """Returns a text as a Python string; TensorFlow's are bytes."""
     return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
 
 
 def writer(model):
-    """Returns a function from a batch of inputs to the list of texts that a model writes for them.
+    """Returns a function from a batch of inputs to the list of texts that a model writes.
 
     Args:
         model: A model with `generate`, such as KerasHub's tasks, or a function of the inputs.
@@ -88,7 +88,7 @@ def writer(model):
     write = model.generate if isinstance(model, keras.Model) else model
 
     def written(x):
-        """Gives arrays of texts as lists of Python's."""
+        """Converts arrays of texts to lists of strings."""
         x = keras.tree.map_structure(_as_list, x)
         return write(x)
 

@@ -11,10 +11,13 @@ A path names one place of a model:
 | `"block_3/query#0"` | the first of several calls of a layer in one pass; `"#-1"` is the last |
 | `"block_3/query#0:1"` | the second value of the first call |
 
-Each step of a path is a layer's name or, failing that, the attribute that holds the layer: where
-Keras numbers the names, the attribute says more. Without "#" the last call counts.
+After `output:` write the key of a dict, the position in a list, the name by which `compile` knows
+the output, or the field of a named tuple or dataclass.
 
-Nothing of Keras is changed. A tapped layer is watched while a run lasts, and no other.
+Each step of a path is a layer's name or, if no layer has this name, the attribute that holds the
+layer. If Keras numbers the names, use the attribute. Without "#" the path names the last call.
+
+Keras itself is not changed. Only tapped layers are watched, and only during a run.
 """
 
 from keras_distill.taps.paths import attention, find_layer, is_edge, paths, pick

@@ -1,5 +1,6 @@
 """The grammar of paths, and the layers that they name."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +15,15 @@ def find_layer(model: keras.layers.Layer, path: str) -> keras.layers.Layer:
 
     Args:
         model: any Keras model or layer.
-        path: names (or attributes) joined by "/", from the model down. What follows "#" or ":"
-            does not count.
+        path: names (or attributes) joined by "/", from the model down. A part after "#" or ":" is
+            ignored.
 
     Returns:
         A `keras.layers.Layer`.
 
     Raises:
-        ValueError: if there is no such layer, also because the model is not built yet, or if the
-            path asks an attention layer for scores that it cannot show.
+        ValueError: if there is no such layer (the model may not be built yet), or if the path asks
+            for the scores of an attention layer that cannot show them.
 
     Example:
 
@@ -64,8 +65,8 @@ def attention(path: str, names: Sequence[str] = ("query", "key", "value")) -> di
     """Returns the paths of an attention layer's projections, as a term takes them.
 
     Args:
-        path: the attention layer's.
-        names: of the layers in it that project. Defaults to those of
+        path: the path of the attention layer.
+        names: the names of the layers in it that project. Defaults to the names in
             `keras.layers.MultiHeadAttention`.
 
     Returns:
@@ -99,12 +100,16 @@ def is_edge(path: str) -> bool:
     return path.split(":")[0] in ("output", "input")
 
 
-def pick(path: str, ends: dict[str, Any]) -> Any:
-    """Returns the end of a model, or the part of it, that a path such as "output:key" names.
+def pick(path: str, ends: dict[str, Any], names: Sequence[str] = ()) -> Any:
+    """Returns the input, output or part of it that a path such as "output:key" names.
 
     Args:
-        path: `"output"`, `"input"` or another key of `ends`, perhaps with ":" and a part's name.
+        path: `"output"`, `"input"` or another key of `ends`, optionally with ":" and a part's name.
+            A part is the key of a dict, the position in a list, or the field of a named tuple or
+            dataclass.
         ends: a dict `{name: value or structure}`.
+        names: the names of a list of outputs, in their order. Each is then also the name of a
+            part. Defaults to no names.
 
     Returns:
         The value or structure that the path names.
@@ -119,20 +124,38 @@ def pick(path: str, ends: dict[str, Any]) -> Any:
     ```
     """
     end = path.partition(":")[0]
-    return part(path, ends[end], f"model's {end}")
+    return part(path, ends[end], f"model's {end}", names if end == "output" else ())
 
 
-def part(path, value, whose):
-    """What stands behind the colon of a path, among several values; without one, all of them."""
+def part(path, value, whose, names=()):
+    """Returns the value that the colon of a path names; without a colon, the whole value."""
     key = path.partition(":")[2]
     if not key:
         return value
-    if isinstance(value, (list, tuple)):
-        value = {str(index): item for index, item in enumerate(value)}
-    if not isinstance(value, dict) or key not in value:
-        names = ", ".join(value) if isinstance(value, dict) else "one tensor"
-        raise ValueError(f"`{path}`: the {whose} has no `{key}`. It has: {names}.")
-    return value[key]
+    parts = parts_of(value, names)
+    if key not in parts:
+        has = ", ".join(map(str, parts)) or "one tensor"
+        raise ValueError(f"`{path}`: the {whose} has no `{key}`. It has: {has}.")
+    return parts[key]
+
+
+def parts_of(value, names=()):
+    """Returns `{key: part}` for every key that a path may name; `{}` for one tensor.
+
+    Args:
+        value: the output of a model or layer.
+        names: the names of the parts of a list, in their order.
+    """
+    if isinstance(value, dict):
+        return value
+    if dataclasses.is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    several = isinstance(value, (list, tuple))
+    parts = {str(index): item for index, item in enumerate(value)} if several else {}
+    items = list(value) if several else [value]
+    parts.update(zip(getattr(value, "_fields", ()) if several else (), items))
+    parts.update(zip(names, items) if len(names) == len(items) else ())
+    return parts
 
 
 def steps(path):
@@ -144,7 +167,7 @@ def call_of(path):
     """Returns which call of its layer a path names, or `None`.
 
     Raises:
-        ValueError: if "#" is followed by no integer.
+        ValueError: if "#" is not followed by an integer.
     """
     _, sign, number = path.partition(":")[0].partition("#")
     if not sign:
@@ -164,14 +187,14 @@ def naming(path, number):
 
 
 def layers_below(layer):
-    """Returns `{name: layer}` of the layers that a layer holds itself; of one name the first."""
+    """Returns `{name: layer}` of a layer's direct sublayers; of equal names the first counts."""
     if not isinstance(layer, keras.layers.Layer):
         return {}
     return {below.name: below for below in reversed(sublayers(layer))}
 
 
 def walk(layer, prefix=""):
-    """`(path, layer)` of all layers under a layer, from the outside in."""
+    """Yields `(path, layer)` of all layers under a layer, from the outside in."""
     for name, below in reversed(layers_below(layer).items()):
         if not isinstance(below, keras.layers.InputLayer):
             yield prefix + name, below

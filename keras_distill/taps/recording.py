@@ -1,8 +1,8 @@
-"""Records what layers output while a model runs, by watching the tapped layers alone.
+"""Records what layers output while a model runs, by watching only the tapped layers.
 
-Keras looks `call` up on the instance, so that a function in the layer's `__dict__` stands in front
-of the method. It is put there when the first run that taps the layer begins, and taken away when
-the last one ends: outside of a run a layer is as Keras made it.
+Keras looks up `call` on the instance, so a function in the layer's `__dict__` hides the method. The
+first run that taps the layer puts the function there. The last run removes it. Outside of a run a
+layer is as Keras made it.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ import keras
 
 from keras_distill import _backend
 from keras_distill._keras import layers as keras_layers
+from keras_distill._keras.graph import output_names
 from keras_distill.taps.paths import call_of, find_layer, is_edge, naming, part, pick, steps
 from keras_distill.taps.scores import SCORES, noting_scores
 
-_here = threading.local()  # each thread's runs: MirroredStrategy has one thread a replica
+_here = threading.local()  # the runs of each thread: MirroredStrategy has one for each replica
 _lock = threading.Lock()
-_watched = {}  # {(id(layer), name): [layer, what stood in its `__dict__` before, number of runs]}
+_watched = {}  # {(id(layer), name): [layer, previous value in its `__dict__`, number of runs]}
 
 
 def run(
@@ -35,10 +36,10 @@ def run(
     """Runs a model once and returns the tensors at each path.
 
     Args:
-        model: any Keras model or layer, or any function of `x` (then only its ends have paths).
-        x: what the model takes.
-        paths: a list of paths (see `keras_distill.taps`). If a layer runs several times, its last
-            call is used, unless the path names another, as in `"query#0"`.
+        model: any Keras model or layer, or any function of `x`, which has paths for its ends only.
+        x: the inputs of the model.
+        paths: a list of paths (see `keras_distill.taps`). If a layer runs several times, the last
+            call counts, unless the path names another one, as in `"query#0"`.
         training: as in `model(x, training=...)`. Defaults to `False`.
         owner: the model that the paths start from, if `model` is a part of it. Defaults to
             `model`.
@@ -47,8 +48,8 @@ def run(
         A dict `{path: tensor or structure}`.
 
     Raises:
-        ValueError: if a path names no layer, a layer or call that did not happen, a layer inside
-            of a checkpoint (`keras.RematScope`), or one that ran inside another graph
+        ValueError: if a path names no layer, or a layer or call that did not run, a layer inside of
+            a checkpoint (`keras.RematScope`), or a layer that ran inside another graph
             (`tf.while_loop`, `tf.cond`).
 
     Example:
@@ -65,10 +66,11 @@ def run(
     with recording([*seams_of(layers), *heads_of(model)], keys_of(layers)) as calls:
         outputs = called(model, x, training)
     ends = {"output": outputs, "input": x}
+    names = output_names(owner) if isinstance(owner, keras.Model) else ()
     features = {}
     for path in paths:
         if is_edge(path):
-            features[path] = pick(path, ends)
+            features[path] = pick(path, ends, names)
         else:
             features[path] = heard(model, path, calls.get(_key(path, layers[path]), []))
     return features
@@ -80,12 +82,12 @@ def called(model, x, training):
 
 
 def keys_of(layers):
-    """Under what the calls of the layers at some paths are noted."""
+    """Returns the keys under which the calls of the layers at some paths are recorded."""
     return {_key(path, layer) for path, layer in layers.items()}
 
 
 def seams_of(layers):
-    """Which method of each layer at some paths is watched: `(layer, name)`."""
+    """Returns `(layer, name)` of the methods to watch for some paths."""
     for path, layer in layers.items():
         scored = path.endswith(SCORES)
         yield layer, keras_layers.ATTENTION if scored else keras_layers.called_last(layer)
@@ -93,12 +95,12 @@ def seams_of(layers):
 
 @contextlib.contextmanager
 def recording(seams, keys, opened=()):
-    """While it lasts, notes what layers return on this thread: `{key: [value of each call]}`.
+    """Records within the block what layers return on this thread: `{key: [value of each call]}`.
 
     Args:
-        seams: `(layer, name)` of the methods to be watched.
-        keys: what is noted: `id(layer)` for outputs, `(id(layer), SCORES)` for attention scores.
-        opened: functions `{id(layer): function}` that are run in place of a layer's symbolic call.
+        seams: `(layer, name)` of the methods to watch.
+        keys: what to record: `id(layer)` for outputs, `(id(layer), SCORES)` for attention scores.
+        opened: functions `{id(layer): function}` that run in place of a layer's symbolic call.
     """
     seams, calls = list(seams), {}
     runs = _here.__dict__.setdefault("runs", [])
@@ -116,7 +118,7 @@ def recording(seams, keys, opened=()):
 
 
 def refuse_checkpoints(model, owner, path):
-    """Refuses a path that leads into a layer whose inside runs in a checkpoint."""
+    """Raises an error for a path into a layer whose inside runs in a checkpoint."""
     names = steps(path)
     above = [model] if isinstance(model, keras.layers.Layer) else []
     above += [find_layer(owner, "/".join(names[:depth])) for depth in range(1, len(names))]
@@ -130,9 +132,9 @@ def refuse_checkpoints(model, owner, path):
 
 
 def heads_of(model):
-    """Returns what is watched so that the logits behind a softmax or a sigmoid are known.
+    """Returns the methods to watch in order to know the logits before a softmax or a sigmoid.
 
-    Keras keeps them as an attribute of the tensor, which JAX's tracers do not take.
+    Keras keeps the logits as an attribute of the tensor, which JAX's tracers do not take.
     """
     if _backend.NAME != "jax" or not isinstance(model, keras.layers.Layer):
         return []
@@ -150,7 +152,7 @@ def _watch(layer, name):
     tap = _watched.get((id(layer), name))
     if tap is None:
         tap = _watched[id(layer), name] = [layer, layer.__dict__.get(name), 0]
-        # Not `setattr`: Keras and PyTorch would track what is set.
+        # Not `setattr`: Keras and PyTorch would track the function.
         layer.__dict__[name] = _WRAPPERS[name](layer, getattr(layer, name))
     tap[2] += 1
 
@@ -166,7 +168,7 @@ def _leave(layer, name):
 
 
 def _note(key, make):
-    """Notes what `make` returns in those of this thread's runs that ask for it."""
+    """Records what `make` returns in the runs of this thread that ask for it."""
     for keys, calls, _ in getattr(_here, "runs", ()):
         if key in keys:
             calls.setdefault(key, []).append(make())
@@ -176,7 +178,7 @@ def _noting(layer, function):
     @functools.wraps(function)
     def noting(*args, **kwargs):
         value = function(*args, **kwargs)
-        if _is_softmax(layer) and kwargs.get("mask") is None:  # those of a masked one are others
+        if _is_softmax(layer) and kwargs.get("mask") is None:  # a masked softmax has other logits
             keras_layers.set_logits(value, args[0])
         _note(id(layer), lambda: value)
         return value
@@ -228,7 +230,7 @@ def _key(path, layer):
 
 
 def heard(model, path, calls):
-    """Returns what a path names among what the calls of its layer returned."""
+    """Returns the value that a path names, from the recorded calls of its layer."""
     if not calls:
         raise ValueError(f"`{path}` cannot be tapped, because `{model.name}` did not call it.")
     number = call_of(path)
@@ -256,7 +258,7 @@ def _ambiguous(path, calls):
 
 
 def _refuse_other_graphs(path, value):
-    """Refuses a symbolic tensor of TensorFlow that belongs to another graph than this one."""
+    """Raises an error for a symbolic tensor of TensorFlow from another graph."""
     if _backend.NAME != "tensorflow":
         return
     tf = _backend.tensorflow("`taps.run`")

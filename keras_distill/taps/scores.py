@@ -1,4 +1,4 @@
-"""Attention scores, from the query and key that an attention layer multiplies."""
+"""Attention scores, computed from the query and key of an attention layer."""
 
 import functools
 import inspect
@@ -8,13 +8,13 @@ from keras import ops
 from keras_distill._keras.layers import attends
 
 SCORES = ":scores"
-SHORT = {"q": "query", "k": "key"}  # what Gemma calls them
-USUAL = {  # settings of Gemma's kin, without which its scores are others
+SHORT = {"q": "query", "k": "key"}  # the names in Gemma
+USUAL = {  # settings of models like Gemma; with others the scores would differ
     "logit_soft_cap": None,
     "use_sliding_window_attention": False,
     "query_head_dim_normalize": True,
 }
-UNLIKE = {  # KerasHub's layers whose scores are no scaled dot products of query and key
+UNLIKE = {  # KerasHub's layers whose scores are not scaled dot products of query and key
     "DisentangledSelfAttention": "it adds scores of relative positions",
     "Gemma3nTextAttention": "it scales them differently",
     "Gemma4TextAttention": "it scales them differently",
@@ -28,10 +28,10 @@ MASKED = -1e9  # the score of a key that a query may not see; zero after the sof
 
 
 def check(layer):
-    """Refuses a layer that shows no attention scores.
+    """Raises an error if a layer shows no attention scores.
 
     Raises:
-        ValueError: if the layer is no attention layer, or computes its scores in a way of its own.
+        ValueError: if the layer is no attention layer, or computes its scores in its own way.
     """
     kind = type(layer).__name__
     if unlike := [name for name, usual in USUAL.items() if getattr(layer, name, usual) != usual]:
@@ -54,7 +54,7 @@ def check(layer):
 
 
 def noting_scores(compute, note):
-    """Returns the function that computes attention, which calls `note` with its scores first."""
+    """Wraps the function that computes attention, so that it first calls `note` with its scores."""
     signature = inspect.signature(compute)
 
     @functools.wraps(compute)
@@ -67,9 +67,10 @@ def noting_scores(compute, note):
 
 
 def scores(query, key, attention_mask=None, use_causal_mask=False, **_):
-    """Scaled dot products (batch, heads, queries, keys) before the softmax, masked ones very low.
+    """Returns scaled dot products (batch, heads, queries, keys) before the softmax.
 
-    `query` and `key` are (batch, tokens, heads, width); fewer key heads serve groups of queries.
+    `query` and `key` are (batch, tokens, heads, width). With fewer key heads, a group of queries
+    shares a key head. Masked scores are very low.
     """
     repeats = query.shape[2] // key.shape[2]
     if repeats > 1:

@@ -1,4 +1,4 @@
-"""The shapes of all that can be tapped, without data."""
+"""Shapes of everything that can be tapped, without data."""
 
 import contextlib
 from typing import Any
@@ -58,7 +58,7 @@ def calls(model: keras.Model, least: int = 2) -> dict[str, list]:
         `f"{path}#{index}"`.
 
     Raises:
-        ValueError: as `shapes` does.
+        ValueError: for the same reasons as `shapes`.
 
     Example:
 
@@ -94,16 +94,16 @@ def _traced(model, unknown=None):
     return {path: recorded.get(path, []) for path in layers}, output
 
 
-SMALL = (2, 3)  # sizes in place of unknown ones, which a short table of positions has
+SMALL = (2, 3)  # sizes in place of unknown ones, small enough for a short table of positions
 WHOLE = (16, 32)  # sizes for a model that takes its tokens in groups, as RWKV-7 does
 
 
 def _inferred(look, spec):
-    """Returns the shape of each tensor that a look at a model returns.
+    """Infers the shape of each tensor that a `_Look` at a model returns.
 
-    On JAX and PyTorch Keras tries sizes near a hundred in place of those that are not known. A
-    model of fewer positions does not run on these, and on TensorFlow one that computes with the
-    number of its tokens (Qwen 3.5) takes no unknown ones. They are tried with others.
+    On JAX and PyTorch Keras tries sizes near a hundred in place of unknown ones. A model of fewer
+    positions does not run on these. On TensorFlow a model that computes with the number of its
+    tokens (Qwen 3.5) takes no unknown sizes. The function tries other sizes for such models.
     """
     try:
         return _shapes_of(look, spec)
@@ -116,7 +116,7 @@ def _inferred(look, spec):
 
 
 def _of_both(one, other):
-    """Returns the shapes that two looks agree in, `None` where their sizes differ."""
+    """Merges the shapes of two runs, with `None` for sizes that differ."""
     return [tuple(a if a == b else None for a, b in zip(*pair)) for pair in zip(one, other)]
 
 
@@ -125,7 +125,7 @@ def _shapes_of(look, spec):
 
 
 def _filled(spec, size):
-    """Returns the same symbolic inputs with a size in the place of each that is not known."""
+    """Returns the same symbolic inputs with a size in place of each unknown one."""
     return keras.tree.map_structure(
         lambda each: keras.KerasTensor([size if n is None else n for n in each.shape], each.dtype),
         spec,
@@ -152,11 +152,11 @@ def _plain(structure):
 class _Look(keras.Operation):
     """Runs a model and returns all that its layers output, as a flat list of tensors.
 
-    Keras infers the shapes of what an operation returns on every backend. It may run the
-    operation several times, with other sizes in place of those that are not known.
+    Keras infers the shapes of an operation's outputs on every backend. It may run the operation
+    several times, with other sizes in place of unknown ones.
 
     Attributes:
-        structure: `({path: [of each call]}, of the output)`, with the index of each tensor.
+        structure: `({path: [each call]}, output)`, with the index of each tensor.
     """
 
     def __init__(self, model, layers):
@@ -182,7 +182,7 @@ class _Look(keras.Operation):
 
 
 def _shows(model, path):
-    """Returns whether what a layer outputs leaves the layers around it."""
+    """Returns whether the output of a layer can leave the layers around it."""
     try:
         refuse_checkpoints(model, model, path)
     except ValueError:
@@ -191,7 +191,7 @@ def _shows(model, path):
 
 
 def _input_spec(model):
-    """Symbolic inputs of a model, any batch size."""
+    """Returns symbolic inputs of a model, with any batch size."""
     if graph.is_graph(model):
         return keras.tree.map_structure(
             lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), graph.inputs(model)
@@ -203,7 +203,7 @@ def _input_spec(model):
 
 
 def _spec_of(shape):
-    """Returns the inputs that a subclassed model was built with."""
+    """Returns symbolic inputs of the shapes with which a subclassed model was built."""
     if isinstance(shape, dict):
         return {key: _spec_of(value) for key, value in shape.items()}
     if any(isinstance(each, (dict, list, tuple)) for each in shape):

@@ -1,4 +1,4 @@
-"""A moving copy of the student."""
+"""A teacher that is a moving average of the student."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +67,7 @@ class EMATeacher(Teacher):
 
     @property
     def step(self):
-        """The number of updates that the copy has followed, a variable, or `None` before."""
+        """The number of updates that the copy has followed, a variable; `None` before it exists."""
         return None if self._count is None else self._count.steps
 
     def begin(self, student):
@@ -84,7 +84,7 @@ class EMATeacher(Teacher):
         self.model.set_weights(student.get_weights())
         for layer in sublayers(self.model, recursive=True):
             if isinstance(layer, keras.layers.Normalization):
-                layer.finalize_state()  # it reads constants that are made from its weights
+                layer.finalize_state()  # the layer reads constants that depend on its weights
         self.model.trainable = False
         self._count = _Count(name="ema_count")
         self._count.build()
@@ -132,7 +132,7 @@ def _move(copy, own, momentum):
 
 
 def _across_replicas(move, pairs, momentum):
-    """`move(copy, own, momentum)` of each pair; replicas of `tf.distribute` move as one."""
+    """Calls `move(copy, own, momentum)` for each pair, once for all replicas of `tf.distribute`."""
     if _backend.NAME != "tensorflow":
         for copy, own in pairs:
             move(copy, own, momentum)

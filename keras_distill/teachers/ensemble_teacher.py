@@ -18,7 +18,7 @@ WAYS = ("probabilities", "logits", "confidence")
 
 
 class EnsembleTeacher(Teacher):
-    """Teachers of the same classes that answer as one, each run once a step.
+    """Combines teachers of the same classes into one answer; each runs once per step.
 
     At `"output"` (or `"output:key"`) it serves logits in float32:
 
@@ -120,7 +120,7 @@ class EnsembleTeacher(Teacher):
         return {path: self._served(path, answers, batch) for path in paths}
 
     def _asked(self, paths):
-        """Returns what to ask of each member that is asked at all."""
+        """Returns the paths to ask of each member; members without paths are left out."""
         asked = {name: {} for name in self.members}
         for path in paths:
             member, own = self._one(path)
@@ -129,7 +129,7 @@ class EnsembleTeacher(Teacher):
         return {name: list(own) for name, own in asked.items() if own}
 
     def _one(self, path):
-        """Returns the member that a path names, or `None`, and the path in it."""
+        """Returns the member that a path names, or `None`, and the path in this member."""
         name, _, below = path.partition("/")
         return (name, below) if below and name in self.members else (None, path)
 
@@ -146,12 +146,12 @@ class EnsembleTeacher(Teacher):
         return stop_gradient(self._mixed(path, stacked, batch))
 
     def _mixed(self, path, logits, batch):
-        """The log of the weighted mean of the members' probabilities, which run along axis 0."""
+        """Returns the log of the weighted mean of the probabilities; members run along axis 0."""
         log_probs = ops.log_softmax(logits, axis=-1)
         weights = ops.reshape(self.weights, [-1] + [1] * (len(logits.shape) - 2))
         if self.combine == "confidence":
             doubt = _doubt(log_probs, _labels(path, batch.labels))
-            trust = ops.maximum(1 - ops.softmax(doubt, axis=0), 1e-7)  # one at least stays
+            trust = ops.maximum(1 - ops.softmax(doubt, axis=0), 1e-7)  # one keeps its weight
             weights = weights * trust / ops.sum(weights * trust, axis=0, keepdims=True)
         return ops.logsumexp(log_probs + ops.expand_dims(ops.log(weights), -1), axis=0)
 
@@ -193,7 +193,7 @@ def _normalized(weights, count):
 
 
 def _doubt(log_probs, labels):
-    """Cross entropy with the labels, or the entropy without: (members, batch, ...)."""
+    """Returns cross entropy with the labels, or entropy without them: (members, batch, ...)."""
     rank, classes = len(log_probs.shape) - 1, log_probs.shape[-1]
     probs = ops.exp(log_probs)
     if labels is not None:
@@ -215,7 +215,7 @@ def _labels(path, labels):
 
 
 def _check_logits(name, value):
-    """Once mixed, probabilities could no longer be told from logits."""
+    """Raises an error for probabilities, since a mixture cannot tell them from logits."""
     if not is_symbolic(value) and are_probabilities(value):
         raise ValueError(
             f"An ensemble takes logits, but its member `{name}` gives probabilities (non-negative "

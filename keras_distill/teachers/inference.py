@@ -1,4 +1,4 @@
-"""How a teacher's model is run: as far as it is asked, in its precision, compiled or not."""
+"""Runs a teacher's model: only the parts that are needed, in its precision, compiled or not."""
 
 import contextlib
 
@@ -9,6 +9,7 @@ from keras_distill import _backend, taps
 from keras_distill._keras.layers import logits_of, set_logits
 from keras_distill._messages import say
 from keras_distill.teachers import partial, precision
+from keras_distill.teachers.on_host import OnHost
 
 
 class Inference:
@@ -17,22 +18,22 @@ class Inference:
     Args:
         model: a Keras model or a function.
         dtype: `None`, or what `precision.chosen` returns.
-        jit_compile: whether the model is compiled by XLA, on its own.
+        jit_compile: whether XLA compiles the model, as a function of its own.
         logits: whether outputs of several units are logits, and not hidden states.
 
     Attributes:
-        errors: what the first batch said of the precision; `None` before.
+        errors: the errors of the precision on the first batch; `None` before it.
     """
 
     def __init__(self, model, dtype=None, jit_compile=False, logits=True):
         self.dtype = dtype
         self.jit_compile, self.logits = jit_compile, logits
         self.model = precision.quantized(model) if dtype == "int8" else model
-        self.errors = None
+        self.errors, self._on_host = None, OnHost(self.model)
         self._parts, self._functions = {}, {}
 
     def get_config(self):
-        """Returns what tells the targets of one from another's."""
+        """Returns the settings that change the targets."""
         return {"dtype": self.dtype if self.lowers else None}
 
     @property
@@ -51,7 +52,7 @@ class Inference:
         return found
 
     def examine(self, x, paths, model):
-        """Compares the precision with float32 on a batch, prints it, and refuses a coarse one."""
+        """Compares the precision with float32 on a batch; raises an error if it is too coarse."""
         if not self.lowers:
             return
         expected = taps.run(partial.part_of(model, paths), x, paths, owner=model)
@@ -64,7 +65,7 @@ class Inference:
 
     def _run(self, x, paths):
         if not isinstance(self.model, keras.layers.Layer):
-            return taps.run(self.model, x, paths)
+            return taps.run(self._on_host, x, paths)
         if paths not in self._parts:
             self._parts[paths] = partial.part_of(self.model, paths)
         part = self._parts[paths]
@@ -78,7 +79,7 @@ class Inference:
         return precision.computing(part, self.dtype)
 
     def _function(self, x, paths):
-        """Returns the compiled function for batches of any size, made once."""
+        """Returns the compiled function for batches of any size; it is made once."""
         tf = _backend.tensorflow("`ModelTeacher(jit_compile=True)`")
         spec = keras.tree.map_structure(_of_any_batch, x)
         key = paths, str(spec)

@@ -8,20 +8,20 @@ from keras_distill._keras.layers import sublayers
 
 
 def part_of(model, paths):
-    """Returns what runs only as much of a model as the layers at some paths need.
+    """Returns a layer that runs only those layers of a model that some paths need.
 
-    The layers and weights are the model's own. They are called in the model's own order, each as
-    often as the model calls it, so that a layer that is called several times is heard alike in
-    the part and in the whole. Models inside are cut too.
+    The layers and weights are the model's own. They run in the model's own order, each as often as
+    in the model. So a layer that is called several times gives the same values in the part and in
+    the whole. Models inside the model are cut too.
 
     Args:
         model: a Keras model.
         paths: paths of its layers (see `taps`).
 
     Returns:
-        A layer that is called as the model is. The model itself where nothing can be left out: a
-        path names an end of the model, or the model is no graph of layers (subclassed, or with a
-        `call` of its own).
+        A layer that is called as the model is. The model itself if nothing can be left out: a path
+        names an input or output of the model, or the model is no graph of layers (subclassed, or
+        with a `call` of its own).
     """
     if not paths or any(taps.is_edge(path) for path in paths) or not graph.runs_its_graph(model):
         return model
@@ -30,7 +30,7 @@ def part_of(model, paths):
 
 
 def _cut(model, wanted):
-    """Returns the part that calls the wanted layers; `None` where that is all of the model."""
+    """Returns the part that calls the wanted layers, or `None` if that is all of the model."""
     calls = graph.nodes(model)
     ends = [node for node in calls if wanted & _held(node.operation)]
     found = {key for node in ends for key in _held(node.operation)}
@@ -50,7 +50,7 @@ def _held(operation):
 
 
 def _inner_parts(needed, ends, wanted):
-    """Returns `{id of a node: part}` of the models inside of which the rest needs no output."""
+    """Returns `{id of a node: part}` of inner models whose outputs no other node needs."""
     used = {id(symbol) for node in needed for symbol in node.input_tensors}
     parts = {}
     for node in ends:
@@ -63,10 +63,10 @@ def _inner_parts(needed, ends, wanted):
 
 
 class Part(keras.layers.Layer):
-    """Some calls of a graph, in the order in which the model makes them; taps hear the layers.
+    """Runs some calls of a graph in the model's order, so that taps can watch the layers.
 
     Args:
-        model: a functional or sequential model, whose layers and weights the part has.
+        model: a functional or sequential model; the part uses its layers and weights.
         calls: the nodes to run.
         inner: `{id of a node: what runs in its place}`.
     """
@@ -77,7 +77,7 @@ class Part(keras.layers.Layer):
         self.supports_masking = True
         self.built = True
 
-    def call(self, inputs, training=None, mask=None):  # named as in the model, whose calls it gets
+    def call(self, inputs, training=None, mask=None):  # the names are those of the model
         graph.run(self.calls, graph.given(self.model, inputs, mask), training,
                   lambda node: self.inner.get(id(node), node.operation))  # fmt: skip
         return []

@@ -1,4 +1,4 @@
-"""Cheaper arithmetic for a frozen model: which there is, what it changes, how far it may err."""
+"""Lower precision for a frozen model: the choices, their effect, and the allowed error."""
 
 import contextlib
 import copy
@@ -19,12 +19,12 @@ POLICIES = {
     "mixed_float16": "mixed_float16",
 }
 CHOICES = ("auto", "float32", *POLICIES, "int8")
-MOST_KL = 5e-3  # nats an example or token, at temperature 1; students end ten times as far and more
-MOST_ERROR = 0.05  # of a tensor's norm
+MOST_KL = 5e-3  # nats, at temperature 1; students end ten times as far off or more
+MOST_ERROR = 0.05  # relative to a tensor's norm
 
 
 def chosen(dtype):
-    """Returns the precision that a name stands for: for "auto" what this machine computes fast.
+    """Returns the precision of a name; "auto" stands for what this machine computes fast.
 
     Raises:
         ValueError: for an unknown name.
@@ -37,7 +37,7 @@ def chosen(dtype):
 
 
 def _multiplies_bfloat16():
-    """Whether the GPU, or the processor where there is none, has instructions for bfloat16."""
+    """Returns whether the GPU, or else the processor, has instructions for bfloat16."""
     capability = _backend.gpu_capability()
     if capability is not None:
         return capability >= (8, 0)
@@ -45,7 +45,7 @@ def _multiplies_bfloat16():
 
 
 def cpu_flags():
-    """Returns the processor's instruction sets as Linux names them; empty elsewhere."""
+    """Returns the processor's instruction sets as Linux names them; empty on other systems."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -56,7 +56,7 @@ def cpu_flags():
 
 @contextlib.contextmanager
 def computing(model, policy):
-    """Within, the float32 layers of a model compute by another policy, with the same weights."""
+    """Makes a model's float32 layers compute by another policy, with the same weights."""
     plain = [layer for layer in [model, *sublayers(model, recursive=True)] if _is_float32(layer)]
     before = [layer.dtype_policy for layer in plain]
     try:
@@ -77,7 +77,7 @@ def quantized(model):
     """Returns a copy of a model whose dense and embedding layers multiply integers of 8 bits.
 
     Raises:
-        ValueError: where Keras cannot copy the model, or has no layer of it in int8.
+        ValueError: if Keras cannot copy the model, or if none of its layers can run in int8.
     """
     if not model.built:
         raise ValueError(f'`dtype="int8"`: `{model.name}` is not built. Call it on a batch first.')
@@ -92,7 +92,7 @@ def quantized(model):
         ) from error
     for layer in sublayers(twin, recursive=True):
         if layer.built and not list(sublayers(layer)):  # a tokenizer is not built
-            with contextlib.suppress(NotImplementedError):  # a layer that stays as it is
+            with contextlib.suppress(NotImplementedError):  # such a layer stays as it is
                 layer.quantize("int8")
     if not any(is_quantized(layer) for layer in sublayers(twin, recursive=True)):
         raise ValueError(
@@ -103,10 +103,11 @@ def quantized(model):
 
 
 def errors(expected, found, logits=True):
-    """Returns how far each path is from float32: `{path: (measure, error, bound)}`.
+    """Returns the error of each path against float32: `{path: (measure, error, bound)}`.
 
-    Outputs of several units count as logits, unless `logits` is false: the mean KL divergence of
-    their softmax at temperature 1. Other tensors: the norm of the difference over the norm.
+    Outputs of several units count as logits, unless `logits` is false. Their error is the mean KL
+    divergence of their softmax at temperature 1. The error of other tensors is the norm of the
+    difference divided by the norm.
     """
     return {path: _error(expected[path], found[path], logits and taps.is_edge(path))
             for path in expected}  # fmt: skip
@@ -126,7 +127,7 @@ def _is_float(value):
 
 
 def _numbers(value):
-    """Logits, or what has none, in float64: rounding of float32 is as large as a divergence."""
+    """Returns values in float64: float32's rounding is as large as a divergence."""
     return ops.convert_to_numpy(ops.cast(as_logits(value), "float32")).astype("float64")
 
 
@@ -147,15 +148,15 @@ def _log_softmax(logits):
 
 def _relative(expected, found):
     with np.errstate(invalid="ignore"):
-        known = np.abs(expected) < -taps.MASKED / 10  # not NaN, infinite or a masked score
+        known = np.abs(expected) < -taps.MASKED / 10  # no masked scores
     difference = np.linalg.norm(found[known] - expected[known])
     return float(difference / max(np.linalg.norm(expected[known]), 1e-30))
 
 
 def check(model, dtype, errors):
-    """Refuses a precision that errs too much, or gives what is not finite."""
+    """Raises an error if a precision errs too much or gives values that are not finite."""
     for path, (measure, error, bound) in errors.items():
-        if not error <= bound:  # NaN too
+        if not error <= bound:  # true for NaN as well
             raise ValueError(
                 f"`{model.name}` in {dtype} differs too much from float32 at `{path}` on the first "
                 f"batch. The {measure} is {error:.2g}, and at most {bound:g} is allowed. If "

@@ -1,1 +1,1 @@
-"""Text: tokens that two models share, and what reads raw strings before a step."""
+"""Text: tokens that two models share, and the readers of raw strings before a step."""

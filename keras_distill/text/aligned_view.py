@@ -10,7 +10,7 @@ class AlignedView(View):
 
     Args:
         model: the teacher, a KerasHub language model.
-        student: the student, another.
+        student: the student, another KerasHub language model.
     """
 
     def __init__(self, model, student):
@@ -43,7 +43,7 @@ class AlignedView(View):
         return {path: spans[path] for path in paths if path in spans}
 
     def check(self, features):
-        """Tokens of another tokenizer are what the view is for."""
+        """Does nothing: the view is for tokens of another tokenizer."""
 
 
 def _tokens(labels, weight):

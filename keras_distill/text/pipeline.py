@@ -1,8 +1,8 @@
-"""Puts preprocessors in front of a distiller: the student's own, and teachers' beside it.
+"""Runs preprocessors before a distiller: the student's own, and those of teachers beside it.
 
-A KerasHub task runs its preprocessor in `fit`, `evaluate` and `predict`. So does a distiller around
-it. A teacher that reads the raw data in another way gets inputs of its own beside the student's.
-A preprocessor that tokenizes runs where the data hold strings; any other always runs.
+A KerasHub task runs its preprocessor in `fit`, `evaluate` and `predict`, and so does a distiller
+around it. A teacher that reads the raw data in another way gets inputs of its own beside the
+student's. A preprocessor that tokenizes runs if the data hold strings. Any other always runs.
 """
 
 import math
@@ -19,7 +19,7 @@ SAMPLES = ("x", "y", "sample_weight")
 
 
 class Readers:
-    """The preprocessors that some data need.
+    """The preprocessors that the data need.
 
     Args:
         student: the student.
@@ -38,14 +38,14 @@ class Readers:
         return self.student is not None or bool(self.views)
 
     def read(self, x, y=None, sample_weight=None):
-        """One batch of raw samples, preprocessed; views of teachers ride along with the labels."""
+        """Preprocesses one batch of raw samples; `Supervision` carries the teachers' views."""
         theirs = [(view, view.read(x, labels_of(y), sample_weight)) for view in self.views]
         inputs = {view.key: made[0] for view, made in theirs}
         targets = y.targets if isinstance(y, Supervision) else ()
         labels = labels_of(y)
         if self.student is not None:
             x, labels, weights = unpacked(preprocessed(self.student, x, labels, sample_weight))
-            sample_weight = sample_weight if weights is None else weights  # lost without labels
+            sample_weight = sample_weight if weights is None else weights  # else they are lost
         for view, made in theirs:
             inputs.update(view.beside(made, (x, labels, sample_weight)))
         rides = bool(inputs) or isinstance(y, Supervision)
@@ -58,7 +58,7 @@ class Readers:
 
         Args:
             given: the arguments of `fit`, `evaluate` or `predict` that hold samples.
-            steps: the batches of an epoch, which divide the samples where no size is given.
+            steps: the number of batches in an epoch, which divides the samples if no size is given.
             shuffle: whether arrays are shuffled, as Keras does; KerasHub's own `fit` does not.
         """
         tf = _backend.tensorflow("Raw data that a preprocessor reads")
@@ -91,7 +91,7 @@ class Readers:
 
 
 def read_raw(given, student, teachers, steps="steps"):
-    """The arguments of `evaluate` or `predict`, with preprocessed batches in place of raw samples.
+    """Replaces raw samples in the arguments of `evaluate` or `predict` by preprocessed batches.
 
     Args:
         given: the arguments by name; changed in place.
@@ -109,7 +109,7 @@ def read_raw(given, student, teachers, steps="steps"):
 
 
 def read_raw_fit(given, student, teachers):
-    """Returns the same for `fit`, with its validation data."""
+    """Does the same for `fit`, with its validation data."""
     if Readers(student, teachers, given.get("x")):
         _split(given)
     validation = given.get("validation_data")
@@ -125,7 +125,7 @@ def read_raw_fit(given, student, teachers):
 
 
 def is_text(x):
-    """Returns whether samples are strings: a dataset's, an array's, or those in a structure."""
+    """Returns whether samples are strings, in a dataset, an array or a structure."""
     if is_dataset(x):
         specs = tree.flatten(_inputs(x))
         return any(spec.dtype == "string" for spec in specs if hasattr(spec, "dtype"))
@@ -154,7 +154,7 @@ def _inputs(data):
 
 
 def _validation(data, given):
-    """Validation data as the arguments that hold them."""
+    """Returns validation data as the arguments that hold them."""
     if is_dataset(data):
         return {"x": data}
     x, y, sample_weight = unpacked(data)
@@ -179,7 +179,7 @@ def _split(given):
 
 
 def _slices(data):
-    """Samples as arrays: a list of strings or numbers is one, a list of arrays is several."""
+    """Returns samples as arrays: a list of strings or numbers becomes one array."""
     if data is None:
         return None
     if isinstance(data, dict):
@@ -195,7 +195,7 @@ def _slices(data):
 
 
 def _rows(data, rows):
-    """Some samples of a structure of arrays."""
+    """Returns some samples of a structure of arrays."""
     return tree.map_structure(lambda part: part if part is None else part[rows], data)
 
 
@@ -204,5 +204,5 @@ def _count(data):
 
 
 def _is_rows(part):
-    """Returns whether a leaf holds samples, or is one of a list of samples."""
+    """Returns whether a leaf holds samples, or is one sample of a list."""
     return part is None or np.isscalar(part) or hasattr(part, "__len__") or hasattr(part, "shape")

@@ -1,14 +1,14 @@
-"""What the tokens of two tokenizers have in common: their text, and the spans that they cover."""
+"""Finds what the tokens of two tokenizers have in common: their text, and the spans they cover."""
 
 import difflib
 import itertools
 
 import numpy as np
 
-# What KerasHub's preprocessors call the number of tokens that they make.
+# The argument of KerasHub's preprocessors for the number of tokens.
 LENGTHS = ("sequence_length", "encoder_sequence_length", "decoder_sequence_length")
 
-# Special tokens have a byte that no text in UTF-8 holds.
+# Special tokens get a byte that no text in UTF-8 holds.
 ROLES = {
     b"\xf8": ("end_token", "sep_token"),
     b"\xf9": ("start_token", "cls_token"),
@@ -21,15 +21,16 @@ ROLES = {
 def texts(tokenizer):
     """Returns `{id: text}` of all tokens, bytes in UTF-8 with a space where a word starts.
 
-    A special token's text is its role's, whatever the tokenizer calls it: the end of a sentence
-    is `[SEP]` here and `<|endoftext|>` there. Of several roles the first in `ROLES` counts.
+    The text of a special token is that of its role, whatever its name in the tokenizer. One calls
+    the end of a sentence `[SEP]`, another `<|endoftext|>`. If a token has several roles, the first
+    one in `ROLES` counts.
 
     Args:
         tokenizer: a KerasHub tokenizer (byte pairs, word pieces, SentencePiece), or any object
             with `get_vocabulary()` and `token_to_id(token)`.
 
     Raises:
-        TypeError: for an object without them.
+        TypeError: if the object lacks these methods.
     """
     missing = [n for n in ("get_vocabulary", "token_to_id") if not hasattr(tokenizer, n)]
     if missing:
@@ -45,7 +46,7 @@ def texts(tokenizer):
 
 
 def shared(student, teacher):
-    """Returns the ids of the tokens that both tokenizers have, two lists in the student's order."""
+    """Returns the ids of the tokens that both tokenizers have, in the student's order."""
     ours, theirs = texts(student), texts(teacher)
     partner = {text: index for index, text in sorted(theirs.items(), reverse=True)}
     pairs = [(index, partner.pop(text)) for index, text in sorted(ours.items()) if text in partner]
@@ -61,7 +62,7 @@ def _special(tokenizer):
 
 
 def _reader(tokenizer):
-    """Returns a function from a token to its text, by the tokenizer's way to mark words."""
+    """Returns a function from a token to its text, by the marks of words in the tokenizer."""
     if getattr(tokenizer, "merges", None) is not None:
         known = _bytes_of_characters()
         return lambda token: b"".join(known.get(c) or c.encode() for c in token)
@@ -83,7 +84,7 @@ def _sentence_piece(token):
 
 
 def _bytes_of_characters():
-    """The byte that each character of a byte-level vocabulary stands for, as GPT-2 wrote them."""
+    """Returns the byte for each character of a byte-level vocabulary, as in GPT-2."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
     characters = {chr(byte): byte for byte in shown}
@@ -94,10 +95,10 @@ def _bytes_of_characters():
 class Alignment:
     """Numbers the spans of text that the tokens of two tokenizers both cover.
 
-    A span is the shortest piece of text that starts and ends at a border of tokens on both sides:
-    one token each where both cut alike, else several. Case and white space do not count, as some
-    tokenizers keep neither. Where the texts themselves differ (an unknown word, a cut at the end),
-    tokens have no partner.
+    A span is the shortest piece of text that starts and ends at a border of tokens on both sides.
+    It is one token on each side if both cut alike, else several. Case and white space do not count,
+    since some tokenizers keep neither. Tokens have no partner if the texts themselves differ (an
+    unknown word, a cut at the end).
 
     Args:
         student, teacher: tokenizers, as `texts` takes them.
@@ -107,11 +108,11 @@ class Alignment:
         self.texts = [_bare(texts(tokenizer)) for tokenizer in (student, teacher)]
 
     def __call__(self, student_ids, student_mask, teacher_ids, teacher_mask):
-        """Two arrays in the shapes of the ids: the number of each token's span, 0 without one.
+        """Returns the number of each token's span, or 0 without one, in the shapes of both ids.
 
         Args:
             student_ids, teacher_ids: (batch, tokens).
-            student_mask, teacher_mask: of the same shapes; a token with 0 has no span.
+            student_mask, teacher_mask: of the same shapes. A token with 0 has no span.
         """
         sides = [(student_ids, student_mask), (teacher_ids, teacher_mask)]
         spans = [np.zeros(np.shape(ids), "int32") for ids, _ in sides]
@@ -131,7 +132,7 @@ def _bare(known):
 
 
 def aligned(ours, theirs):
-    """The span of each piece of text on both sides: two lists of numbers from 1, 0 for none."""
+    """Returns the span of each piece of text on both sides: two lists of numbers from 1, or 0."""
     ends = [[0, *itertools.accumulate(map(len, pieces))] for pieces in (ours, theirs)]
     numbers = [[0] * len(ours), [0] * len(theirs)]
     count = 0
@@ -155,7 +156,7 @@ def _common(one, other):
 
 
 def _number(found, ends, first, last, number):
-    """Marks the pieces between two borders; one without text belongs to none."""
+    """Numbers the pieces between two borders; a piece without text belongs to no span."""
     for place, (start, end) in enumerate(itertools.pairwise(ends)):
         if first <= start < end <= last:
             found[place] = number

@@ -1,4 +1,4 @@
-"""A teacher's own view of raw data, where it reads them otherwise than the student."""
+"""A teacher's own view of raw data, if it reads them in another way than the student."""
 
 import keras
 
@@ -8,7 +8,7 @@ OF_NO_ACCOUNT = ("name", "trainable", "dtype", "tokenizer", "config_file")
 
 
 class View:
-    """What a teacher's preprocessor makes of raw data that the student's would read otherwise.
+    """The inputs that a teacher's preprocessor makes of raw data, if the student's makes others.
 
     Args:
         model: the teacher, a KerasHub task.
@@ -24,11 +24,11 @@ class View:
         self.foreign = ours is not None and bool(_other_tokenizer(model.preprocessor, ours))
 
     def read(self, x, y=None, sample_weight=None):
-        """Returns what the teacher's preprocessor makes of a batch of raw samples."""
+        """Returns the teacher's inputs for a batch of raw samples."""
         return unpacked(preprocessed(self.model, x, y, sample_weight))
 
     def beside(self, theirs, ours):
-        """Returns what else rides in the batch, from what both preprocessors made: nothing."""
+        """Returns further entries of the batch, from both preprocessors' outputs: none here."""
         return {}
 
     def spans_in(self, batch, paths):
@@ -48,7 +48,7 @@ class View:
         return False
 
     def check(self, features):
-        """Refuses to compare tokens that are not the same tokens."""
+        """Raises an error if a term would compare tokens of different texts."""
         for path, value in features.items():
             ranks = [len(getattr(v, "shape", ())) for v in keras.tree.flatten(value)]
             if self.why and max(ranks, default=0) > 2:
@@ -73,28 +73,28 @@ def view_of(model, student):
 
 
 def preprocessor_of(model):
-    """Returns what a KerasHub task puts before itself in `fit` and `predict`, or `None`."""
+    """Returns the preprocessor that a KerasHub task runs in `fit` and `predict`, or `None`."""
     return getattr(model, "preprocessor", None) if hasattr(model, "preprocess_samples") else None
 
 
 def is_textual(preprocessor):
-    """Returns whether a preprocessor tokenizes: it then takes strings, and no tokens."""
+    """Returns whether a preprocessor tokenizes: it then takes strings, not tokens."""
     return getattr(preprocessor, "tokenizer", None) is not None
 
 
 def preprocessed(model, x, y=None, sample_weight=None):
-    """Samples as the model's own `fit` would make them."""
+    """Returns samples as the model's own `fit` would preprocess them."""
     given = {"y": y, "sample_weight": sample_weight}
     return model.preprocess_samples(x, **{k: v for k, v in given.items() if v is not None})
 
 
 def unpacked(data):
-    """Returns `(x, y, sample_weight)` of what a preprocessor returns."""
+    """Returns a preprocessor's output as `(x, y, sample_weight)`."""
     return keras.utils.unpack_x_y_sample_weight(data)
 
 
 def _difference(theirs, ours):
-    """In what two preprocessors' tokens differ, in words, or `None`."""
+    """Returns in words how the tokens of two preprocessors differ, or `None`."""
     if ours is None:
         return "the student has no preprocessor"
     return _other_tokenizer(theirs, ours) or _other_length(theirs, ours)
@@ -127,12 +127,12 @@ def _alike(first, second):
 
 
 def _settings(layer):
-    """A preprocessor's settings; those of what it holds, such as an image converter, too."""
+    """Returns the settings of a preprocessor and of the layers that it holds."""
     return _plain({k: v for k, v in layer.get_config().items() if k not in OF_NO_ACCOUNT})
 
 
 def _plain(value):
-    """Returns the same without the names that layers are numbered by."""
+    """Returns a config without the numbers that Keras adds to names."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items() if key not in OF_NO_ACCOUNT}
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

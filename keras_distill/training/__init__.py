@@ -1,1 +1,1 @@
-"""What trains: the distiller, its objective, terms, and the step of each backend."""
+"""Training: the distiller, its objective, its terms, and the train step of each backend."""

@@ -1,4 +1,4 @@
-"""Files of arrays, with a checksum each: what a training goes on with."""
+"""Checkpoints of a training: files of arrays, each with a checksum."""
 
 import json
 import os
@@ -14,7 +14,7 @@ ABOUT = "about"
 
 
 def path_of(folder, place):
-    """Returns the path of the checkpoint of a `Place`: names are in the order of places."""
+    """Returns the path of the checkpoint of a `Place`. Sorted names are in the order of places."""
     return os.path.join(folder, f"state-{place.epoch:06d}-{place.step:09d}.npz")
 
 
@@ -28,14 +28,14 @@ def write(path, about, groups):
     """Writes a checkpoint, whole or not at all.
 
     Args:
-        path: the path.
-        about: what JSON can hold.
+        path: the path of the checkpoint.
+        about: any value that JSON can hold.
         groups: `{name: list of arrays}`.
     """
     forms, content = {}, {}
     for name, values in groups.items():
         forms[name] = [[str(value.dtype), list(value.shape)] for value in values]
-        for index, value in enumerate(values):  # as bytes: a file of arrays knows no bfloat16
+        for index, value in enumerate(values):  # as bytes, since a file of arrays knows no bfloat16
             content[f"{name}-{index}"] = np.frombuffer(value.tobytes(), "uint8")
     text = json.dumps({"about": about, "forms": forms}).encode()
     content[ABOUT] = np.frombuffer(text, "uint8")
@@ -44,10 +44,10 @@ def write(path, about, groups):
 
 
 def read(path):
-    """Returns `(about, groups)` as `write` was given them.
+    """Returns `(about, groups)` that `write` got.
 
     Raises:
-        Exception: if the file is damaged. zipfile and NumPy raise errors without a common kind.
+        Exception: if the file is damaged. zipfile and NumPy raise errors without a common class.
     """
     with _files.opened(path) as file, np.load(file, allow_pickle=False) as content:
         said = json.loads(content[ABOUT].tobytes())
@@ -62,16 +62,16 @@ def read(path):
 
 
 def latest(folder):
-    """`(path, about, groups)` of the latest checkpoint that is whole, `None` where there is none.
+    """Returns `(path, about, groups)` of the latest undamaged checkpoint, or `None` without any.
 
     Raises:
-        ValueError: all checkpoints are damaged.
+        ValueError: if all checkpoints are damaged.
     """
     paths = listed(folder)
     for path in paths:
         try:
             return (path, *read(path))
-        except Exception as error:  # zipfile and NumPy raise errors without a common kind
+        except Exception as error:  # zipfile and NumPy raise errors without a common class
             warnings.warn(
                 f"{path} is damaged ({error}). The checkpoint before it is used.", stacklevel=2
             )
@@ -84,6 +84,6 @@ def latest(folder):
 
 
 def keep(folder, count):
-    """Deletes all checkpoints but the latest so many."""
+    """Deletes all but the latest `count` checkpoints."""
     for path in listed(folder)[count:]:
         _files.remove(path)

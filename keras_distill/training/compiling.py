@@ -1,4 +1,4 @@
-"""What `compile` and `fit` are given: passed on to the student, completed, or refused."""
+"""Checks the arguments of `compile` and `fit`, completes them and passes them to the student."""
 
 import contextlib
 import functools
@@ -20,13 +20,18 @@ JUDGED = ("loss", "metrics", "weighted_metrics")  # what a task's own `compile` 
 
 
 def check_student(student):
-    """Refuses what is no student."""
+    """Raises an error for a student that cannot be trained."""
     if not isinstance(student, keras.Model):
         raise TypeError(f"`student` must be a `keras.Model`. Received: student={student!r}")
+    if isinstance(student, trainer.SharesCompiled):
+        raise TypeError(
+            "`student` must be the model itself and not a distiller around it. Give "
+            f"`distiller.student`. Received: student={student!r}"
+        )
 
 
 def check_own_step(student):
-    """Refuses a student that trains in a way that cannot be kept where terms are added."""
+    """Raises an error for a student with its own train step, to which terms cannot be added."""
     if trainer.overrides(student, "train_step"):
         raise ValueError(
             f"`{type(student).__name__}` has its own `train_step`, which a distiller cannot "
@@ -36,7 +41,7 @@ def check_own_step(student):
 
 
 def check_strategies(student, teachers):
-    """A teacher that lives under another strategy would be read across devices, or not at all.
+    """Raises an error if a teacher was made under another distribution strategy than the student.
 
     Args:
         student: the student.
@@ -53,7 +58,7 @@ def check_strategies(student, teachers):
 
 
 def warn_of_shared(student, teachers):
-    """Says where a teacher's weights are the student's: it then moves as the student trains.
+    """Warns if a teacher shares weights with the student, since it changes as the student trains.
 
     Args:
         student: the student.
@@ -85,23 +90,23 @@ def arguments(function, args, kwargs):
 
 
 def compile_model(model, names, jits, taught, args, kwargs):
-    """Calls a model's own `compile`, completed as a distiller needs it.
+    """Calls a model's own `compile` with arguments that a distiller needs.
 
     Args:
         model: the model.
-        names: the names of its outputs where they are a dict, else an empty list.
-        jits: whether XLA can compile what runs beside it.
-        taught: whether there are terms: without a `loss` they are then all that is learned.
-        args, kwargs: what the distiller's `compile` was given.
+        names: the names of its outputs if they are a dict, else an empty list.
+        jits: whether XLA can compile all that runs beside it.
+        taught: whether there are terms. Without a `loss` only these are learned then.
+        args, kwargs: the arguments of the distiller's `compile`.
     """
     signature = inspect.signature(model.compile)
     kinds = {parameter.kind for parameter in signature.parameters.values()}
-    if inspect.Parameter.VAR_POSITIONAL in kinds:  # it hands its arguments on to Keras's
+    if inspect.Parameter.VAR_POSITIONAL in kinds:  # it passes its arguments on to Keras's `compile`
         signature = inspect.signature(functools.partial(keras.Model.compile, model))
     given = signature.bind(*args, **kwargs).arguments
     given |= given.pop("kwargs", {})
     if taught and given.get("loss") is None:
-        others = any(name.endswith("_loss") for name in signature.parameters)  # as a detector's
+        others = any(name.endswith("_loss") for name in signature.parameters)  # as in a detector's
         takes_all = inspect.Parameter.VAR_KEYWORD in kinds and not others
         left_out = [n for n in JUDGED if takes_all or n in signature.parameters]
         given = {**dict.fromkeys(left_out), **given}
@@ -113,7 +118,7 @@ def compile_model(model, names, jits, taught, args, kwargs):
 
 
 def check_share(alpha, labels, terms):
-    """Without labels the terms are all there is."""
+    """Raises an error if alpha leaves a share to labels that are not there."""
     if labels or not terms or alpha is None or (schedules.is_number(alpha) and alpha == 1):
         return
     raise ValueError(
@@ -123,7 +128,7 @@ def check_share(alpha, labels, terms):
 
 
 def check_ready(objective, given):
-    """What can be refused before `fit` reads any data.
+    """Raises errors that are known before `fit` reads any data.
 
     Args:
         objective: the `Objective`.
@@ -141,18 +146,18 @@ def check_ready(objective, given):
 
 
 def check_evaluates(objective):
-    """Refuses an evaluation of nothing."""
+    """Raises an error for an evaluation without anything to measure."""
     if not objective.loses and objective.compiled_metrics is None:
         raise ValueError("There is nothing to evaluate. Give `compile` a `loss` or `metrics`.")
 
 
 def listed(callbacks):
-    """Callbacks as a list, however `fit` was given them."""
+    """Returns callbacks as a list, in whatever form `fit` got them."""
     return getattr(callbacks, "callbacks", None) or tree.flatten(callbacks or [])
 
 
 def brought_terms(callbacks):
-    """The terms that callbacks bring in a list named `terms`; any other `terms` is their own."""
+    """Returns the terms in the list `terms` of callbacks; other attributes `terms` do not count."""
     found = []
     for callback in listed(callbacks):
         terms = getattr(callback, "terms", None)
@@ -162,25 +167,25 @@ def brought_terms(callbacks):
 
 
 def ends_at_nan(callbacks):
-    """Returns whether a callback ends the training itself where the loss is not finite."""
+    """Returns whether a callback ends the training itself if the loss is not finite."""
     return any(isinstance(each, keras.callbacks.TerminateOnNaN) for each in listed(callbacks))
 
 
 def rides_along(given, teachers):
-    """Returns whether labels will come with targets or views beside them, as `Supervision`."""
+    """Returns whether labels will come as `Supervision`, with targets or views."""
     if isinstance(given.get("y"), Supervision):
         return True
     x = given.get("x")
     spec = x.element_spec if is_dataset(x) else None
     if isinstance(spec, tuple) and len(spec) > 1 and isinstance(spec[1], Supervision):
         return True
-    unknown = given.get("y") is None and not is_dataset(x)  # a generator, a PyDataset
+    unknown = given.get("y") is None and not is_dataset(x)  # a generator or a PyDataset
     return unknown and any(isinstance(each, CachedTeacher) for each in teachers.values())
 
 
 @contextlib.contextmanager
 def not_compiled(model):
-    """Meanwhile a model counts as not compiled: its file holds no optimizer, loss or metrics."""
+    """Within the block a model counts as not compiled, so that its file holds no optimizer."""
     before, model.compiled = model.compiled, False
     try:
         yield

@@ -1,4 +1,4 @@
-"""Keras's hooks around an `Objective`: a distiller behaves as its student does."""
+"""The distiller: Keras's hooks around an `Objective`."""
 
 import contextlib
 import functools
@@ -39,17 +39,17 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
 
     In every other respect a distiller behaves like `student`. `compile` compiles the student.
     `evaluate`, `predict`, `save` and weights files are those of the student. Attributes that the
-    distiller lacks come from the student. No teacher runs in `evaluate`, and none is saved.
+    distiller lacks come from the student. Teachers do not run in `evaluate`, and are not saved.
 
     Args:
-        student: the model to train; functional, sequential or subclassed. Its own `compute_loss`
-            is the label loss, its own `compute_metrics` the metrics.
+        student: the model to train: functional, sequential or subclassed. A `compute_loss` of its
+            own is the label loss. A `compute_metrics` of its own gives the metrics.
         teacher: a Keras model, a `Teacher`, a function of the inputs, `{name: any of these}`, or
             `None` if the student teaches itself.
         terms: a list of `Term`s. Defaults to one term on the outputs of each teacher, with equal
-            shares. The loss is `KLDivergence(temperature=2)`, or one that fits the head and the
-            compiled loss (`BinaryKLDivergence` for a binary classifier in each unit, the squared
-            error for a regression).
+            shares. The default loss is `KLDivergence(temperature=2)`, or one that fits the head and
+            the compiled loss: `BinaryKLDivergence` for a binary classifier in each unit, the
+            squared error for a regression.
         alpha: **the share of the teachers**, in [0, 1], a number or a schedule. The labels have
             `1 - alpha`. Defaults to 0.5, or 1 if `compile` gets no `loss`.
         fused_head: whether to compute label loss and divergences of outputs in blocks of the
@@ -59,9 +59,9 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
 
     Raises:
         TypeError: if the student is not a Keras model.
-        ValueError: for a wrong `alpha`, two terms with one name, a term whose source or layer does
-            not exist, a term for a student with its own `train_step`, or models of different
-            distribution strategies.
+        ValueError: if `alpha` is out of range, two terms have one name, a term's source or layer
+            does not exist, a student with its own `train_step` gets terms, or the models belong to
+            different distribution strategies.
 
     Example:
 
@@ -99,20 +99,20 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         self.scores = Scores(self.objective, functools.partial(_backend.scope_of, self))
         self.scores.follow_terms()
         self.guard, self._class_weight, self._look_due = None, None, True
-        self._loaded = None  # of a weights file, for layers that wait for the first batch
-        self._place, self._waiting = None, []  # where a `fit` begins; what waits for the look
+        self._loaded = None  # a weights file, for layers that are built with the first batch
+        self._place, self._waiting = None, []  # where a `fit` begins, and functions that wait
         self.built = student.built
 
-    # What users and callbacks may ask for
+    # For users and callbacks
 
     @property
     def judged(self):
-        """The model that is compiled: the student, or what stands for it under a fused head."""
+        """The compiled model: the student, or the model that stands for it under a fused head."""
         return self.objective.judged
 
     @property
     def teachers(self):
-        """`{name: Teacher}`, with `"self"` for the student's own features."""
+        """The teachers as `{name: Teacher}`, with `"self"` for the student's own features."""
         return self.objective.teachers
 
     @property
@@ -132,22 +132,22 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
 
     @property
     def projectors(self):
-        """`{term's name: projector}` of the terms that have one, once a batch was seen."""
+        """The projectors as `{term's name: projector}`, once a batch was seen."""
         made = self.objective.layers.items()
         return {name: layers["projector"] for name, layers in made if "projector" in layers}
 
     def keep(self, name, value):
-        """Returns a number in the distiller's weights files, for a callback: a variable, made once.
+        """Returns a number for a callback that the weights files save: a variable, made once.
 
         Args:
-            name: what the file calls it.
-            value: the number that it starts with.
+            name: its name in the file.
+            value: its first value.
         """
         with _backend.scope_of(self):
             return self.kept.number(name, value)
 
     def attach(self, *terms):
-        """Adds terms; one with weights of its own only before the optimizer is built."""
+        """Adds terms. Add terms with weights of their own before the optimizer is built."""
         optimizer = getattr(self, "optimizer", None)
         for term in terms if optimizer is not None and optimizer.built else ():
             if getattr(term, "trains", False) and term.name not in self.objective.layers:
@@ -159,7 +159,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         self._follow_terms(terms)
 
     def detach(self, *terms):
-        """Takes terms out again."""
+        """Removes terms."""
         self.objective.detach(*terms)
         self._follow_terms(terms)
 
@@ -189,8 +189,12 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
     def call(self, x, training=None):
         return run(self.student, self.objective.inputs(x), training)
 
+    def compute_output_shape(self, *args, **kwargs):
+        """Returns the shape of the student's output."""
+        return self.student.compute_output_shape(*args, **kwargs)
+
     def fit(self, *args, **kwargs):
-        """The student's own, with the terms that callbacks bring (`callback.terms`) meanwhile."""
+        """Calls the student's `fit`, with the callbacks' terms (`callback.terms`) attached."""
         given = compiling.arguments(keras.Model.fit, args, kwargs)
         brought = compiling.brought_terms(given.get("callbacks"))
         self.attach(*brought)
@@ -200,7 +204,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
                 self._begin(compiling.ends_at_nan(given.get("callbacks")))
             given = read_raw_fit(given, self.student, [*self.teachers.values()])
             if given.get("sample_weight") is not None and given.get("y") is None:
-                given["y"] = Supervision(None)  # Keras drops weights that come without a `y`
+                given["y"] = Supervision(None)  # Keras drops weights without a `y`
             if isinstance(given.get("y"), Supervision):
                 given["sample_weight"] = weights.beside(given["y"], given.get("sample_weight"))
             rides = compiling.rides_along(given, self.teachers)
@@ -214,17 +218,17 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
             self.detach(*brought)
 
     def _begin(self, warns):
-        """A new training: no fault is pending; whether one only warns, since a callback ends it."""
+        """Begins a training without faults; they only warn if a callback ends it."""
         if self.guard.begin(warns):
             self.train_function = None
 
     def _weigh_classes(self, class_weight):
-        """`class_weight` where Keras cannot apply it: labels with targets beside them."""
+        """Applies `class_weight` to labels with targets, which Keras cannot do."""
         if class_weight != self._class_weight:
             self._class_weight, self.train_function = class_weight, None
 
     def evaluate(self, *args, **kwargs):
-        """Returns the student's own."""
+        """Calls the student's `evaluate`."""
         given = compiling.arguments(keras.Model.evaluate, args, kwargs)
         if self.compiled:
             compiling.check_evaluates(self.objective)
@@ -232,14 +236,14 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
             return super().evaluate(**self._read(given))
 
     def predict(self, *args, **kwargs):
-        """Returns the student's own."""
+        """Calls the student's `predict`."""
         return super().predict(**self._read(compiling.arguments(keras.Model.predict, args, kwargs)))
 
     def _read(self, given):
         return read_raw(given, self.student, [*self.teachers.values()])
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
-        """Returns the student's own."""
+        """Trains on one batch, as the student's `train_on_batch` does."""
         if self.compiled:
             compiling.check_ready(self.objective, {})
             self._begin(False)
@@ -251,12 +255,12 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
             return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        """Returns the student's own."""
+        """Calls the student's `test_on_batch`."""
         with self._in("test"):
             return super().test_on_batch(*self._read_batch(x, y, sample_weight), return_dict)
 
     def predict_on_batch(self, x):
-        """Returns the student's own."""
+        """Calls the student's `predict_on_batch`."""
         return super().predict_on_batch(self._read_batch(x, None, None)[0])
 
     def _read_batch(self, x, y, sample_weight):
@@ -267,7 +271,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
 
     @contextlib.contextmanager
     def _in(self, mode):
-        """Meanwhile metrics are those of training ("train") or the student's own ("test")."""
+        """Makes metrics those of training ("train") or the student's own ("test") for the block."""
         before, self.mode = self.mode, mode
         try:
             yield
@@ -280,14 +284,14 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         return [] if scores is None else scores.metrics(self.mode == "test")
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The student's own: label loss and regularization, what `evaluate` reports as `loss`."""
+        """Returns the student's label loss with regularization, the `loss` of `evaluate`."""
         return self.scores.compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Returns the student's own."""
+        """Calls the student's `compute_metrics`."""
         return self.scores.compute_metrics(x, y, y_pred, sample_weight)
 
-    # Before the first step, and in each
+    # Before the first step and in each step
 
     def look(self, data):
         """Prepares the objective with a batch, and builds what trains beside the student."""
@@ -307,22 +311,23 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
             function()
 
     def when_built(self, function):
-        """Calls a function without arguments once all that trains is there; now, if it is."""
+        """Calls a function without arguments when all that trains is built, or now if it is."""
         if self.look_is_due:
             self._waiting.append(function)
         else:
             function()
 
     def go_to_place(self, epoch_iterator, local=None):
-        """Brings the data of `fit` to where it begins.
+        """Brings the data of `fit` to the place where it begins.
 
         Args:
-            epoch_iterator: of `fit`.
-            local: a function of a batch that returns this replica's. Defaults to `None`: all of it.
+            epoch_iterator: the epoch iterator of `fit`.
+            local: a function of a batch that returns this replica's part. Defaults to `None`: all
+                of it.
         """
 
         def seen(batch):
-            if self.look_is_due or self.goes_on:  # as at the beginning, in the same order
+            if self.look_is_due or self.goes_on:  # in the same order as at the beginning
                 batch = batch if local is None else local(batch)
                 if self.look_is_due:
                     self.look(batch)
@@ -336,7 +341,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
 
     @property
     def look_is_due(self):
-        """Whether a batch must be looked at before the next step: for terms, or a late student."""
+        """Whether the next step needs a look at a batch: for terms, or an unbuilt student."""
         return self.mode == "train" and self._look_due and bool(self.terms or not self.built)
 
     @property
@@ -345,7 +350,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         return self.mode == "train" and self._place is not None and self._place.step > 0
 
     def unpacked(self, data):
-        """Returns what Keras hands to a step, as a `Batch` of tensors."""
+        """Returns the data that Keras passes to a step, as a `Batch` of tensors."""
         batch = tree.map_structure(
             lambda v: ops.convert_to_tensor(v) if isinstance(v, np.ndarray) else v,
             Batch.unpack(data),
@@ -354,30 +359,30 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
             return batch
         return batch._replace(sample_weight=weights.by_class(batch.labels, self._class_weight))
 
-    # Files and words
+    # Files and summaries
 
     def save(self, *args, **kwargs):
-        """Saves the student, not compiled, which loads without this package."""
+        """Saves the student without its compile state; the file loads without this package."""
         with compiling.not_compiled(self.student):
             self.student.save(*args, **kwargs)
 
     def export(self, *args, **kwargs):
-        """Exports the student; it takes what its own preprocessor makes, masks as booleans."""
+        """Exports the student. It takes its own preprocessor's outputs, with masks as booleans."""
         if preprocessor_of(self.student) is not None:
             kwargs.setdefault("input_signature", signature_of(self.student))
         self.student.export(*args, **kwargs)
 
     def save_weights(self, filepath, *args, **kwargs):
-        """Saves the student's weights as it does itself, and what resumes beside them."""
+        """Saves the student's weights as the student does, with the state that resuming needs."""
         self._weights_file().save(filepath, *args, **kwargs)
 
     def load_weights(self, filepath, *args, **kwargs):
-        """Loads the student's weights, and what else of the file this distiller has."""
+        """Loads the student's weights, and the state in the file that fits this distiller."""
         found = self._weights_file().load(filepath, *args, **kwargs)
         late = {term.name for term in self.objective.waiting()}
         if not any(name.partition("/")[0] in late for name in found):
             self._take(found)
-        elif self.mode == "train":  # a callback that resumes: the first batch comes after it
+        elif self.mode == "train":  # a callback resumes: the first batch comes later
             self._loaded = found
         else:
             raise ValueError(
@@ -386,7 +391,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
             )
 
     def _take(self, found):
-        """Gives what trains or moves beside the student the arrays of a weights file."""
+        """Assigns the arrays of a weights file to what trains or moves beside the student."""
         self._loaded, kept = None, self.kept_layers()
         for name in kept.keys() & found.keys():
             assign(kept[name], found[name], name)
@@ -398,7 +403,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         return WeightsFile(self.student, getattr(self, "optimizer", None), self.kept_layers())
 
     def changing_variables(self):
-        """All variables that change in training, each once, in an order that every process has."""
+        """Returns all variables that change in training, once each, in a fixed order."""
         layers = self.kept_layers()
         found = [*self.student.variables]
         found += [variable for name in sorted(layers) for variable in layers[name].variables]
@@ -408,7 +413,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         return [*{id(variable): variable for variable in found}.values()]
 
     def variables_of_logs(self):
-        """Returns those of the means and metrics of the epoch that runs, each once."""
+        """Returns the variables of the running epoch's means and metrics, once each."""
         metrics = self.scores.metrics(evaluates=False)
         found = [variable for metric in metrics for variable in metric.variables]
         return [*{id(variable): variable for variable in found}.values()]
@@ -422,7 +427,7 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         return kept | {f"number {name}": layer for name, layer in self.kept.numbers.items()}
 
     def save_own_variables(self, store):
-        """Refused: `keras.saving.save_weights` would write a file that the student cannot load."""
+        """Raises an error: `keras.saving.save_weights` writes files that no student can load."""
         raise NotImplementedError(
             "`keras.saving.save_weights` and `load_weights` cannot save a distiller. "
             "Call `distiller.save_weights(path)` and `distiller.load_weights(path)`."
@@ -437,27 +442,27 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         )
 
     def get_compile_config(self):
-        """Returns the student's own."""
+        """Calls the student's `get_compile_config`."""
         return self.judged.get_compile_config()
 
     def compile_from_config(self, config):
-        """Compiles with what `get_compile_config` returned."""
+        """Compiles with the config that `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
     def summary(self, *args, print_fn=None, **kwargs):
-        """The student's summary; then teachers, terms and where each is tapped."""
+        """Prints the student's summary, then teachers and terms with the places that they tap."""
         self.student.summary(*args, print_fn=print_fn, **kwargs)
         (print_fn or print)(self.objective.describe())
 
     @property
     def layers(self):
-        """The student's."""
+        """The student's layers."""
         return self.student.layers
 
     def __getattr__(self, name):
-        """What a distiller lacks its student may have: `output_names`, `inputs`, `generate`."""
+        """Looks in the student for attributes like `output_names`, `inputs` and `generate`."""
         above = getattr(super(), "__getattr__", None)  # PyTorch's modules have one
         if above is not None:
             with contextlib.suppress(AttributeError):

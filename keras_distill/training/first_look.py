@@ -1,4 +1,4 @@
-"""The look at the first batch: everything that can be told before the first update."""
+"""Checks the first batch for all errors that are known before the first update."""
 
 import contextlib
 import warnings
@@ -18,7 +18,7 @@ RANDOM = (
 
 
 def look(objective, batch):
-    """Runs student and teachers once in inference mode, refuses what is wrong, makes layers.
+    """Runs student and teachers once in inference mode, checks the results and makes layers.
 
     Args:
         objective: the `Objective`.
@@ -26,7 +26,7 @@ def look(objective, batch):
     """
     _build(objective.student, objective.inputs(batch.x))
     for term in objective.terms:
-        objective.check(term)  # layers that a model made late are there now
+        objective.check(term)  # layers that a model makes late exist now
     with untouched(objective), _Watching(objective.read), schedules.at(0):
         features = objective.features(batch, training=False)
         for source, paths in teacher_paths(objective.terms).items():
@@ -34,7 +34,7 @@ def look(objective, batch):
         targets = objective.targets(batch)
         answers = {**targets, **objective.targets(batch, features)}
     objective.note_shapes(targets)
-    objective.settle(features, answers)
+    objective.settle(features, answers, batch)
     _check_places(objective, features)
     for term in objective.waiting():
         answer = answers[term.source]
@@ -49,7 +49,7 @@ def look(objective, batch):
 
 
 class _Watching(keras.StatelessScope):
-    """Notes every variable whose value is asked for, and keeps what is assigned to itself."""
+    """Records every variable that is read, and keeps assignments in itself."""
 
     def __init__(self, read):
         super().__init__()
@@ -62,7 +62,7 @@ class _Watching(keras.StatelessScope):
 
 @contextlib.contextmanager
 def untouched(objective):
-    """Puts back what no scope of Keras catches: memories of losses, and TensorFlow's variables."""
+    """Restores the state outside of Keras's scopes: memories of losses, TensorFlow's variables."""
     own = [v for layer in objective.own_layers() for v in layer.non_trainable_variables]
     before = [(variable, ops.convert_to_numpy(variable)) for variable in own]
     before += [(variable, variable.numpy()) for variable in _raw_variables(objective)]
@@ -74,7 +74,7 @@ def untouched(objective):
 
 
 def _raw_variables(objective):
-    """Variables of TensorFlow that layers hold beside those of Keras."""
+    """Yields TensorFlow's variables that layers hold beside those of Keras."""
     if _backend.NAME != "tensorflow":
         return []
     import tensorflow as tf
@@ -88,7 +88,7 @@ def _raw_variables(objective):
 
 
 def _build(student, x):
-    """Builds a student without running it, where Keras can: nothing of its state then moves."""
+    """Builds a student without running it, if Keras can, so that its state does not change."""
     if student.built:
         return
     symbols = tree.map_structure(
@@ -97,14 +97,14 @@ def _build(student, x):
     )
     try:
         student(symbols)
-    except Exception:  # a `call` that needs values; its error is the one that says what is wrong
+    except Exception:  # a `call` that needs values; its own error says what is wrong
         student(x)
 
 
 def with_shape(value, shape):
-    """Returns a tensor of a graph with the axes and the last size that the first batch has shown.
+    """Gives a tensor of a graph the axes and the last size that the first batch had.
 
-    Only TensorFlow has tensors of unknown shape: what a black box behind `tf.numpy_function` says.
+    Only TensorFlow has tensors of unknown shape, such as outputs of a `tf.numpy_function`.
     """
     if _backend.NAME != "tensorflow" or not ops.is_tensor(value):
         return value
@@ -122,7 +122,7 @@ def with_shape(value, shape):
 
 
 def _check_places(objective, features):
-    """Says where a random layer moves what a term compares place by place."""
+    """Warns if a random layer moves the places that a term compares one by one."""
     moved = [
         layer.name for layer in sublayers(objective.student, True) if type(layer).__name__ in RANDOM
     ]
@@ -138,7 +138,7 @@ def _check_places(objective, features):
 
 
 def _check_finite(objective, name, answers, values):
-    """Refuses NaN on the first batch, where it counts."""
+    """Raises an error for NaN on the first batch where it has weight."""
     if np.isfinite(ops.convert_to_numpy(ops.cast(values, "float32"))).all():
         return
     term = next(each for each in objective.terms if each.name == name)

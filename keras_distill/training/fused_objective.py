@@ -1,4 +1,5 @@
-"""The objective of `Distiller(fused_head=True)`: no step holds the logits of all words."""
+"""The objective of `Distiller(fused_head=True)`: no step holds all logits.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from keras_distill.training.term import student_paths
 
 
 class Labelled(NamedTuple):
-    """Inputs with the labels that a forward pass judges at once, and what weighs them."""
+    """Inputs with labels and their weights, which a forward pass measures at once."""
 
     x: Any
     labels: Any
@@ -28,13 +29,13 @@ class Labelled(NamedTuple):
 
 
 class Judge(keras.Model):
-    """What is compiled in the student's place: it gives each token's cross-entropy, not its logits.
+    """The model that is compiled in the student's place: it returns each token's cross-entropy.
 
     Its output is (batch, tokens, 2): the cross-entropy, and 1 where the likeliest word is right.
 
     Args:
         student: the student.
-        split: its `SplitModel`.
+        split: the student's `SplitModel`.
     """
 
     def __init__(self, student, split):
@@ -45,7 +46,7 @@ class Judge(keras.Model):
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None,
                 weighted_metrics=None, **kwargs):  # fmt: skip
-        """Keras's, with a cross-entropy from logits as the only loss."""
+        """Calls Keras's `compile`; a cross-entropy from logits is the only loss it takes."""
         if loss_weights is not None:
             raise ValueError(
                 "With `fused_head=True` there is only one loss. Leave `loss_weights` out."
@@ -66,14 +67,14 @@ class Judge(keras.Model):
 
     def hidden(self, output):
         """Returns the body's output, with the mask that logits would have."""
-        hidden = ops.multiply(output, 1)  # a tensor of its own: the mask is remembered by tensor
+        hidden = ops.multiply(output, 1)  # a new tensor, since the mask is remembered by tensor
         mask = self.split.mask(output)
         if mask is not None:
             set_mask(hidden, mask)
         return hidden
 
     def judged(self, measured, hidden):
-        """Returns the output, from what was measured by blocks."""
+        """Returns the output from the values that blocks have measured."""
         right = measured.correct
         right = ops.zeros_like(measured.cross_entropy) if right is None else right
         judged = ops.stack([measured.cross_entropy, right], axis=-1)
@@ -83,9 +84,9 @@ class Judge(keras.Model):
 
 
 class FusedObjective(Objective):
-    """An objective whose label loss and divergences of outputs are measured by blocks of words.
+    """An objective that measures label loss and divergences of outputs by blocks of the vocabulary.
 
-    Hidden states stand under `"hidden"`; there is no `"output"`, since logits are never made.
+    Hidden states are at `"hidden"`. There is no `"output"`, since logits are never made.
 
     Args:
         student, teacher, terms, alpha: as in `Objective`.
@@ -108,7 +109,7 @@ class FusedObjective(Objective):
         return x if batch.labels is None else Labelled(x, batch.labels, batch.sample_weight)
 
     def check(self, term):
-        """Terms on outputs must be divergences from a teacher with a head."""
+        """Raises an error unless terms on outputs are divergences from a teacher with a head."""
         super().check(term)
         if not reads_logits(term):
             return
@@ -144,11 +145,11 @@ class FusedObjective(Objective):
             found[source]["hidden"] = found[source].pop("output")
         return found
 
-    def settle(self, features, answers):
-        """Nothing: `check` has refused what does not fit, and there are no logits to look at."""
+    def settle(self, features, answers, batch):
+        """Does nothing: `check` has raised all errors, and there are no logits to look at."""
 
     def check_labels(self, batch, features):
-        """Refuses labels that are no class ids."""
+        """Raises an error for labels that are no class ids."""
         vocabulary = self._split.head(features["hidden"]).vocabulary
         labels = None if batch.labels is None else ops.convert_to_numpy(batch.labels)
         wrong = () if labels is None else labels[(labels < 0) | (labels >= vocabulary)]
@@ -176,7 +177,7 @@ class FusedObjective(Objective):
             blocks = fused.measure(student, labels=labels, teacher=teacher, loss=term and term.loss,
                                    accuracy=judge.judges_words)  # fmt: skip
             if labels is not None:
-                output, labels = judge.judged(blocks, hidden), None  # once is enough
+                output, labels = judge.judged(blocks, hidden), None  # they count once
             if term is not None:
                 measured[term.name] = term.weighed(blocks.divergence, counts[term])
         others = [term for term in self.terms if term.name not in measured]
@@ -210,12 +211,12 @@ def reads_logits(term):
 
 
 def of_labels(hidden, batch):
-    """Returns what weighs the labels' loss: the sample weight, and Keras's mask."""
+    """Returns the weights of the labels' loss: the sample weight, and Keras's mask."""
     return weights.product(("sample_weight",), "output", hidden, batch, "labels")
 
 
 def silenced(values, counts):
-    """Zeros where no weight counts; all count where one of the weights is `None`, or none is."""
+    """Sets values without weight to zero; all count if one of the weights is `None`."""
     if not counts or any(count is None for count in counts):
         return values
     rank = max((len(count.shape) for count in counts), default=0)

@@ -1,4 +1,4 @@
-"""Skips an update that is not finite, and says what it was: what all backends share."""
+"""The guard of all backends: it skips an update that is not finite, and names the cause."""
 
 import warnings
 
@@ -8,20 +8,20 @@ from keras import ops, tree
 
 from keras_distill.schedules import Knob
 
-MOST = 28  # culprits that the bits of an int32 have room for, beside "the gradients" and a sign
+MOST = 28  # the bits of an int32, less one for the gradients and one for the sign
 
 
 class NotFinite(ValueError):
-    """A loss or gradient was NaN or infinite; the update was not made."""
+    """A loss or gradient was NaN or infinite, so the update was not made."""
 
 
 class Guard:
     """Remembers the first step whose total or gradients were not finite.
 
-    Attributes:
-        record: `[fault, step]`; bit `i` of `fault` stands for the `i`-th culprit, named when the
+    record: `[fault, step]`. Bit `i` of `fault` stands for the `i`-th culprit; tracing the step
+        names them. The step of a backend reads and writes it.
             step was traced. The step of a backend reads and writes it.
-        warns: whether a fault is only warned of, since a callback ends the training.
+        warns: whether a fault only warns, since a callback ends the training.
     """
 
     def __init__(self):
@@ -29,23 +29,23 @@ class Guard:
         self.culprits, self.pending, self.warns = [], [], False
 
     def begin(self, warns):
-        """Forgets faults of an earlier training; whether the step must be traced anew for it."""
+        """Forgets faults of an earlier training; returns whether the step must be traced again."""
         self.pending.clear()
         self.record.assign(np.zeros(2, "int32"))
         self.warns = warns
         return False
 
     def fine(self, total, gradients, knobs=()):
-        """Returns whether all is finite, a scalar tensor: one pass over the gradients.
+        """Returns whether everything is finite, a scalar tensor, by one pass over the gradients.
 
-        Gradients above 1e19, whose squares overflow, count as infinite: so do Adam's moments.
+        Gradients above 1e19 count as infinite, since their squares overflow, as Adam's moments do.
         """
         squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
         scalars = [ops.cast(ops.sum(total), "float32"), *knobs, *squares]
         return ops.isfinite(sum(scalars[1:], scalars[0]))
 
     def noted(self, suspects, step):
-        """Returns `[fault, step]` of a step that was not fine."""
+        """Returns `[fault, step]` of a step that is not finite."""
         suspects = dict(list(suspects.items())[:MOST])
         self.culprits = [*suspects, "the gradients"]
         bits = [ops.cast(ops.logical_not(_finite(value)), "int32") * (1 << i)
@@ -55,12 +55,12 @@ class Guard:
         return ops.stack([ops.cast(found, "int32"), ops.cast(step, "int32")])
 
     def check(self, leave=0):
-        """Raises what the pending records say, but for the newest `leave` of them."""
+        """Raises the faults of pending records, without the newest `leave` of them."""
         while len(self.pending) > leave:
             self.raise_if(self.pending.pop(0))
 
     def raise_if(self, record):
-        """Raises what a record says, if it says anything."""
+        """Raises the fault of a record, if it has one."""
         fault, step = (int(part) for part in ops.convert_to_numpy(record))
         if not fault:
             return
@@ -72,12 +72,12 @@ class Guard:
 
 
 def knobs_of(suspects):
-    """Returns the values of schedules and variables, which are looked at in every step."""
+    """Returns the values of schedules and variables, which every step checks."""
     return [value for name, value in suspects.items() if isinstance(name, Knob)]
 
 
 def fault_of(names, step):
-    """Returns the error that names what was not finite."""
+    """Returns the error that names the values that were not finite."""
     if isinstance(names[0], Knob):
         return names[0].error(step)
     return NotFinite(

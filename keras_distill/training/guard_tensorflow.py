@@ -9,18 +9,19 @@ import tensorflow as tf
 from keras_distill._keras.epochs import rest_of
 from keras_distill.training.guard import fault_of, knobs_of
 
-MOST = 61  # culprits that the bits of an int64 have room for, beside "the gradients" and a sign
+MOST = 61  # the bits of an int64, less one for the gradients and one for the sign
 
 
 class Guard:
     """Remembers the first step whose total or gradients were not finite.
 
-    A plain object: its variables are in no checkpoint. `culprits` are named when the step is
-    traced; bit `i` of `fault` stands for the `i`-th.
+    It is a plain object: its variables are in no checkpoint. Tracing the step names the `culprits`.
+    Bit `i` of `fault` stands for the `i`-th culprit.
 
     Args:
-        halts: whether a fault stops the step where it is, which costs a step least: nothing of
-            the update is in a branch. XLA knows no assertions, and replicas must agree first.
+        halts: whether a fault stops the step at once. This costs a step least, since no part of the
+            update is in a branch. XLA knows no assertions and replicas must agree first, so they do
+            not halt.
     """
 
     def __init__(self, halts):
@@ -38,10 +39,10 @@ class Guard:
         )
 
     def begin(self, warns):
-        """Forgets faults of an earlier training; whether the step must be traced anew for it.
+        """Forgets faults of an earlier training; returns whether the step must be traced again.
 
         Args:
-            warns: whether a fault is only warned of, since a callback ends the training.
+            warns: whether a fault only warns, since a callback ends the training.
         """
         changed, self.warns = self.warns != warns, warns
         self.halts = self._may_halt and not warns
@@ -50,15 +51,15 @@ class Guard:
         return changed
 
     def update(self, optimizer, gradients, variables, restored, total, suspects):
-        """Applies the gradients if all is finite; else restores the state, and notes the culprits.
+        """Applies the gradients if all is finite; else restores the state and records the culprits.
 
         Args:
-            optimizer: one that scales the loss judges the gradients itself.
-            gradients, variables: what `optimizer.apply_gradients` takes.
-            restored: variables that the forward pass has changed, and their values before.
+            optimizer: the optimizer. If it scales the loss, it judges the gradients itself.
+            gradients, variables: the arguments of `optimizer.apply_gradients`.
+            restored: variables that the forward pass has changed, with their values before.
             total: the scalar to minimize.
-            suspects: `{name: structure of tensors}`, looked at only after a fault; a `Knob` in
-                the place of a name is looked at in every step.
+            suspects: `{name: structure of tensors}`, which only a fault reads. Every step checks a
+                `Knob` that stands in the place of a name.
         """
         given = suspects
         suspects = {name: _floats(value) for name, value in list(suspects.items())[:MOST]}
@@ -70,7 +71,7 @@ class Guard:
         if context.num_replicas_in_sync > 1:
             bad = context.all_reduce("SUM", tf.cast(tf.logical_not(fine), tf.int32))
             fine = tf.equal(bad, 0)
-        fine = tf.logical_and(fine, tf.equal(self.fault.read_value(), 0))  # until it is raised
+        fine = tf.logical_and(fine, tf.equal(self.fault.read_value(), 0))  # a fault lasts
         step = optimizer.iterations
 
         def apply(gradients):
@@ -98,7 +99,7 @@ class Guard:
         self.fault.assign(tf.where(first, found, self.fault.read_value()))
 
     def watch(self, function, steps):
-        """Returns a train function of `steps` steps, with a fault raised after each call."""
+        """Returns a train function of `steps` steps that raises a fault after each call."""
 
         def watched(iterator):
             try:
@@ -114,7 +115,7 @@ class Guard:
         return watched
 
     def check(self):
-        """Raises what was noted since the last check, on any replica."""
+        """Raises the fault since the last check, on any replica."""
         faults = [int(fault.numpy()) for fault in _components(self.fault)]
         if not any(faults):
             return
@@ -123,14 +124,14 @@ class Guard:
             fault.assign(0)
         names = [name for i, name in enumerate(self.culprits) if any(f >> i & 1 for f in faults)]
         if len(names) > 1 and names[-1] == self.culprits[-1]:
-            names.pop()  # a replica without a culprit of its own
+            names.pop()  # the replica has no culprit of its own
         if not self.warns:
             raise fault_of(names, step)
         warnings.warn(str(fault_of(names, step)), stacklevel=3)
 
 
 def _choose(context, fine, update, updated, skip, skipped):
-    """`update(*updated)` or `skip(*skipped)`; a merging optimizer's `cond` goes around replicas."""
+    """Runs `update(*updated)` or `skip(*skipped)`; a merging optimizer runs across replicas."""
     if not tf.distribute.has_strategy():  # a strategy of one replica merges, too
         tf.cond(fine, lambda: _done(update(*updated)), lambda: _done(skip(*skipped)))
         return
@@ -170,9 +171,9 @@ def _finite(tensors):
 
 
 def _all_finite(gradients):
-    """Returns whether the sum of all squares is finite in float32: one cheap pass.
+    """Returns whether the sum of all squares is finite in float32, by one cheap pass.
 
-    Gradients above 1e19, whose squares overflow, count as infinite: so do Adam's moments.
+    Gradients above 1e19 count as infinite, since their squares overflow, as Adam's moments do.
     """
     tensors = [getattr(g, "values", g) for g in gradients if g is not None]
     squares = [tf.nn.l2_loss(tf.cast(t, tf.float32)) for t in tensors]
@@ -180,7 +181,7 @@ def _all_finite(gradients):
 
 
 def _raise_in_words(error):
-    """Class ids out of range, which TensorFlow finds on a CPU before any update."""
+    """Rewords TensorFlow's error for class ids out of range, which a CPU finds early."""
     pattern = r"label value of (-?\d+) which is outside the valid range of (\[\d+, \d+\))"
     found = re.search(pattern, str(error))
     if found:

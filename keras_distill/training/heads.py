@@ -1,19 +1,23 @@
-"""What the student's head and the compiled loss say of a term: which one fits."""
+"""Chooses the loss of a term by the student's head and the compiled loss."""
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_distill._keras.graph import output_names
 from keras_distill._keras.layers import logits_of
 from keras_distill._messages import say
 from keras_distill.batch import TopK
 from keras_distill.losses import BinaryKLDivergence, ClassSubset, KLDivergence, Standardized
 from keras_distill.losses.answers import are_probabilities
+from keras_distill.losses.plain import KerasLoss
 from keras_distill.losses.softened import Divergence
+from keras_distill.taps.paths import parts_of
+from keras_distill.training.outputs import by_output
 from keras_distill.training.term import Term
 
-TOLERANCE = 1e-3  # of an activation that is told by its values
-ENOUGH = 32  # numbers: small logits fall between 0 and 1 by halves, so few of them do by chance
+TOLERANCE = 1e-3  # for an activation that is recognized by its values
+ENOUGH = 32  # how many values it takes: few small logits may lie between 0 and 1 by chance
 BINARY = ("BinaryCrossentropy", "BinaryFocalCrossentropy")
 REGRESSION = (
     "Huber", "LogCosh", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredError",
@@ -22,7 +26,7 @@ REGRESSION = (
 
 
 def default_terms(teachers, loss=None):
-    """One term from every teacher, each with the same share: Hinton's where nothing says otherwise.
+    """Returns one term for every teacher, all with the same share.
 
     Args:
         teachers: `{name: Teacher}`.
@@ -38,20 +42,24 @@ def default_terms(teachers, loss=None):
     return terms
 
 
-def settle(objective, features, targets):
+def settle(objective, features, targets, labels):
     """Chooses the default terms by head and loss, and refuses terms that fit neither."""
     if objective.uses_defaults and objective.terms:
-        _choose_defaults(objective, features["output"])
+        _choose_defaults(objective, features["output"], labels)
+    loss = by_output(objective.loss, output_names(objective.student))
     for term in objective.terms:
+        if isinstance(term.loss, KerasLoss):
+            _check_cross_entropy(term, features, targets[term.source])
         if term.loss.expects_logits:
             _check_parts(term, features, targets[term.source])
-            _check_logits(term, objective.loss, features, targets[term.source])
+            _check_logits(term, loss, features, targets[term.source])
 
 
-def _choose_defaults(objective, output):
+def _choose_defaults(objective, output, labels):
     if tree.is_nested(output):
         return  # refused below, by name
-    kind = _default(activation_of(output), kind_of_loss(objective.loss), output.shape[-1])
+    told = kind_of_loss(objective.loss) or kind_of_labels(objective.loss, labels, output)
+    kind = _default(activation_of(output), told)
     if kind is KLDivergence:
         return
     made = default_terms(objective.teachers, kind)
@@ -65,7 +73,7 @@ def _choose_defaults(objective, output):
     )
 
 
-def _default(activation, loss, units):
+def _default(activation, loss):
     if activation == "softmax":
         return KLDivergence
     if activation == "sigmoid" or loss == "binary":
@@ -76,20 +84,20 @@ def _default(activation, loss, units):
 
 
 def _check_parts(term, features, targets):
-    """Refuses several outputs where a loss compares the logits of one."""
+    """Raises an error for several outputs if a loss compares the logits of one."""
     for side, values in (("student", features), ("teacher", targets)):
         path = getattr(term, side)
         value = values[path] if isinstance(path, str) else None
-        if tree.is_nested(value) and not isinstance(value, TopK):
-            keys = value if isinstance(value, dict) else map(str, range(len(value)))
+        parts = {} if isinstance(value, TopK) else parts_of(value)
+        if parts:
             raise ValueError(
-                f"`{term.name}`: the {side}'s `{path}` has several parts ({', '.join(keys)}). Name "
-                f"one of them as `{path}:KEY`."
+                f"`{term.name}`: the {side}'s `{path}` has several parts ({', '.join(parts)}). "
+                f"Name one of them as `{path}:KEY`."
             )
 
 
 def _check_logits(term, loss, features, targets):
-    """Refuses what does not fit: a softmax over independent answers, probabilities as logits."""
+    """Raises an error for a softmax over independent answers, or for probabilities as logits."""
     compiled = kind_of_loss(loss, term.student)
     for side, values in (("student", features), ("teacher", targets)):
         for path in tree.flatten(getattr(term, side)):
@@ -139,7 +147,7 @@ def _check_one(term, side, path, value, activation, compiled):
 
 
 def _check_probabilities(term, where, value, sigmoid):
-    """A softmax must not be softened twice, nor a yes or no."""
+    """Raises an error for probabilities where a loss would apply softmax or sigmoid again."""
     if are_probabilities(value):
         raise ValueError(
             f"{where} gives probabilities, but the loss takes logits. On the first batch the "
@@ -154,15 +162,40 @@ def _check_probabilities(term, where, value, sigmoid):
         )
 
 
+def _check_cross_entropy(term, features, targets):
+    """Raises an error for a Keras cross-entropy on logits of the teacher."""
+    loss = term.loss.loss
+    name = getattr(loss, "__name__", type(loss).__name__).lower().replace("_", "")
+    if "crossentropy" not in name or not (
+        isinstance(term.student, str) and isinstance(term.teacher, str)
+    ):
+        return
+    y_pred, y_true, binary = features[term.student], targets[term.teacher], "binary" in name
+    inside = _between_0_and_1(y_true, least=1) if binary else are_probabilities(y_true)
+    if "sparse" not in name and not inside:
+        fits = "BinaryKLDivergence" if binary else "SoftCrossEntropy"
+        raise ValueError(
+            f"`{term.name}` takes probabilities from the teacher, but `{term.teacher}` of "
+            f"`{term.source}` gives logits. Give `losses.{fits}`, which takes the logits of both."
+        )
+    from_logits, known = getattr(loss, "from_logits", False), logits_of(y_pred) is not None
+    if term.projector is None and from_logits == (known or are_probabilities(y_pred)):
+        raise ValueError(
+            f"`{term.name}` needs `from_logits={not from_logits}`, because the student's "
+            f"`{term.student}` gives {'probabilities' if from_logits else 'logits'}. Received: "
+            f"from_logits={from_logits}"
+        )
+
+
 def _inner(loss):
-    """Returns the loss behind one that only changes the logits."""
+    """Returns the inner loss of a loss that only changes the logits."""
     while isinstance(loss, (ClassSubset, Standardized)):
         loss = loss.loss
     return loss
 
 
 def activation_of(value):
-    """`"softmax"`, `"sigmoid"` or `"linear"`, by the logits that Keras remembers."""
+    """Returns `"softmax"`, `"sigmoid"` or `"linear"`, by the logits that Keras remembers."""
     logits = logits_of(value)
     if logits is None:
         return "linear"
@@ -174,9 +207,9 @@ def activation_of(value):
     )
 
 
-def _between_0_and_1(value):
+def _between_0_and_1(value, least=ENOUGH):
     value = _numbers(value)
-    return value.size >= ENOUGH and bool(((value >= 0) & (value <= 1)).all())
+    return value.size >= least and bool(((value >= 0) & (value <= 1)).all())
 
 
 def _numbers(value):
@@ -184,11 +217,11 @@ def _numbers(value):
 
 
 def kind_of_loss(loss, path="output"):
-    """`"binary"`, `"regression"` or `None`: what a compiled loss says of an output's units.
+    """Returns `"binary"`, `"regression"` or `None`: the kind of an output's units by its loss.
 
     Args:
-        loss: as `compile` took it.
-        path: the output that is asked about.
+        loss: the loss that `compile` got.
+        path: the path of the output.
     """
     loss = loss_of(loss, path)
     if loss is None or isinstance(loss, (dict, list, tuple)):
@@ -201,8 +234,35 @@ def kind_of_loss(loss, path="output"):
     return None
 
 
+def kind_of_labels(loss, labels, output):
+    """Returns `"binary"`, `"regression"` or `None`, by the labels, for a user's own loss.
+
+    Args:
+        loss: the loss that `compile` received. The labels of a categorical loss are classes.
+        labels: the labels of the first batch. If each unit has a label, they have the output's
+            shape.
+        output: the student's output for the first batch.
+    """
+    loss = loss_of(loss)
+    name = getattr(loss, "__name__", type(loss).__name__).lower()
+    if loss is None or tree.is_nested(loss) or "categorical" in name or not ops.is_tensor(labels):
+        return None
+    units = output.shape[-1]
+    shapes = [tuple(output.shape), *([tuple(output.shape[:-1])] if units == 1 else [])]
+    if tuple(labels.shape) not in shapes:
+        return None
+    values = _numbers(labels)
+    values = np.reshape(values[np.isfinite(values)], -1)
+    if not np.isin(values, (0, 1)).all():
+        sums = _numbers(labels).sum(axis=-1)
+        soft = units > 1 and values.min() >= 0 and np.allclose(sums, 1, atol=TOLERANCE)
+        return None if soft else "regression"
+    one_hot = units > 1 and (_numbers(labels).sum(axis=-1) == 1).all()
+    return None if one_hot else "binary"
+
+
 def loss_of(loss, path="output"):
-    """The compiled loss of one output, however it was given; a structure where that is not told."""
+    """Returns the compiled loss of one output, or the whole structure if it is not clear."""
     key = path.partition(":")[2] if isinstance(path, str) else ""
     if isinstance(loss, dict) and key in loss:
         loss = loss[key]

@@ -1,10 +1,10 @@
-"""What trains or moves beside the student: Keras tracks it, and weights files hold it."""
+"""Holds the layers that train or move beside the student, so that Keras tracks them."""
 
 import keras
 
 
 class Kept(keras.layers.Layer):
-    """Holds layers; it is never called, so that more may be added at any time."""
+    """Holds layers. It is never called, so more layers may be added at any time."""
 
     def __init__(self):
         super().__init__(name="kept")
@@ -12,7 +12,7 @@ class Kept(keras.layers.Layer):
         self.built = True
 
     def build(self, input_shape=None):
-        """Keras locks a layer without `build` when it is made."""
+        """Does nothing: without `build` Keras would lock the layer when it is made."""
 
     def hold(self, layers):
         """Adds layers that are not held yet."""
@@ -22,17 +22,17 @@ class Kept(keras.layers.Layer):
                 self.parts.append(layer)
 
     def number(self, name, value):
-        """Returns a saved number by name, made once: a variable that nothing trains."""
+        """Returns a saved number by its name, a variable that is made once and not trained."""
         if name not in self.numbers:
             self.numbers[name] = Number(value, name=f"kept_{len(self.numbers)}")
         return self.numbers[name].value
 
 
 class Number(keras.layers.Layer):
-    """A layer around one number.
+    """A layer that holds one number.
 
     Args:
-        start: the number that it starts with.
+        start: the first value of the number.
         **kwargs: as in `keras.layers.Layer`.
     """
 

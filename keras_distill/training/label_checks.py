@@ -1,4 +1,4 @@
-"""What the first batch says of labels: class ids out of range, and a wrong `from_logits`."""
+"""Checks labels on the first batch: class ids out of range, and a wrong `from_logits`."""
 
 import keras
 import numpy as np
@@ -10,12 +10,12 @@ from keras_distill.training import heads
 
 
 def check(loss, batch, output):
-    """Refuses labels that do not fit the compiled loss, and a loss that does not fit the head.
+    """Raises an error if labels do not fit the compiled loss, or the loss does not fit the head.
 
     Args:
-        loss: as `compile` took it, or `None`.
+        loss: the loss that `compile` got, or `None`.
         batch: the first `Batch`, of tensors.
-        output: the student's output of it.
+        output: the student's output for this batch.
     """
     if loss is None:
         return
@@ -42,7 +42,7 @@ def check(loss, batch, output):
 
 
 def _check_from_logits(loss, probabilities):
-    """Refuses a loss that takes logits for probabilities, or the other way round."""
+    """Raises an error if a loss takes logits for probabilities, or the other way round."""
     from_logits = getattr(loss, "from_logits", False)
     if from_logits == probabilities:
         gives = "probabilities" if probabilities else "logits"
@@ -53,7 +53,7 @@ def _check_from_logits(loss, probabilities):
 
 
 def _check_binary(loss, output):
-    """The same where each unit has a label; only what is sure is refused."""
+    """Does the same for a label in each unit; raises only what is certain."""
     values = np.asarray(ops.convert_to_numpy(ops.cast(output, "float32")))
     if logits_of(output) is not None:
         _check_from_logits(loss, probabilities=True)
@@ -62,7 +62,7 @@ def _check_binary(loss, output):
 
 
 def _categorical(loss):
-    """Returns the cross-entropy that was compiled, and whether it takes class ids."""
+    """Returns the compiled cross-entropy, and whether it takes class ids."""
     one_hot = (keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy)
     ids = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
     for sparse, (kind, function) in ((False, one_hot), (True, ids)):

@@ -1,4 +1,4 @@
-"""What is minimized: teachers, terms and alpha, without a `keras.Model` around them."""
+"""The objective: teachers, terms and alpha, without a `keras.Model` around them."""
 
 from typing import Any, NamedTuple
 
@@ -7,25 +7,25 @@ from keras import ops, tree
 
 from keras_distill import schedules, taps
 from keras_distill._keras import trainer
-from keras_distill._keras.graph import output_keys, own_inputs
+from keras_distill._keras.graph import output_keys, output_names, own_inputs
 from keras_distill._keras.layers import sublayers
 from keras_distill.teachers import CachedTeacher, ModelTeacher, SelfTeacher, Teacher
 from keras_distill.teachers.teacher import described
 from keras_distill.training import compiling, first_look, heads, label_checks, replicas
-from keras_distill.training.outputs import one_each
+from keras_distill.training.outputs import by_output, one_each
 from keras_distill.training.term import Term, student_paths, teacher_paths
 
 RESERVED = ("loss", "label_loss")
 
 
 class Outcome(NamedTuple):
-    """What the forward half of a step has found.
+    """The results of the forward half of a step.
 
     Args:
         total: the scalar to minimize.
         label: the label loss, or `None`.
         measured: `{term's name: Measured}`.
-        output: what the compiled loss and metrics see.
+        output: the output for the compiled loss and metrics.
     """
 
     total: Any
@@ -37,27 +37,27 @@ class Outcome(NamedTuple):
 class Objective:
     """`(1 - alpha) * label_loss + alpha * sum(weight * term) + the student's regularization`.
 
-    A `Distiller` holds one as `distiller.objective`; a callback or a loop of your own may call all
+    A `Distiller` holds one as `distiller.objective`. A callback or a loop of your own may call all
     of its methods.
 
     Args:
         student: the model to train.
         teacher: a Keras model, a `Teacher`, a function of the inputs, `{name: any of these}` or
             `None`.
-        terms: a list of `Term`s, or `None` for one that fits the student's head for each teacher.
+        terms: a list of `Term`s, or `None` for one per teacher that fits the student's head.
         alpha: **the share of the teachers**, in [0, 1]: a number, a schedule or a variable. `None`
-            is 0.5, or 1 without labels.
+            means 0.5, or 1 without labels.
 
     Attributes:
         teachers: `{name: Teacher}`, `"self"` among them.
         terms: the attached terms.
-        layers: `{term's name: {"projector" | "loss": layer}}`, which train with the student;
+        layers: `{term's name: {"projector" | "loss": layer}}`, which train with the student.
             `prepare` makes them.
-        weights: `{term's name: weight}`, a number, a schedule or a variable in the place of the
-            term's own, for callbacks that steer: the user's `Term` stays as it is.
+        weights: `{term's name: weight}`, a number, a schedule or a variable in place of the term's
+            own weight. Callbacks set it; the user's `Term` stays unchanged.
         read: `{id: variable}` of all variables that the first look has read, whoever owns them.
-        labels: whether labels are compared.
-        first_batch: the batch that `prepare` has seen, for callbacks that measure on one.
+        labels: whether there is a loss on labels.
+        first_batch: the batch that `prepare` got, for callbacks that measure on one.
 
     Example:
 
@@ -70,7 +70,7 @@ class Objective:
     ```
     """
 
-    gives_logits = True  # of outputs, in `features`
+    gives_logits = True  # whether `features` hold the logits of outputs
 
     def __init__(self, student, teacher=None, terms=None, alpha=None):
         self.student = student
@@ -80,16 +80,18 @@ class Objective:
         self.weights, self._waiting = {}, []
         self.labels, self.loss, self.compiled_metrics = False, None, None
         self.first_batch = None
-        self._shapes = {}  # of what teachers answer, where a graph does not know it
+        self._shapes = {}  # shapes of teachers' answers, for graphs that do not know them
         for source in self.teachers.values():
             source.begin(student)
         self.uses_defaults = terms is None
+        if isinstance(terms, Term):
+            raise TypeError(f"`terms` must be a list of terms. Received: terms={terms!r}")
         self.attach(*(heads.default_terms(self.teachers) if terms is None else terms))
 
     # Terms
 
     def attach(self, *terms):
-        """Adds terms, all or none."""
+        """Adds all of the terms, or none if one is refused."""
         names = [*RESERVED, *(term.name for term in self.terms)]
         for term in terms:
             if not isinstance(term, Term):
@@ -106,11 +108,11 @@ class Objective:
         self.terms.extend(terms)
 
     def detach(self, *terms):
-        """Takes terms out again; what they have trained stays in `layers`."""
+        """Removes terms. Their trained layers stay in `layers`."""
         self.terms = [term for term in self.terms if term not in terms]
 
     def check(self, term):
-        """Refuses a term whose source or layers do not exist, as far as models are built."""
+        """Raises an error for a source or layer that does not exist, as far as models are built."""
         compiling.check_own_step(self.student)
         if term.source not in self.teachers:
             raise ValueError(
@@ -126,7 +128,7 @@ class Objective:
             if not teacher.has(path):
                 for model in teacher.models():
                     if isinstance(model, keras.layers.Layer):
-                        taps.find_layer(model, path)  # its error names the layers that there are
+                        taps.find_layer(model, path)  # its error names the existing layers
                 raise ValueError(
                     f"`{term.name}` reads `{path}`, but the teacher `{term.source}` has no layers. "
                     f"Compare its output, or give a Keras model as the teacher. Received: "
@@ -134,22 +136,22 @@ class Objective:
                 )
 
     def waiting(self):
-        """Returns the terms whose layers wait for a batch."""
+        """Returns the terms whose layers are built with the first batch."""
         return [term for term in self.terms if term.trains and term.name not in self.layers]
 
     def own_layers(self):
-        """Returns the layers that train beside the student, those of attached terms only."""
+        """Returns the layers of attached terms, which train beside the student."""
         names = {term.name for term in self.terms}
         return [layer for name, made in self.layers.items() if name in names
                 for layer in made.values()]  # fmt: skip
 
     def state(self):
-        """Returns what a forward pass in training may change: batch statistics, seeds, memories."""
+        """Returns what a training forward pass may change: batch statistics, seeds, memories."""
         layers = [self.student, *self.own_layers()]
         return [variable for layer in layers for variable in layer.non_trainable_variables]
 
     def trained(self, variables):
-        """Those of a distiller's trainable variables that a step trains: no detached terms'."""
+        """Returns the trainable variables that a step trains, without those of detached terms."""
         kept = {id(layer) for layer in self.own_layers()}
         idle = [layer for made in self.layers.values() for layer in made.values()
                 if id(layer) not in kept]  # fmt: skip
@@ -167,12 +169,12 @@ class Objective:
 
     @property
     def teaches(self):
-        """Whether terms count; else a step is the student's own, bit for bit, and not guarded."""
+        """Whether terms count; if not, a step is the student's own, bit for bit, unguarded."""
         return not (schedules.is_number(self.share) and self.share == 0)
 
     @property
     def loses(self):
-        """Whether `evaluate` has a loss to report: not where a teacher alone teaches."""
+        """Whether `evaluate` has a loss to report; it has none if only a teacher teaches."""
         return self.labels or not self.terms
 
     @property
@@ -181,7 +183,7 @@ class Objective:
         return self.student
 
     def compile(self, *args, **kwargs):
-        """Compiles the judged model, with the arguments of its own `compile`."""
+        """Compiles the judged model with the arguments of its own `compile`."""
         judged = self.judged
         trainer.forget_compiled(judged)
         names, taught = output_keys(self.student), bool(self.terms)
@@ -190,19 +192,19 @@ class Objective:
         self.compiled_metrics = trainer.compiled_metrics(judged)
         compiling.check_share(self.alpha, self.labels, self.terms)
 
-    # The way down
+    # The forward pass
 
     def prepare(self, batch):
-        """Looks at the first batch: refuses what is wrong, and makes `layers`.
+        """Checks the first batch, and makes `layers`.
 
-        Whatever a forward pass assigns falls with its scope: nothing is left behind in student,
-        teachers or seeds.
+        The method runs in a scope that drops all assignments. Student, teachers and seeds stay
+        unchanged.
 
         Args:
             batch: a `Batch`.
 
         Raises:
-            ValueError: for everything that can be told before the first update.
+            ValueError: for every error that is known before the first update.
         """
         batch = tree.map_structure(
             lambda value: value if value is None else ops.convert_to_tensor(value), batch
@@ -214,40 +216,39 @@ class Objective:
             function()
 
     def when_ready(self, function):
-        """Calls a function without arguments once the first batch was looked at; now, if it was.
+        """Calls a function without arguments after the look at the first batch, or now.
 
-        For callbacks: a source of data that callbacks steer is not read before the first step.
+        Callbacks use it, since data that callbacks steer are not read before the first step.
         """
         if self.first_batch is None or self.waiting():
             self._waiting.append(function)
         else:
             function()
 
-    def settle(self, features, answers):
-        """Chooses the default terms by the student's head, and refuses terms that do not fit it."""
-        heads.settle(self, features, answers)
+    def settle(self, features, answers, batch):
+        """Chooses the default terms by the student's head, and refuses terms that do not fit."""
+        heads.settle(self, features, answers, self.by_output(batch).labels)
 
     def check_labels(self, batch, features):
-        """Refuses labels that do not fit the compiled loss and the head."""
-        label_checks.check(self.loss, batch, features["output"])
+        """Raises an error for labels that do not fit the compiled loss and the head."""
+        label_checks.check(self.loss, self.by_output(batch), features["output"])
 
     def features(self, batch, training):
-        """One forward pass of the student: `{path: tensor}` for every path that terms read."""
+        """Runs the student once; returns `{path: tensor}` for every path that terms read."""
         paths = ["output", *student_paths(self.terms)]
         return taps.run(self.student, self.inputs(batch.x), paths, training=training)
 
     def inputs(self, x):
-        """The part of the inputs that the student reads, where others ride along in the dict."""
+        """Returns the inputs that the student reads, of a dict that may hold others too."""
         return own_inputs(self.student, x)
 
     def targets(self, batch, features=None):
         """Returns `{source: {path: tensor}}`, without gradients.
 
         Args:
-            batch: a `Batch`.
             features: the student's features, for the sources that read them (`"self"`). Without
-                them those sources are left out, so that the others can be asked before anything
-                is differentiated.
+                features these sources are left out, so that the other teachers can run before the
+                part that is differentiated.
         """
         found = {}
         for source, paths in teacher_paths(self.terms).items():
@@ -258,7 +259,7 @@ class Objective:
         return found
 
     def note_shapes(self, targets):
-        """Remembers how many axes and classes the first answers have: a graph may not know."""
+        """Remembers the axes and classes of the first answers, since a graph may not know them."""
         for source, values in targets.items():
             for path, value in values.items():
                 if ops.is_tensor(value):
@@ -269,7 +270,7 @@ class Objective:
         return value if shape is None else first_look.with_shape(value, shape)
 
     def measure(self, features, targets, batch):
-        """Returns what each term measures: `{term's name: Measured}`.
+        """Returns `{term's name: Measured}`, what each term measures.
 
         Args:
             features: as `features` returns them.
@@ -277,22 +278,29 @@ class Objective:
             batch: the same `Batch`.
         """
         targets = {**targets, **self.targets(batch, features)}
+        batch = self.by_output(batch)
         return {term.name: term(features, targets[term.source], batch, self.layers.get(term.name))
                 for term in self.terms}  # fmt: skip
 
+    def by_output(self, batch):
+        """Returns a batch whose labels and weights have the keys by which terms name outputs."""
+        names = output_names(self.student)
+        return batch._replace(labels=by_output(batch.labels, names),
+                              sample_weight=by_output(batch.sample_weight, names))  # fmt: skip
+
     def judged_inputs(self, batch):
-        """Returns what the judged model takes of a batch."""
+        """Returns the inputs of the judged model for a batch."""
         return self.inputs(batch.x)
 
     def measured_output(self, features, targets, batch):
-        """Returns what terms measure, and what the compiled loss and metrics see."""
+        """Returns what terms measure, and the output for the compiled loss and metrics."""
         return self.measure(features, targets, batch), features["output"]
 
     def label_loss(self, batch, output):
-        """Returns the label loss or `None`, and what the student adds to it (its regularization).
+        """Returns the label loss or `None`, and the student's regularization.
 
-        A `compute_loss` of the student's own is the label loss whole. Where no term counts, the
-        label loss on replicas is Keras's.
+        If the student has a `compute_loss` of its own, this is the label loss. If no term counts,
+        the label loss on replicas is Keras's.
         """
         judged, labels = self.judged, one_each(batch.labels, output)
         if trainer.overrides(judged, "compute_loss"):
@@ -305,11 +313,11 @@ class Objective:
         return label, trainer.added_losses(judged)
 
     def forward(self, batch, targets, step):
-        """Returns the half of a step that is differentiated: the student runs here, once.
+        """Runs the half of a step that is differentiated; the student runs here, once.
 
         Args:
             batch: a `Batch`.
-            targets: `targets(batch)`, made before.
+            targets: the result of `targets(batch)`.
             step: the number of updates so far, for schedules.
 
         Returns:
@@ -322,7 +330,7 @@ class Objective:
             return Outcome(self.total(label, measured, added), label, measured, output)
 
     def total(self, label, measured, added=()):
-        """Returns the scalar to minimize; what counts nothing is left out, since 0 * NaN is NaN.
+        """Returns the scalar to minimize. Parts without weight are left out, since 0 * NaN is NaN.
 
         Args:
             label: the label loss, a scalar, or `None` without labels.
@@ -350,7 +358,7 @@ class Objective:
         return parts[0] if len(parts) == 1 else ops.sum(_of_one_dtype(parts))
 
     def weight_of(self, term):
-        """Returns what a term is weighed by: its own weight, or the one in its place."""
+        """Returns the weight of a term: its own, or the one in its place."""
         return self.weights.get(term.name, term.weight)
 
     def knobs(self):
@@ -359,11 +367,11 @@ class Objective:
         return schedules.knobs(self.share, self.terms, weights)
 
     def parts(self, batch, targets):
-        """Returns what a batch contributes at weight 1: the mean of each term, and the label loss.
+        """Returns the parts of a batch's loss at weight 1: each term's mean, and the label loss.
 
         Args:
             batch: a `Batch`.
-            targets: `targets(batch)`.
+            targets: the result of `targets(batch)`.
 
         Returns:
             `{term's name or "label_loss": scalar}`, in training mode.
@@ -381,19 +389,19 @@ class Objective:
 
     @staticmethod
     def _weighed(share, label):
-        """A loss with `reduction=None` counts as its sum, of which Keras takes the gradient."""
+        """Sums a loss with `reduction=None`, as Keras does for its gradient."""
         return share * (ops.sum(label) if len(label.shape) else label)
 
     def suspects(self, label, measured, targets, step):
-        """Returns what to look at, by name, when a total is not finite; the causes first.
+        """Returns the values to check, by name, if a total is not finite; causes come first.
 
         Args:
-            label, measured, targets: of the step.
+            label, measured, targets: the values of the step.
             step: the number of updates so far.
 
         Returns:
-            `{name: structure of tensors}`; a `Knob` stands in the place of a name where a
-            schedule or a variable may have left its range.
+            `{name: structure of tensors}`. A `Knob` stands in the place of a name if a schedule or
+            a variable may have left its range.
         """
         found = {
             knob: knob.within(step) for knob in self.knobs() if not schedules.is_number(knob.value)
@@ -408,19 +416,19 @@ class Objective:
         return found | {f"the term `{name}`": each.values for name, each in measured.items()}
 
     def update(self, updated):
-        """After a step: moving teachers follow the student.
+        """Updates moving teachers after a step, so that they follow the student.
 
         Args:
-            updated: a scalar, whether the optimizer has updated the student: under
+            updated: a scalar, whether the optimizer has updated the student. Under
                 `gradient_accumulation_steps` not every step does.
         """
         for teacher in self.teachers.values():
             teacher.update(self.student, updated)
 
-    # What it says of itself
+    # Descriptions
 
     def jits(self):
-        """Returns whether XLA can compile all teachers, which Keras cannot ask."""
+        """Returns whether XLA can compile all teachers, which Keras cannot know."""
         models = [model for teacher in self.teachers.values() for model in teacher.models()]
         known = all(isinstance(model, keras.Model) for model in models)
         return known and all(
@@ -430,7 +438,7 @@ class Objective:
         )
 
     def describe(self):
-        """Teachers and terms, a line each."""
+        """Returns teachers and terms, with a line for each."""
         lines = [f"Distiller: {described(self.student)}"]
         for name, teacher in self.teachers.items():
             if name != "self":
@@ -445,7 +453,7 @@ class Objective:
 
 
 def _of_one_dtype(parts):
-    """Losses in the widest of their dtypes: a float64 student's beside terms in float32."""
+    """Converts losses to the widest of their dtypes: a student may be of float64."""
     dtypes = {keras.backend.standardize_dtype(part.dtype) for part in parts}
     if len(dtypes) < 2:
         return parts
@@ -453,7 +461,7 @@ def _of_one_dtype(parts):
 
 
 def teachers_by_name(teacher):
-    """Returns the sources that terms can name: those given, and "self"."""
+    """Returns the sources that terms can name: the given teachers, and "self"."""
     named = teacher if isinstance(teacher, dict) else {"teacher": teacher}
     if "self" in named:
         raise ValueError(
@@ -474,7 +482,7 @@ def teachers_by_name(teacher):
 
 
 def checked_alpha(alpha):
-    """Returns alpha, checked; a variable is not trained, or the optimizer would move it."""
+    """Returns alpha after checks; a variable becomes untrainable for the optimizer."""
     if isinstance(alpha, keras.Variable):
         alpha.trainable = False
     return None if alpha is None else schedules.check("alpha", alpha, low=0, high=1)

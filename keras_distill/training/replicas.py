@@ -1,4 +1,4 @@
-"""Sums and batches over the replicas of `tf.distribute`; elsewhere a step sees the whole batch."""
+"""Sums and gathers over the replicas of `tf.distribute`; without them nothing changes."""
 
 import keras
 from keras import ops, tree
@@ -8,11 +8,11 @@ from keras_distill._keras import optimizers, trainer
 from keras_distill._keras.layers import mask_of
 from keras_distill.training import weights
 
-SUMS = ("sum", "none", None)  # reductions that divide by nothing
+SUMS = ("sum", "none", None)  # reductions without a division
 
 
 def _context():
-    """Returns the replica that this code runs in, where there are several, else `None`."""
+    """Returns the replica context if there are several replicas, else `None`."""
     if _backend.NAME != "tensorflow":
         return None
     import tensorflow as tf
@@ -33,15 +33,14 @@ def total(value):
 
 
 def shares(optimizer, gradients):
-    """Gradients of one replica, as an optimizer needs them that looks at all of them at once.
+    """Returns one replica's gradients for an optimizer that needs the sum over all replicas.
 
-    Keras clips the gradients of each replica, and judges those of the first one where it scales
-    the loss. For such an optimizer every replica gets the same share of the sum, clipped as one
-    device clips it: Keras's own clipping leaves that as it is.
+    Keras clips the gradients of each replica, and if it scales the loss it judges those of the
+    first one. For such an optimizer every replica gets the same share of the sum, clipped as on one
+    device. Keras's own clipping leaves this share as it is.
 
     Args:
         optimizer: the optimizer.
-        gradients: a list of tensors, `None` where a variable has none.
     """
     clips, scales = optimizers.clips(optimizer), optimizers.scales(optimizer)
     if _context() is None or not (clips or scales):
@@ -55,19 +54,19 @@ def shares(optimizer, gradients):
 def label_loss(model, labels, output, sample_weight):
     """Returns the compiled loss of a model over the batch of all replicas.
 
-    Each replica has its part of it, so that the parts sum to what one device measures. Keras takes
-    the mean of the replicas' means, which differs where their parts of the batch weigh unequally.
+    Each replica returns its part, and the sum of the parts is what one device measures. Keras takes
+    the mean of the replicas' means, which differs if their batches have unequal weights.
 
     Args:
         model: a compiled model.
-        labels, output, sample_weight: this replica's, as the model's compiled loss takes them.
+        labels, output, sample_weight: the values of this replica, as the compiled loss takes them.
     """
     share = None if _context() is None else _share
     return trainer.label_loss(model, labels, output, sample_weight, share)
 
 
 def _share(value, loss, y_true, y_pred, sample_weight):
-    """This replica's part of a mean over all; Keras has divided its own mean by their number."""
+    """Returns this replica's part of the mean over all; Keras's mean is divided already."""
     count = _count(loss, y_true, y_pred, sample_weight)
     if count is None:
         return value
@@ -76,7 +75,7 @@ def _share(value, loss, y_true, y_pred, sample_weight):
 
 
 def _count(loss, y_true, y_pred, sample_weight):
-    """Returns what a loss has divided the sum of its values by, as far as replicas differ in it."""
+    """Returns the divisor of a loss's sum, as far as replicas differ in it."""
     if loss.reduction in SUMS:
         return None
     mask = mask_of(y_pred)
@@ -96,7 +95,7 @@ def _count(loss, y_true, y_pred, sample_weight):
 
 
 def gathered(structure):
-    """Tensors of all replicas, one behind the other along the batch."""
+    """Gathers the tensors of all replicas along the batch axis."""
     context = _context()
     if context is None:
         return structure

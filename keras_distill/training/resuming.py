@@ -1,4 +1,4 @@
-"""Where a `fit` begins that goes on with an earlier one, and all that changes while it trains."""
+"""Resumes an earlier `fit`: its place in the training, and all state that changes."""
 
 import contextlib
 import hashlib
@@ -15,12 +15,12 @@ class Place(NamedTuple):
     """A place in a training.
 
     Args:
-        epoch: counted from 0.
+        epoch: the epoch, counted from 0.
         step: how many steps of the epoch are done.
         stopped: whether a callback has ended the training here. Defaults to `False`.
         generators: the states of PyTorch's generators after the step, arrays. Defaults to none.
-        epoch_generators: those at the beginning of the epoch, which give it its order. Defaults to
-            none.
+        epoch_generators: the states at the beginning of the epoch, which determine its order.
+            Defaults to none.
     """
 
     epoch: int
@@ -30,21 +30,21 @@ class Place(NamedTuple):
     epoch_generators: tuple = ()
 
     def initial_epoch(self, epochs):
-        """The epoch with which a `fit` of so many begins: none is left where all is done."""
+        """Returns the epoch with which a `fit` of so many epochs begins."""
         return epochs if self.stopped else min(self.epoch, epochs)
 
 
 @runtime_checkable
 class Resuming(Protocol):
-    """A callback that knows where an earlier `fit` has come to."""
+    """A callback that knows the place that an earlier `fit` has reached."""
 
     def resuming(self, distiller):
-        """A context manager for the time of a `fit`: its value is a `Place`, or `None`."""
+        """Returns a context manager for the time of a `fit`. Its value is a `Place`, or `None`."""
 
 
 @contextlib.contextmanager
 def place_of(callbacks, model):
-    """Where the `fit` of a distiller with these callbacks begins: a `Place`, or `None`."""
+    """Returns the `Place` where the `fit` of a distiller with these callbacks begins, or `None`."""
     found = [each for each in callbacks if isinstance(each, Resuming)]
     if len(found) > 1:
         raise ValueError(f"Only one callback may resume a `fit`. Received: {found}")
@@ -53,8 +53,8 @@ def place_of(callbacks, model):
 
 
 def arrays(variables):
-    """The values of variables, a list of arrays; of several workers all must ask together."""
-    if _backend.NAME == "tensorflow":  # whose replicas' sums are no arrays
+    """Returns the values of variables as arrays. All of several workers must call it together."""
+    if _backend.NAME == "tensorflow":  # its variables on replicas are no arrays
         read = _backend.tensorflow("A checkpoint").convert_to_tensor
     else:
         read = ops.convert_to_tensor
@@ -62,15 +62,15 @@ def arrays(variables):
 
 
 def assign(variables, values, what):
-    """Gives variables their values.
+    """Assigns values to variables.
 
     Args:
         variables: the variables.
         values: an array for each.
-        what: what the values are from, for the message.
+        what: the source of the values, for the error message.
 
     Raises:
-        ValueError: the values are of other variables.
+        ValueError: if the values belong to other variables.
     """
     shapes = [tuple(variable.shape) for variable in variables]
     if shapes != [value.shape for value in values]:
@@ -84,9 +84,9 @@ def assign(variables, values, what):
 
 
 def generators():
-    """Returns the states of the generators that all of PyTorch draws from, arrays; none elsewhere.
+    """Returns the states of PyTorch's global generators as arrays; empty on other backends.
 
-    Dropout without a seed and the order of shuffled data come from them, and from no variable.
+    Dropout without a seed and shuffles draw from them, and from no variable.
     """
     if _backend.NAME != "torch":
         return ()
@@ -96,7 +96,7 @@ def generators():
 
 
 def set_generators(states):
-    """Gives the generators the states that `generators` has returned."""
+    """Sets the generators to the states that `generators` has returned."""
     if not states:
         return
     torch = importlib.import_module("torch")
@@ -107,7 +107,7 @@ def set_generators(states):
 
 
 def digest(batch):
-    """Returns a few letters that stand for the values of a batch; `None` where there is none."""
+    """Returns a short digest of the values of a batch, or `None` without a batch."""
     if batch is None:
         return None
     found = hashlib.blake2b(digest_size=8)

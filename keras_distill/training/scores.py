@@ -1,4 +1,4 @@
-"""What a distiller logs: the judged model's own loss and metrics, and a mean of each term."""
+"""The logs of a distiller: the judged model's own loss and metrics, and a mean of each term."""
 
 import keras
 from keras import ops, tree
@@ -9,7 +9,7 @@ from keras_distill.batch import labels_of
 from keras_distill.training import replicas
 from keras_distill.training.outputs import one_each, run
 
-LABEL_LOSS = ("label_loss", "distillation_label_loss")  # the second where the student has the first
+LABEL_LOSS = ("label_loss", "distillation_label_loss")  # the second if the first is taken
 
 
 class Scores:
@@ -30,14 +30,14 @@ class Scores:
         return self.objective.judged
 
     def follow_terms(self):
-        """One mean a term, and one of the label loss beside them; without terms there is none."""
+        """Makes a mean for each term and one for the label loss; without terms there are none."""
         names = [term.name for term in self.objective.terms]
         with self._scope():
             self.means = {n: self.means.get(n) or keras.metrics.Mean(name=n) for n in names}
             self.label = self._label_mean() if names else None
 
     def _label_mean(self):
-        """The one that there is, which a traced step may hold, unless its name is taken now."""
+        """Returns the existing mean, which a traced step may hold, unless its name is taken now."""
         name, kept = self._label_name(), self.label is not None
         return self.label if kept and self.label.name == name else keras.metrics.Mean(name=name)
 
@@ -48,11 +48,11 @@ class Scores:
         return LABEL_LOSS[LABEL_LOSS[0] in taken]
 
     def own(self):
-        """Returns the means beside the judged model's metrics, in the order of the logs."""
+        """Returns the means of this distiller, in the order of the logs."""
         return [*([] if self.label is None else [self.label]), *self.means.values()]
 
     def metrics(self, evaluates):
-        """Returns what logs report: in evaluation only the judged model's own."""
+        """Returns the metrics that logs report; in evaluation only those of the judged model."""
         metrics = self.judged.metrics
         if not evaluates:
             return [*metrics, *self.own()]
@@ -78,7 +78,7 @@ class Scores:
         return {**logs, **{mean.name: mean.result() for mean in self.own()}}
 
     def judge(self, batch):
-        """What `evaluate` measures of a batch, as the judged model's own `test_step` does."""
+        """Measures a batch for `evaluate`, as the judged model's own `test_step` does."""
         x = self.objective.judged_inputs(batch)
         output = run(self.judged, x, training=False)
         if self.objective.loses:
@@ -115,12 +115,12 @@ def _size(batch):
 
 
 def _reported(loss):
-    """Returns a loss with `reduction=None` is reported as its mean, as Keras does."""
+    """Returns the reported loss; with `reduction=None` this is the mean, as in Keras."""
     return ops.mean(loss) if len(loss.shape) else loss
 
 
 def per_worker(logs):
-    """Under several workers Keras averages logs along an axis, which scalars do not have."""
+    """Gives logs an axis, since Keras averages over it under several workers."""
     if _backend.NAME != "tensorflow" or trainer.runs_on_workers():
         return logs
     import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Refuses two sides whose shapes differ, and names the axis and what mends it."""
+"""Checks that two sides have one shape; the error names the axis and the remedy."""
 
 from keras import ops, tree
 
@@ -13,15 +13,15 @@ AXES = {
 
 
 def check_shapes(term, y_true, y_pred):
-    """Refuses what would broadcast in silence.
+    """Raises an error for shapes that would broadcast silently.
 
     Args:
         term: the `Term`, for its name and paths.
-        y_true: the source's side.
-        y_pred: the student's side, behind the projector.
+        y_true: the source's value.
+        y_pred: the student's value, after the projector.
 
     Raises:
-        ValueError: naming the axis in which both sides differ, and the way out for that axis.
+        ValueError: if the sides differ. It names the first axis that differs, and the remedy.
     """
     if isinstance(y_true, TopK):
         _check_top_k(term, y_true, y_pred)
@@ -38,7 +38,7 @@ def check_shapes(term, y_true, y_pred):
 
 
 def _way_out(term, y_true, y_pred):
-    """Returns what mends the first axis that differs."""
+    """Returns the remedy for the first axis that differs."""
     if tree.is_nested(y_true) or not ops.is_tensor(y_true):
         return 'Choose one of several outputs with "output:KEY".'
     teacher, student = tuple(y_true.shape), tuple(y_pred.shape)

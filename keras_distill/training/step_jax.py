@@ -11,26 +11,26 @@ from keras_distill._keras import epochs, trainer
 from keras_distill.batch import Batch
 from keras_distill.training.guard import Guard, knobs_of
 
-RECORD = "_guard_record"  # among the logs, between the compiled step and the train function
+RECORD = "_guard_record"  # a key of the logs, between the compiled step and the train function
 
 
 class Step:
-    """What a distiller does its own way on JAX.
+    """The JAX part of a distiller: its train, test and predict steps.
 
-    A `StatelessScope` stands for the variables, so that the objective sees no state. Whatever
-    variable the first look has read travels in the state: a teacher's weights are no constants
-    of the compiled step.
+    A `StatelessScope` replaces the variables, so the objective sees no state. Every variable that
+    the first look has read is part of the state, so a teacher's weights are no constants of the
+    compiled step.
     """
 
-    data_may_ask = False  # whether a `PyDataset` makes the batches, as `data.OnPolicy` does
+    data_may_ask = False  # whether a `PyDataset` may run the student, as `data.OnPolicy` does
 
     def new_guard(self):
-        """The guard of updates: it chooses between new and old state without waiting for either."""
+        """Returns the guard of updates, which chooses the new or the old state without waiting."""
         return Guard()
 
     @property
     def non_trainable_variables(self):
-        """Keras's, and in training what else a step reads."""
+        """Keras's variables and, in training, all others that a step reads."""
         own = super().non_trainable_variables
         if self.mode != "train" or self.guard is None:
             return own
@@ -40,11 +40,11 @@ class Step:
         return own + [variable for key, variable in riders.items() if key not in known]
 
     def optimizer_variables(self):
-        """Returns the optimizer's, or none."""
+        """The optimizer's variables, or none."""
         return [] if self.optimizer is None else self.optimizer.variables
 
     def look_first(self, iterator=None, data_batch=None):
-        """Looks at the first batch, and builds what is not built."""
+        """Looks at the first batch, and builds the layers that are not built yet."""
         if self.mode == "train":
             self.data_may_ask = iterator is not None and epochs.is_steered(iterator)
         if self.look_is_due:
@@ -55,12 +55,12 @@ class Step:
         self.go_to_place(iterator)
 
     def groups(self):
-        """Returns the variables of the state, in Keras's order."""
+        """Returns the groups of variables in the state, in Keras's order."""
         return (self.trainable_variables, self.non_trainable_variables, self.optimizer_variables(),
                 self.metrics_variables)  # fmt: skip
 
     def train_step(self, state, data):
-        """Returns `(logs, new state)` of one batch."""
+        """Trains on one batch; returns `(logs, new state)`."""
         batch, objective, optimizer = self.unpacked(data), self.objective, self.optimizer
         groups = self.groups()
         if trainer.overrides(self.judged, "train_step"):  # and there are no terms
@@ -97,7 +97,8 @@ class Step:
         count = keras.ops.convert_to_tensor(optimizer.iterations)
         if len(pairs) < len(trained):
             gradients = [g if id(v) in known else None for g, v in zip(gradients, trained)]
-        # As Keras does: what scales the loss branches, and a branch must not assign to a scope.
+        # As in Keras: an optimizer that scales the loss branches, and a branch must not assign to a
+        # scope.
         before = [[v.value for v in group] for group in (optimizer.variables, trained)]
         weights, state = optimizer.stateless_apply(before[0], gradients, before[1])
         for variable, value in zip([*trained, *optimizer.variables], [*weights, *state]):
@@ -105,10 +106,10 @@ class Step:
         objective.update(trainer.has_updated(optimizer, count))
 
     def _guarded(self, logs, new, old, outcome, gradients, seen):
-        """Returns the new state, or the old one from a fault on, until it is raised."""
+        """Returns the new state, or the old one after a fault, until the fault is raised."""
         record_at = _place(self.non_trainable_variables, self.guard.record)
         record = old[1][record_at]
-        if not self.objective.teaches:  # XLA would fuse otherwise, and round in another place
+        if not self.objective.teaches:  # else XLA would fuse, and round, in other places
             return {**logs, RECORD: record}, new
         mapping, targets = seen
         with keras.StatelessScope(mapping):
@@ -125,7 +126,7 @@ class Step:
         return {**logs, RECORD: record}, (*state, new[3])
 
     def test_step(self, state, data):
-        """Returns the student's own: `(logs, new state)`."""
+        """Runs the student's own test step; returns `(logs, new state)`."""
         batch = self.unpacked(data)
         groups = (self.trainable_variables, self.non_trainable_variables, self.metrics_variables)
         if trainer.overrides(self.judged, "test_step"):
@@ -137,7 +138,7 @@ class Step:
         return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
 
     def predict_step(self, state, data):
-        """Returns the student's own: `(outputs, new values of what does not train)`."""
+        """Runs the student's own predict step; returns `(outputs, new other variables)`."""
         if not trainer.overrides(self.student, "predict_step"):
             return super().predict_step(state, data)
         groups = (self.trainable_variables, self.non_trainable_variables)
@@ -151,7 +152,7 @@ class Step:
         return outputs, new[1]
 
     def _own_step(self, step, own, groups, state, batch):
-        """A step of the student's own, which takes the variables `own` of those in `groups`."""
+        """Runs a step of the student's own with the variables `own`, out of those in `groups`."""
         values = {id(v): n for group, held in zip(groups, state) for v, n in zip(group, held)}
         given = tuple([values[id(v)] for v in group] for group in own)
         found, new = step(given, batch.packed(self.objective.inputs(batch.x)))
@@ -165,7 +166,7 @@ class Step:
         step = self.train_function
 
         def watched(state, iterator):
-            self.guard.check(leave=1)  # the newest may still be on its way
+            self.guard.check(leave=1)  # the newest may not be computed yet
             try:
                 iterator = self._answered(state, iterator) if self.data_may_ask else iterator
                 logs, state = step(state, iterator)
@@ -178,16 +179,16 @@ class Step:
         self.train_function = watched
 
     def _answered(self, state, iterator):
-        """The batches of a call of the step, made by a `PyDataset` that may run the student.
+        """Iterates over the batches of a step when a `PyDataset` may run the student.
 
-        Keras has taken the values out of all variables, and the state holds them meanwhile.
+        Keras has taken the values out of all variables. The state holds them meanwhile.
         """
         pairs = [pair for group, values in zip(self.groups(), state) for pair in zip(group, values)]
         with keras.StatelessScope(pairs):
             return iter([batch for _, batch in zip(range(self.steps_per_execution), iterator)])
 
     def give_back(self, state):
-        """After an error in the first trace: Keras has taken the values out of all variables."""
+        """Puts the values back into variables after an error in the first trace."""
         for group, values in zip(self.groups(), state):
             for variable, value in zip(group, values):
                 if not value.is_deleted():
@@ -199,7 +200,7 @@ class Step:
             self.guard.check()
 
     def sizes(self, by):
-        """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.
+        """Returns a function of a `Batch` that gives each part's size at weight 1, `{name: float}`.
 
         Args:
             by: `"loss"` for the parts' values, `"gradient"` for the norms of their gradients.
@@ -236,5 +237,5 @@ def _place(variables, wanted):
 
 
 def _chosen(fine, new, old):
-    """`new` where all is fine, otherwise `old`, of every array that has changed."""
+    """Returns `new` if all is fine, else `old`, for every array that has changed."""
     return tree.map_structure(lambda n, o: n if n is o else jax.numpy.where(fine, n, o), new, old)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_distill import schedules
 from keras_distill._keras import epochs, trainer
-from keras_distill.batch import Batch
+from keras_distill.batch import Batch, Supervision
 from keras_distill.training import replicas
 from keras_distill.training.guard_tensorflow import Guard
 from keras_distill.training.scores import per_worker
@@ -17,18 +17,22 @@ LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineEx
 
 
 class Step:
-    """What a distiller does its own way on TensorFlow."""
+    """The TensorFlow part of a distiller: its train, test and predict steps."""
+
+    _form = None  # the form of the data of the last `fit`
 
     def new_guard(self):
-        """The guard of updates; a fault stops a step where it is, but under XLA and on replicas."""
+        """Returns the guard of updates; it stops a step, except under XLA and on replicas."""
         with self.distribute_strategy.scope():
             alone = trainer.strategy_of(self) is None
             return Guard(halts=alone and not self.jit_compile)
 
     def look_first(self, iterator=None, data_batch=None):
-        """Looks at the first batch, on replicas at a part of it, and builds what is not built."""
+        """Looks at the first batch (on replicas at a part of it), and builds what is missing."""
         strategy = trainer.strategy_of(self)
         if strategy is None:
+            if iterator is not None:
+                self._follow_form(_form(epochs.spec_of(iterator)))
             if self.look_is_due and not (data_batch is None and epochs.is_steered(iterator)):
                 self.look(epochs.begin_early(iterator) if data_batch is None else data_batch)
             self.go_to_place(iterator)
@@ -47,8 +51,17 @@ class Step:
             trainer.build_compiled(self, data_batch)
         self.go_to_place(iterator, functools.partial(keras.tree.map_structure, _local))
 
+    def _follow_form(self, form):
+        """Requires a new look and a new step if a later `fit` has data of another form.
+
+        Keras would trace one step for both forms, in which shapes are unknown.
+        """
+        if self.mode == "train" and self._form not in (None, form):
+            self._look_due, self.train_function = True, None
+        self._form = form
+
     def train_step(self, data):
-        """One update on one batch, or on a replica's part of it."""
+        """Trains on one batch, or on a replica's part of it."""
         batch, objective, optimizer = self.unpacked(data), self.objective, self.optimizer
         if trainer.overrides(self.judged, "train_step"):  # and there are no terms
             return per_worker(self.judged.train_step(batch.packed(objective.judged_inputs(batch))))
@@ -67,7 +80,7 @@ class Step:
         return per_worker(self.scores.track(batch, _of_all_replicas(outcome)))
 
     def _update(self, gradients, variables, before, outcome, targets):
-        """One update, unless total or gradients are not finite; at `alpha=0` it is Keras's."""
+        """Makes one update if total and gradients are finite; at `alpha=0` it is Keras's."""
         optimizer, objective = self.optimizer, self.objective
         count = tf.identity(optimizer.iterations) if optimizer.built else 0
         if objective.teaches:
@@ -81,7 +94,7 @@ class Step:
         objective.update(trainer.has_updated(optimizer, count))
 
     def test_step(self, data):
-        """Returns the student's own."""
+        """Runs the student's own test step."""
         batch = self.unpacked(data)
         if trainer.overrides(self.judged, "test_step"):
             x = self.objective.judged_inputs(batch)
@@ -89,7 +102,7 @@ class Step:
         return per_worker(self.scores.judge(batch))
 
     def predict_step(self, data):
-        """Returns the student's own."""
+        """Runs the student's own predict step."""
         if not trainer.overrides(self.student, "predict_step"):
             return super().predict_step(data)
         batch = Batch.unpack(data)
@@ -108,7 +121,7 @@ class Step:
             self.test_function = self._with_others(self.test_function)
 
     def _with_others(self, function):
-        """Returns a function of all workers, whose end says so where one of them is gone."""
+        """Wraps a function for all workers, so that its error says if one of them is gone."""
         if not trainer.is_one_of_workers(self):
             return function
 
@@ -125,14 +138,14 @@ class Step:
         return run
 
     def _looked_at(self, iterator):
-        """Looks at the first batch where the data are only read now, and gives it back."""
+        """Looks at the first batch if the data were not read before, and puts it back."""
         if self.look_is_due:
             iterator = epochs.Opened(iterator, next(iterator))
             self.look(iterator.batch)
         return iterator
 
     def sizes(self, by):
-        """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.
+        """Returns a function of a `Batch` that gives each part's size at weight 1, `{name: float}`.
 
         Args:
             by: `"loss"` for the parts' values, `"gradient"` for the norms of their gradients.
@@ -155,7 +168,7 @@ class Step:
 
         def measured(batch):
             state = [(variable, variable.numpy()) for variable in objective.state()]
-            found = traced(batch)  # of one replica: its share of the batch on all of them
+            found = traced(batch)  # one replica's: its share of the batch on all of them
             for variable, value in state:
                 variable.assign(value)
             found = {n: strategy.experimental_local_results(v)[0] for n, v in found.items()}
@@ -164,8 +177,19 @@ class Step:
         return measured
 
 
+def _form(spec):
+    """Returns the dtypes and ranks of a batch, and the last axes of its targets."""
+    y = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
+    targets = keras.tree.flatten(y.targets) if isinstance(y, Supervision) else []
+    parts = [*keras.tree.flatten(spec), *targets]
+    shapes = [getattr(part, "shape", tf.TensorShape(None)) for part in parts]
+    last = [shape[-1] for shape in shapes[len(shapes) - len(targets):] if shape.rank]
+    dtypes = [str(getattr(part, "dtype", type(part))) for part in parts]
+    return dtypes, [shape.rank for shape in shapes], last
+
+
 def _of_all_replicas(outcome):
-    """What the logs report: each replica has its part of the total and of the label loss."""
+    """Returns the outcome for the logs, from each replica's part of total and label loss."""
     label = outcome.label if outcome.label is None else replicas.total(outcome.label)
     return outcome._replace(total=replicas.total(outcome.total), label=label)
 

@@ -12,14 +12,14 @@ from keras_distill.training.guard import Guard, knobs_of
 
 
 class Step:
-    """What a distiller does its own way on PyTorch."""
+    """The PyTorch part of a distiller: its train, test and predict steps."""
 
     def new_guard(self):
-        """Returns the guard of updates: it raises in the step itself."""
+        """Returns the guard of updates, which raises within the step."""
         return Guard()
 
     def look_first(self, iterator=None, data_batch=None):
-        """Looks at the first batch, and builds what is not built."""
+        """Looks at the first batch, and builds the layers that are not built yet."""
         if self.look_is_due:
             with torch.no_grad():
                 data_batch = (
@@ -31,7 +31,7 @@ class Step:
         self.go_to_place(iterator)
 
     def train_step(self, data):
-        """One update on one batch."""
+        """Trains on one batch."""
         batch, objective, optimizer = self.unpacked(data), self.objective, self.optimizer
         if trainer.overrides(self.judged, "train_step"):  # and there are no terms
             return self.judged.train_step(batch.packed(objective.judged_inputs(batch)))
@@ -40,7 +40,7 @@ class Step:
             targets = objective.targets(batch)
         before = [v.value.clone() for v in objective.state()] if objective.teaches else []
         variables = objective.trained(self.trainable_variables)
-        for variable in variables:  # `zero_grad` does not know projectors that came late
+        for variable in variables:  # `zero_grad` does not know projectors that were added late
             variable.value.grad = None
         outcome = objective.forward(batch, targets, step)
         if variables:
@@ -55,7 +55,7 @@ class Step:
             return self.scores.track(batch, outcome)
 
     def _update(self, gradients, variables, before, outcome, targets):
-        """One update, unless total or gradients are not finite; at `alpha=0` it is Keras's."""
+        """Makes one update if total and gradients are finite; at `alpha=0` it is Keras's."""
         optimizer, objective = self.optimizer, self.objective
         count = int(optimizer.iterations) if optimizer.built else 0
         fault = self._fault(gradients, outcome, targets) if objective.teaches else None
@@ -68,7 +68,7 @@ class Step:
         objective.update(trainer.has_updated(optimizer, count))
 
     def _fault(self, gradients, outcome, targets):
-        """Returns what is not finite, as the guard's record, or `None`."""
+        """Returns the guard's record of values that are not finite, or `None`."""
         step = self.optimizer.iterations
         suspects = self.objective.suspects(outcome.label, outcome.measured, targets, step)
         scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -78,7 +78,7 @@ class Step:
         return self.guard.noted(suspects, step)
 
     def test_step(self, data):
-        """Returns the student's own."""
+        """Runs the student's own test step."""
         batch = self.unpacked(data)
         if trainer.overrides(self.judged, "test_step"):
             x = self.objective.judged_inputs(batch)
@@ -86,14 +86,14 @@ class Step:
         return self.scores.judge(batch)
 
     def predict_step(self, data):
-        """Returns the student's own."""
+        """Runs the student's own predict step."""
         if not trainer.overrides(self.student, "predict_step"):
             return super().predict_step(data)
         batch = Batch.unpack(data)
         return self.student.predict_step(batch.packed(self.objective.inputs(batch.x)))
 
     def sizes(self, by):
-        """A function of a `Batch`: how much each part contributes at weight 1, `{name: float}`.
+        """Returns a function of a `Batch` that gives each part's size at weight 1, `{name: float}`.
 
         Args:
             by: `"loss"` for the parts' values, `"gradient"` for the norms of their gradients.

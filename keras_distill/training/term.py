@@ -1,4 +1,4 @@
-"""A term: what is compared, where, with which loss, and how much it counts."""
+"""A term says what is compared, where, with which loss, and how much it counts."""
 
 from typing import Any, NamedTuple
 
@@ -6,29 +6,31 @@ import keras
 from keras import ops, tree
 
 from keras_distill import projectors, taps
+from keras_distill._keras import graph
 from keras_distill._keras.layers import as_logits
 from keras_distill.batch import TopK
 from keras_distill.losses import as_distillation_loss
+from keras_distill.projectors.fitting import resized
 from keras_distill.schedules import Hyperparameter, check
 from keras_distill.training import replicas, weights
 from keras_distill.training.shapes import check_shapes
 
 
 class Measured(NamedTuple):
-    """What a term measures of a batch: one value per example or token, and its weight.
+    """A term's value and weight for each example or token of a batch.
 
     Args:
-        values: (batch, ...), 0 where nothing counts.
-        weights: of the same shape.
+        values: the values, (batch, ...), 0 where the weight is 0.
+        weights: the weights, of the same shape.
     """
 
     values: Any
     weights: Any
 
     def mean(self):
-        """Returns the weighted mean over the batch of all replicas; 0 where nothing counts.
+        """Returns the weighted mean over the batch of all replicas, or 0 if all weights are 0.
 
-        On replicas each has its part of it, so that their gradients sum to the mean's.
+        On replicas each returns its part, so that their gradients sum to that of the mean.
         """
         total = replicas.total(ops.sum(self.weights))
         return ops.divide_no_nan(ops.sum(self.values * self.weights), total)
@@ -38,8 +40,8 @@ class Term:
     """A weighted loss between a part of the student and a part of a teacher.
 
     Args:
-        loss: a `DistillationLoss`, any other `keras.losses.Loss`, or the name of a Keras loss;
-            called with `y_true = teacher`, `y_pred = student`.
+        loss: a `DistillationLoss`, any other `keras.losses.Loss`, or the name of a Keras loss. It
+            is called with `y_true = teacher`, `y_pred = student`.
         student: a path in the student (see `taps`), or a list or dict of paths. The loss receives
             the same structure. Defaults to `"output"`.
         teacher: a path in the source, or a structure of paths. Defaults to `"output"`.
@@ -57,8 +59,8 @@ class Term:
         name: the term's name in the logs. Defaults to the loss's name.
 
     Raises:
-        TypeError: for a loss or a projector of another kind.
-        ValueError: for a negative weight, or a loss that cannot be used on logits.
+        TypeError: if the loss or the projector is of another kind.
+        ValueError: if the weight is negative, or the loss cannot be used on logits.
 
     Example:
 
@@ -93,24 +95,24 @@ class Term:
 
     @property
     def trains(self):
-        """Whether the term has weights of its own: a projector's or its loss's."""
+        """Whether the term has weights of its own, in its projector or its loss."""
         return self.projector is not None or self.remembers
 
     @property
     def remembers(self):
-        """Whether another distiller would go on with what this one has trained."""
+        """Whether another distiller would continue from the weights that this one has trained."""
         return self.loss.stateful or isinstance(self.projector, keras.layers.Layer)
 
     def build(self, model, features, targets):
         """Returns the layers that train with the student, built for these features and targets.
 
         Args:
-            model: the student, in which `"auto"` looks what kind of layer a path names.
-            features: the student's, by path.
-            targets: the source's, by path.
+            model: the student. `"auto"` looks up the kind of layer at a path in it.
+            features: the student's features by path.
+            targets: the source's targets by path.
 
         Returns:
-            `{"projector": layer, "loss": layer}`, without those that the term has not.
+            `{"projector": layer, "loss": layer}`, without those that the term does not have.
         """
         y_pred, y_true = self.sides(features, targets)
         made = {"projector": self.projector}
@@ -140,10 +142,12 @@ class Term:
                 "attention (`MiniLMRelations`, `AttentionMSE(heads='mean')`), or give a layer that "
                 "maps the heads."
             )
+        if [len(shape) for shape in shapes] == [4, 4] and graph.takes_any_size(model):
+            shapes = [(shape[0], None, None, shape[-1]) for shape in shapes]  # see `resized`
         return projectors.fitting(*shapes, name=f"{self.name}_projector")
 
     def sides(self, features, targets):
-        """Returns what the student and the source show, in the structures of the term's paths."""
+        """Returns the values of student and source, in the structures of the term's paths."""
         y_pred = tree.map_structure(lambda path: features[path], self.student)
         return y_pred, tree.map_structure(lambda path: targets[path], self.teacher)
 
@@ -151,10 +155,10 @@ class Term:
         """Returns what the term measures of a batch, as `Measured`.
 
         Args:
-            features: the student's, by path.
-            targets: the source's, by path.
+            features: the student's features by path.
+            targets: the source's targets by path.
             batch: the `Batch`.
-            layers: what `build` made, where the term has weights of its own.
+            layers: the result of `build`, if the term has weights of its own.
         """
         layers = layers or {}
         y_pred, y_true = self.sides(features, targets)
@@ -163,7 +167,7 @@ class Term:
         )
         if self.loss.expects_logits:
             y_pred, y_true = each(as_logits, (y_pred, y_true))
-        if counts is not None:  # what is masked may hold anything, NaN included
+        if counts is not None:  # masked values may be anything, NaN included
             axes = self.loss.token_axes
             y_pred, y_true = each(lambda t: weights.silence(t, counts, axes), (y_pred, y_true))
         extras, projector = self._extras(features, batch, counts), layers.get("projector")
@@ -172,6 +176,8 @@ class Term:
             y_true, y_pred, extras = replicas.gathered((y_true, y_pred, extras))
         if projector is not None:  # terms are measured in training only
             y_pred = projector(*_seen_by(projector, y_pred, y_true), training=True)
+        if self.projector == "auto":
+            y_pred = resized(y_pred, y_true)
         check_shapes(self, y_true, y_pred)
         y_pred, y_true = each(lambda t: ops.cast(t, self.loss.dtype), (y_pred, y_true))
         if self.loss.across_batch and not whole:
@@ -182,7 +188,7 @@ class Term:
         return self.weighed(values, counts)
 
     def _extras(self, features, batch, counts):
-        """Returns what a loss may ask for besides both sides; the mask is always among it."""
+        """Returns the further arguments that a loss may ask for; the mask is always among them."""
         extras = {"mask": counts}
         if "labels" in self.loss.needs:
             extras["labels"] = weights.part(batch.labels, self.student)
@@ -190,7 +196,7 @@ class Term:
             of_input = path.partition(":")[0] == "input"
             value = taps.pick(path, {"input": batch.x}) if of_input else features[path]
             value = ops.cast(value, self.loss.dtype)
-            if counts is not None:  # ones where nothing counts, since losses divide by it
+            if counts is not None:  # ones if nothing counts, since losses divide by the sum
                 axes = list(range(1, len(counts.shape)))
                 shown = ops.any(counts > 0, axis=axes) if axes else counts > 0
                 shown = weights.expanded(shown, len(value.shape))
@@ -199,7 +205,7 @@ class Term:
         return extras
 
     def weighed(self, values, counts):
-        """Returns the loss's values with the weights that they have, as `Measured`."""
+        """Returns the loss's values with their weights, as `Measured`."""
         if len(values.shape) == 0:
             raise ValueError(
                 f"The loss of `{self.name}` must return one value per example or token, because "
@@ -218,12 +224,12 @@ class Term:
 
 
 def _seen_by(projector, y_pred, y_true):
-    """Returns what a projector is called with."""
+    """Returns the arguments of a projector's call."""
     return (y_pred, y_true) if isinstance(projector, projectors.TwoSided) else (y_pred,)
 
 
 def each(function, structure):
-    """`function` of every tensor; of a `TopK`'s log-probabilities, not of its ids."""
+    """Applies `function` to every tensor; of a `TopK` to its log-probabilities, not to its ids."""
 
     def changed(value):
         if isinstance(value, TopK):
@@ -235,7 +241,7 @@ def each(function, structure):
 
 
 def student_paths(terms):
-    """Returns what the terms read in the student, each path once."""
+    """Returns the paths that the terms read in the student, once each."""
     paths = []
     for term in terms:
         paths += tree.flatten(
@@ -246,7 +252,7 @@ def student_paths(terms):
 
 
 def teacher_paths(terms):
-    """Returns what the terms read in each source: `{source: paths}`."""
+    """Returns the paths that the terms read in each source: `{source: paths}`."""
     paths = {}
     for term in terms:
         paths.setdefault(term.source, []).extend(tree.flatten(term.teacher))

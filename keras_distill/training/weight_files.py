@@ -1,4 +1,4 @@
-"""Weights files: the student's own, with what resumes a distillation in a group beside it."""
+"""Weights files: the student's weights, with the state for resuming in a group beside them."""
 
 import h5py
 import numpy as np
@@ -11,19 +11,19 @@ OPTIMIZER = "optimizer"
 class WeightsFile:
     """A student's weights, an optimizer, and named layers in one `.weights.h5` file.
 
-    The plain student loads such a file, and a distiller loads what the plain student has written.
+    The plain student loads such a file, and a distiller loads a file of the plain student.
 
     Args:
         student: the student.
         optimizer: the distiller's optimizer, or `None`.
-        layers: `{name: layer}` of what trains or moves beside the student.
+        layers: `{name: layer}` of the layers that train or move beside the student.
     """
 
     def __init__(self, student, optimizer, layers):
         self.student, self.optimizer, self.layers = student, optimizer, layers
 
     def save(self, filepath, *args, **kwargs):
-        """Writes all of it."""
+        """Writes everything to a file."""
         with self._optimizer_lent():
             self.student.save_weights(filepath, *args, **kwargs)
         if not self.layers:
@@ -41,7 +41,7 @@ class WeightsFile:
                     group.create_dataset(str(index), data=_array(variable))
 
     def load(self, filepath, *args, **kwargs):
-        """Reads the student and the optimizer; returns what else there is, `{name: arrays}`."""
+        """Reads the student and the optimizer; returns the remaining arrays, `{name: arrays}`."""
         with self._optimizer_lent():
             self.student.load_weights(filepath, *args, **kwargs)
         if not str(filepath).endswith(".h5"):
@@ -50,7 +50,7 @@ class WeightsFile:
             found = _groups(file[GROUP]) if GROUP in file else {}
             path = f"{OPTIMIZER}/vars"
             if self.optimizer is not None and not self.optimizer.built and path in file:
-                held = file[path]  # the optimizer is built later, and could not take it
+                held = file[path]  # the optimizer is built later, and could not take it now
                 found[OPTIMIZER] = [np.array(held[str(i)]) for i in range(len(held))]
             return found
 
@@ -59,7 +59,7 @@ class WeightsFile:
 
 
 class _Lent:
-    """Meanwhile a student that is not compiled has the optimizer that its file should hold."""
+    """Lends a student that is not compiled the optimizer that its file should hold."""
 
     def __init__(self, student, optimizer):
         self.student, self.optimizer = student, optimizer
@@ -75,10 +75,10 @@ class _Lent:
 
 
 def assign(layer, arrays, name):
-    """Gives a layer the arrays that a file holds for it.
+    """Assigns to a layer the arrays that a file holds for it.
 
     Raises:
-        ValueError: where they do not fit.
+        ValueError: if they do not fit.
     """
     shapes = [tuple(variable.shape) for variable in layer.variables]
     if [array.shape for array in arrays] != shapes:
@@ -102,7 +102,7 @@ def _groups(group, prefix=""):
 
 
 def _array(variable):
-    """Returns a variable as an array that a file can hold: bfloat16 as float32."""
+    """Returns a variable as an array that a file can hold; bfloat16 becomes float32."""
     value = ops.convert_to_numpy(variable.value if variable.dtype != "bfloat16"
                                  else ops.cast(variable.value, "float32"))  # fmt: skip
     return np.asarray(value)

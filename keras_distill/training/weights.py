@@ -1,4 +1,4 @@
-"""What weighs examples and tokens: sample weights, masks in the batch and Keras's own masks."""
+"""The weights of examples and tokens: sample weights, masks in the batch and Keras's own masks."""
 
 import numpy as np
 from keras import ops, tree
@@ -8,7 +8,7 @@ from keras_distill._backend import is_symbolic
 from keras_distill._keras.layers import mask_of
 
 KNOWN = ("sample_weight", "input")
-EXAMPLE, LAST = "example:", "last:"  # how a mask of tokens counts that are not the term's
+EXAMPLE, LAST = "example:", "last:"  # how a mask of other tokens than the term's counts
 
 
 def checked(mask):
@@ -25,7 +25,7 @@ def checked(mask):
 
 
 def _parts(mask):
-    """Returns how a mask counts, `EXAMPLE`, `LAST` or `""`, and its name."""
+    """Splits a mask's name into how it counts, `EXAMPLE`, `LAST` or `""`, and the name itself."""
     how = next((how for how in (EXAMPLE, LAST) if mask.startswith(how)), "")
     return how, mask.removeprefix(how)
 
@@ -36,9 +36,9 @@ def product(masks, student, y_pred, batch, name, token_axis=1):
     Args:
         masks: names, as in `Term`.
         student: the term's path or paths in the student.
-        y_pred: what is there; its own Keras mask joins.
+        y_pred: the value there. Its own Keras mask is included.
         batch: the `Batch`.
-        name: what an error calls the term.
+        name: the name of the term, for error messages.
         token_axis: the axis of `y_pred` along which its tokens run.
     """
     shown = tree.flatten(y_pred)[0]
@@ -57,7 +57,7 @@ def product(masks, student, y_pred, batch, name, token_axis=1):
 
 
 def part(value, student):
-    """Returns the part of labels or weights of each output that belongs to the path `student`."""
+    """Returns the part of labels or weights that belongs to the output of the path `student`."""
     if isinstance(value, (list, tuple)):
         value = {str(index): item for index, item in enumerate(value)}
     key = student.partition(":")[2] if isinstance(student, str) else ""
@@ -65,29 +65,29 @@ def part(value, student):
 
 
 def beside(supervision, sample_weight):
-    """Weights for `fit` in the structure of labels with targets, as Keras asks of arrays.
+    """Returns weights for `fit` in the structure of `Supervision`, as Keras requires for arrays.
 
     Args:
         supervision: the `Supervision` that stands for `y`.
-        sample_weight: of its labels: an array, a structure of arrays, or `None`.
+        sample_weight: the weights of its labels: an array, a structure of arrays, or `None`.
     """
     several = tree.is_nested(supervision.labels) and tree.is_nested(sample_weight)
     if not several and np.ndim(sample_weight) < 2:
-        return sample_weight  # Keras copies to all parts of `y` what weighs examples alone
+        return sample_weight  # Keras copies weights of examples to all parts of `y`
     first = tree.flatten(sample_weight)[0]
     copied = tree.map_structure(lambda _: first, supervision)
     return copied._replace(labels=sample_weight) if several else copied
 
 
 def by_class(labels, class_weight):
-    """Returns the weight of each example by its class, (batch,), as Keras's `class_weight` has it.
+    """Returns the weight of each example by its class, (batch,), as Keras's `class_weight` does.
 
     Args:
         labels: class ids, (batch,) or (batch, 1), or one-hot rows, (batch, classes).
-        class_weight: `{class id: weight}`. A class that is not named weighs 1.
+        class_weight: `{class id: weight}`. A class that is not in it weighs 1.
 
     Raises:
-        ValueError: for labels of several outputs, or keys that are no class ids.
+        ValueError: if labels belong to several outputs, or keys are no class ids.
     """
     if labels is None or tree.is_nested(labels):
         raise ValueError(
@@ -100,7 +100,7 @@ def by_class(labels, class_weight):
         raise ValueError(
             f"The keys of `class_weight` must be class ids, integers from 0. Received: {wrong}"
         )
-    table = np.ones(max(class_weight, default=0) + 2, "float32")  # the last: a class without one
+    table = np.ones(max(class_weight, default=0) + 2, "float32")  # the last: no weight given
     for key, weight in class_weight.items():
         table[key] = weight
     labels = ops.convert_to_tensor(labels)
@@ -111,7 +111,7 @@ def by_class(labels, class_weight):
 
 
 def _counted(weights, how, shown, token_axis):
-    """The weights of tokens that are not the term's: by example, or zero before the last ones."""
+    """Turns weights of other tokens into weights of examples, or of the term's last tokens."""
     if weights is None or len(weights.shape) < 2 or not how:
         return weights
     if how == EXAMPLE:
@@ -133,7 +133,7 @@ def _named(mask, student, batch, name):
 
 
 def _only(weights, name):
-    """Any of the weights that Keras copied to every output; a first batch shows if they differ."""
+    """Returns one of the weights that Keras copied to every output, if they are equal."""
     first, *others = tree.flatten(weights)
     for other in others if first is not None and not is_symbolic(first) else ():
         if first.shape != other.shape or not bool(ops.all(first == other)):
@@ -146,14 +146,14 @@ def _only(weights, name):
 
 
 def expanded(weights, rank):
-    """`weights` with axes of size one at the end."""
+    """Returns `weights` with further axes of size one at the end."""
     while len(weights.shape) < rank:
         weights = ops.expand_dims(weights, -1)
     return weights
 
 
 def aligned(weights, values, name):
-    """`weights` in the shape of `values`."""
+    """Returns `weights` in the shape of `values`."""
     while len(weights.shape) > len(values.shape) and weights.shape[-1] == 1:
         weights = ops.squeeze(weights, -1)
     rank = min(len(weights.shape), len(values.shape))
@@ -169,7 +169,7 @@ def aligned(weights, values, name):
 
 
 def silence(tensor, weights, token_axes):
-    """Zeros where an example or token does not count, along each of the axes of tokens."""
+    """Sets examples and tokens without weight to zero, along each of the axes of tokens."""
     if not ops.is_tensor(tensor):
         return tensor
     shape, rank = tensor.shape, len(weights.shape)
@@ -186,7 +186,7 @@ def silence(tensor, weights, token_axes):
 
 
 def fits(these, those):
-    """Returns whether two shapes are equal as far as they are known: `None` fits any size."""
+    """Returns whether two shapes are equal as far as they are known; `None` fits any size."""
     pairs = list(zip(tuple(these), tuple(those)))
     return len(tuple(these)) == len(tuple(those)) and all(
         a is None or b is None or a == b for a, b in pairs

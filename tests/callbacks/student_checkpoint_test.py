@@ -100,6 +100,24 @@ def test_an_interrupted_write_leaves_the_last_good_file(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["best.keras"]
 
 
+def test_two_processes_may_have_one_path(tmp_path):
+    """The second saves while the first one does, and neither takes the other's file away."""
+    path, (one, other) = tmp_path / "best.keras", (made(), made())
+    savers = [StudentCheckpoint(path, save_best_only=False) for _ in range(2)]
+    for saver, distiller in zip(savers, (one, other)):
+        saver.set_model(distiller)
+    save = one.student.save
+
+    def meanwhile(partial, **options):
+        save(partial, **options)
+        savers[1].on_epoch_end(0, {})
+
+    one.student.save = meanwhile
+    savers[0].on_epoch_end(0, {})
+    assert_same(keras.saving.load_model(path).get_weights(), one.student.get_weights())
+    assert [each.name for each in tmp_path.iterdir()] == ["best.keras"]
+
+
 def test_a_threshold_and_a_missing_score(tmp_path):
     path = tmp_path / "best.keras"
     saver = StudentCheckpoint(path, "score", "max", initial_value_threshold=0.7)

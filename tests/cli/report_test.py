@@ -99,6 +99,10 @@ def test_mistakes_are_said_in_one_line(run, tmp_path, capsys):
     says("Give the run's --experiment", copy)
     os.remove(copy / "arms" / "alone-5.json")
     says("It has no alone-5", copy)
+    (tmp_path / "results.json").write_text("[1]")
+    says("results.json is damaged", tmp_path)
+    (tmp_path / "file").touch()
+    says("is a file, or a path inside a file", run, f"--out={tmp_path / 'file/page.html'}")
     assert not list(tmp_path.rglob("comparison.*"))
 
 

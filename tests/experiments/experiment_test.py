@@ -84,6 +84,29 @@ def test_writes_everything(run):
     assert "kl_to_teacher" in results["arms"]["alone"]["seeds"][0]
 
 
+def test_what_is_exported_after_a_resume_is_the_same_even_if_no_plot_can_be_drawn(
+    tmp_path, monkeypatch
+):
+    """A SavedModel also holds the seeds of dropout, which the file of a trained model does not."""
+
+    def student():
+        return keras.Sequential([*model(2).layers, keras.layers.Dropout(0.5)])
+
+    def variables():
+        reader = tf.train.load_checkpoint(str(tmp_path / "serving/tiny/1/variables/variables"))
+        names = [name for name in reader.get_variable_to_shape_map() if "OBJECT" not in name]
+        return {reader.get_tensor(name).tobytes() for name in names}
+
+    tiny(student=student).run(tmp_path)
+    before = variables()
+    assert len(before) > 4  # the four weights, and the seeds
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *a, **k: [][0])
+    tiny(student=student).run(tmp_path, resume=True)
+    assert variables() == before
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "could not be drawn" in page and "Comparison" in page
+
+
 def test_iterators_end_at_once():
     assert tiny().data("train").options().autotune.enabled is False
 

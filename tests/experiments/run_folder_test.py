@@ -104,6 +104,9 @@ def test_a_file_in_the_folders_place_is_said(tmp_path):
     for path in ("file", "file/run"):
         with pytest.raises(NotADirectoryError, match="is a file, or a path inside a file"):
             RunFolder(tmp_path / path).open(SETTINGS)
+        with pytest.raises(NotADirectoryError, match="is a file, or a path inside a file"):
+            with RunFolder(tmp_path / path).alone():  # which comes before `open`
+                pass
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])

@@ -35,13 +35,18 @@ def test_adaptive_average_pool(height, width, size):
 
 
 @tensorflow_only
-def test_pooling_asks_for_a_known_size():
-    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 2))])
-    def pool(maps):
-        return feature_maps.adaptive_average_pool(maps, (2, 2))
+def test_maps_of_any_size_are_pooled_as_those_of_a_known_one():
+    spec = tf.TensorSpec((None, None, None, 3))
 
-    with pytest.raises(ValueError, match="height and width are known"):
-        pool(tf.zeros((1, 4, 4, 2)))
+    @tf.function(input_signature=[spec, spec])
+    def pool(one, other):
+        return feature_maps.matched(one, other)
+
+    for size in (7, 9):
+        large, small = (RANDOM.normal(size=(2, n, n, 3)).astype("float32") for n in (size, 4))
+        found = [array(maps) for maps in pool(large, small)]
+        np.testing.assert_allclose(found[0], pooled(large, (4, 4)), atol=1e-6)
+        np.testing.assert_allclose(found[1], small, atol=1e-6)
 
 
 def test_matched_pools_the_larger():

@@ -50,7 +50,7 @@ def test_a_model_or_a_function_is_asked():
     asked = recipes.default(model, batches, batches[:1], alone_train=0.7)
     assert asked.signs.train == signs(model.predict(x, verbose=0), y).train
     assert asked.signs.valid == signs(model.predict(x[:10], verbose=0), y[:10]).train
-    assert asked.signs.alone_train == 0.7
+    assert asked.signs.alone_train == 0.7 and asked.signs.valid_examples == 10
     assert recipes.default(lambda inputs: model(inputs), batches).setting == asked.setting
     with pytest.raises(ValueError, match="at least one batch"):
         recipes.default(model, [])
@@ -76,6 +76,9 @@ def test_the_share_follows_how_the_student_fits_and_whether_the_teacher_is_bette
     by_heart = chosen_by(found._replace(alone_train=0.95, alone_valid=0.8))
     assert by_heart.alpha == by_heart.setting["alpha"] == 0.9
     assert "memorizes" in by_heart.reasons[-1]
+    few, many = (by_heart.signs._replace(valid=0.82, valid_examples=n) for n in (200, 2000))
+    assert chosen_by(few).alpha == 0.5 and "standard error" in chosen_by(few).reasons[-1]
+    assert chosen_by(many).alpha == 0.9  # an error of 0.012 for a lead of 0.02
     worse = chosen_by(found._replace(alone_train=1.0, alone_valid=0.92))
     assert worse.alpha == 0.1 and "no better" in worse.reasons[-1]
     values = recipes.Signs("values", 1, 0.9, None, valid=0.9, alone_train=0.95, alone_valid=0.8)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import keras
 import numpy as np
@@ -112,6 +113,14 @@ def test_three_files_that_are_never_overwritten(compared, tmp_path):
     with pytest.raises(ValueError, match="must end in .html"):
         compared.write(tmp_path / "found.txt")
     assert os.listdir(tmp_path) == ["new"]
+
+
+def test_the_numbers_are_written_even_if_no_plot_can_be_drawn(compared, tmp_path, monkeypatch):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *a, **k: [][0])
+    page, *_ = compared.write(tmp_path / "found.html")
+    text = pathlib.Path(page).read_text(encoding="utf-8")
+    assert "could not be drawn. list index out of range" in text
+    assert "<svg" not in text and compared.headline().split()[0] in text
 
 
 def test_numbers():

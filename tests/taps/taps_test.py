@@ -1,5 +1,7 @@
 """Taps reach any layer of any model by path, in one forward pass, however it is run."""
 
+import collections
+
 import keras
 import numpy as np
 import pytest
@@ -260,3 +262,15 @@ def test_scores_belong_to_attention():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="head")])
     with pytest.raises(ValueError, match="Received: a `Dense`"):
         taps.run(model, ops.ones((1, 3)), ["head:scores"])
+
+
+def test_parts_by_field_and_by_the_name_of_an_output():
+    answer = collections.namedtuple("Answer", "hidden logits")
+    ends = {"output": answer(X, 2 * X)}
+    assert taps.pick("output:logits", ends) is ends["output"].logits
+    assert taps.pick("output:b", {"output": [X, 2 * X]}, ["a", "b"])[0, 0] == 2 * X[0, 0]
+    x = keras.Input((6,))
+    model = keras.Model(x, [layers.Dense(2, name="a")(x), layers.Dense(3, name="b")(x)])
+    found = taps.run(model, X, ["output:b", "output:1", "output:a"])
+    assert found["output:b"].shape[-1] == 3 and found["output:a"].shape[-1] == 2
+    np.testing.assert_array_equal(*(ops.convert_to_numpy(found[f"output:{key}"]) for key in "b1"))

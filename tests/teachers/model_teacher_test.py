@@ -59,3 +59,42 @@ def test_what_is_no_teacher_is_refused():
     hint = Term("mse", student="hidden", teacher="hidden")
     with pytest.raises(ValueError, match="no layers"):
         Distiller(net(4, 1), teacher=lambda x: x, terms=[hint])
+
+
+def test_a_distiller_stands_for_the_student_that_it_has_trained():
+    first = Distiller(net(8, 2), teacher=net(8, 3))
+    assert_same(trained(first), trained(net(8, 2)))
+    hint = Term("mse", student="hidden", teacher="hidden", projector="auto")
+    Distiller(net(4, 1), teacher=first, terms=[hint])
+    with pytest.raises(TypeError, match="Give `distiller.student`"):
+        Distiller(first, teacher=net(8, 2))
+
+
+def test_an_input_that_does_not_fit_names_the_way_out():
+    wide = keras.Sequential([keras.Input((9,)), layers.Dense(3)], name="wide")
+    with pytest.raises(ValueError, match=r"`wide` takes.*\(None, 9\).*preprocess=function"):
+        trained(wide)
+
+
+def test_inputs_by_name_fit_in_any_order():
+    sizes = {"title": 6, "body": 2}
+    x = {name: np.ones((24, size), "float32") for name, size in sizes.items()}
+    student, teacher = [], []
+    for models in (student, teacher):
+        inputs = [keras.Input((size,), name=name) for name, size in sizes.items()]
+        models.append(keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(inputs))))
+    distiller = Distiller(student[0], teacher=teacher[0])
+    distiller.compile("sgd")
+    assert np.isfinite(distiller.fit(x, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize("x, words", [([X, X], "1 input.*have 2"), ({"a": X}, "'b'.*have.*'a'")])
+def test_inputs_that_the_teacher_lacks_name_the_way_out(x, words):
+    b = keras.Input((6,), name="b")
+    teacher = keras.Model({"b": b} if isinstance(x, dict) else b, layers.Dense(3)(b))
+    inputs = keras.tree.map_structure(lambda _: keras.Input((6,)), x)
+    both = layers.Add()([*keras.tree.flatten(inputs), *keras.tree.flatten(inputs)])
+    distiller = Distiller(keras.Model(inputs, layers.Dense(3)(both)), teacher=teacher)
+    distiller.compile("sgd")
+    with pytest.raises(ValueError, match=f"{words}.*preprocess=function"):
+        distiller.fit(x, verbose=0)

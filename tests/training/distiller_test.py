@@ -653,3 +653,27 @@ def test_teacher_agreement_leaves_out_what_has_no_weight():
     s, t = (model(X[:20]).numpy() for model in (distiller.student, teacher))
     assert history["teacher_agreement"] == pytest.approx([(s.argmax(-1) == t.argmax(-1)).mean()])
     assert np.isfinite(history["teacher_kl"]).all()
+
+
+def test_terms_are_a_list():
+    with pytest.raises(TypeError, match="`terms` must be a list"):
+        Distiller(net(), teacher=net(8), terms=Term("mse"))
+
+
+def test_shapes_are_asked_of_the_student():
+    distiller = made()
+    assert tuple(distiller.compute_output_shape((5, 6))) == (5, 3)
+    assert distiller.output_shape == (None, 3)
+
+
+def test_a_later_fit_with_other_data_is_looked_at_too():
+    answers = np.random.default_rng(1).normal(size=(32, 3)).astype("float32")
+    distiller = made(teacher=CachedTeacher())
+    distiller.fit(X, Supervision(Y, answers), verbose=0)
+    with pytest.raises(ValueError, match="classes differ"):
+        distiller.fit(X, Supervision(Y, answers[:, :2]), verbose=0)
+    counts = np.linspace(0.1, 1, 32).astype("float32")
+    distiller = made(optimizer=keras.optimizers.SGD(0.0))
+    found = [distiller.fit(X, Y, sample_weight=each, verbose=0).history["kl_divergence"][0]
+             for each in (counts, counts[:, None])]  # fmt: skip
+    assert found[0] == pytest.approx(found[1], rel=1e-5)

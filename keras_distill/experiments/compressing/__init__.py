@@ -1,4 +1,4 @@
-"""From a teacher to the smallest student that is good enough."""
+"""Finds the smallest student of a teacher that is good enough."""
 
 from keras_distill.experiments.compressing.compress import compress
 from keras_distill.experiments.compressing.students import Proposal, proposals

@@ -1,4 +1,4 @@
-"""What a compression came to: the better arm, how sure that is, a table and a plot."""
+"""The answer of a compression: the better arm, how certain it is, a table and a plot."""
 
 import math
 
@@ -15,21 +15,21 @@ from keras_distill.report.tables import plain
 from keras_distill.report.tasks import TASKS, Classes
 
 SURE = 0.05
-EXPORTED = 256  # examples that an exported model is checked on
+EXPORTED = 256  # the number of examples on which an exported model is checked
 
 
 def write(folder, found, results, experiment, seeds):
     """Chooses between the arms of the last comparison and writes the answer.
 
     Args:
-        folder: the run's, a `pathlib.Path`.
-        found: what is known before the choice, a dict.
-        results: of the last comparison, as `Experiment.run` returns them.
-        experiment: what was compared.
-        seeds: the seeds of it.
+        folder: the folder of the run, a `pathlib.Path`.
+        found: the results before the choice, a dict.
+        results: the results of the last comparison, as `Experiment.run` returns them.
+        experiment: the experiment that was compared.
+        seeds: the seeds of the comparison.
 
     Returns:
-        `found` with the `answer`, as `compress.json` holds it.
+        `found` with the `answer`, as in `compress.json`.
     """
     task = experiment.task
     judged = paired(RunFolder(folder / "final"), experiment.data("valid"), seeds, task)
@@ -48,7 +48,7 @@ def write(folder, found, results, experiment, seeds):
     _files.write_json(folder / "compress.json", _files.plain(found))
     try:
         plot(folder / "pareto.png", found)
-    except Exception as error:  # matplotlib's, of whatever kind: a picture is not the result
+    except Exception as error:  # matplotlib's, of any class: the result does not need a picture
         say(f"Could not draw pareto.png: {error}")
     say(f"\n{text}\nThe student: {folder / 'student.keras'}. The plot: {folder / 'pareto.png'}. "
         f"The report: {folder / 'final' / 'report.html'}")  # fmt: skip
@@ -56,7 +56,7 @@ def write(folder, found, results, experiment, seeds):
 
 
 def export(folder, found, experiment, formats, quantize):
-    """Takes the student that was chosen to other places, each checked on validation examples."""
+    """Exports the chosen student to other formats, each checked on validation examples."""
     inputs, targets = first_examples(experiment.data("valid"), EXPORTED)
     provenance = {name: found[name] for name in ("student", "setting", "default", "keep")}
     provenance["answer"] = found["answer"]
@@ -73,11 +73,12 @@ def _scaled(value, task):
 
 
 def paired(run, valid, seeds, task=Classes):
-    """Both arms on the validation split, by pairs of seeds, and a test of their difference.
+    """Compares both arms on the validation split by pairs of seeds, with a test of the difference.
 
-    McNemar's exact test is over the examples that one arm has right and the other wrong, those of
-    all seeds together: under no difference each is a toss of a fair coin. Of numbers the signs of
-    the differences of the squared errors are flipped, each the mean over the seeds of an example.
+    For classes this is McNemar's exact test. It counts the examples of all seeds that one arm has
+    right and the other wrong; without a difference each is a toss of a fair coin. For numbers,
+    signs of the differences of squared errors are flipped. Each difference is an example's mean
+    over the seeds.
     """
     worth = _right if task is Classes else _explained
     found = {arm: [] for arm in ("alone", "distilled")}
@@ -101,21 +102,22 @@ def paired(run, valid, seeds, task=Classes):
 
 
 def _right(log_probs, labels):
-    """1 for each example that is right; their mean is the accuracy."""
+    """Returns 1 for each right example; the mean is the accuracy."""
     return (log_probs.argmax(-1) == labels).astype("float64")
 
 
 def _explained(values, true):
-    """`1 - (y - f)^2 / var y` of each example, the mean over its numbers; their mean is R squared.
+    """Returns `1 - (y - f)^2 / var y` of each example; the mean is R squared.
 
-    What is not finite counts as the mean of the targets, which explains nothing.
+    It is the mean over the example's numbers. A value that is not finite counts as the mean of the
+    targets, which explains nothing.
     """
     values = np.where(np.isfinite(values), values, true.mean(0))
     return (1 - (true - values) ** 2 / true.var(0)).mean(-1)
 
 
 def verdict(judged, found):
-    """Returns whether the teacher helps, in a sentence, and what to try next where it does not."""
+    """Says in a sentence whether the teacher helps and, if it does not, what to try next."""
     classes = found["task"] == "classes"
     digits, unit = (2, "points") if classes else (4, "in R²")
     error = "" if judged["error"] is None else f" ± {judged['error']:.{digits}f}"
@@ -131,7 +133,7 @@ def verdict(judged, found):
 
 
 def advice(judged, found):
-    """Returns what to try next, by what the teacher says of the data."""
+    """Returns what to try next, by the teacher's results on the data."""
     signs = found["default"]["signs"]
     if TASKS[found["task"]].scale * found["teacher"]["score"] <= np.mean(judged["alone"]):
         return "The teacher is no better than the student. Train a better teacher."
@@ -173,7 +175,7 @@ def summary(found):
 
 
 def plot(path, found):
-    """The score against milliseconds: every student that was trained to its end, and the front."""
+    """Plots the score against milliseconds for every fully trained student, with the front."""
     from matplotlib.figure import Figure
 
     task = TASKS[found["task"]]
@@ -194,7 +196,7 @@ def plot(path, found):
     answer = found["answer"]
     axes.plot(found["students"][found["student"]]["ms"], np.mean(answer[answer["arm"]]), "*",
               ms=15, color="#16a34a", label="exported")  # fmt: skip
-    axes.set_xlabel("milliseconds a prediction, batch 1")
+    axes.set_xlabel("milliseconds per prediction, batch 1")
     axes.set_ylabel(f"validation {task.heading}")
     axes.legend()
     with _files.whole(path) as part:

@@ -1,4 +1,4 @@
-"""One command from a teacher to a student: propose, measure, search, train, choose, export."""
+"""Compresses a teacher: proposes, measures, searches, trains, chooses and exports."""
 
 import copy
 import math
@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any
 
 from keras_distill import recipes
-from keras_distill._files import plain, read_json, write_json
+from keras_distill._files import check_fields, plain, read_json, write_json
 from keras_distill._messages import say
 from keras_distill.experiments.comparison import first_examples
 from keras_distill.experiments.compressing import answer
@@ -28,6 +28,7 @@ from keras_distill.recipes.defaults import terms_of
 from keras_distill.report import page as report_page
 
 BUDGET = ("ms", "mb", "flops")
+COST = dict.fromkeys((*BUDGET, "parameters"), (int, float))
 
 
 def compress(
@@ -89,15 +90,15 @@ def compress(
         overwrite: whether to delete the run in `folder` first.
         resume: whether to continue it.
         command: the command line, for the report.
-        strategy: a `tf.distribute.Strategy` of one machine to train with. Defaults to `None`: one
-            device.
+        strategy: a `tf.distribute.Strategy` of one machine to train with. Defaults to `None`, which
+            is one device.
 
     Returns:
-        What `compress.json` holds: the `students` and their costs, the `search`, the `answer`.
+        The content of `compress.json`: the `students` and their costs, the `search`, the `answer`.
 
     Raises:
         FileExistsError: if `folder` holds a run, and neither `overwrite` nor `resume` is true.
-        ValueError: for a number out of its range, no student within the budget, or a run with
+        ValueError: if a number is out of its range, no student is within the budget, or the run has
             other settings.
         ImportError: if matplotlib is not installed.
 
@@ -121,7 +122,7 @@ def compress(
     })  # fmt: skip
     run.check(settings, overwrite=overwrite, resume=resume)
     given = None
-    if not (resume and run.is_trained("teacher")):  # before a run that is there is deleted
+    if not (resume and run.is_trained("teacher")):  # before an existing run is deleted
         experiment.rehearse(["valid"])
         given = teacher and loaded(teacher)
     with run.alone():
@@ -149,12 +150,12 @@ def _checked(budget, keep, repeats):
 
 
 class Compressing:
-    """The work of one `compress`; everything that is whole is on disk.
+    """The work of one `compress`; every finished piece is on disk.
 
     Args:
         run: the `RunFolder`.
-        experiment: the `Experiment`; it is not changed.
-        seed: of the search.
+        experiment: the `Experiment`, which is not changed.
+        seed: the seed of the search.
     """
 
     def __init__(self, run, experiment, seed):
@@ -163,7 +164,7 @@ class Compressing:
         self.pieces = {}  # `{(arm, last epoch): (share of a training, seconds)}`
 
     def prepare(self, given, keep):
-        """Has a teacher, its targets on disk, and the setting to begin with."""
+        """Gets a teacher, its targets on disk, and the first setting."""
         default = [Candidate(0, {}, True, self.experiment.epochs)]
         self.search = Search(self.run, self.make, default, self.seed)
         self.search.prepare(given, None)
@@ -176,7 +177,7 @@ class Compressing:
             found = {"setting": chosen.setting, "reasons": chosen.reasons,
                      "signs": chosen.signs._asdict()}  # fmt: skip
             write_json(path, plain(found))
-        self.default = read_json(path)
+        self.default = read_json(path, {"setting": dict, "reasons": list, "signs": dict})
         for reason in self.default["reasons"]:
             say(reason)
         task = self.experiment.task
@@ -192,7 +193,7 @@ class Compressing:
         say(f"The teacher has {said(self.goal, task)} on the validation split.")
 
     def propose(self, budget, sizes):
-        """Returns the names of the students within the budget, those of most operations first."""
+        """Returns the names of students within the budget, by falling number of operations."""
         experiment = self.experiment
         asked = {} if sizes is None else {"sizes": sizes}
         found = proposals(experiment, self.teacher, **asked)
@@ -201,15 +202,17 @@ class Compressing:
         if read_json(path) is None:
             example = first_examples(experiment.data("valid"), 1)[0]
             teacher = Proposal("teacher", lambda: self.teacher)
-            write_json(path, measured([teacher, *found], example))  # in turns: one drift for all
-        self.costs = read_json(path)
+            write_json(path, measured([teacher, *found], example))  # in turns: all drift alike
+        self.costs = read_json(path, dict.fromkeys(["teacher", *self.students], dict))
+        for each in self.costs.values():
+            check_fields(path, each, COST)
         self.theirs = self.costs.pop("teacher")
         kept = within(self.costs, budget)
         say(f"{len(kept)} of {len(found)} students are within the budget: {', '.join(kept)}.")
         return sorted(kept, key=self._size, reverse=True)
 
     def _size(self, name):
-        """Returns what makes a student larger than another; it does not change between two runs."""
+        """Returns the size by which students are ordered, which is the same in every run."""
         return self.costs[name]["flops"], self.costs[name]["parameters"], name
 
     def best(self, names):
@@ -221,10 +224,11 @@ class Compressing:
             kept = len(names) if end == epochs else math.ceil(len(names) / 2)
             names = [name for _, name in sorted(scored)[:kept]]
             begin = end
+        self.search.live.clear()
         return names[0]
 
     def smallest(self, names, keep):
-        """The smallest student that keeps the share, by bisection; the best where none does."""
+        """Finds the smallest student that keeps the share by bisection, or else the best."""
         epochs, low, high, found = self.experiment.epochs, 0, len(names), {}
         while low < high:
             middle = (low + high) // 2
@@ -250,10 +254,11 @@ class Compressing:
             ends = [(-self.train(name, each, quarter, epochs), place)
                     for place, each in enumerate(kept)]  # fmt: skip
             kept = [kept[place] for _, place in sorted(ends)]
+        self.search.live.clear()
         return kept[0]
 
     def train(self, name, setting, begin, end):
-        """The validation score of a student after `end` epochs; the least if it diverged."""
+        """Returns a student's validation score after `end` epochs, the least if it diverged."""
         made = {"student": name, **({} if setting is None else setting)}
         number = self.numbers.setdefault(str(made), len(self.numbers) + 1)
         epochs = self.experiment.epochs
@@ -264,27 +269,27 @@ class Compressing:
         return -math.inf if "failed" in record else record["score"]
 
     def _alone(self, name):
-        """How many trainings of the student alone the search took as long as, without the teacher.
+        """Returns the time of the search, without the teacher, in trainings of the student alone.
 
-        Making, compiling and validating the models count.
+        It includes the time to make, compile and validate the models.
         """
         taken = {key: seconds for key, (_, seconds) in self.pieces.items()}
         alone = self.numbers[str({"student": name})], self.experiment.epochs
         return sum(taken.values()) / taken[alone]
 
     def make(self, setting):
-        """Returns the experiment under a setting, with its student and the trained teacher."""
+        """Returns the experiment with a setting, with its student and the trained teacher."""
         given, setting = setting, dict(setting)
         name = setting.pop("student", None)
         experiment = copy.copy(self.experiment)
         if name is not None:
             experiment.student = self.students[name].make
-        if setting.pop("loss", None):  # of one unit, or a regression: no recipe
+        if setting.pop("loss", None):  # one unit or a regression: no recipe
             experiment.terms = terms_of(given)
         return under(experiment, setting)
 
     def finish(self, name, setting, seeds, keep, command):
-        """Returns the last comparison, over seeds; then the answer."""
+        """Runs the last comparison over seeds, and writes the answer."""
         experiment = self.make({"student": name, **setting})
         experiment.seeds, experiment.teacher_epochs = seeds, 0
         experiment.teacher = lambda: self.run.model("teacher")
@@ -303,7 +308,7 @@ class Compressing:
 
 
 def around(setting):
-    """The default and what lies beside it: another alpha, another temperature, the other recipe."""
+    """Returns the default and its neighbors: another alpha, temperature and recipe."""
     other = {"alpha": 0.9 if setting["alpha"] < 0.7 else 0.5}
     beside = [setting, {**setting, **other}]
     if "temperature" in setting:

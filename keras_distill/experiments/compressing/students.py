@@ -1,4 +1,4 @@
-"""Which students are tried: cut from the teacher, or the sizes that the experiment offers."""
+"""Proposes students: cut from the teacher, or of the sizes that the experiment offers."""
 
 import functools
 import inspect
@@ -20,9 +20,9 @@ class Proposal(NamedTuple):
     """A student that may be trained.
 
     Args:
-        name: what it is called in tables, such as `"3 of 12 blocks"`.
+        name: its name in tables, such as `"3 of 12 blocks"`.
         make: a function without arguments that makes it.
-        cut: whether it begins with weights of the teacher.
+        cut: whether it starts with weights of the teacher.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Proposal(NamedTuple):
 def proposals(experiment, teacher, sizes=SIZES):
     """Returns the students of a teacher, largest first.
 
-    Where `models.shrink` can cut the teacher: its blocks at several depths, whole and at half the
-    width, or at a half and a quarter of the width where it has no blocks; of what is cut in width
-    the part is kept that matters most on the training split. Beside them one student for each of
-    `sizes` where the experiment's `student` takes a `size`, and its student alone where it takes
-    none.
+    If `models.shrink` can cut the teacher, it proposes several depths, each at the whole and at
+    half the width. For a teacher without blocks it proposes half and a quarter of the width. A cut
+    in width keeps the units that are most important on the training split. If the experiment's
+    `student` takes a `size`, it also proposes one student for each of `sizes`. If it takes none, it
+    proposes this one student.
 
     Args:
         experiment: an `Experiment`.
@@ -57,7 +57,7 @@ def proposals(experiment, teacher, sizes=SIZES):
 
 
 def _cut(teacher, experiment):
-    """Returns what `shrink` makes of a teacher; a cut that it refuses is none."""
+    """Returns the students that `shrink` can cut from a teacher."""
     count, found = models.depth_of(teacher), []
     depths = sorted({1, *(round(count * share) for share in DEPTHS)} - {0, count}, reverse=True)
     depths, widths = ([count, *depths], [1.0, 0.5]) if count > 1 else ([None], WIDTHS)
@@ -73,10 +73,10 @@ def _cut(teacher, experiment):
 
 
 def _made(teacher, asked, experiment):
-    """A function that makes a cut student anew, with the same weights; `None` where none can be.
+    """Returns a function that makes a cut student, with the same weights each time, or `None`.
 
-    Of what is cut in width the first units are kept where they cannot be measured, as those of a
-    teacher whose layers are not known.
+    A cut in width keeps the first units if they cannot be measured, as in a teacher with layers of
+    unknown kind.
     """
     ways = [{}]
     if "width" in asked:
@@ -98,7 +98,7 @@ def _with_weights(teacher, asked, weights):
 
 
 def measured(students, example):
-    """Returns what each student costs before any training.
+    """Measures the cost of each student before any training.
 
     Args:
         students: a list of `Proposal`s.
@@ -125,14 +125,14 @@ def _operations(model, example):
 
 
 def within(costs, budget):
-    """Returns the names of the students that cost no more than a budget.
+    """Returns the names of the students within a budget.
 
     Args:
-        costs: as `measured` returns.
-        budget: `{"ms" | "mb" | "flops": the most}`; `None` is no limit.
+        costs: the result of `measured`.
+        budget: `{"ms" | "mb" | "flops": the maximum}`. `None` is no limit.
 
     Raises:
-        ValueError: where no student is left.
+        ValueError: if no student is left.
     """
     limits = {name: most for name, most in budget.items() if most is not None}
     kept = [name for name, cost in costs.items()

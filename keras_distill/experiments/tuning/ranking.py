@@ -1,4 +1,4 @@
-"""What a search found: a table, a plot, and the best setting as an experiment's file."""
+"""The results of a search: a table, a plot, and the best setting as an experiment's file."""
 
 import os
 import pprint
@@ -21,13 +21,13 @@ def row(setting, distilled, alone, base):
     """Returns a leader's validation scores, and those of the student alone under the same seeds.
 
     Args:
-        setting: what was chosen.
+        setting: the chosen setting.
         distilled: the records of the trials, one for each seed.
-        alone: the same of the student alone.
-        base: its part of the setting.
+        alone: the records of the student alone.
+        base: the part of the setting that the student alone has.
 
     Returns:
-        A dict as `ranking.json` holds it. There is no gain where a training of either has failed.
+        A dict as in `ranking.json`. Without a gain if one of the trainings has failed.
     """
     scores, others = ([each["score"] for each in rows] for rows in (distilled, alone))
     gains = np.subtract(scores, others)
@@ -48,7 +48,7 @@ def row(setting, distilled, alone, base):
 
 
 def table(rows, task=Classes):
-    """The ranking in lines: percent on the validation split, gains in points; or R squared."""
+    """Returns the ranking as text: percent and points on the validation split, or R squared."""
     heads = (f"{task.heading} | student alone{' %' if task.scale == 100 else ''} | "
              f"gain{', points' if task.scale == 100 else ''}")  # fmt: skip
     lines = [f"| setting | {heads} |", "|---|---|---|---|"]
@@ -60,12 +60,12 @@ def table(rows, task=Classes):
 
 
 def name_of(task):
-    """Returns what a task's measure is called in a sentence."""
+    """Returns the name of a task's measure for a sentence."""
     return "accuracy" if task.scale == 100 else task.heading
 
 
 def said(score, task):
-    """Returns a score in a sentence."""
+    """Returns a score as text for a sentence."""
     value = tables.plain(score, task.scale)
     return f"{value}%" if task.scale == 100 else f"{task.heading} {value}"
 
@@ -82,7 +82,7 @@ def _spread(value, spread, task):
 
 
 def verdict(rows):
-    """Returns whether the best is better than the student alone, in a sentence."""
+    """Says in a sentence whether the best setting is better than the student alone."""
     best = rows[0]
     if best["failed"]:
         return (
@@ -109,18 +109,18 @@ def write(folder, rows, stages, *, file, options, command, task=Classes):
         "student and the student alone of the same seed, ± its standard error."
         f"\n\n{told}")  # fmt: skip
     _files.write(folder / "winner.py", _winner(folder, rows, told, file, options, command))
-    # who finds it finds the winner whole
+    # the winner must be complete when somebody finds it
     write_json(folder / "ranking.json", {"rows": rows, "search": stages, "verdict": verdict(rows)})
     try:
         _plot(folder / "ranking.png", rows, task)
-    except Exception as error:  # matplotlib's, of whatever kind: a picture is not the result
+    except Exception as error:  # matplotlib's, of any class: the result does not need a picture
         say(f"ranking.png could not be drawn. {error}")
     say("\nTo train the best setting, run python -m keras_distill train "
         f"--experiment={folder / 'winner.py'} --out=DIR")  # fmt: skip
 
 
 def _winner(folder, rows, told, file, options, command):
-    """Returns the text of an experiment's file; a path in it is relative to that file."""
+    """Returns the text of an experiment's file; its paths are relative to that file."""
     place = os.path.relpath(os.path.abspath(file), os.path.abspath(folder))
     given = {name: placed(name, value) for name, value in options.items()}
     command, told = (text.replace("\\", "\\\\").replace('"', "'") for text in (command, told))
@@ -160,7 +160,7 @@ def _plot(path, rows, task):
             axes.plot(values.mean(), place + height, "|", color=color, ms=16, mew=3, label=label)
     names = [report_page.as_text(shown(each["setting"])) for each in reversed(rows)]
     axes.set_yticks(range(len(rows)), names)
-    axes.set_xlabel(f"validation {task.heading} (a dot a seed, a bar their mean)")
+    axes.set_xlabel(f"validation {task.heading} (a dot per seed, a bar for the mean)")
     axes.legend()
     with _files.whole(path) as part:
         figure.savefig(part, format="png", dpi=120)

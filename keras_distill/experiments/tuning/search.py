@@ -1,4 +1,4 @@
-"""The search: successive halving over settings, then the leaders over fresh seeds."""
+"""Searches settings by successive halving, then repeats the leaders over fresh seeds."""
 
 import collections
 import math
@@ -12,6 +12,7 @@ from keras_distill.experiments.devices import of_one_machine
 from keras_distill.experiments.file import PATHS
 from keras_distill.experiments.run_folder import RunFolder, loaded
 from keras_distill.experiments.tuning import ranking
+from keras_distill.experiments.tuning.live import Live
 from keras_distill.experiments.tuning.settings import SWEEP, alone, chosen, combinations, shown
 from keras_distill.experiments.tuning.trial import Trial
 from keras_distill.report import page as report_page
@@ -63,15 +64,16 @@ def tune(
         overwrite: whether to delete the run in `folder` first.
         resume: whether to continue it.
         command: the command line, for the winner's file.
-        strategy: a `tf.distribute.Strategy` of one machine to train with. Defaults to `None`,
-            which is one device.
+        strategy: a `tf.distribute.Strategy` of one machine to train with. Defaults to `None`, which
+            is one device.
 
     Returns:
         The ranking, a list of dicts, best first, as `ranking.json` holds it.
 
     Raises:
         FileExistsError: if `folder` holds a run, and neither `overwrite` nor `resume` is true.
-        ValueError: for a wrong setting, a number out of its range, or a run with other settings.
+        ValueError: if a setting is wrong, a number is out of its range, or the run has other
+            settings.
         ImportError: if matplotlib is not installed.
         RuntimeError: if another process is running in the folder.
 
@@ -102,7 +104,7 @@ def tune(
                 "cache": cache}  # fmt: skip
     run.check(settings, overwrite=overwrite, resume=resume)
     model = None
-    if not (resume and run.is_trained("teacher")):  # before a run that is there is deleted
+    if not (resume and run.is_trained("teacher")):  # before an existing run is deleted
         if teacher is None:
             make(arms[0].setting).rehearse(["valid"])
         else:
@@ -152,10 +154,11 @@ class Search:
         self.run, self.make, self.arms, self.seed = run, make, arms, seed
         self.folder = run.path / "trials"
         self.folder.mkdir(exist_ok=True)
-        self.stages = []  # what the search measured, in its order
+        self.stages = []  # the measures of the search, in order
+        self.live = Live()
 
     def prepare(self, teacher, cache):
-        """Has a teacher, and on disk the targets that any of the arms reads."""
+        """Gets a teacher, and the targets on disk that any of the arms reads."""
         experiment = self.make(self.arms[0].setting)
         self.task = experiment.task
         if not self.run.is_trained("teacher"):
@@ -163,7 +166,7 @@ class Search:
             self.run.keep("teacher", *(experiment.trained_teacher() if teacher is None else taken))
         self.teacher = self.run.model("teacher")
         paths = {}
-        for arm in self.arms:  # one experiment at a time: each may hold its data
+        for arm in self.arms:  # one experiment at a time, since each may hold its data
             if arm.taught:
                 asked = self.make(arm.setting).teacher_paths(self.teacher)
                 paths |= dict.fromkeys(asked)
@@ -171,7 +174,7 @@ class Search:
         cached.prepare(self.teacher, experiment.data("train"), self.cache, list(paths))
 
     def leaders(self, halvings, count):
-        """Returns the best arms of all that were not stopped; a student alone never is."""
+        """Returns the best of all arms that were not stopped; students alone are never stopped."""
         groups = collections.defaultdict(list)
         for arm in self.arms:
             if arm.taught:
@@ -179,7 +182,7 @@ class Search:
             else:
                 self._halved([arm], halvings)
         last = [scored for group in groups.values() for scored in self._halved(group, halvings)]
-        for state in self.folder.glob("*.weights.h5"):  # of arms that were stopped
+        for state in self.folder.glob("*.weights.h5"):  # files of arms that were stopped
             state.unlink()
         return [arm for _, arm in sorted(last, key=_order)][:count]
 
@@ -192,10 +195,11 @@ class Search:
             keep = len(group) if end == epochs else math.ceil(len(group) / 2)
             group = [arm for _, arm in sorted(scored, key=_order)[:keep]]
             begin = end
+        self.live.clear()
         return scored
 
     def repeat(self, leaders, seeds):
-        """A row for each leader, best first: its accuracies and those of the student alone."""
+        """Returns a row for each leader, best first, with its scores and the student alone's."""
         rows = []
         for arm in leaders:
             base = next(a for a in self.arms if not a.taught and a.setting == alone(arm.setting))
@@ -207,10 +211,10 @@ class Search:
         return sorted(rows, key=lambda row: (row["failed"] > 0, -row["mean"]))
 
     def train(self, arm, seed, begin, end):
-        """The record of an arm under a seed after `end` epochs; what is on disk is not trained."""
+        """Trains an arm to `end` epochs unless it is on disk; returns the record."""
         name = f"{arm.number:03d}"
         kind = "distilled" if arm.taught else "alone"
-        trial = Trial(self.folder, name, kind, seed, self.run.owner)
+        trial = Trial(self.folder, name, kind, seed, self.run.owner, self.live)
         new = trial.record(end) is None
         record = trial.train(lambda: self.make(arm.setting), begin, end, self.teacher, self.cache)
         if new:

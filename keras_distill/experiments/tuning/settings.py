@@ -1,4 +1,4 @@
-"""What can be swept, and how a setting becomes an experiment."""
+"""The settings that can be swept, and the experiments that they make."""
 
 import copy
 import inspect
@@ -16,27 +16,28 @@ from keras_distill.recipes.recipe import FROZEN
 from keras_distill.schedules import check, is_number
 
 TERMS = ("recipe", "temperature", "weight")
-TEACHING = (*TERMS, "alpha")  # what a student alone has not
+TEACHING = (*TERMS, "alpha")  # settings that a student alone does not have
 DATA = ("data", "tfds", "tsv")
-FIXED = ("seeds", *DATA)  # the same for all
+FIXED = ("seeds", *DATA)  # settings that are the same for all trials
 SWEEP = {"recipe": ["hinton", "dkd", "dist"], "temperature": [1.0, 2.0, 4.0],
          "alpha": [0.25, 0.5, 0.9]}  # fmt: skip
 
 
 def combinations(sweep: dict[str, list], *, trials: int | None = None, seed: int = 0) -> list[dict]:
-    """Returns every combination of the values, each once.
+    """Returns every combination of the values once.
 
     Args:
-        sweep: `{name: [values]}`. A temperature is left out for a recipe that takes none.
-        trials: how many combinations to draw at random, at least 1. Defaults to `None`: all.
-        seed: of the draw, an integer. Defaults to `0`.
+        sweep: `{name: [values]}`. Recipes without a temperature get none.
+        trials: how many combinations to draw at random, at least 1. Defaults to `None`, which is
+            all.
+        seed: the seed of the draw, an integer. Defaults to `0`.
 
     Returns:
         A list of dicts `{name: value}`.
 
     Raises:
-        ValueError: for a name that may not differ between trials, one without values, or an
-            unknown recipe.
+        ValueError: if a name may not differ between trials or has no values, or a recipe is
+            unknown.
 
     Example:
 
@@ -77,7 +78,7 @@ def _recipe(name):
 
 
 def known_recipes():
-    """Returns the recipes with a frozen teacher that need nothing beside it and a student."""
+    """Returns the recipes with a frozen teacher that need only it and a student."""
     return sorted(name for name, recipe in FROZEN.items() if _needs_only_models(recipe))
 
 
@@ -88,7 +89,7 @@ def _needs_only_models(recipe):
 
 
 def alone(setting):
-    """What is left of a setting for the student without a teacher: its own, and the budget."""
+    """Returns the part of a setting for a student without a teacher: its options, epochs."""
     return {name: value for name, value in setting.items() if name not in TEACHING}
 
 
@@ -121,9 +122,9 @@ def chosen(
         An `Experiment`.
 
     Raises:
-        FileNotFoundError: where there is no such teacher.
-        ValueError: for an option that the file does not take and that is none of the above, and
-            for a value out of its range.
+        FileNotFoundError: if there is no such teacher.
+        ValueError: if the file does not take an option that is none of the above, or a value is out
+            of its range.
 
     Example:
 
@@ -150,14 +151,14 @@ def chosen(
 
 
 def _same_teacher(before, options):
-    """Returns whether options leave alone what a teacher was trained with."""
+    """Returns whether options keep the settings with which a teacher was trained."""
     given = {name: placed(name, value) for name, value in options.items()}
     theirs = [name for name in given if name in DATA or name.startswith("teacher")]
     return all(given[name] == placed(name, before.get(name)) for name in theirs)
 
 
 def _take_teacher(experiment, path):
-    """Gives an experiment a teacher that is trained already."""
+    """Gives an experiment a trained teacher."""
     if not path.is_file():
         raise FileNotFoundError(
             f"No such teacher: {path}. Run `tune` again, or set `TEACHER = None` in the winner's "
@@ -168,7 +169,7 @@ def _take_teacher(experiment, path):
 
 
 def under(experiment, ours):
-    """The experiment itself, with `recipe`, `temperature`, `weight`, `alpha` and `epochs`."""
+    """Returns the experiment with the setting's `recipe`, `alpha`, `epochs` and so on."""
     if set(ours) & {*TERMS}:
         experiment.terms = _terms(experiment.terms, ours)
     if "alpha" in ours:
@@ -201,7 +202,7 @@ def _by_recipe(ours):
     recipe = _recipe(ours.get("recipe", "hinton"))
     asked = {"temperature": ours["temperature"]} if "temperature" in ours else {}
     if "student" not in inspect.signature(recipe).parameters:
-        recipe(**asked)  # refuses a wrong temperature
+        recipe(**asked)  # raises an error for a wrong temperature
         return lambda student, teacher: recipe(**asked)
     return lambda student, teacher: recipe(student, teacher, **asked)
 
@@ -211,7 +212,7 @@ def _weighted(terms, factor):
 
 
 def _times(term, factor):
-    """Returns the same term with another weight."""
+    """Returns the term with its weight multiplied."""
     if not is_number(term.weight):
         raise ValueError(
             f"The weight of `{term.name}` is a schedule, which a sweep of `weight` cannot scale. "

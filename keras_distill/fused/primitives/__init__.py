@@ -1,8 +1,8 @@
-"""What each backend does in its own way: loops over blocks, writes into arrays, derivatives.
+"""Operations that differ between backends: loops over blocks, writes into arrays, derivatives.
 
 `keras.ops` does the rest. Its own loops, scattered writes and `custom_gradient` are not enough
-here: on TensorFlow its loop runs ten blocks at once, on PyTorch a scattered write copies the whole
-array, and a derivative of several outputs with a state has no form for all backends.
+here. On TensorFlow its loop runs ten blocks at once. On PyTorch a scattered write copies the whole
+array. A derivative of several outputs with a state has no form for all backends.
 
 - `tensor(array)`: a tensor of an array, tensor or variable.
 - `loop(count, body, state)`: `state = body(index, state)` for each index below `count`.
@@ -11,13 +11,14 @@ array, and a derivative of several outputs with a state has no form for all back
 - `add(block, columns, values)`: a block, (rows, columns), with `values`, (rows, k), added at
   `columns`, (rows, k), which may name one column twice.
 - `lower(block, columns, values)`: the block with these entries at most `values`.
-- `write(blocks, index, rows)`: `blocks` with one block set, in place where nobody else holds them.
+- `write(blocks, index, rows)`: `blocks` with one block replaced, in place if nothing else holds
+  it.
 - `with_gradient(forward, backward, learned, given)`: the values of `forward(learned, given)`, which
   returns `(values, state)`; their gradients with respect to the list `learned` are
   `backward(learned, given, state, upstream)`. `values` is a list, `state` and `given` are nests;
   `given` may hold what is no tensor, and has no gradient.
-- `derivative(function, *sources)`: `(value, slopes)` of a function whose value has one entry a row:
-  the gradients of its sum.
+- `derivative(function, *sources)`: the `value` of a function, with one entry per row, and the
+  gradients `slopes` of its sum.
 """
 
 import importlib

@@ -1,15 +1,15 @@
-"""Nests of which some leaves are tensors: what a compiled function may take, and the rest."""
+"""Splits nests into tensors, which a compiled function takes, and other leaves."""
 
 import keras
 
 
 def split(nest):
-    """The tensors of a nest, and the function that puts as many tensors into their places."""
+    """Returns the tensors of a nest, and a function that puts as many tensors into their places."""
     leaves = keras.tree.flatten(nest)
     places = [place for place, leaf in enumerate(leaves) if keras.ops.is_tensor(leaf)]
     tensors = [leaves[place] for place in places]
     for place in places:
-        leaves[place] = None  # `having` keeps no tensor alive
+        leaves[place] = None  # so that `having` keeps no tensor alive
     frame = keras.tree.pack_sequence_as(nest, leaves)
 
     def having(tensors):

@@ -34,7 +34,7 @@ def write(blocks, index, rows):
 
 
 def with_gradient(forward, backward, learned, given):
-    """All tensors are arguments: a `custom_vjp` may not close over what is being differentiated."""
+    """Passes all tensors as arguments: a `custom_vjp` may not close over what is differentiated."""
     tensors, having = split(given)
 
     @jax.custom_vjp

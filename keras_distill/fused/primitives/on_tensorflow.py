@@ -8,7 +8,7 @@ tensor = tf.convert_to_tensor
 
 
 def loop(count, body, state):
-    """One iteration at a time: in parallel, the logits of several blocks would be held at once."""
+    """Runs one iteration at a time; parallel ones would hold the logits of several blocks."""
     return tf.while_loop(
         lambda index, _: index < count,
         lambda index, state: (index + 1, body(index, state)),
@@ -23,7 +23,7 @@ def product(left, right):
 
 
 def argmax(block):
-    """`keras.ops.argmax` passes over the block three times more, to tell -0 from 0."""
+    """Works in one pass; `keras.ops.argmax` takes three more passes to tell -0 from 0."""
     return tf.argmax(block, axis=1, output_type=tf.int32)
 
 

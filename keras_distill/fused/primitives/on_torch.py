@@ -31,7 +31,7 @@ def lower(block, columns, values):
 
 
 def write(blocks, index, rows):
-    """In place: `keras.ops.scatter_update` copies all blocks each time."""
+    """Writes in place; `keras.ops.scatter_update` copies all blocks each time."""
     blocks[index] = rows
     return blocks
 

@@ -1,1 +1,1 @@
-"""Models with exits: made, cut, run in a cascade, reported."""
+"""Models with exits: adds them, cuts at them, stops at them and reports on them."""

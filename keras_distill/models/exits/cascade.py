@@ -1,4 +1,4 @@
-"""A model that stops at the first exit that is sure enough."""
+"""Models that stop at the first exit that is confident enough."""
 
 import keras
 from keras import ops
@@ -11,31 +11,31 @@ from keras_distill.schedules import is_number
 def early_exit(
     net: keras.Model, threshold: float, *, from_logits: bool | None = None, with_exit: bool = False
 ) -> keras.Model:
-    """One model that answers at the first exit whose greatest probability reaches `threshold`.
+    """Returns a model that answers at the first exit whose top probability reaches `threshold`.
 
     `answer = output of the first exit k with max_c softmax(z_k)_c >= threshold, or of the last`
 
-    Layers behind an exit are skipped once every example of the batch is confident there. At batch
-    size 1 each example uses only the layers it needs. Each example's answer is the same at any
-    batch size. The result is a functional model, which is saved and exported as any other. A
-    SavedModel of it keeps the dynamic depth, and so does `jax.jit`. Use it for inference only:
-    its dropout and batch statistics never train.
+    Once every example of the batch is confident at an exit, the layers behind it are skipped. At
+    batch size 1 each example uses only the layers that it needs. An example's answer is the same at
+    any batch size. The result is a functional model, which you save and export like any other. A
+    SavedModel of it keeps the dynamic depth, and so does `jax.jit`. Use it for inference only: its
+    dropout and batch statistics never train.
 
     Args:
-        net: a functional model with a dict of outputs, shallowest first, as `add_exits` makes; the
-            weights are shared.
-        threshold: in [0, 1]: 0 stops always at the first exit.
-        from_logits: whether the exits give logits. Defaults to `None`: unless they end in a
-            softmax.
-        with_exit: whether to say which exit answered, too.
+        net: a functional model with a dict of outputs, shallowest first, such as one of
+            `add_exits`. The weights are shared.
+        threshold: in [0, 1]. With 0 it always stops at the first exit.
+        from_logits: whether the exits return logits. Defaults to `None`: they do unless they end in
+            a softmax.
+        with_exit: whether to return which exit answered, too.
 
     Returns:
-        A functional `keras.Model` whose output is the answer, or with `with_exit` a dict
+        A functional `keras.Model` whose output is the answer. With `with_exit` it is a dict
         `{"output": the answer, "exit": its index, from the shallowest, (batch,)}`.
 
     Raises:
-        ValueError: if `threshold` is not in [0, 1], or `net` has no exits, or exits that are no
-            classifiers of two classes or more.
+        ValueError: if `threshold` is not in [0, 1], `net` has no exits, or an exit does not
+            classify into at least two classes.
 
     Example:
 
@@ -55,13 +55,13 @@ def early_exit(
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class Cascade(keras.layers.Layer):
-    """The stages of a model with exits, run one after the other until one is sure enough.
+    """Runs the stages of a model with exits one after the other, until one is confident enough.
 
     Args:
         net: a functional model with a dict of outputs, shallowest first.
-        threshold: in [0, 1], what the greatest probability must reach.
-        from_logits: whether the exits give logits. Defaults to `None`: unless they end in a
-            softmax.
+        threshold: the greatest probability that an exit must reach, in [0, 1].
+        from_logits: whether the exits return logits. Defaults to `None`: they do unless they end in
+            a softmax.
         **kwargs: as in `keras.layers.Layer`.
 
     Returns:
@@ -138,19 +138,18 @@ class Cascade(keras.layers.Layer):
 
 
 def check_fraction(name, value):
-    """Refuses what is no number in [0, 1]."""
+    """Raises an error unless a value is a number in [0, 1]."""
     if not is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
 
 
 def _are_logits(outputs):
-    """Returns whether the outputs end in no softmax; they must agree."""
+    """Returns whether the outputs end in no softmax; all outputs must agree."""
     softmax = {name: _ends_in_softmax(output) for name, output in outputs.items()}
     if len({*softmax.values()}) > 1:
         raise ValueError(
-            "All exits must give logits, or all must give probabilities. If they do, say which "
-            "with `from_logits`. Received exits that end in a softmax (True) or do not (False): "
-            f"{softmax}"
+            "All exits must give logits, or all must give probabilities. If they do, set "
+            f"`from_logits`. Received: exits that end in a softmax {softmax}"
         )
     return not any(softmax.values())
 
@@ -162,7 +161,7 @@ def _ends_in_softmax(output):
 
 
 def _check_classes(outputs):
-    """Refuses exits that are no distribution over two classes or more."""
+    """Raises an error if an exit has fewer than two classes."""
     for name, output in outputs.items():
         activation = getattr(graph.operation_of(output), "activation", None)
         sigmoid = activation is keras.activations.sigmoid

@@ -1,4 +1,4 @@
-"""Exits: classifiers on the inner layers of a model, to train it by itself and to stop early."""
+"""Exits: classifiers on inner layers of a model, to train it by itself and to stop early."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def add_exits(
     classes: int | None = None,
     head: Callable[[Any], Any] | None = None,
 ) -> keras.Model:
-    """Gives a classifier shallow exits: a model with a dict of outputs, the last named "final".
+    """Gives a classifier shallow exits: returns a model with a dict of outputs and "final" last.
 
     The new model shares the layers of `model`, so training one trains the other. If a nested model
     or layer holds an exit, its inner layers become layers of the new model, so `"backbone/block_1"`
@@ -45,8 +45,8 @@ def add_exits(
         A functional `keras.Model` with the outputs `{exit: ..., "final": ...}`.
 
     Raises:
-        ValueError: for a subclassed model, several outputs, an exit's name that is taken, a path
-            that names no layer, or a feature that the default head does not fit.
+        ValueError: if the model is subclassed or has several outputs, the name of an exit is taken,
+            a path names no layer, or the default head does not fit a feature.
 
     Example:
 
@@ -86,7 +86,7 @@ def keep_exit(net: keras.Model, exit: str) -> keras.Model:
     It shares its layers with `net`.
 
     Args:
-        net: a functional model with a dict of outputs, as `add_exits` makes.
+        net: a functional model with a dict of outputs, such as one of `add_exits`.
         exit: the name of the exit.
 
     Returns:
@@ -112,14 +112,14 @@ def feature_path(net: keras.Model, exit: str = FINAL) -> str:
     """Returns the path of the feature that an exit's last layer receives, for hints.
 
     Args:
-        net: a functional model with a dict of outputs, as `add_exits` makes.
+        net: a functional model with a dict of outputs, such as one of `add_exits`.
         exit: the name of the exit. Defaults to `"final"`.
 
     Returns:
         A path, a string.
 
     Raises:
-        ValueError: if there is no such exit, or no layer gives that feature.
+        ValueError: if there is no such exit, or no layer has that feature as its output.
 
     Example:
 
@@ -152,10 +152,10 @@ def outputs_of(net):
 
 
 def unrolled(model, paths):
-    """Runs a functional model symbolically, with whatever holds `paths` opened up.
+    """Runs a functional model symbolically, with the layers around `paths` opened.
 
     Returns:
-        Its symbolic inputs, its output as the model structures it, and `{path: symbolic feature}`.
+        Its symbolic inputs, its output in the model's structure, and `{path: symbolic feature}`.
     """
     if not graph.is_graph(model):
         raise ValueError(
@@ -178,7 +178,7 @@ def unrolled(model, paths):
 
 
 def _around(model, paths):
-    """Returns the layers that hold the layers at some paths, each once."""
+    """Returns the layers that hold the layers at some paths, once each."""
     found = {}
     for path in paths:
         names = path_steps(path)
@@ -189,7 +189,7 @@ def _around(model, paths):
 
 
 def _feature(output):
-    """Returns the input of the last layer with weights before an output; dropout is passed over."""
+    """Returns the input of the last layer with weights before an output, without dropout."""
     passed = (layers.Activation, layers.Softmax, layers.Dropout)
     while isinstance(graph.operation_of(output), passed):
         output = graph.inputs_of(output)[0]

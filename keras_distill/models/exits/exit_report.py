@@ -1,4 +1,4 @@
-"""What stopping early saves, and what it costs: accuracy against operations and latency."""
+"""Measures what early exits save and cost: accuracy against operations and latency."""
 
 import time
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def exit_report(
     is traced by TensorFlow, compiled by JAX, or run by PyTorch without gradients.
 
     Args:
-        net: a functional model with a dict of outputs, as `add_exits` makes.
+        net: a functional model with a dict of outputs, such as one of `add_exits`.
         data: batches of `(x, y)`, `y` integer classes (batch,) or one-hot.
         thresholds: numbers in [0, 1].
         from_logits: as in `early_exit`.
@@ -43,14 +43,15 @@ def exit_report(
         rounds: how often each example is timed at each threshold. The median is used.
 
     Returns:
-        A dict: `exits`, a list from the shallowest of `{"exit", "accuracy", "operations"}`, each
-        used alone for all examples (the deepest without the heads before it); and `thresholds`,
-        a list of `{"threshold", "accuracy", "operations", "share", "taken", "latency_ms"}`:
-        the mean operations, their share of the deepest exit's alone, `{exit: share of examples}`
-        and the mean latency in milliseconds.
+        A dict of `exits` and `thresholds`. `exits` is a list of
+        `{"exit", "accuracy", "operations"}` from the shallowest; each exit is used alone for all
+        examples, and the deepest runs without the heads before it. `thresholds` is a list of
+        `{"threshold", "accuracy", "operations", "share", "taken", "latency_ms"}`: the mean
+        operations, their ratio to those of the deepest exit alone, `{exit: share of examples}` and
+        the mean latency in milliseconds.
 
     Raises:
-        ValueError: for a threshold outside [0, 1], or no data.
+        ValueError: if a threshold is outside [0, 1], or there are no data.
 
     Example:
 
@@ -145,7 +146,7 @@ def plot_exits(report: dict, path: str | PathLike[str]) -> None:
 
 
 def _measure(cascade, data, timed):
-    """Which exits are right and how sure, (examples, exits) each, and the first examples."""
+    """Returns which exits are right and how sure, (examples, exits), and the first examples."""
     right, sure, first = [], [], []
     for x, y, *_ in data:
         outputs = cascade.net.predict_on_batch(x)
@@ -199,7 +200,7 @@ def _row(cascade, threshold, right, sure, up_to, whole):
 
 
 def _latencies(cascade, examples, thresholds, rounds):
-    """Returns the mean over examples of the median milliseconds of each, at each threshold."""
+    """Returns the mean over examples of each one's median milliseconds, at each threshold."""
     if not examples:
         return []
     answer = _traced(lambda x, threshold: cascade(x, threshold)[0])
@@ -218,7 +219,7 @@ def _latencies(cascade, examples, thresholds, rounds):
 
 
 def _traced(function):
-    """Returns the function as models are served: traced, compiled, or run without gradients."""
+    """Returns the function as a server runs it: traced, compiled, or run without gradients."""
     if _backend.NAME == "tensorflow":
         tf = _backend.tensorflow("`exit_report`")
         return tf.function(function, autograph=False)

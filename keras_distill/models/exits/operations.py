@@ -1,4 +1,4 @@
-"""How many operations the matrix products and convolutions of a function take."""
+"""Counts the operations of matrix products and convolutions in a function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ def operations(function: Callable[..., Any], *specs: Any) -> int:
 
     Args:
         function: a model, or a function of tensors.
-        *specs: its arguments, as `keras.KerasTensor`s of known shapes, or structures of them.
+        *specs: the arguments, as `keras.KerasTensor`s of known shapes, or structures of them.
 
     Returns:
         An integer, two for each multiplication. Elementwise operations are not counted.
@@ -42,7 +42,7 @@ def _dtype(spec):
 
 
 def _of_tensorflow(function, specs):
-    """From the shapes in the graph that TensorFlow traces."""
+    """Counts operations by the shapes in the graph that TensorFlow traces."""
     tf = _backend.tensorflow("`models.operations`")
     specs = keras.tree.map_structure(lambda s: tf.TensorSpec(tuple(s.shape), _dtype(s)), specs)
     traced = tf.function(lambda *tensors: function(*tensors), autograph=False)
@@ -51,7 +51,7 @@ def _of_tensorflow(function, specs):
 
 
 def _multiplications(op):
-    """Returns how many a node of the graph does, from its shapes."""
+    """Returns the multiplications of a node of the graph, by its shapes."""
     kind = op.type
     if kind not in ("MatMul", "BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "Einsum",
                     "Conv3D"):  # fmt: skip
@@ -74,7 +74,7 @@ def _multiplications(op):
 
 
 def _of_einsum(equation, shapes):
-    """Returns the product of all its axes' sizes."""
+    """Returns the product of the sizes of all axes."""
     subscripts = equation.split("->")[0].split(",")
     sizes, rest = {}, 1
     for letters, shape in zip(subscripts, shapes):
@@ -88,7 +88,7 @@ def _of_einsum(equation, shapes):
 
 
 def _of_jax(function, specs):
-    """From the shapes in the program that JAX traces."""
+    """Counts operations by the shapes in the program that JAX traces."""
     import jax
 
     specs = keras.tree.map_structure(
@@ -98,7 +98,7 @@ def _of_jax(function, specs):
 
 
 def _multiplications_of_program(program):
-    """Returns how many the equations of a program do, those of programs inside included."""
+    """Returns the multiplications of a program's equations, with those of inner programs."""
     total = 0
     for equation in program.eqns:
         inside = [getattr(value, "jaxpr", value) for value in equation.params.values()]
@@ -123,13 +123,13 @@ def _multiplications_of_equation(equation):
 
 
 def _of_torch(function, specs):
-    """Returns as PyTorch's own counter has it, in one run on zeros."""
+    """Counts operations by PyTorch's own counter, in one run on zeros."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     zeros = keras.tree.map_structure(lambda s: keras.ops.zeros(tuple(s.shape), _dtype(s)), specs)
-    plain = sdpa_kernel(SDPBackend.MATH)  # the counter does not know all kernels of attention
+    plain = sdpa_kernel(SDPBackend.MATH)  # the counter does not know all attention kernels
     with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
         function(*zeros)
     return int(counter.get_total_flops())

@@ -1,1 +1,1 @@
-"""Several models or branches trained together."""
+"""Several models or branches that are trained together."""

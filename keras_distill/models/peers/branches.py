@@ -1,4 +1,4 @@
-"""An ensemble of a model's branches, weighed by a gate that is trained with them."""
+"""An ensemble of a model's branches with trained weights from a gate."""
 
 import keras
 from keras import layers, ops
@@ -7,25 +7,26 @@ from keras_distill.models.exits.early_exits import outputs_of, unrolled
 
 
 def gated_ensemble(net: keras.Model, gate: str, *, name: str | None = "ensemble") -> keras.Model:
-    """Returns adds the output of a gated ensemble to a model with several branches.
+    """Adds the output of a gated ensemble to a model with several branches.
 
-    `z_ensemble = sum_k g_k z_k` with `g = softmax(ReLU(BN(W f)))`, f being a feature of the trunk.
+    `z_ensemble = sum_k g_k z_k` with `g = softmax(ReLU(BN(W f)))`, where f is a feature of the
+    trunk.
 
     With `recipes.one` each branch learns from the ensemble, and labels go to the branches and the
     ensemble. `keep_exit(net, branch)` cuts one branch out.
 
     Args:
-        net: a functional model with a dict of outputs, one branch each, of logits.
-        gate: the path of the trunk's feature that the gate sees: a vector, a sequence or a
-            feature map, of which the mean over positions is taken.
+        net: a functional model with a dict of outputs. Each output is the logits of one branch.
+        gate: the path of the trunk's feature for the gate: a vector, or a sequence or feature map,
+            which is averaged over its positions.
         name: the new output's name. Defaults to `"ensemble"`.
 
     Returns:
-        A functional `keras.Model` with the outputs of `net` and the ensemble's; it shares the
+        A functional `keras.Model` with the outputs of `net` and of the ensemble. It shares the
         layers of `net`.
 
     Raises:
-        ValueError: for fewer than two outputs, a name that is taken, or outputs that differ in
+        ValueError: if there are fewer than two outputs, the name is taken, or the outputs differ in
             shape.
 
     Example:

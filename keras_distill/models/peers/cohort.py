@@ -1,10 +1,10 @@
-"""Several models trained together in one step."""
+"""Several models that are trained together in one step."""
 
 import keras
 
 
 def cohort(**members: keras.Model) -> keras.Model:
-    """One Keras model with an output per member, for online distillation.
+    """Joins models into one Keras model with an output per member, for online distillation.
 
     `cohort(teacher=a, student=b)(x) = {"teacher": a(x), "student": b(x)}`
 
@@ -15,15 +15,16 @@ def cohort(**members: keras.Model) -> keras.Model:
     learning rate.
 
     Args:
-        **members: models by name, of any size and kind, with the same inputs. Under a strategy
-            make all of them and the cohort in its scope.
+        **members: models by name, of any size and kind, with the same inputs. Under a distribution
+            strategy make all of them and the cohort in its scope.
 
     Returns:
         A `Cohort`, a `keras.Model`.
 
     Raises:
-        ValueError: for fewer than two members, the same model twice, or a name that is taken.
-        TypeError: for a member that is no Keras model.
+        ValueError: if there are fewer than two members, the same model twice, or a name that is
+            taken.
+        TypeError: if a member is no Keras model.
 
     Example:
 
@@ -48,8 +49,9 @@ class Cohort(keras.Model):
         **kwargs: as in `keras.Model`.
 
     Raises:
-        ValueError: for fewer than two members, the same model twice, or a name that is taken.
-        TypeError: for a member that is no Keras model.
+        ValueError: if there are fewer than two members, the same model twice, or a name that is
+            taken.
+        TypeError: if a member is no Keras model.
 
     Example:
 
@@ -62,7 +64,7 @@ class Cohort(keras.Model):
         _check(members)
         policies = [member.dtype_policy for member in members.values()]
         scaled = [policy for policy in policies if policy.compute_dtype == "float16"]
-        kwargs.setdefault("dtype", [*scaled, *policies][0])  # `compile` scales a float16 loss
+        kwargs.setdefault("dtype", [*scaled, *policies][0])  # so that float16 losses are scaled
         super().__init__(name=name, autocast=False, **kwargs)
         self.members = {}
         for key, member in members.items():
@@ -72,7 +74,7 @@ class Cohort(keras.Model):
                 )
             self.members[key] = member
             setattr(self, key, member)
-        self.output_names = list(members)  # as Keras and `recipes` read them
+        self.output_names = list(members)  # Keras and `recipes` read them
         self.built = all(member.built for member in members.values())
 
     def call(self, x, training=None):

@@ -1,4 +1,4 @@
-"""Learning rates of their own for some models or layers."""
+"""Separate learning rates for some models or layers."""
 
 import keras
 
@@ -24,8 +24,8 @@ def scale_learning_rates(
         An optimizer of the same kind.
 
     Raises:
-        ValueError: for a negative multiplier, an optimizer that is built or scales losses, or a
-            layer that is not built or is inside another layer with a multiplier.
+        ValueError: if a multiplier is negative, the optimizer is built or scales losses, or a layer
+            is not built or lies inside another layer with a multiplier.
 
     Example:
 
@@ -54,7 +54,7 @@ def _check_scalable(optimizer):
 
 
 def _scales(multipliers):
-    """Returns `(variable, multiplier)` of every trainable variable that has one of its own."""
+    """Returns `(variable, multiplier)` of every trainable variable with a multiplier."""
     found = {}
     for layer, scale in multipliers.items():
         if not isinstance(scale, (int, float)) or not scale >= 0:

@@ -1,1 +1,1 @@
-"""Students that are trained with the rounding of the integers that they will be exported as."""
+"""Quantization-aware training: students that train with the rounding of their exported integers."""

@@ -1,4 +1,4 @@
-"""Students that are trained with the rounding of the integers that they will be exported as."""
+"""Quantization-aware training: students that train with the rounding of their exported integers."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from keras_distill.models.quantization import folding
 from keras_distill.quantized_layers import ActivationRange, QuantizedBlock, kind_of
 from keras_distill.quantized_layers.rounding import FIXED, FUSED, activation_name, rounded_silu
 
-# What hands on the numbers that it gets, or some of them: LiteRT keeps their scale.
+# Layers that pass on all or some of their input numbers, so LiteRT keeps the scale.
 PASSING = (
     layers.Flatten, layers.Reshape, layers.Permute, layers.Dropout, layers.SpatialDropout1D,
     layers.SpatialDropout2D, layers.MaxPooling1D, layers.MaxPooling2D, layers.GlobalMaxPooling1D,
@@ -20,7 +20,7 @@ PASSING = (
     layers.Identity, layers.RepeatVector, layers.Embedding,
 )  # fmt: skip
 PASSING_OPERATIONS = ("ExpandDims", "GetItem", "Reshape", "Squeeze", "Transpose")
-# What is computed in floats, whatever goes in: a range before it would round for nothing.
+# Layers that compute in floats, whatever their input: a range before them would be useless.
 FLOATS = (layers.LayerNormalization, layers.GroupNormalization, layers.RMSNormalization)
 
 
@@ -59,7 +59,7 @@ def quantization_aware(
         KerasHub task has no preprocessor, so it takes token ids or images.
 
     Raises:
-        ValueError: The student is not functional or sequential, calls a layer twice, or has no
+        ValueError: if the student is not functional or sequential, calls a layer twice, or has no
             layer to quantize, or the bits are not allowed.
 
     Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
@@ -107,7 +107,7 @@ def quantization_aware(
 
 
 def _calibrate(model, x):
-    """Gives all ranges their first values."""
+    """Sets the first values of all ranges."""
     found = keras_layers.sublayers(model, recursive=True)
     ranges = [each for each in found if isinstance(each, ActivationRange)]
     for each in ranges:
@@ -118,12 +118,12 @@ def _calibrate(model, x):
 
 
 class _Builder:
-    """Calls the student's layers anew, on symbols, with what is quantized in their place."""
+    """Rebuilds the student's graph with quantized layers in place of its own."""
 
     def __init__(self, weights, activations):
         self.bits, self.activations = weights, activations
-        self.copied = []  # of what is quantized: what its weights become, and the new layer
-        self.floats = []  # the names of layers with kernels that stay in floats
+        self.copied = []  # pairs of a quantized layer's part and the new layer
+        self.floats = []  # the names of layers whose kernels stay in floats
         self.count, self._made, self._parts, self.quantized = 0, {}, {}, 0
 
     def rebuilt(self, model, x, outermost=False):
@@ -138,7 +138,7 @@ class _Builder:
         return keras.tree.map_structure(lambda symbol: known[id(symbol)], graph.outputs(model))
 
     def parts(self, source):
-        """Returns the `folding.parts` of a layer; the same for each of its calls."""
+        """Returns the `folding.parts` of a layer, the same for each of its calls."""
         if id(source) not in self._parts:
             self._parts[id(source)] = folding.parts(source)
         return self._parts[id(source)]
@@ -149,7 +149,7 @@ class _Builder:
         return rounded_silu if silu else source.activation
 
     def activation(self, source):
-        """Returns a layer with the activation of another; the same for each of its calls."""
+        """Returns a layer with another layer's activation, the same for each of its calls."""
         key = "activation", id(source)
         if key not in self._made:
             function, name = self.function(source), f"{source.name}_activation"
@@ -157,11 +157,11 @@ class _Builder:
         return self._made[key]
 
     def layer(self, part, **changes):
-        """The copy of a part's layer, which gets its weights; the same for each of its calls."""
+        """Returns the copy of a part's layer with its weights, the same for each of its calls."""
         source = part.layer
         if id(source) not in self._made:
             made = self._made[id(source)] = self._copy(source, changes)
-            if part.weights and not isinstance(made, QuantizedBlock):  # which has them
+            if part.weights and not isinstance(made, QuantizedBlock):  # a block has them already
                 self.copied.append((part.weights, made))
         return self._made[id(source)]
 
@@ -185,7 +185,7 @@ class _Builder:
         return block
 
     def ranged(self, value, name, activation=None):
-        """Float values rounded to the range that they have; others as they are."""
+        """Rounds float values to their range; leaves others as they are."""
 
         def rounded(value):
             if self.activations is None or not keras.backend.is_float_dtype(value.dtype):
@@ -198,7 +198,7 @@ class _Builder:
 
 
 class _Calls:
-    """What is called in the place of each call of one graph."""
+    """Chooses what to call in place of each call of one graph."""
 
     def __init__(self, builder, model, outermost):
         self.builder, self.outermost = builder, outermost
@@ -209,14 +209,14 @@ class _Calls:
             for symbol in node.input_tensors:
                 self.users.setdefault(id(symbol), []).append(node)
         calls = [id(node.operation) for node in nodes]
-        self.folded = {}  # the call of a normalization: that of the layer it is folded into
+        self.folded = {}  # from a normalization's call to that of the layer that includes it
         for node in nodes:
             after = self._next(node)
             if folding.can_fold(node.operation, after) and calls.count(id(node.operation)) == 1:
                 self.folded[id(after)] = node
 
     def chosen(self, node):
-        """Returns what is called for a node."""
+        """Returns the function to call for a node."""
         if id(node) in self.folded:
             return lambda x, **_: x
         if graph.runs_its_graph(node.operation):
@@ -247,7 +247,7 @@ class _Calls:
         return self._ranged(node, self.builder.activation(source)(value))
 
     def _ranged(self, node, value):
-        """Returns the value in its range, where LiteRT gives it one of its own."""
+        """Returns the value rounded to a range, if LiteRT gives it one of its own."""
         operation = node.operation
         if _passes(operation) or self._is_end(node):
             return value
@@ -263,7 +263,7 @@ class _Calls:
         return self.builder.ranged(value, operation.name, name)
 
     def floats(self, symbol):
-        """Returns whether all that takes a value computes in floats, or quantizes it itself.
+        """Returns whether every user of a value computes in floats, or quantizes it itself.
 
         Args:
             symbol: The `id` of the symbolic tensor.
@@ -277,13 +277,13 @@ class _Calls:
         return isinstance(node.operation, FLOATS) or bool(_inside(node.operation))
 
     def _is_end(self, node):
-        """Returns whether a call gives outputs of the student and nothing else."""
+        """Returns whether a call only makes outputs of the student."""
         return self.outermost and all(
             id(each) in self.ends and id(each) not in self.users for each in node.outputs
         )
 
     def _next(self, node):
-        """Returns the only call that takes what a call gives, or `None`."""
+        """Returns the only call that uses the output of a call, or `None`."""
         if node is None or len(node.outputs) != 1 or id(node.outputs[0]) in self.ends:
             return None
         users = self.users.get(id(node.outputs[0]), [])
@@ -302,12 +302,12 @@ def _is_relu(node):
 
 
 def _passes(operation):
-    """Returns whether an operation hands on the numbers that it gets, or some of them."""
+    """Returns whether an operation passes on all or some of its input numbers."""
     return isinstance(operation, PASSING) or type(operation).__name__ in PASSING_OPERATIONS
 
 
 def _inside(operation):
-    """Returns the layers that a layer holds and that can be quantized where they stand."""
+    """Returns the sublayers of a layer that can be quantized in place."""
     opened = not isinstance(operation, layers.Layer) or graph.runs_its_graph(operation)
     if opened or kind_of(operation) is not None or not operation.get_build_config():
         return []
@@ -315,7 +315,7 @@ def _inside(operation):
 
 
 def _has_kernel(layer):
-    """Whether a layer has a matrix of weights of its own, and not only in the layers it holds."""
+    """Returns whether a layer has a matrix of weights of its own, beside those of sublayers."""
     inside = keras_layers.sublayers(layer, recursive=True)
     held = {id(weight) for each in inside for weight in each.weights}
     return any(len(each.shape) > 1 and id(each) not in held for each in layer.weights)

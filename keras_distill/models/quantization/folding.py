@@ -1,4 +1,4 @@
-"""What a layer becomes before it is quantized: a normalization in its weights, or two layers."""
+"""Prepares layers for quantization: folds normalizations, splits separable convolutions."""
 
 import typing
 
@@ -11,7 +11,7 @@ from keras_distill.quantized_layers.rounding import activation_name
 
 DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose)
-# Those that LiteRT computes as one operation with what is added and multiplied behind them.
+# LiteRT computes these layers in one operation with the addition and product behind them.
 KERNELS = (layers.Dense, layers.Conv1D, layers.Conv2D, *DEPTHWISE, *TRANSPOSED)
 SEPARABLE = {
     layers.SeparableConv1D: (layers.DepthwiseConv1D, layers.Conv1D),
@@ -20,11 +20,11 @@ SEPARABLE = {
 
 
 class Part(typing.NamedTuple):
-    """One layer of what a layer computes, with its weights.
+    """A layer that computes a part of another layer, with its weights.
 
     Args:
-        layer: A Keras layer; that of a separable convolution is not built.
-        weights: Its arrays.
+        layer: A Keras layer. The layer of a separable convolution is not built.
+        weights: Its weights as arrays.
     """
 
     layer: keras.layers.Layer
@@ -32,7 +32,7 @@ class Part(typing.NamedTuple):
 
 
 def parts(layer):
-    """Returns a separable convolution as its two convolutions; another layer as itself.
+    """Splits a separable convolution into two convolutions; returns another layer as one part.
 
     LiteRT computes a separable convolution in two operations, with a rounding between them.
 
@@ -57,14 +57,14 @@ def parts(layer):
 
 
 def separable(layer):
-    """Returns the two kinds of layers of a separable convolution; `None` for another layer."""
+    """Returns the two layer classes of a separable convolution, or `None` for another layer."""
     if getattr(layer, "data_format", None) == "channels_first":
         return None
     return SEPARABLE.get(type(layer))
 
 
 def can_fold(layer, after):
-    """Returns whether the normalization in the next call can become a part of a layer's weights."""
+    """Returns whether the normalization in the next call can be folded into a layer's weights."""
     fits = separable(layer) or (isinstance(layer, KERNELS) and kind_of(layer) is not None)
     if not fits or activation_name(layer) != "linear" or after is None:
         return False
@@ -74,7 +74,7 @@ def can_fold(layer, after):
 
 
 def folded(part, normalization):
-    """Returns the kernel and bias of a part with the normalization behind it."""
+    """Returns the kernel and bias of a part with the normalization behind it folded in."""
     kernel, *bias = part.weights
     gamma, beta = normalization.gamma, normalization.beta
     scale = 1.0 if gamma is None else np.asarray(gamma)
@@ -85,6 +85,6 @@ def folded(part, normalization):
     along = scale
     if isinstance(part.layer, DEPTHWISE):  # its kernel ends in (channels, multiplier)
         along = scale.reshape(kernel.shape[-2:])
-    elif isinstance(part.layer, TRANSPOSED):  # in (outputs, inputs)
+    elif isinstance(part.layer, TRANSPOSED):  # it ends in (outputs, inputs)
         along = scale[:, None]
     return [kernel * along, ((bias[0] if bias else 0.0) - mean) * scale + shift]

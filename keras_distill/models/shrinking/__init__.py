@@ -1,1 +1,1 @@
-"""Students cut from their teachers."""
+"""Cuts students from their teachers."""

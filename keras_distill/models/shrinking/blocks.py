@@ -1,4 +1,4 @@
-"""Repeated blocks, found by the names of their layers, and which of them are kept."""
+"""Finds repeated blocks by the names of their layers, and records which of them are kept."""
 
 import collections
 import re
@@ -8,7 +8,7 @@ WORDS = ("block", "layer", "cell", "unit", "stage", "encoder", "decoder")
 
 
 class Part(NamedTuple):
-    """A layer's name taken apart: "stack0_block1_conv" is ("stack0_block", 1, "_conv")."""
+    """The parts of a layer's name: "stack0_block1_conv" is ("stack0_block", 1, "_conv")."""
 
     stack: str
     index: int
@@ -16,7 +16,7 @@ class Part(NamedTuple):
 
 
 class Selection:
-    """The blocks of each stack that a student keeps, and how names of layers map.
+    """The blocks of each stack that a student keeps, with the names of their layers.
 
     Args:
         kept: `{stack: {index of the student's block: index of the teacher's}}`.
@@ -24,7 +24,7 @@ class Selection:
 
     def __init__(self, kept):
         self.kept = kept
-        self.nested = {}  # the selections of models inside the model, by name
+        self.nested = {}  # the selections of inner models, by name
         self._student = {
             stack: {old: new for new, old in blocks.items()} for stack, blocks in kept.items()
         }
@@ -35,7 +35,7 @@ class Selection:
         return name if part is None else _joined(part, self.kept[part.stack].get(part.index))
 
     def renamed(self, name):
-        """Returns the student's name of a teacher's layer, or `None` where its block is dropped."""
+        """Returns the student's name of a teacher's layer, or `None` if its block is dropped."""
         part = part_of(name, self.kept)
         return name if part is None else _joined(part, self._student[part.stack].get(part.index))
 
@@ -49,7 +49,7 @@ def _joined(part, index):
 
 
 def part_of(name, stacks):
-    """Returns the `Part` that a name is in one of `stacks`, or `None`."""
+    """Returns the `Part` of a name in one of `stacks`, or `None`."""
     for part in _parts(name):
         if part.stack in stacks:
             return part
@@ -59,9 +59,9 @@ def part_of(name, stacks):
 def stacks_of(layers):
     """Returns the stacks of repeated blocks: `{stack: sorted indices}`, in the order of the layers.
 
-    A block is every layer whose name has the same number after the same beginning. Where a name
-    has several numbers, the one after "block" counts, then "layer" and so on; without such a word
-    the first one by which two blocks or more are named alike.
+    All layers with the same number after the same beginning of their name form a block. If a name
+    has several numbers, the one after "block" counts, then "layer" and so on. Without such a word
+    the first number counts by which two or more blocks have equal names.
     """
     names = [
         layer.name
@@ -76,13 +76,13 @@ def stacks_of(layers):
     found = {
         stack: sorted(blocks)
         for stack, blocks in worded.items()
-        if len(blocks) > 1 and stack.rstrip("_") not in names  # then the first has no number
+        if len(blocks) > 1 and stack.rstrip("_") not in names  # then the first block has no number
     }
     return found or _alike(names)
 
 
 def _alike(names):
-    """The stacks whose numbers follow each other and whose blocks have layers of the same names."""
+    """Returns the stacks with consecutive numbers whose blocks have layers of the same names."""
     stacks = {}
     for name in names:
         for part in _parts(name):
@@ -113,9 +113,9 @@ def _worded(name):
 
 
 def numbered_by_keras(layers):
-    """The blocks whose names Keras made, as ViTDet's: `{class: layers}` of those with weights.
+    """Returns blocks with names from Keras, as in ViTDet: `{class: layers}` of those with weights.
 
-    In another model of this kind the same names are other blocks': their order alone tells them.
+    Another model may use these names for other blocks, so only the order identifies them.
     """
     found = collections.defaultdict(list)
     for layer in layers:
@@ -125,11 +125,11 @@ def numbered_by_keras(layers):
         kind: each
         for kind, each in found.items()
         if len(each) > 1 and all(map(named_by_keras, each))
-        if not any(layer.name.endswith("_0") for layer in each)  # Keras begins without a number
+        if not any(layer.name.endswith("_0") for layer in each)  # Keras's first name has no number
     }
 
 
 def named_by_keras(layer):
-    """Whether a layer's name is that of its class, with a number or without, as Keras gives it."""
+    """Returns whether a layer has the name that Keras makes from its class."""
     usual = re.sub(r"_\d+$", "", layer.name).replace("_", "")
     return usual == type(layer).__name__.lower()

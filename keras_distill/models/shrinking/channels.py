@@ -1,8 +1,8 @@
-"""Which channels of a graph belong together, and which of them can be cut.
+"""Finds the channels of a graph that belong together, and those that can be cut.
 
-Every entry of a tensor's last axis is a unit. What is added to it elsewhere in the graph is the
-same unit, as along the skip of a residual block, and so is what `Flatten` makes of it at every
-position. A layer that is not known keeps what goes into it and what comes out of it whole.
+Every entry of a tensor's last axis is a unit. If the graph adds two tensors, as at the skip of a
+residual block, their entries are the same units. `Flatten` repeats the units at every position.
+Units that enter or leave a layer of unknown kind are not cut.
 """
 
 import keras
@@ -32,7 +32,7 @@ OVER_PLACES = (
     layers.ZeroPadding2D, layers.ZeroPadding3D, layers.Cropping1D, layers.Cropping2D,
     layers.Cropping3D, layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D,
 )  # fmt: skip
-# Operations that stand in a graph where tensors are added or activated without a layer.
+# Operations of a graph that add or activate tensors without a layer.
 MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 FUNCTIONS = ("Relu", "Relu6", "LeakyRelu", "Elu", "Gelu", "Silu", "Sigmoid", "Tanh", "HardSwish",
              "HardSilu", "HardSigmoid", "Softplus", "Square", "Abs", "Absolute")  # fmt: skip
@@ -46,14 +46,14 @@ class Channels:
         model: a functional or sequential model.
 
     Attributes:
-        places: `[(Place, units)]`: along each axis of a weight, the unit of every entry.
+        places: `[(Place, units)]`, the unit of every entry along each axis of a weight.
         sizes: `{id of a layer: (name of the size in its config, units)}`.
         shaped: `{id of a Reshape layer: units}` of its last axis.
         groups: lists of units of which a share is kept.
     """
 
     def __init__(self, model):
-        self._same = []  # of every unit the one that it was joined with, or itself
+        self._same = []  # for every unit the one that it was joined with, or itself
         self._of_tensor, self._calls = {}, {}
         self._whole = set()
         self.places, self.sizes, self.shaped = [], {}, {}
@@ -69,7 +69,7 @@ class Channels:
         self.groups = self._groups()
 
     def found(self, units):
-        """Returns the units that stand for these."""
+        """Returns the representatives of units."""
         return np.array([self._root(unit) for unit in units], int)
 
     def _root(self, unit):
@@ -92,7 +92,7 @@ class Channels:
         return units
 
     def _groups(self):
-        """Returns what is made by the same layer, together with all that its units are."""
+        """Returns the units that one layer makes, with all units that are joined to them."""
         whole = {self._root(unit) for unit in self._whole}
         group_of, groups = {}, {}
         for _, units in self.sizes.values():
@@ -105,7 +105,7 @@ class Channels:
         return [sorted(group) for group in groups.values()]
 
     def _follow(self, node):
-        """Gives the outputs of a call their units."""
+        """Assigns units to the outputs of a call."""
         received = [self._of_tensor[id(tensor)] for tensor in node.input_tensors]
         units = self._through(node, received)
         for tensor in node.outputs:
@@ -118,7 +118,7 @@ class Channels:
                 self._of_tensor[id(tensor)] = units
 
     def _through(self, node, received):
-        """Returns the units behind a call, or `None` where it is not known what it does."""
+        """Returns the units of a call's output, or `None` for an operation of unknown kind."""
         operation, kind = node.operation, type(node.operation)
         arrays = [each for each in keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
                   if not isinstance(each, keras.KerasTensor) and np.ndim(each) > 0]  # fmt: skip
@@ -148,7 +148,7 @@ class Channels:
         for units in received:
             if len(units) == len(longest):
                 self._join(longest, units)
-        return longest  # what has one channel is added to all, and is never cut
+        return longest  # a single channel is added to all, and is never cut
 
     def _concatenated(self, layer, received, node):
         if layer.axis in (-1, len(node.input_tensors[0].shape) - 1):
@@ -156,7 +156,7 @@ class Channels:
         return self._merged(received)
 
     def _reshaped(self, layer, units):
-        """Returns what moves positions alone, as before a squeeze-and-excitation's product."""
+        """Returns the units after a reshape that moves positions only."""
         if layer.target_shape[-1] != len(units):
             return None
         self.shaped[id(layer)] = units
@@ -169,7 +169,7 @@ class Channels:
         return np.tile(units, int(np.prod(places)))
 
     def _weighted(self, layer, kind, units):
-        """Returns the units behind a layer that has weights."""
+        """Returns the units of the output of a layer with weights."""
         if kind is layers.Dense:
             return self._made(layer, "units", {"kernel": {0: units}}, {"kernel": 1, "bias": 0})
         if kind in NORMS:
@@ -202,7 +202,7 @@ class Channels:
         return layer.input.shape is not None and axis == len(layer.input.shape) - 1
 
     def _made(self, layer, size, read, written):
-        """New units, which a layer makes of those that it reads; the same at every call."""
+        """Returns the new units that a layer makes, the same at every call."""
         if id(layer) in self.sizes:
             out = self.sizes[id(layer)][1]
         else:
@@ -216,7 +216,7 @@ class Channels:
         return self._written(layer, axes, out)
 
     def _written(self, layer, axes, out):
-        """Notes the units along the axes of a layer's weights; of a later call they are joined."""
+        """Records the units along the axes of a layer's weights; a later call joins them."""
         before = self._calls.get(id(layer))
         for weight in layer.weights:
             for axis, units in axes.get(weight.name, {}).items():

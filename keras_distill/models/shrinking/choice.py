@@ -1,11 +1,11 @@
-"""Which blocks of a stack are kept, as the user says it."""
+"""The user's choice of the blocks that each stack keeps."""
 
 import operator
 from typing import Any, NamedTuple
 
 
 class Choice(NamedTuple):
-    """What `shrink` was asked to keep of each stack of blocks."""
+    """The arguments of `shrink` that choose blocks."""
 
     layers: Any = None
     every: Any = None
@@ -17,7 +17,7 @@ class Choice(NamedTuple):
         return any(value is not None for value in self)
 
     def check(self):
-        """Refuses what no teacher could give."""
+        """Raises an error for a choice that no teacher allows."""
         given = [name for name, value in zip(self._fields, self) if value is not None]
         if len(given) > 1:
             raise ValueError(
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
                 raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
 
     def of(self, stack, count):
-        """Returns the positions that are kept of a stack of `count` blocks, ascending, from 0."""
+        """Returns the positions to keep in a stack of `count` blocks, ascending from 0."""
         if self.layers is not None:
             return self._listed(stack, count)
         if self.every is not None:
@@ -60,13 +60,13 @@ class Choice(NamedTuple):
 
 
 def _evenly(depth, count):
-    """`depth` of `count` positions, the first and the last among them; halves are rounded up."""
+    """Returns `depth` of `count` positions with the first and the last; halves are rounded up."""
     gaps = max(1, depth - 1)
     return [(2 * step * (count - 1) + gaps) // (2 * gaps) for step in range(depth)]
 
 
 def whole(name, value):
-    """`value` as an `int`, or an error that names the argument."""
+    """Returns `value` as an `int`, or raises an error that names the argument."""
     try:
         return operator.index(value)
     except TypeError:
@@ -74,14 +74,14 @@ def whole(name, value):
 
 
 def selected(stacks, choice):
-    """Returns `{stack: {index in the student: index in the teacher}}` of what a choice keeps.
+    """Returns the blocks that a choice keeps: `{stack: {index in the student: in the teacher}}`.
 
     Args:
         stacks: `{stack: sorted indices of its blocks}`.
-        choice: a `Choice`. A stack of fewer blocks than `depth` is kept whole.
+        choice: a `Choice`. A stack with fewer blocks than `depth` is kept whole.
 
     Raises:
-        ValueError: for positions that do not exist, or a `depth` that no stack has.
+        ValueError: if a position does not exist, or no stack has `depth` blocks.
     """
     deepest = max(map(len, stacks.values()))
     if choice.depth is not None and choice.depth > deepest:

@@ -9,16 +9,16 @@ import numpy as np
 from keras_distill._keras.layers import sublayers
 from keras_distill.models.shrinking import blocks
 
-KINDS = (bool, str, float)  # of the settings in which two blocks must agree
+KINDS = (bool, str, float)  # types of settings that must be equal in two blocks
 PLACE = ("name", "built", "trainable", "lora_enabled", "lora_alpha")
-ADAPTED = ("kernel", "embeddings")  # properties, in which Keras adds the adapters' product
+ADAPTED = ("kernel", "embeddings")  # properties to which Keras adds the adapters' product
 
 
 class Rows:
-    """Which entries of a teacher's axis a student keeps.
+    """The entries of a teacher's axis that a student keeps.
 
     Args:
-        vocabulary: the size of the teacher's vocabulary, or `None` where it is not cut.
+        vocabulary: the size of the teacher's vocabulary, or `None` if it is not cut.
         ids: the kept ids of its tokens.
     """
 
@@ -26,11 +26,11 @@ class Rows:
         self.vocabulary, self.ids = vocabulary, ids
 
     def cut(self, value, shape, weight):
-        """`value` cut to `shape`: the kept tokens' rows, and the first entries of other axes.
+        """Cuts `value` to `shape`: keeps kept tokens' rows, and the first entries of other axes.
 
         Args:
-            value: what the weight holds, an array.
-            shape: the student's.
+            value: the content of the weight, an array.
+            shape: the shape of the student's weight.
             weight: the teacher's weight.
         """
         for axis, size in enumerate(shape):
@@ -43,13 +43,13 @@ class Rows:
 
 
 def copy(student, teacher, selection, rows):
-    """Gives every weight of `student` the value that its counterpart in `teacher` has.
+    """Copies to every weight of `student` the value of its counterpart in `teacher`.
 
-    Layers are paired by name, those of blocks by `selection`, and those that Keras has named by
-    their order; what lies inside a paired layer by its position.
+    Layers are paired by name, layers of blocks by `selection`, and layers with names from Keras by
+    their order. Sublayers of paired layers are paired by position.
 
     Raises:
-        ValueError: naming a layer of the student that the teacher does not have alike.
+        ValueError: if the teacher has no counterpart of a student's layer. The error names it.
     """
     theirs = {layer.name: layer for layer in children(teacher)}
     in_order = _in_order(children(student), theirs.values(), selection)
@@ -68,9 +68,9 @@ def copy(student, teacher, selection, rows):
 
 
 def _in_order(ours, theirs, selection):
-    """Returns `{id of a student's layer: the teacher's}` of layers that have no names of their own.
+    """Returns `{id of a student's layer: the teacher's}` of layers with names from Keras.
 
-    Keras numbers such names anew for every model, so that the same name may be another layer's.
+    Keras numbers such names anew for every model, so the same name may be another layer's.
     """
     pairs = {}
     unnamed = [_unnamed(side, selection) for side in (ours, theirs)]
@@ -84,7 +84,7 @@ def _in_order(ours, theirs, selection):
 
 
 def _unnamed(layers, selection):
-    """`{class: layers}` outside of the blocks that have weights and a name made by Keras."""
+    """Returns `{class: layers}` with weights and names from Keras, outside of the blocks."""
     found = collections.defaultdict(list)
     for layer in layers:
         if layer.weights and not selection.holds(layer.name) and blocks.named_by_keras(layer):
@@ -93,7 +93,7 @@ def _unnamed(layers, selection):
 
 
 def _of_teacher(name, student, teacher, theirs):
-    """A layer's name as it is in the teacher, where it begins with its model's as DINOv2's do."""
+    """Returns a layer's name in the teacher, if it begins with its model's, as DINOv2's do."""
     rest = name.removeprefix(f"{student}_")
     found = [each for each in (name, f"{teacher}_{rest}", rest) if each in theirs]
     return found[0] if found else name
@@ -113,14 +113,14 @@ def _without_counterpart(layer, name, teacher, selection):
 
 
 def children(layer):
-    """Returns the layers right under a layer: of a model, those of its graph."""
+    """Returns the direct sublayers of a layer, or the layers of a model's graph."""
     if isinstance(layer, keras.Model) and layer.layers:
         return layer.layers
     return sublayers(layer)
 
 
 def _copy_layer(layer, source, in_place, rows):
-    """Copies one layer; what `source` lacks comes from the block in whose place it stands."""
+    """Copies one layer; weights that `source` lacks come from the block that it replaces."""
     ours, theirs = _weights(layer), _weights(source)
     instead = _weights(in_place) if in_place is not None and in_place is not source else {}
     extra, missing = set(theirs) - set(ours), set(ours) - set(theirs) - set(instead)
@@ -142,7 +142,7 @@ def _copy_layer(layer, source, in_place, rows):
         variable.assign(rows.cut(value, variable.shape, weight))
     for each in (layer, *sublayers(layer, recursive=True)):
         if isinstance(each, keras.layers.Normalization):
-            each.finalize_state()  # it reads constants that are made from its weights
+            each.finalize_state()  # the layer reads constants that depend on its weights
 
 
 def _other_weights(layer, source, in_place, keys):
@@ -159,9 +159,9 @@ def _other_weights(layer, source, in_place, keys):
 
 
 def _weights(layer, place=()):
-    """`{position of the sublayer, ..., name of the weight: value}` of all weights of a layer.
+    """Returns `{position of the sublayer, ..., name of the weight: value}` of a layer's weights.
 
-    Of a layer with LoRA the value is what it computes with, `kernel + A B * alpha / rank`.
+    With LoRA the value is the effective weight, `kernel + A B * alpha / rank`.
     """
     below = list(sublayers(layer))
     inner = {id(variable) for sublayer in below for variable in sublayer.weights}
@@ -178,12 +178,12 @@ def _weights(layer, place=()):
 
 
 def _name_of(variable, index):
-    """Returns a weight's name, or its position where Keras has numbered it ("variable_7")."""
+    """Returns a weight's name, or its position if Keras has numbered it ("variable_7")."""
     return f"variable_{index}" if re.fullmatch(r"variable(_\d+)?", variable.name) else variable.name
 
 
 def _check_settings(layer, source):
-    """Refuses a block that behaves otherwise in its new place, as one with another attention."""
+    """Raises an error for a block that would behave differently in its new place."""
     for key, value in vars(layer).items():
         theirs = getattr(source, key, value)
         if isinstance(value, KINDS) and key not in PLACE and not key.startswith("_"):

@@ -1,4 +1,4 @@
-"""How many blocks a model can be cut down from."""
+"""Counts the blocks of a model, to know the depths that a student can have."""
 
 import keras
 

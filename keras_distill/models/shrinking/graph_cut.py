@@ -1,4 +1,4 @@
-"""Takes blocks out of the graph of a functional or sequential model."""
+"""Removes blocks from the graph of a functional or sequential model."""
 
 import collections
 
@@ -10,10 +10,10 @@ from keras_distill.models.shrinking.choice import selected
 
 
 def cut(model, choice, name=None):
-    """A new model without the blocks that `choice` leaves out, and the `Selection` of the rest.
+    """Returns a new model without the blocks that `choice` drops, and the `Selection` of the rest.
 
-    What a dropped block would have received goes on to what its output went to. A model without
-    blocks of its own is searched for models inside it. Weights are not copied.
+    The input of a dropped block takes the place of its output. If a model has no blocks of its own,
+    the models inside of it are searched. Weights are not copied.
 
     Args:
         model: a functional or sequential model.
@@ -21,7 +21,7 @@ def cut(model, choice, name=None):
         name: the new model's name. Defaults to the old one.
 
     Raises:
-        ValueError: for a model without repeated named blocks, or a block that cannot be bypassed.
+        ValueError: if the model has no repeated named blocks, or a block cannot be bypassed.
     """
     stacks = blocks.stacks_of(model.layers)
     selection = blocks.Selection(selected(stacks, choice) if stacks else {})
@@ -43,7 +43,7 @@ def cut(model, choice, name=None):
 
 
 def remade(model, changed, name=None):
-    """Returns a new model of the same graph, and the new layers, `{id of a layer: new layer}`.
+    """Returns a new model with the same graph, and `{id of a layer: new layer}`.
 
     Args:
         model: a functional or sequential model.
@@ -66,7 +66,7 @@ def remade(model, changed, name=None):
 
 
 def _as_before(model, inputs, outputs, made, name):
-    """Returns a model of the same kind: a sequential one stays sequential."""
+    """Returns a model of the same kind: a sequential model stays sequential."""
     name = name or model.name
     if isinstance(model, keras.Sequential):
         layers = [layer for layer in made.values() if isinstance(layer, keras.layers.Layer)]
@@ -75,7 +75,7 @@ def _as_before(model, inputs, outputs, made, name):
 
 
 def _clone(operation, choice, selection):
-    """A new layer in the student's numbering; models inside are cut if the outer has no blocks."""
+    """Returns a new layer with the student's number; may cut a model that is a layer."""
     if not isinstance(operation, keras.layers.Layer):
         return operation
     if isinstance(operation, keras.Model) and not selection.kept and _has_blocks(operation):
@@ -98,7 +98,7 @@ def _config_of(layer):
 
 
 def _without_adapters(config):
-    """Returns a layer's config without LoRA, also of the layers that it holds."""
+    """Returns a layer's config without LoRA, also in its sublayers."""
     if isinstance(config, dict):
         return {key: _without_adapters(value) for key, value in config.items()
                 if key not in ("lora_rank", "lora_alpha")}  # fmt: skip
@@ -113,7 +113,7 @@ def _has_blocks(model):
 
 
 def _replayed(model, clone, bypasses):
-    """Runs the graph anew: `bypasses` is `{id of a block's output: the tensor before it}`."""
+    """Runs the graph again; `bypasses` is `{id of a block's output: the tensor before it}`."""
     new = {}
 
     def found(tensor):
@@ -143,7 +143,7 @@ def _replayed(model, clone, bypasses):
 
 
 def _needed(model, found):
-    """Returns the ids of the nodes from which the outputs come."""
+    """Returns the ids of the nodes that the outputs need."""
     makers = {id(out): node for node in graph.nodes(model) for out in node.outputs}
     needed, waiting = set(), [found(t) for t in keras.tree.flatten(graph.outputs(model))]
     while waiting:
@@ -155,7 +155,7 @@ def _needed(model, found):
 
 
 def _bypasses(model, stacks, selection):
-    """Returns `{id of a dropped block's output: what the block receives}`."""
+    """Returns `{id of a dropped block's output: its input}`."""
     bypasses = {}
     for stack, indices in stacks.items():
         kept = set(selection.kept[stack].values())
@@ -188,7 +188,7 @@ class _Chain:
             self.received[index] = self._entry(before, index)
 
     def ends(self, index):
-        """Returns what a block receives from the one before, and what it gives to the next."""
+        """Returns a block's input from the block before, and its output to the next."""
         if index != self.indices[-1]:
             given = self.received[self.indices[self.indices.index(index) + 1]]
         else:
@@ -209,7 +209,7 @@ class _Chain:
         return found
 
     def _descendants(self, index):
-        """Returns the ids of the tensors that come from a block."""
+        """Returns the ids of the tensors that depend on a block."""
         members = {id(node) for node in self.members[index]}
         tensors = set()
         for node in self.nodes:
@@ -218,7 +218,7 @@ class _Chain:
         return tensors
 
     def _entry(self, before, index):
-        """Returns the one tensor through which a block hangs on the block before."""
+        """Returns the one tensor by which a block depends on the block before."""
         outside = {}
         for node in self.members[index]:
             for tensor in node.input_tensors:
@@ -236,7 +236,7 @@ class _Chain:
         )
 
     def _last_output(self):
-        """The last block has as many operations, of the same kinds, as the one before it."""
+        """Returns the last block's output, by comparing its operations with the block before."""
         before, last = self.indices[-2:]
         length = collections.Counter(map(_kind, self._region(before, self.received[last])))
         following = [n for n in self.nodes if any(id(t) in self.after[last] for t in n.outputs)]
@@ -257,7 +257,7 @@ class _Chain:
         return next(iter(ends.values()))
 
     def _region(self, index, end):
-        """Returns the nodes of a block: after its start, before its end."""
+        """Returns the nodes of a block, from its start to its end."""
         wanted, found = {id(end)}, []
         for node in reversed(self.nodes):
             here = any(id(t) in self.after[index] for t in node.outputs)

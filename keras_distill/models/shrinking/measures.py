@@ -1,4 +1,4 @@
-"""What the units of a model are worth, measured on a few batches of data."""
+"""Measures the importance of a model's units on a few batches of data."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from keras_distill._keras.layers import sublayers
 
 BATCHES = 16
 MEASURES = ("activation", "taylor")
-# What scales by the root of the mean square, with a weight that is a factor: KerasHub's.
+# KerasHub's layers that scale by the root of the mean square, with a weight as factor.
 ROOT_MEAN_SQUARE = (
     "LlamaLayerNorm", "MistralLayerNormalization", "MixtralLayerNormalization", "Phi3LayerNorm",
     "Qwen3LayerNorm", "Qwen3MoeLayerNorm", "QwenLayerNorm", "QwenMoeLayerNorm",
@@ -22,13 +22,13 @@ ROOT_MEAN_SQUARE = (
 
 
 class Importance(NamedTuple):
-    """How the worth of units is measured.
+    """How to measure the importance of units.
 
     Args:
-        data: batches of what the model takes, `x` or `(x, y)`.
-        measure: `"activation"`, the mean size of what a unit hands on, or `"taylor"`, the sum of
+        data: batches of the model's inputs, `x` or `(x, y)`.
+        measure: `"activation"`, the mean absolute output of a unit, or `"taylor"`, the sum of
             `|weight * gradient|` over its weights.
-        loss: for `"taylor"`, as `compile` takes it.
+        loss: the loss for `"taylor"`, as `compile` takes it.
     """
 
     data: Iterable
@@ -36,7 +36,7 @@ class Importance(NamedTuple):
     loss: Any
 
     def check(self):
-        """Refuses what cannot be measured."""
+        """Raises an error for data or a loss that cannot be used."""
         if self.measure not in MEASURES:
             raise ValueError(
                 f"`measure` must be one of {', '.join(MEASURES)}. Received: measure={self.measure}"
@@ -62,7 +62,7 @@ def _array(value):
 
 
 class Place(NamedTuple):
-    """An axis of a weight along which units lie.
+    """An axis of a weight whose entries are units.
 
     Args:
         layer: the layer that holds the weight.
@@ -76,10 +76,10 @@ class Place(NamedTuple):
 
 
 def worth(model, places, importance):
-    """Returns what each entry of each place is worth: a list of vectors as long as the axes.
+    """Returns the importance of each entry of each place, as a list of vectors.
 
     Args:
-        model: a built `keras.Model`; its weights are left as they are.
+        model: a built `keras.Model`. Its weights are not changed.
         places: a list of `Place`s.
         importance: an `Importance`.
     """
@@ -96,7 +96,7 @@ def worth(model, places, importance):
 
 
 def _activations(model, places, batches):
-    """Returns the mean absolute values of what goes into kernels; elsewhere zero."""
+    """Returns the mean absolute values of kernels' inputs, and zero for other places."""
     axes = [_input_axis(place) for place in places]
     wanted = {(id(p.layer), axis): p.layer for p, axis in zip(places, axes) if axis is not None}
     sums = dict.fromkeys(wanted, 0.0)
@@ -127,7 +127,7 @@ def _listen(model, layers, note, batches):
 
 @contextlib.contextmanager
 def _noted(layer, note):
-    """While it lasts, `note` sees what a layer is called with."""
+    """Calls `note` with the input of each call of a layer within the block."""
     before, call = layer.__dict__.get("call"), layer.call
 
     @functools.wraps(call)
@@ -135,7 +135,7 @@ def _noted(layer, note):
         note(layer, args[0] if args else next(iter(kwargs.values())))
         return call(*args, **kwargs)
 
-    layer.__dict__["call"] = noting  # not `setattr`: Keras would track what is set
+    layer.__dict__["call"] = noting  # not `setattr`: Keras would track the function
     try:
         yield
     finally:
@@ -145,7 +145,7 @@ def _noted(layer, note):
 
 
 def _input_axis(place):
-    """Which axis of a layer's input, from the right, an axis of its kernel reads; or `None`."""
+    """Returns which axis of the input, from the right, an axis of a kernel reads, or `None`."""
     layer, axis, rank = place.layer, place.axis, len(place.weight.shape)
     if isinstance(layer, keras.layers.EinsumDense):
         before, kernel = layer.equation.split("->")[0].split(",")
@@ -161,7 +161,7 @@ def _input_axis(place):
 
 
 class _Products(keras.optimizers.Optimizer):
-    """Adds up `|weight * gradient|` of every batch, and changes no weight."""
+    """Sums `|weight * gradient|` over all batches, and changes no weight."""
 
     def __init__(self):
         super().__init__(learning_rate=0.0, name="products")
@@ -178,7 +178,7 @@ class _Products(keras.optimizers.Optimizer):
 
 
 class _Inference(keras.Model):
-    """A model that is run as in inference while its gradients are taken."""
+    """A model that runs in inference mode while its gradients are computed."""
 
     def __init__(self, model):
         super().__init__()
@@ -189,7 +189,7 @@ class _Inference(keras.Model):
 
 
 def _products(model, places, importance):
-    """Returns the sums of `|weight * gradient|` over all other axes (Molchanov et al., 2019)."""
+    """Returns sums of `|weight * gradient|` over all other axes (Molchanov et al., 2019)."""
     optimizer = _Products()
     with _trainable(model):
         asked = _Inference(model)
@@ -214,7 +214,7 @@ def _products(model, places, importance):
 
 @contextlib.contextmanager
 def _trainable(model):
-    """While it lasts, all weights have gradients, also frozen ones."""
+    """Makes all weights trainable within the block, also frozen ones."""
     layers = [model, *sublayers(model, recursive=True)]
     before = [(layer, layer.trainable) for layer in layers]
     frozen = [weight for layer in layers for weight in layer.weights if not weight.trainable]
@@ -230,14 +230,14 @@ def _trainable(model):
 
 
 def gains(norms, model, importance):
-    """By what norms must be multiplied so that what remains keeps its size.
+    """Returns the factors of norms for which the outputs of the remaining channels keep their size.
 
     A norm divides by the deviation, or the root of the mean square, of all its channels. Among the
-    channels that a student keeps it is another one.
+    channels that a student keeps this value differs.
 
     Args:
-        norms: `{layer: kept channels}`, of layers that `scales` knows.
-        model: the model that holds them.
+        norms: `{layer: kept channels}`, for layers that `scales` knows.
+        model: the model with these layers.
         importance: an `Importance`.
 
     Returns:
@@ -257,7 +257,7 @@ def gains(norms, model, importance):
 
 
 def scales(layer):
-    """What a norm over channels divides by, squared: a function of `(..., channels)`, or `None`."""
+    """Returns the function `(..., channels)` for the square of a norm's divisor, or `None`."""
     if isinstance(layer, keras.layers.LayerNormalization):
         return _mean_square if getattr(layer, "rms_scaling", False) else _variance
     if isinstance(layer, keras.layers.RMSNormalization):

@@ -1,4 +1,4 @@
-"""A graph with fewer channels: the same layers, made anew with smaller sizes."""
+"""Makes a graph with fewer channels: the same layers with smaller sizes."""
 
 import math
 
@@ -11,19 +11,19 @@ from keras_distill.models.shrinking.channels import Channels
 
 
 def narrowed(model, share, importance=None, name=None):
-    """Returns a functional or sequential model of which every group of channels keeps a share.
+    """Returns a functional or sequential model that keeps a share of every group of channels.
 
-    Channels that are added to each other, as along a skip, are a group. What the model receives
-    and returns, and what goes into a layer that is not known, stays whole.
+    Channels that are added to each other, as at a skip, form a group. The model's inputs and
+    outputs, and the inputs of layers of unknown kind, keep all channels.
 
     Args:
         model: the teacher.
-        share: a float in (0, 1]; of a group the share is rounded up.
-        importance: an `Importance`. Defaults to `None`: the first channels are kept.
+        share: a float in (0, 1]. The number of channels in a group is rounded up.
+        importance: an `Importance`. Defaults to `None`, which keeps the first channels.
         name: the new model's name. Defaults to the old one.
 
     Raises:
-        ValueError: where nothing can be cut.
+        ValueError: if nothing can be cut.
     """
     if isinstance(share, bool) or not isinstance(share, float) or not 0 < share <= 1:
         raise ValueError(
@@ -60,7 +60,7 @@ def narrowed(model, share, importance=None, name=None):
 
 
 def _dropped(model, channels, share, importance):
-    """Returns the units that a student does without."""
+    """Returns the units that a student drops."""
     totals = {}
     if importance is not None:
         vectors = measures.worth(model, [place for place, _ in channels.places], importance)
@@ -79,7 +79,7 @@ def _kept(units, dropped):
 
 
 def _factors(model, channels, dropped, importance):
-    """Returns `{id of a weight: factor}` of the norms over channels, where they are measured."""
+    """Returns `{id of a weight: factor}` of norms over channels, if importance is measured."""
     if importance is None:
         return {}
     norms = [(place, _kept(units, dropped)) for place, units in channels.places
@@ -93,7 +93,7 @@ def _factors(model, channels, dropped, importance):
 
 
 def _copy(model, made, channels, dropped, factors):
-    """Gives the new layers what their originals hold of the kept units."""
+    """Copies the kept units' weights into the new layers."""
     axes = {}
     for place, units in channels.places:
         axes.setdefault(id(place.weight), {})[place.axis] = _kept(units, dropped)

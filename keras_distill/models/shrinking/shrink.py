@@ -1,4 +1,4 @@
-"""A student cut from its teacher: fewer blocks, narrower, with fewer tokens."""
+"""Cuts a student from its teacher: fewer blocks, smaller widths, fewer tokens."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -153,7 +153,7 @@ def _is_task(model):
 
 
 def _by_importance(teacher, widths, importance, name):
-    """Returns the teacher with all its blocks, narrower, one kind of sizes after the other."""
+    """Returns the teacher with all its blocks, narrowed by one kind of sizes after the other."""
     old = _config(teacher)
     for config, roles in sizes.stages(old, sizes.cut_widths(old, widths, teacher.name)):
         student, whole = _made(teacher, config, name), blocks.Selection({})
@@ -166,7 +166,7 @@ def _by_importance(teacher, widths, importance, name):
 
 
 def _config(model):
-    """Returns the sizes of a backbone, or of that of a task."""
+    """Returns the sizes of a backbone, or of a task's backbone."""
     backbone = model.backbone if _is_task(model) else model
     config = sizes.config_of(backbone)
     if config is None:
@@ -179,10 +179,10 @@ def _config(model):
 
 
 def _made(teacher, config, name, ids=None):
-    """Returns a model of other sizes; around a task's backbone its head, its preprocessor shared.
+    """Returns a model of other sizes; a task keeps its head, and shares its preprocessor.
 
     Args:
-        ids: the kept tokens, where the vocabulary is cut.
+        ids: the kept tokens, if the vocabulary is cut.
     """
     if not _is_task(teacher):
         return type(teacher).from_config({**config, "name": name})
@@ -198,7 +198,7 @@ def _made(teacher, config, name, ids=None):
 
 
 def _sized(teacher, choice, widths, tokens, name):
-    """Returns a model, or a task around one, that its config describes."""
+    """Returns a model, or a task around one, by its config."""
     config = _config(teacher)
     backbone = teacher.backbone if _is_task(teacher) else teacher
     config, selection = sizes.cut_depth(config, _stacks(backbone), choice, backbone.name)
@@ -244,15 +244,15 @@ def _graph(teacher, choice, widths, importance, tokens, name):
 
 
 def _stacks(model):
-    """Returns the stacks of blocks in a model, or in the layers right under it.
+    """Returns the stacks of blocks in a model, or in its direct sublayers.
 
-    A stack is called by the beginning of its layers' names, or by their class where Keras has
-    named them.
+    The name of a stack is the beginning of its layers' names, or their class if Keras has named
+    them.
     """
     for layers in (model.layers, *map(copied_weights.children, model.layers)):
         numbered = blocks.numbered_by_keras(layers)
         named = [layer for layer in layers if type(layer) not in numbered]
-        inside = [layer for layer in named if sublayers(layer)]  # not Whisper's two convolutions
+        inside = [layer for layer in named if sublayers(layer)]  # excludes Whisper's convolutions
         found = blocks.stacks_of(inside) or blocks.stacks_of(named)
         found |= {kind.__name__: [*range(len(each))] for kind, each in numbered.items()}
         if found:

@@ -1,4 +1,4 @@
-"""The sizes in a model's own config, and how they shrink: what KerasHub's backbones have."""
+"""The sizes in a model's own config, as in KerasHub's backbones, and how they shrink."""
 
 import inspect
 import numbers
@@ -14,10 +14,10 @@ OF_SIDES = {
     "num_layers_dec": "decoder",
 }
 DEPTHS = ("num_layers", *OF_SIDES, "stackwise_num_blocks")
-# What is listed by block, beside names that begin with "layer".
+# Settings with an entry for each block, beside names that begin with "layer".
 LISTED = ("rope_layer_enabled_list",)
-INDICES = ("global_attention_layer_indices",)  # which blocks differ from the others
-# Widths of what stands before the blocks, which may be theirs: ELECTRA's and Moonshine's.
+INDICES = ("global_attention_layer_indices",)  # the blocks that differ from the others
+# Widths before the blocks, which may equal the blocks' width, in ELECTRA and Moonshine.
 BESIDE = ("embedding_dim", "filter_dim")
 WORDS = ("vocabulary_size", "vocab_size")
 INNER = ("intermediate_dim", "mlp_dim")
@@ -28,11 +28,11 @@ HEADS = (
     "num_query_heads",
     "num_key_value_heads",
 )
-OF_A_HEAD = ("head_dim", "key_value_dim")  # where the width of a head is a size of its own
+OF_A_HEAD = ("head_dim", "key_value_dim")  # for configs with a separate width of a head
 
 
 class Widths(NamedTuple):
-    """What `shrink` was asked to cut besides blocks and tokens."""
+    """The sizes that `shrink` cuts besides blocks and tokens."""
 
     width: Any = None
     heads: Any = None
@@ -40,7 +40,7 @@ class Widths(NamedTuple):
 
     @property
     def given(self):
-        """`{name: value}` of what was asked for."""
+        """The given sizes, as `{name: value}`."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
@@ -63,12 +63,12 @@ def config_of(model):
 
 
 def words_of(config):
-    """Returns what a config calls the size of its vocabulary, or `None`."""
+    """Returns the config's name for the size of its vocabulary, or `None`."""
     return next((key for key in WORDS if key in config), None)
 
 
 def cut_depth(config, stacks, choice, name):
-    """Returns the config with fewer blocks, and the `Selection` that says which they are."""
+    """Returns the config with fewer blocks, and the `Selection` of the kept blocks."""
     if not choice.wanted:
         return config, blocks.Selection({})
     _refuse_depth(config, name)
@@ -100,7 +100,7 @@ def cut_depth(config, stacks, choice, name):
 
 
 def _refuse_depth(config, name):
-    """Refuses what `num_layers` alone does not describe."""
+    """Raises an error if `num_layers` alone does not describe the blocks."""
     if "layerwise_depths" in config:
         raise ValueError(
             f"`{name}` cannot be cut in depth, because it has stages of `layerwise_depths` blocks. "
@@ -118,7 +118,7 @@ def _counted(stacks):
 
 
 def _listed(config, prefix, count, positions):
-    """Returns what differs from block to block and is listed in a config, at the positions kept."""
+    """Returns the settings that list a value for each block, at the kept positions."""
     listed = {
         key: [value[position] for position in positions]
         for key, value in config.items()
@@ -132,7 +132,7 @@ def _listed(config, prefix, count, positions):
 
 
 def _two_sided(config, stacks, choice, name):
-    """An encoder and a decoder, each of its own depth; a side of one block stays as it is."""
+    """Cuts an encoder and a decoder with a depth each; a side of one block stays as it is."""
     depths = {key: side for key, side in OF_SIDES.items() if key in config}
     deep = {key: side for key, side in depths.items() if config[key] > 1}
     found = {
@@ -148,7 +148,7 @@ def _two_sided(config, stacks, choice, name):
         raise ValueError(f"`{name}` cannot be cut in depth, because each side has one block.")
     for side in {*depths.values()} - {*deep.values()}:
         if isinstance(choice.layers, dict) and side in choice.layers:
-            choice.of(side, 1)  # refuses blocks that are not there
+            choice.of(side, 1)  # raises an error for missing blocks
     kept = selected({stack: stacks[stack] for (stack,) in found.values()}, choice)
     cut = {}
     for key, (stack,) in found.items():
@@ -159,7 +159,7 @@ def _two_sided(config, stacks, choice, name):
 
 
 def _stackwise(config, stacks, choice, name):
-    """A network of stages, such as a ResNet; every stage keeps its first block, which narrows."""
+    """Cuts a network of stages, such as a ResNet. Every stage keeps its first, narrowing block."""
     counts = config["stackwise_num_blocks"]
     stacks = {stack: indices for stack, indices in stacks.items() if len(indices) in counts}
     single = [index for index, count in enumerate(counts) if count == 1]
@@ -178,7 +178,7 @@ def _stackwise(config, stacks, choice, name):
 
 
 def _grouped(config, choice):
-    """ALBERT: the blocks of a group share their weights, so only their number can be chosen."""
+    """Cuts ALBERT: blocks of a group share weights, so only their number can be chosen."""
     groups, count = config["num_groups"], config["num_layers"]
     size = count // groups
     positions = selected({"group": list(range(count))}, choice)["group"].values()
@@ -197,15 +197,15 @@ def _grouped(config, choice):
 
 
 def cut_widths(config, widths, name):
-    """Returns the config with smaller sizes; heads keep their width, and grow fewer.
+    """Returns the config with smaller sizes. Heads keep their width, and their number falls.
 
     Args:
         config: the sizes.
-        widths: `Widths`: each a new size, an integer, or its share of the old one, a float.
-        name: what an error calls the model.
+        widths: `Widths`. Each is a new size, an integer, or its share of the old one, a float.
+        name: the model's name for error messages.
 
     Raises:
-        ValueError: for sizes that a model does not have, or that do not come out whole.
+        ValueError: if a model does not have a size, or a new size is no whole number.
     """
     cut = config
     if widths.width is not None:
@@ -232,7 +232,7 @@ def cut_widths(config, widths, name):
 
 
 def stages(config, cut):
-    """Returns the steps from one config to another in which no two kinds of sizes can be confused.
+    """Returns the steps from one config to another; in no step two kinds of sizes are equal.
 
     Returns:
         A list of `(config, {"hidden" | "heads" | "inner": {old size: new size}})`.
@@ -264,10 +264,10 @@ def _known(config, keys, name, argument):
 
 
 def _scaled(config, keys, new, old, argument):
-    """Returns the sizes of some keys by the share that `new` is of `old`."""
+    """Returns the sizes of some keys, scaled by `new / old`."""
     found = {}
     for key in keys:
-        shared = key == "num_key_value_heads" and config.get(key) == 1  # by all of the query's
+        shared = key == "num_key_value_heads" and config.get(key) == 1  # all query heads share it
         if config.get(key) is None or shared:
             continue
         found[key], rest = divmod(config[key] * new, old)
@@ -281,10 +281,10 @@ def _scaled(config, keys, new, old, argument):
 
 
 def fewer(name, value, old, what):
-    """Returns the new size that an argument asks for: a whole number, or a share of the old one.
+    """Returns the new size for an argument, a whole number or a share of the old one.
 
     Raises:
-        ValueError: for one that is not in [1, old].
+        ValueError: if the new size is not in [1, old].
     """
     share = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
     new = old * value if share else whole(name, value)

@@ -1,7 +1,7 @@
-"""Which units of a model that its config describes are kept: heads, hidden units, the stream.
+"""Chooses the units to keep in a model with a config: heads, hidden units, and `hidden_dim`.
 
-Two models are compared, the teacher and one of smaller sizes: an axis of a weight that differs is
-one along which units lie. Those that must be the same everywhere form a group.
+The teacher is compared with a model of smaller sizes. If an axis of a weight differs, its entries
+are units. Units that must be the same everywhere form a group.
 """
 
 import collections
@@ -17,7 +17,7 @@ FLAT = {"query_projector": 1, "key_projector": 1, "value_projector": 1, "output_
 
 
 class Differing(Rows):
-    """Notes which axes of which weights a student has fewer entries of."""
+    """Records the axes of weights that have fewer entries in the student."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Differing(Rows):
 
 
 class Chosen(Rows):
-    """What a student keeps of every axis, and by what its norms are multiplied.
+    """The entries that a student keeps of every axis, and the factors of its norms.
 
     Args:
         kept: `{id of a weight: {axis: kept entries}}`.
@@ -48,23 +48,23 @@ class Chosen(Rows):
 
 
 class Group:
-    """Units that are kept or dropped alike wherever they occur.
+    """Units that are kept or dropped alike at all their places.
 
     Args:
-        keep: how many units are kept.
-        count: how many there are.
+        keep: how many units to keep.
+        count: how many units there are.
     """
 
     def __init__(self, keep, count):
         self.keep, self.count, self.places = keep, count, []
 
     def entries(self, units, place):
-        """The entries of an axis that some units have; a head has several next to each other."""
+        """Returns the entries of an axis that belong to units; a head has several adjacent ones."""
         each = place.weight.shape[place.axis] // self.count
         return (np.asarray(units)[:, None] * each + np.arange(each)).ravel()
 
     def best(self, vectors):
-        """Returns the units that are worth most, ascending; of equal ones the first."""
+        """Returns the most important units, ascending; the first ones if they are equal."""
         total = sum(np.asarray(vector).reshape(self.count, -1).sum(axis=1) for vector in vectors)
         return np.sort(np.argsort(-total, kind="stable")[: self.keep])
 
@@ -74,12 +74,12 @@ def chosen(teacher, cuts, sizes, importance):
 
     Args:
         teacher: the model.
-        cuts: as `Differing` noted them.
-        sizes: `{"hidden" | "heads" | "inner": {old size: new size}}` of what differs.
+        cuts: the records of `Differing`.
+        sizes: `{"hidden" | "heads" | "inner": {old size: new size}}` of the differences.
         importance: an `Importance`.
 
     Raises:
-        ValueError: for an axis of which it is not known what lies along it.
+        ValueError: if the kind of units along an axis is not known.
     """
     groups, owners = collections.defaultdict(list), _owners(teacher)
     for weight, axis, size in cuts:
@@ -107,7 +107,7 @@ def chosen(teacher, cuts, sizes, importance):
 
 
 def _owners(model):
-    """Returns `{id of a weight: (the layer that holds it, the layer that holds that one)}`."""
+    """Returns `{id of a weight: (its layer, the layer around that one)}`."""
     found = {}
 
     def visit(layer, parent):
@@ -124,12 +124,12 @@ def _owners(model):
 
 
 def _group(place, parent, size, sizes, teacher):
-    """Returns what a place belongs to: a key that all places of its group have."""
+    """Returns the key of a place's group, which all places of the group have."""
     layer, old = place.layer, place.weight.shape[place.axis]
     kind = type(parent).__name__
     if kind == "T5MultiHeadAttention" and FLAT.get(layer.name) == place.axis:
         return _of_t5(parent)
-    if type(layer).__name__ == "T5MultiHeadAttention":  # what it adds to the scores of each head
+    if type(layer).__name__ == "T5MultiHeadAttention":  # the bias on the scores of each head
         return _of_t5(layer)
     for role in ("inner", "heads", "hidden"):
         if sizes.get(role, {}).get(old) == size:
@@ -141,9 +141,9 @@ def _group(place, parent, size, sizes, teacher):
 
 
 def _of_t5(attention):
-    """The first block's bias on positions is added in all blocks of its side: one choice of heads.
+    """Returns the group key of T5's heads: all blocks of a side add the first block's bias.
 
-    What attends to the encoder has none.
+    Attention to the encoder has no such bias.
     """
     own = id(attention) if attention.name == "cross_attention" else attention.is_decoder
     return "heads", f"T5 {own}"
@@ -152,7 +152,7 @@ def _of_t5(attention):
 def _made(key, members, sizes):
     """Returns the `Group` of some places and their new sizes."""
     old, new = min((place.weight.shape[place.axis], size) for place, size in members)
-    if key[0] == "heads":  # of T5's cross attention no axis is as long as there are heads
+    if key[0] == "heads":  # no axis of T5's cross attention has the length of the number of heads
         counts = {each: keep for each, keep in sizes["heads"].items() if each <= old}
         old, new = (old, new) if old in counts else max(counts.items())
     group = Group(new, old)
@@ -170,6 +170,6 @@ def _factors(teacher, norms, importance):
 
 def _unknown(teacher, what):
     return (
-        f"`{teacher.name}` cannot be cut by importance, because it is not known {what}. Leave "
-        "`importance` out, and the first rows and columns are kept."
+        f"`{teacher.name}` cannot be cut by importance, because it is not clear {what}. Leave "
+        "`importance` out to keep the first rows and columns."
     )

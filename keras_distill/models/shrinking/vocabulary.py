@@ -1,4 +1,4 @@
-"""Which tokens a smaller vocabulary keeps, and the tokenizer that goes with it."""
+"""Chooses the tokens of a smaller vocabulary, and makes the tokenizer for it."""
 
 import collections
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ BATCH = 256
 
 
 def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]:
-    """Returns the ids of the tokens that occur most often in texts, for `shrink(vocabulary=...)`.
+    """Returns the ids of the most frequent tokens in texts, for `shrink(vocabulary=...)`.
 
     Special tokens are always kept. A byte-pair tokenizer also keeps the bytes, and the pieces from
     which a token is merged. A word-piece tokenizer also keeps the tokens of one ASCII character
@@ -24,13 +24,13 @@ def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]
     Args:
         tokenizer: a KerasHub tokenizer, preprocessor or task.
         texts: a list of strings.
-        count: how many ids to return. If the texts have fewer, fewer are returned.
+        count: how many ids to return. It returns fewer if the texts have fewer.
 
     Returns:
         A sorted list of ids.
 
     Raises:
-        ValueError: if `count` is smaller than the tokens that must stay.
+        ValueError: if `count` is smaller than the number of tokens that must stay.
 
     Example:
 
@@ -64,19 +64,19 @@ def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]
 def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[int]:
     """Returns the teacher's ids of the tokens that `shrink(teacher, vocabulary=vocabulary)` keeps.
 
-    Token `i` of the student is token `kept_tokens(...)[i]` of the teacher: what
-    `losses.ClassSubset(teacher_classes=...)` and the labels of a language model need.
+    Token `i` of the student is token `kept_tokens(...)[i]` of the teacher.
+    `losses.ClassSubset(teacher_classes=...)` and the labels of a language model need these ids.
 
     Args:
         teacher: a backbone or task with `vocabulary_size` in its config.
-        vocabulary: a list of ids, or how many of the first ones.
+        vocabulary: a list of ids, or how many of the first tokens to keep.
 
     Returns:
         A sorted list of ids. If the teacher has a tokenizer, it includes the tokens that must stay
         (see `common_tokens`).
 
     Raises:
-        ValueError: for ids that do not exist.
+        ValueError: if an id does not exist.
 
     Example:
 
@@ -108,10 +108,10 @@ def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[i
 
 
 def size_of(model):
-    """Returns how many words a backbone or task knows.
+    """Returns the number of words that a backbone or task knows.
 
     Raises:
-        ValueError: for a model whose config does not say.
+        ValueError: if the model's config does not tell.
     """
     backbone = getattr(model, "backbone", model)
     config = backbone.get_config()
@@ -132,10 +132,10 @@ def tokenizer_of(model):
 
 
 def cut_preprocessor(preprocessor, ids):
-    """Returns a task's preprocessor with a tokenizer of the kept tokens alone.
+    """Returns a task's preprocessor with a tokenizer of only the kept tokens.
 
     Raises:
-        ValueError: for a tokenizer that cannot be made smaller.
+        ValueError: if the tokenizer cannot be made smaller.
     """
     tokenizer = getattr(preprocessor, "tokenizer", None)
     if tokenizer is None:
@@ -158,14 +158,14 @@ def cut_preprocessor(preprocessor, ids):
         )
     cut = type(tokenizer).from_config(config)
     made = type(preprocessor).from_config({**preprocessor.get_config(), "tokenizer": cut})
-    for name in LENGTHS:  # not all of them are in the config of a sequence-to-sequence task's
+    for name in LENGTHS:  # a sequence-to-sequence task's config lacks some of them
         if hasattr(preprocessor, name):
             setattr(made, name, getattr(preprocessor, name))
     return made
 
 
 class _Pieces:
-    """What a tokenizer cannot do without, and what a token is made of."""
+    """The tokens that a tokenizer must keep, and the pieces of each token."""
 
     def __init__(self, tokenizer):
         self.always, self.made_of = set(), {}
@@ -182,13 +182,13 @@ class _Pieces:
         mark = getattr(tokenizer, "suffix_indicator", None) or ""
         if self.made_of:  # the bytes
             self.always |= _written(tokenizer, lambda token: len(token) == 1)
-        elif mark:  # what ASCII words are spelled with
+        elif mark:  # the characters that spell ASCII words
             self.always |= _written(
                 tokenizer, lambda token: token.isascii() and len(token.removeprefix(mark)) == 1
             )
 
     def of(self, token):
-        """Returns the token and all that it is merged from."""
+        """Returns the token and all pieces from which it is merged."""
         found, waiting = set(), [token]
         while waiting:
             piece = waiting.pop()
@@ -208,7 +208,7 @@ def _merged(merge):
 
 
 def _flat(tokens):
-    """Returns the ids in what a tokenizer returns for a batch: ragged, padded or lists."""
+    """Returns the ids in a tokenizer's output for a batch: ragged, padded or lists."""
     values = tokens.flat_values if hasattr(tokens, "flat_values") else tokens
     if isinstance(values, list):
         return [int(i) for row in values for i in np.ravel(row)]

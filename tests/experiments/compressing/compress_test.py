@@ -114,6 +114,17 @@ def test_what_was_killed_ends_as_what_was_not(found, file, tmp_path, monkeypatch
         compress(file, folder, **CALL)
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [("costs.json", "[1]"), ("costs.json", '{"teacher": {}}'), ("default.json", "{}")],
+)
+def test_a_damaged_file_is_named(found, file, tmp_path, name, content):
+    folder = shutil.copytree(found[0], tmp_path / "run")
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        compress(file, folder, **CALL, resume=True)
+
+
 def test_the_student_is_exported_as_asked(found, file, tmp_path):
     shutil.copy(found[0] / "student.keras", tmp_path)
     answer.export(tmp_path, found[1], load_experiment(file, {}), ["serving"], "none")

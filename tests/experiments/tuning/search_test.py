@@ -7,10 +7,14 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tuned_experiment import FILE
 
 from keras_distill.cli.main import main
+from keras_distill.experiments.compressing import compress
+from keras_distill.experiments.experiment import Experiment
 from keras_distill.experiments.file import load_experiment
+from keras_distill.experiments.run_folder import RunFolder
 from keras_distill.experiments.tuning import chosen, ranking, trial, tune
 from keras_distill.experiments.tuning.ranking import row, verdict
 from keras_distill.experiments.tuning.search import Candidate, _order
@@ -158,6 +162,18 @@ def test_the_verb(file, tmp_path, capsys, monkeypatch):
     assert "example:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("search", [
+    lambda file, out: tune(file, out, SWEEP, teacher=out / "no.keras"),
+    lambda file, out: compress(file, out),
+])  # fmt: skip
+def test_the_second_process_in_a_folder_is_refused(file, tmp_path, monkeypatch, search):
+    monkeypatch.setattr("keras_distill.experiments.tuning.search.loaded", lambda path: None)
+    monkeypatch.setattr(Experiment, "rehearse", lambda *arguments: None)
+    with RunFolder(tmp_path).alone(), pytest.raises(RuntimeError, match="in use by another"):
+        search(file, tmp_path)
+    assert not (tmp_path / "run.json").exists()
+
+
 def test_gains_are_by_pairs():
     def records(*scores):
         return [{"score": score} for score in scores]
@@ -201,6 +217,17 @@ def test_what_is_found_outlives_a_plot(tmp_path, monkeypatch, capsys):
     ranking.write(tmp_path, [found], [], **told)
     assert (tmp_path / "ranking.json").exists() and (tmp_path / "winner.py").exists()
     assert "could not be drawn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights"])
+def test_a_damaged_state_is_named_with_the_way_out(tmp_path, content):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    (tmp_path / "arm-0-2.weights.h5").write_bytes(content)
+    arm = trial.Trial(tmp_path, "arm", "alone", 0)
+    train = tf.data.Dataset.from_tensors((np.ones((1, 2)), np.ones((1, 1))))
+    with pytest.raises(ValueError, match=r"arm-0-2\.weights\.h5 is damaged.* begin with arm-0-"):
+        arm._restore(model, train, 2)
 
 
 def test_what_diverged_does_not_go_on(tmp_path):
