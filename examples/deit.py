@@ -9,7 +9,21 @@ distillation token. The prediction is the mean of both. In the paper, hard decis
 taught more than its softened outputs. This example compares both ways, and a transformer with a
 class token alone.
 
-    python examples/deit.py
+    python examples/deit.py --seeds=1
+
+It took 84 seconds of CPU time on the default data. The accuracy on the 600 test images of one seed,
+in percent:
+
+| | accuracy | parameters |
+|---|---|---|
+| teacher | 96.50 | 73,114 |
+| labels | 94.33 | 58,570 |
+| class token, soft | 95.17 | 58,570 |
+| two tokens, soft | 96.33 | 59,156 |
+| two tokens, hard | 96.83 | 59,156 |
+
+The order is that of the paper. One seed says little, because the standard error of an accuracy is
+0.8 points here. `--seeds=3` continues this run.
 
 The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
 Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. With these

@@ -8,7 +8,20 @@ than a tenth of its parameters. It compares two ways to distill maps. One compar
 The other compares each channel as a distribution over the pixels, which says where the channel is
 active (Shu et al., 2021, https://arxiv.org/abs/2011.13256).
 
-    python examples/edge_detector.py
+    python examples/edge_detector.py --seeds=1
+
+It took 53 seconds of CPU time. The test images of one seed, in percent:
+
+| | F-score | average precision | parameters |
+|---|---|---|---|
+| teacher | 75.59 | 82.14 | 72,871 |
+| labels | 39.08 | 36.47 | 4,831 |
+| pixels | 47.69 | 48.96 | 4,831 |
+| channel | 47.79 | 48.94 | 4,831 |
+| pixels and features | 47.56 | 48.76 | 4,831 |
+
+The teacher's maps give the student nine points, whatever compares them. The student stays far from
+its teacher. `--seeds=3` continues this run.
 
 A seed draws the images. They show overlapping shapes of random colors, with shading, texture and
 noise. The example draws the edges, too, so it knows them exactly. `--tiny` runs everything in under

@@ -8,7 +8,19 @@ student of a twentieth of its parameters. The student learns from the decisions 
 probabilities, or from both.
 
     pip install magika
-    python examples/file_types.py
+    python examples/file_types.py --seeds=1
+
+It took five minutes of CPU time. The table shows how often a student gives the teacher's answer, in
+percent, and its divergence from the teacher, on the files of one installation:
+
+| | agreement | divergence | MB |
+|---|---|---|---|
+| magika | 100.00 | 0.00 | 3.16 |
+| decisions | 78.53 | 1.54 | 0.22 |
+| probabilities | 79.14 | 0.74 | 0.22 |
+| decisions and probabilities | 78.91 | 0.85 | 0.22 |
+
+The probabilities halve the divergence. The students agree with the teacher equally often.
 
 The example uses no labels. By default it reads the files of this Python installation, so the
 numbers differ from machine to machine. `--folder=DIR` reads the files of another folder. `--tiny`

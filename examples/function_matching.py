@@ -11,7 +11,22 @@ A teacher is a function, so it can answer for any image. Beyer et al., 2022
 
 This example leaves out one part after the other, to show what each part contributes.
 
-    python examples/function_matching.py
+    python examples/function_matching.py --seeds=1
+
+It took 108 seconds of CPU time on the default data. The accuracy on the 600 test images of one
+seed, in percent:
+
+| | short | long |
+|---|---|---|
+| teacher | - | 98.67 |
+| labels | 79.50 | 92.67 |
+| fixed teacher | 78.33 | 93.83 |
+| same view | 77.00 | 94.33 |
+| same view, mixed | 61.00 | 91.83 |
+
+The length of the training matters most. The long training with the same view gains 1.7 points over
+the labels. Mixed views need a longer training than this one. The standard error of an accuracy is
+one point here.
 
 The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
 Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`

@@ -9,6 +9,7 @@ import sys
 import keras
 
 from keras_distill._keras.layers import mask_of
+from keras_distill.losses.plain import argument_of
 
 
 class GivenCrossEntropy(keras.losses.Loss):
@@ -60,13 +61,14 @@ def given_loss(loss):
     if loss is None:
         return None
     kind = keras.losses.SparseCategoricalCrossentropy
-    fits = isinstance(loss, kind) and loss.from_logits
-    if not fits or loss.ignore_class is not None:
+    fits = isinstance(loss, kind) and argument_of(loss, "from_logits", False)
+    ignores = argument_of(loss, "ignore_class", None) is not None
+    if not fits or ignores or argument_of(loss, "label_smoothing", 0):
         raise ValueError(
             "With `fused_head=True` the logits of all tokens are never in memory, so `compile` "
-            "takes one loss, `SparseCategoricalCrossentropy(from_logits=True)`. Instead of "
-            "`ignore_class`, give these tokens the `sample_weight` 0. Received: "
-            f"loss={loss!r}"
+            "takes one loss, `SparseCategoricalCrossentropy(from_logits=True)`, without "
+            "`label_smoothing`. Instead of `ignore_class`, give these tokens the `sample_weight` "
+            f"0. Received: loss={loss!r}"
         )
     return GivenCrossEntropy(reduction=loss.reduction, name=loss.name)
 

@@ -58,6 +58,13 @@ def is_sparse(loss):
     return isinstance(loss, kind) or loss is function
 
 
+def argument_of(loss, name, default):
+    """Returns an argument of a Keras loss. Keras 3.16 keeps some in the configuration alone."""
+    if hasattr(loss, name) or not isinstance(loss, keras.losses.Loss):
+        return getattr(loss, name, default)
+    return loss.get_config().get(name, default)
+
+
 def as_distillation_loss(
     loss: keras.losses.Loss | str | Callable[[Any, Any], Any]
 ) -> DistillationLoss:

@@ -10,7 +10,7 @@ from keras_distill._messages import say
 from keras_distill.batch import TopK
 from keras_distill.losses import BinaryKLDivergence, ClassSubset, KLDivergence, Standardized
 from keras_distill.losses.answers import are_probabilities
-from keras_distill.losses.plain import KerasLoss
+from keras_distill.losses.plain import KerasLoss, argument_of
 from keras_distill.losses.softened import Divergence
 from keras_distill.taps.paths import parts_of
 from keras_distill.training.outputs import by_output
@@ -178,7 +178,8 @@ def _check_cross_entropy(term, features, targets):
             f"`{term.name}` takes probabilities from the teacher, but `{term.teacher}` of "
             f"`{term.source}` gives logits. Give `losses.{fits}`, which takes the logits of both."
         )
-    from_logits, known = getattr(loss, "from_logits", False), logits_of(y_pred) is not None
+    from_logits = argument_of(loss, "from_logits", False)
+    known = logits_of(y_pred) is not None
     if term.projector is None and from_logits == (known or are_probabilities(y_pred)):
         raise ValueError(
             f"`{term.name}` needs `from_logits={not from_logits}`, because the student's "

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_distill._keras.layers import logits_of
 from keras_distill.losses.answers import are_probabilities
+from keras_distill.losses.plain import argument_of
 from keras_distill.training import heads
 
 
@@ -35,7 +36,7 @@ def check(loss, batch, output):
     _check_from_logits(loss, logits_of(output) is not None or are_probabilities(output))
     if sparse:
         labels, classes = ops.convert_to_numpy(batch.labels), output.shape[-1]
-        ignored = getattr(loss, "ignore_class", None)
+        ignored = argument_of(loss, "ignore_class", None)
         wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]
         if wrong.size:
             raise ValueError(f"Labels must be class ids in [0, {classes}). Received: {wrong[0]}.")
@@ -43,7 +44,7 @@ def check(loss, batch, output):
 
 def _check_from_logits(loss, probabilities):
     """Raises an error if a loss takes logits for probabilities, or the other way round."""
-    from_logits = getattr(loss, "from_logits", False)
+    from_logits = argument_of(loss, "from_logits", False)
     if from_logits == probabilities:
         gives = "probabilities" if probabilities else "logits"
         raise ValueError(

@@ -6,6 +6,7 @@ from keras import ops, tree
 from keras_distill import _backend
 from keras_distill._keras import optimizers, trainer
 from keras_distill._keras.layers import mask_of
+from keras_distill.losses.plain import argument_of
 from keras_distill.training import weights
 
 SUMS = ("sum", "none", None)  # reductions without a division
@@ -80,8 +81,9 @@ def _count(loss, y_true, y_pred, sample_weight):
         return None
     mask = mask_of(y_pred)
     sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
-    if sparse and loss.ignore_class is not None:
-        known = ops.not_equal(ops.reshape(y_true, ops.shape(y_pred)[:-1]), loss.ignore_class)
+    ignored = argument_of(loss, "ignore_class", None)
+    if sparse and ignored is not None:
+        known = ops.not_equal(ops.reshape(y_true, ops.shape(y_pred)[:-1]), ignored)
         mask = known if mask is None else ops.logical_and(known, mask)
     if mask is not None:
         mask = ops.cast(mask, "float32")

@@ -10,7 +10,7 @@ import pytest
 from backends import array, call, tensor
 
 from keras_distill import losses
-from keras_distill.losses.plain import KerasLoss
+from keras_distill.losses.plain import KerasLoss, argument_of
 
 TEACHER, STUDENT = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
 
@@ -84,3 +84,19 @@ def test_a_loss_follows_floatx():
         assert losses.KLDivergence().dtype == losses.as_distillation_loss("mse").dtype == "float64"
     finally:
         keras.config.set_floatx(before)
+
+
+class Configured(keras.losses.Loss):
+    """Keeps its argument in the configuration alone, as losses of Keras 3.16 do."""
+
+    def get_config(self):
+        return {**super().get_config(), "from_logits": True}
+
+
+def test_an_argument_of_a_loss_is_found_wherever_keras_keeps_it():
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=3)
+    assert argument_of(cross_entropy, "from_logits", False) is True
+    assert argument_of(cross_entropy, "ignore_class", None) == 3
+    assert argument_of(Configured(), "from_logits", False) is True
+    assert argument_of(keras.losses.MeanSquaredError(), "from_logits", False) is False
+    assert argument_of(keras.losses.mean_squared_error, "from_logits", False) is False
