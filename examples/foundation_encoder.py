@@ -7,7 +7,24 @@ the direction of each vector and the similarities between the images of a batch.
 the student for any task with a few labels. This example uses ten labels for each class, with the
 nearest neighbor and with a linear probe.
 
-    python examples/foundation_encoder.py --data=DIR --limit=5000
+    python examples/foundation_encoder.py --seeds=1
+
+It took 69 seconds of CPU time on the default data. The accuracy on the 600 test images of one seed,
+in percent:
+
+| | nearest neighbor | linear probe | parameters |
+|---|---|---|---|
+| pixels | 91.17 | 89.83 | - |
+| encoder | 86.00 | 89.83 | 287,776 |
+| student, untrained | 34.33 | 36.83 | 4,724 |
+| student, by contrast | 68.67 | 75.83 | 4,724 |
+| student, direction | 78.33 | 82.50 | 4,724 |
+| student, likeness | 78.50 | 80.33 | 4,724 |
+| student, direction and likeness | 76.83 | 81.67 | 4,724 |
+
+The small student learns five to ten points more from the encoder than by contrast alone. The pixels
+of digits are hard to beat, and this encoder does not beat them. Larger images and a pretrained
+encoder are what the example is made for. `--data=DIR --limit=5000` was not run to its end.
 
 The default data are scikit-learn's 8 x 8 digits. `--data=DIR` reads the four idx `.gz` files of
 Fashion-MNIST from the folder `DIR`, and `--tfds=fashion_mnist` downloads Fashion-MNIST. `--tiny`
