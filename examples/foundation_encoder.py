@@ -22,7 +22,7 @@ in percent:
 | student, likeness | 78.50 | 80.33 | 4,724 |
 | student, direction and likeness | 76.83 | 81.67 | 4,724 |
 
-The small student learns five to ten points more from the encoder than by contrast alone. The pixels
+The small student learns four to ten points more from the encoder than by contrast alone. The pixels
 of digits are hard to beat, and this encoder does not beat them. Larger images and a pretrained
 encoder are what the example is made for. `--data=DIR --limit=5000` was not run to its end.
 
