@@ -8,7 +8,20 @@ features. This example compares the maps by their correlation, which does not de
 KerasHub's task turns boxes into targets for its anchors, and the distiller trains it as `fit`
 would.
 
-    python examples/detector.py
+    python examples/detector.py --seeds=1
+
+It took 7 minutes of CPU time. The average precision on the 200 test images of one seed, in percent:
+
+| | average precision | network | parameters |
+|---|---|---|---|
+| teacher | 2.85 | 5,209,536 | 8,407,524 |
+| boxes | 2.47 | 145,984 | 3,204,708 |
+| logits | 1.84 | 145,984 | 3,204,708 |
+| logits and maps | 2.56 | 145,984 | 3,204,708 |
+
+300 images and 20 epochs are far too few to train a detector from random weights. So the table shows
+that the parts work together, and not that distillation helps. Raise `--images`, `--teacher_epochs`
+and `--epochs` to train a detector that finds the objects.
 
 A seed draws the images. Both detectors start from random weights, so no preset is downloaded.
 `--tiny` runs everything in under a minute, with numbers that mean nothing.
