@@ -54,7 +54,7 @@ def _check_from_logits(loss, probabilities):
 
 
 def _check_binary(loss, output):
-    """Does the same for a label in each unit; raises only what is certain."""
+    """Raises an error if a loss of independent labels certainly does not fit the output."""
     values = np.asarray(ops.convert_to_numpy(ops.cast(output, "float32")))
     if logits_of(output) is not None:
         _check_from_logits(loss, probabilities=True)

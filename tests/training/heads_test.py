@@ -89,3 +89,13 @@ def test_a_cross_entropy_of_keras_with_a_teachers_probabilities():
     expected = np.mean([np.sum(q * (np.log(np.exp(r).sum()) - r)) for q, r in zip(p, z)])
     np.testing.assert_allclose(found["soft"][0], expected, rtol=1e-5)
     assert isinstance(losses.as_distillation_loss(loss), losses.DistillationLoss)
+
+
+def test_a_cross_entropy_of_the_users_own_takes_what_it_takes():
+    def cross_entropy(teacher, student):
+        return -ops.sum(ops.softmax(teacher) * ops.log_softmax(student), axis=-1)
+
+    student, teacher = net(4, 1), net(8, 2)
+    found = logs(IDS, FROM_LOGITS, terms=[Term(cross_entropy, name="own")], teacher=teacher)
+    values = cross_entropy(teacher(X), student(X))
+    np.testing.assert_allclose(found["own"][0], np.mean(values), rtol=1e-5)
