@@ -4,7 +4,7 @@ import inspect
 
 import keras
 
-from keras_distill.report.measures import TASKS
+from keras_distill.report.measures import MEASURED
 from keras_distill.report.tasks import Classes, Numbers
 from keras_distill.training.heads import kind_of_loss
 
@@ -42,9 +42,9 @@ def checked_task(task, loss):
     """Returns the task, `Classes` or `Numbers`: the given one, or the one that fits the loss."""
     if task is None:
         return Numbers if kind_of_loss(loss) == "regression" else Classes
-    if task not in TASKS:
-        raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received: task={task!r}")
-    return Numbers if task == Numbers.name else Classes
+    if task not in MEASURED:
+        raise ValueError(f"`task` must be one of {', '.join(MEASURED)}. Received: task={task!r}")
+    return MEASURED[task]
 
 
 def checked_count(name, value, least):

@@ -15,10 +15,10 @@ from keras_distill import _backend
 from keras_distill.losses import answers
 from keras_distill.report.calibration import GROUPS, calibration_error, equal_counts
 from keras_distill.report.regression import number_scores
-from keras_distill.report.tasks import two_classes
+from keras_distill.report.tasks import Classes, Numbers, two_classes
 
 LIKENESS = ("agreement", "kl_to_teacher")
-TASKS = ("classes", "numbers")
+MEASURED = {task.name: task for task in (Classes, Numbers)}  # what a run is judged by
 
 
 def measure(
@@ -212,8 +212,8 @@ def divergences(teacher, student):
 
 def _predict(models, data, task):
     """Returns every model's outputs in one pass over the data, and the targets."""
-    if task not in TASKS:
-        raise ValueError(f"`task` must be one of {', '.join(TASKS)}. Received: task={task!r}")
+    if task not in MEASURED:
+        raise ValueError(f"`task` must be one of {', '.join(MEASURED)}. Received: task={task!r}")
     output, labels = (_output, _classes) if task == "classes" else (_numbers, _targets)
     outputs, true = [[] for _ in models], []
     for batch in data:
