@@ -205,6 +205,30 @@ def build_compiled(model, data_batch):
     model._symbolic_build(data_batch=data_batch)
 
 
+def build_judged(model, y, y_pred, sample_weight, x):
+    """Makes the variables of compiled loss and metrics, as Keras does on JAX and PyTorch.
+
+    Keras on TensorFlow makes them in the first step, and then traces this step a second time. An
+    error is left to the step, which shows where it comes from.
+    """
+
+    def measure(x, y, y_pred, sample_weight):
+        if model._compile_loss is not None and not model._compile_loss.built:
+            model._compile_loss(y, y_pred, sample_weight)
+        return model.compute_metrics(x, y, y_pred, sample_weight)
+
+    shapes = keras.tree.map_structure(
+        lambda v: v if v is None else keras.KerasTensor(
+            v.shape, keras.backend.standardize_dtype(v.dtype)
+        ),
+        (x, y, y_pred, sample_weight),
+    )
+    step = keras.Operation()
+    step.call = measure
+    with contextlib.suppress(Exception):
+        step.compute_output_spec(*shapes)
+
+
 def waits_for_data(model):
     """Returns whether Keras looks at a batch itself before `fit` (not on TensorFlow)."""
     unbuilt = [each for each in (model._compile_metrics, model._compile_loss) if each is not None]

@@ -90,6 +90,7 @@ class Resume(keras.callbacks.Callback):
                 _files.check_writable(self.folder)
                 what = f"The training in {self.folder}"
                 held.enter_context(_files.alone(os.path.join(self.folder, IN_USE), what))
+                checkpoints.remove_unfinished(self.folder)
             self._loaded, self._distiller = checkpoints.latest(self.folder), distiller
             place = None
             if self._loaded is not None:

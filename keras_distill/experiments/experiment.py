@@ -290,8 +290,8 @@ class Experiment:
             else:
                 model = self._by_labels(student)
             self._compile(model, self.optimizer)
-            if _backend.NAME == "tensorflow" and self.devices.strategy is None:
-                _build_early(model, student, train)
+            if model is student and self.devices.strategy is None:
+                _build_early(student, train)
         return student, model, train
 
     def _by_labels(self, model):
@@ -339,16 +339,14 @@ class Experiment:
         return record
 
 
-def _build_early(model, student, dataset):
-    """Builds optimizer and metrics before the first step, which would else be traced twice.
+def _build_early(student, dataset):
+    """Builds optimizer and metrics before the first step, which TensorFlow would trace twice.
 
-    Weights of terms are made when the first batch is looked at, so a model with such waits.
+    A distiller does so itself.
     """
     spec = getattr(dataset, "element_spec", None)  # a PyDataset has none
-    terms = model.terms if isinstance(model, Distiller) else []
-    waits = any(term.projector is not None or term.loss.stateful for term in terms)
-    if spec is not None and student.built and not waits:
-        trainer.build_compiled(model, spec)
+    if _backend.NAME == "tensorflow" and spec is not None and student.built:
+        trainer.build_compiled(student, spec)
 
 
 def _is_auto(metrics):

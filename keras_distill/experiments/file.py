@@ -105,7 +105,10 @@ def _fingerprints(path):
     """Returns `{name: hash of its content}` of the file and of imported modules beside it."""
     folder = path.parent.resolve()
     modules = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
-    beside = {pathlib.Path(file).resolve() for file in modules if file.endswith(".py")}
-    files = {file.name: file for file in sorted(beside) if file.parent == folder}
+    places = {os.path.dirname(file) for file in modules}
+    here = {place for place in places if pathlib.Path(place).resolve() == folder}
+    beside = [pathlib.Path(file) for file in modules
+              if file.endswith(".py") and os.path.dirname(file) in here]  # fmt: skip
+    files = {file.name: file for file in sorted(beside)}
     files["the experiment's file"] = path
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}

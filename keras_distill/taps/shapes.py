@@ -1,6 +1,7 @@
 """Shapes of everything that can be tapped, without data."""
 
 import contextlib
+import weakref
 from typing import Any
 
 import keras
@@ -41,7 +42,7 @@ def shapes(model: keras.Model, unknown: int | None = None) -> dict[str, Any]:
         print(path, shape)
     ```
     """
-    found, output = _traced(model, unknown)
+    found, output = _known(model, unknown)
     last = {path: each[-1] if each else None for path, each in found.items()}
     return {**last, "output": output}
 
@@ -68,15 +69,28 @@ def calls(model: keras.Model, least: int = 2) -> dict[str, list]:
     taps.calls(twice)  # {"shared": [(None, 3), (None, 3)]}
     ```
     """
-    found, _ = _traced(model)
-    return {path: each for path, each in found.items() if len(each) >= least}
+    found, _ = _known(model)
+    return {path: [*each] for path, each in found.items() if len(each) >= least}
 
 
-def _traced(model, unknown=None):
-    """Returns `{path: [shape of each call]}`, and the shape of the output."""
+_KNOWN = weakref.WeakKeyDictionary()  # {model: {key: (its layers as weak references, result)}}
+
+
+def _known(model, unknown=None):
+    """Returns what `_traced` returns; it runs once for a model of the same layers and inputs."""
     layers = {path: layer for path, layer in walk(model) if not is_edge(path)}
     spec = _input_spec(model)
     spec = _filled(spec, unknown) if unknown else spec
+    key = (*layers, str(_described(spec)))
+    before, result = _KNOWN.setdefault(model, {}).get(key, ((), None))
+    if result is None or any(r() is not layer for r, layer in zip(before, layers.values())):
+        result = _traced(model, layers, spec)
+        _KNOWN[model][key] = [weakref.ref(layer) for layer in layers.values()], result
+    return result
+
+
+def _traced(model, layers, spec):
+    """Returns `{path: [shape of each call]}`, and the shape of the output."""
     look = _Look(model, {path: layer for path, layer in layers.items() if _shows(model, path)})
     try:
         known = _inferred(look, spec)

@@ -87,3 +87,10 @@ def keep(folder, count):
     """Deletes all but the latest `count` checkpoints."""
     for path in listed(folder)[count:]:
         _files.remove(path)
+
+
+def remove_unfinished(folder):
+    """Deletes what killed processes left of checkpoints. No other process may write there."""
+    for name in _files.names_in(folder):
+        if name.startswith(_files.UNFINISHED) and NAME.search(name):
+            _files.remove(os.path.join(folder, name))

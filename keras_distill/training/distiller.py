@@ -298,8 +298,11 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         if data is None:
             raise ValueError("The dataset is empty. Give `fit` at least one batch.")
         with _backend.scope_of(self):
-            self.objective.prepare(self.unpacked(data))
+            batch = self.unpacked(data)
+            output = self.objective.prepare(batch)
             self.scores.follow_terms()  # the batch may have chosen the default terms
+            if not self.run_eagerly:  # else nothing is traced
+                self.scores.build(batch, output)
             self.kept.hold(self.objective.own_layers())
             self.built, self._look_due = True, False
             if self.optimizer is not None and not self.optimizer.built:

@@ -23,6 +23,9 @@ def look(objective, batch):
     Args:
         objective: the `Objective`.
         batch: its first `Batch`, of tensors.
+
+    Returns:
+        The output for the compiled loss and metrics.
     """
     _build(objective.student, objective.inputs(batch.x))
     for term in objective.terms:
@@ -43,9 +46,11 @@ def look(objective, batch):
         for knob in objective.knobs():
             if np.isnan(knob.within(0)):
                 raise knob.error(0)
-        for name, measured in objective.measure(features, targets, batch).items():
-            _check_finite(objective, name, answers, measured.values)
+        measured, output = objective.measured_output(features, targets, batch)
+        for name, each in measured.items():
+            _check_finite(objective, name, answers, each.values)
     objective.check_labels(batch, features)
+    return output
 
 
 class _Watching(keras.StatelessScope):

@@ -203,6 +203,9 @@ class Objective:
         Args:
             batch: a `Batch`.
 
+        Returns:
+            The output for the compiled loss and metrics, in inference mode.
+
         Raises:
             ValueError: for every error that is known before the first update.
         """
@@ -210,10 +213,11 @@ class Objective:
             lambda value: value if value is None else ops.convert_to_tensor(value), batch
         )
         self.first_batch = self.first_batch or batch
-        first_look.look(self, batch)
+        output = first_look.look(self, batch)
         waiting, self._waiting = self._waiting, []
         for function in waiting:
             function()
+        return output
 
     def when_ready(self, function):
         """Calls a function without arguments after the look at the first batch, or now.

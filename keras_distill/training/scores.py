@@ -59,6 +59,11 @@ class Scores:
         loss = trainer.loss_tracker(self.judged)
         return [metric for metric in metrics if self.objective.loses or metric is not loss]
 
+    def build(self, batch, output):
+        """Makes the variables of the compiled loss and metrics, from a batch and its output."""
+        trainer.build_judged(self.judged, one_each(labels_of(batch.labels), output), output,
+                             labels_of(batch.sample_weight), batch.x)  # fmt: skip
+
     def track(self, batch, outcome):
         """Updates the logs of a training step, and returns them."""
         size = _size(batch)

@@ -130,6 +130,14 @@ def test_the_second_process_is_refused(tmp_path):
             train("arrays", tmp_path)
 
 
+def test_what_a_killed_process_left_of_a_checkpoint_is_deleted(tmp_path):
+    part = tmp_path / f"{_files.UNFINISHED}1-00000000-state-000001-000000000.npz"
+    other = tmp_path / f"{_files.UNFINISHED}1-00000000-report.html"
+    part.write_bytes(bytes(9)), other.write_bytes(bytes(9))
+    train("arrays", tmp_path, epochs=1)
+    assert not part.exists() and other.exists()
+
+
 def test_a_model_that_is_no_distiller_is_told_what_to_do(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")

@@ -12,8 +12,6 @@ import pytest
 from keras_distill.cli.main import main
 from keras_distill.export import formats
 
-pytestmark = pytest.mark.usefixtures("saved_models_run_here")
-
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = ("serving.md", "phones.md", "browser.md")
 BLOCK = re.compile(r"^```bash([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -11,8 +11,6 @@ import pytest
 from keras_distill.cli.main import main
 from keras_distill.export import reload
 
-pytestmark = pytest.mark.usefixtures("saved_models_run_here")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -16,8 +16,6 @@ import pytest
 
 from keras_distill.export import formats
 
-pytestmark = pytest.mark.usefixtures("saved_models_run_here")
-
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "browser"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PACKAGES = json.loads((FOLDER / "package.json").read_text())["dependencies"]

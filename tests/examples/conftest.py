@@ -19,3 +19,8 @@ def example(monkeypatch):
         file = getattr(sys.modules[name], "__file__", None)
         if file and pathlib.Path(file).parent == EXAMPLES:
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _exports_run_here(saved_models_run_here):
+    """`tests/export` runs what is exported in a fresh process, which takes seconds."""

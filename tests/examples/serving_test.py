@@ -15,8 +15,6 @@ import pytest
 
 from keras_distill import export
 
-pytestmark = pytest.mark.usefixtures("saved_models_run_here")
-
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "serving"
 IMAGES = np.random.default_rng(0).random((24, 6, 5, 3)).astype("float32")
 

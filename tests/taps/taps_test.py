@@ -274,3 +274,19 @@ def test_parts_by_field_and_by_the_name_of_an_output():
     found = taps.run(model, X, ["output:b", "output:1", "output:a"])
     assert found["output:b"].shape[-1] == 3 and found["output:a"].shape[-1] == 2
     np.testing.assert_array_equal(*(ops.convert_to_numpy(found[f"output:{key}"]) for key in "b1"))
+
+
+def test_shapes_follow_a_model_that_changed():
+    inner = keras.Sequential([layers.Dense(3)], name="inner")
+    outer = keras.Sequential([keras.Input((4,)), inner, layers.Flatten()])
+    assert taps.shapes(outer)["inner"] == (None, 3)
+    inner.pop()
+    inner.add(layers.Dense(5))
+    assert taps.shapes(keras.Sequential([keras.Input((4,)), inner]))["inner"] == (None, 5)
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a")])
+    assert taps.shapes(net)["output"] == (None, 3)
+    net.add(layers.Dense(2, name="b"))
+    assert taps.shapes(net)["output"] == taps.shapes(net)["b"] == (None, 2)
+    net.pop()
+    net.add(layers.Dense(7, name="b"))
+    assert taps.shapes(net)["output"] == taps.shapes(net)["b"] == (None, 7)

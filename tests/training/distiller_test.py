@@ -54,6 +54,25 @@ def test_default_is_hintons_loss():
     assert logs["loss"] == pytest.approx(0.5 * divergence + 0.5 * label.mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_the_first_step_is_traced_once(monkeypatch, several):
+    """Metrics, losses and projectors have their variables before it, else it is traced again."""
+    traced, step = [], Distiller.train_step
+    monkeypatch.setattr(Distiller, "train_step", lambda *given: traced.append(0) or step(*given))
+    student, labels = net(), Y
+    loss, metrics = CE, ["accuracy"]
+    if several:
+        other = layers.Dense(3, name="other")(student.get_layer("hidden").output)
+        student = keras.Model(student.input, {"head": student.output, "other": other})
+        labels = dict.fromkeys(("head", "other"), keras.utils.to_categorical(Y))
+        loss, metrics = "mse", {"head": ["accuracy", "auc"], "other": "mae"}
+    hint = Term("mse", student="hidden", teacher="hidden", projector="auto")
+    distiller = Distiller(student, teacher=net(8), terms=[hint])
+    distiller.compile("adam", loss, metrics=metrics)
+    distiller.fit(X, labels, batch_size=8, epochs=2, verbose=0)
+    assert len(traced) == 1
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
