@@ -211,8 +211,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few examples and rounds")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, help="default: all")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--rounds", type=int, default=7, help="how many rounds to measure")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file")
     arguments = parser.parse_args()
     results = {}
     print("workload  arm                CPU s an epoch   CPU over plain   wall over plain")

@@ -33,10 +33,11 @@ def named(setting):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pairs", nargs="+", choices=FOR_RULES, default=list(FOR_RULES))
+    parser.add_argument("--data", required=True, help="the folder of the data sets")
+    parser.add_argument("--out", required=True, help="where the run is written, and goes on")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds to run")
+    parser.add_argument("--pairs", nargs="+", choices=FOR_RULES, default=list(FOR_RULES),
+                        help="the pairs to run (default: all)")  # fmt: skip
     given = parser.parse_args()
     for name in given.pairs:
         trained = Trained(name, FOR_RULES[name], given.data, given.out)

@@ -206,8 +206,9 @@ def written(text, found):
 def main():
     """Tests the families, prints the table and, with `--write`, writes rows as they come."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--families", default=",".join(hub_models.FAMILIES))
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--families", default=",".join(hub_models.FAMILIES),
+                        help="the families to try, joined by commas")  # fmt: skip
+    parser.add_argument("--write", action="store_true", help="write the table into docs/methods.md")
     given = parser.parse_args()
     found = {}
     for family in given.families.split(","):

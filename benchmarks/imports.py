@@ -139,7 +139,7 @@ def print_table(what, rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workload", action="append", help="of the first steps; default: all")
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=11, help="how many rounds to measure")
     parser.add_argument("--quick", action="store_true", help="3 rounds, one workload")
     parser.add_argument("--json", metavar="FILE", help="also write results and machine here")
     args = parser.parse_args()

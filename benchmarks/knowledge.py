@@ -218,10 +218,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a folder of Fashion-MNIST's idx files")
     parser.add_argument("--tfds", help="a TensorFlow Datasets name instead")
-    parser.add_argument("--out", default="runs/knowledge", type=pathlib.Path)
+    parser.add_argument("--out", default="runs/knowledge", type=pathlib.Path,
+                        help="where the run is written, and goes on")  # fmt: skip
     parser.add_argument("--only", action="append", help="an arm; may be repeated")
     for name, default in (("examples", 10_000), ("epochs", 6), ("seeds", 3), ("teacher-epochs", 6)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     splits = load(options.data, options.tfds)

@@ -214,9 +214,9 @@ def print_table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--words", type=int, action="append", help="default: 131072 and 262144")
-    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=1024, help="the tokens of a batch")
     parser.add_argument("--widths", default="128,256", help="of student and teacher")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="how many rounds to measure")
     parser.add_argument("--json", metavar="FILE", help="also write results and machine here")
     parser.add_argument("--memory-of", choices=ARMS, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -145,8 +145,8 @@ def shown(row):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--rounds", type=int, default=25, help="how many rounds to measure")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file")
     arguments = parser.parse_args()
     flags = sorted(flag for flag in precision.cpu_flags() if "512_" in flag or "amx" in flag)
     print(", ".join(f"{key} {value}" for key, value in machine().items()))

@@ -152,7 +152,7 @@ def print_table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loss", action="append", choices=CASES, help="default: all")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="how many rounds to measure")
     parser.add_argument("--quick", action="store_true", help="3 rounds, no memory")
     parser.add_argument("--json", metavar="FILE", help="also write results and machine here")
     parser.add_argument("--memory-of", choices=CASES, help=argparse.SUPPRESS)

@@ -89,10 +89,12 @@ def _keras(row):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, metavar="DIR")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--pairs", nargs="+", choices=HELD_OUT, default=list(HELD_OUT))
+    parser.add_argument("--data", required=True, metavar="DIR", help="the folder of the data sets")
+    parser.add_argument("--out", required=True, metavar="DIR",
+                        help="where the run is written, and goes on")  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds to run")
+    parser.add_argument("--pairs", nargs="+", choices=HELD_OUT, default=list(HELD_OUT),
+                        help="the pairs to run (default: all)")  # fmt: skip
     given = parser.parse_args()
     rows = []
     for name in given.pairs:

@@ -147,18 +147,19 @@ def accuracy(outputs, labels):
 def main():
     """Trains and measures all arms, and prints a table after each seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", required=True, choices=("digits", "fashion_mnist", "reviews"))
+    parser.add_argument("--task", required=True, choices=("digits", "fashion_mnist", "reviews"),
+                        help="what to train")  # fmt: skip
     parser.add_argument("--data", help="a folder of idx files, or a file of sentences")
     parser.add_argument("--out", required=True, help="where the run is written, and goes on")
     parser.add_argument("--limit", type=int, help="how many training images")
     parser.add_argument("--width", type=float, default=1.0, help="of the Fashion-MNIST student")
     parser.add_argument("--recipe", default="hinton", choices=("hinton", "dist"), help="of its "
                         "training, as the next three are")  # fmt: skip
-    parser.add_argument("--temperature", type=float, default=2.0)
-    parser.add_argument("--alpha", type=float, default=0.5)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--temperature", type=float, default=2.0, help="divides the logits")
+    parser.add_argument("--alpha", type=float, default=0.5, help="the teacher's share of the loss")
+    parser.add_argument("--epochs", type=int, default=20, help="the epochs of each student")
     parser.add_argument("--teacher", metavar="FILE", help="a trained one, of another run")
-    parser.add_argument("--teacher_epochs", type=int, default=24)
+    parser.add_argument("--teacher_epochs", type=int, default=24, help="the teacher's epochs")
     arguments = parser.parse_args()
     experiment = experiment_of(arguments)
     cache = pathlib.Path(arguments.out) / "targets"

@@ -159,10 +159,10 @@ def arms():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--rounds", type=int, default=7, help="how many rounds to measure")
+    parser.add_argument("--batch", type=int, default=256, help="the examples of a batch")
+    parser.add_argument("--steps", type=int, default=8, help="the steps of a round")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file")
     given = parser.parse_args()
     random = np.random.default_rng(0)
     x = random.normal(size=(given.batch * given.steps, 28, 28, 1)).astype("float32")

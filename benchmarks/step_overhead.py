@@ -98,7 +98,7 @@ def print_table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workload", action="append", choices=WORKLOADS, help="default: all")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="how many rounds to measure")
     parser.add_argument("--steps", type=int, help="steps an epoch; default: the workload's")
     parser.add_argument("--quick", action="store_true", help="3 rounds, a quarter of the steps")
     parser.add_argument("--json", metavar="FILE", help="also write results and machine here")

@@ -182,9 +182,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, metavar="DIR", help="Fashion-MNIST's idx files")
     parser.add_argument("--teacher", metavar="FILE", help="a .keras file; trained by default")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--students", nargs="+", choices=WIDTHS, default=list(WIDTHS))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", required=True, metavar="DIR",
+                        help="where the run is written, and goes on")  # fmt: skip
+    parser.add_argument("--students", nargs="+", choices=WIDTHS, default=list(WIDTHS),
+                        help="the students to train (default: all)")  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds to run")
     parser.add_argument("--epochs", default="20,40", help="the budgets to try")
     parser.add_argument("--limit", type=int, help="only the first examples of each split")
     arguments = parser.parse_args()

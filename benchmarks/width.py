@@ -180,11 +180,14 @@ def line(row):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, metavar="DIR")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--data", required=True, metavar="DIR", help="the folder of the data sets")
+    parser.add_argument("--out", required=True, metavar="DIR",
+                        help="where the run is written, and goes on")  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds to run")
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25],
+                        help="the shares of the width to keep")  # fmt: skip
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS),
+                        help="the tasks to run (default: all)")  # fmt: skip
     given, found = parser.parse_args(), []
     print("| task (teacher %) | width | parameters | kept by | test %, cut | distilled |")
     print("|---|---|---|---|---|---|")

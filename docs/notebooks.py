@@ -143,7 +143,8 @@ def run(tree, body, name):
 def main(arguments=None):
     """Writes all notebooks."""
     parser = argparse.ArgumentParser(description="Turns the examples into notebooks.")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "notebooks")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "notebooks",
+                        help="where the run is written, and goes on")  # fmt: skip
     parser.add_argument("--install", default=INSTALL, help="what pip installs")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)

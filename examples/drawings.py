@@ -4,6 +4,8 @@ import argparse
 import functools
 import pathlib
 
+from settings import add_settings
+
 from keras_distill.experiments import Arm, Runner
 
 
@@ -20,8 +22,7 @@ def options(about, arguments, *, out, tiny, **settings):
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--out", default=out, type=pathlib.Path, help="the folder of the results")
     parser.add_argument("--tiny", action="store_true", help="few small images, one seed, one epoch")
-    for name, value in settings.items():
-        parser.add_argument(f"--{name}", default=value, type=type(value))
+    add_settings(parser, **settings)
     given = parser.parse_args(arguments)
     if given.tiny:
         vars(given).update(seeds=1, epochs=1, teacher_epochs=1, **tiny)

@@ -39,6 +39,7 @@ import zlib
 import keras
 import numpy as np
 from keras import layers
+from settings import add_settings
 
 from keras_distill import CachedTeacher, Distiller, Supervision, Term, losses, report
 from keras_distill.experiments import Arm, Runner
@@ -267,9 +268,7 @@ def arguments(given=None):
     parser.add_argument("--out", default="runs/file_types", type=pathlib.Path,
                         help="the folder of the results")  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="few files, one seed, one epoch")
-    for key, value in {"files": 400, "bytes": 256, "seeds": 2, "epochs": 15, "batch_size": 64,
-                       "temperature": 1.0}.items():  # fmt: skip
-        parser.add_argument(f"--{key}", default=value, type=type(value))
+    add_settings(parser, files=400, bytes=256, seeds=2, epochs=15, batch_size=64, temperature=1.0)
     given = parser.parse_args(given)
     if given.tiny:
         given.files, given.seeds, given.epochs = 8, 1, 1

@@ -40,6 +40,7 @@ import time
 import keras
 import numpy as np
 from keras import layers
+from settings import add_settings
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss
 
@@ -242,10 +243,8 @@ def main(arguments=None):
     parser.add_argument("--out", default="runs/gradient_boosted_teacher", type=pathlib.Path,
                         help="the folder of the results")  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="few rows, one seed, one epoch")
-    for key, value in {"labelled": 4000, "unlabelled": 40000, "test": 10000, "seeds": 3,
-                       "epochs": 60, "batch_size": 128, "alpha": 0.7,
-                       "temperature": 1.0}.items():  # fmt: skip
-        parser.add_argument(f"--{key}", default=value, type=type(value))
+    add_settings(parser, labelled=4000, unlabelled=40000, test=10000, seeds=3, epochs=60,
+                 batch_size=128, alpha=0.7, temperature=1.0)  # fmt: skip
     given = parser.parse_args(arguments)
     if given.tiny:
         given.labelled, given.unlabelled, given.test = 200, 400, 200

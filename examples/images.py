@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 import tensorflow as tf
+from settings import add_settings
 
 from keras_distill.data import without_autotune
 from keras_distill.experiments import Runner
@@ -120,8 +121,7 @@ def options(about, arguments=None, *, out, **settings):
     parser.add_argument("--on", default="test", choices=("valid", "test"),
                         help="the split to measure; choose settings on `valid`")  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="few images, one seed, one epoch")
-    for key, value in {"seeds": 3, "epochs": 12, "batch_size": 128, **settings}.items():
-        parser.add_argument(f"--{key}", default=value, type=type(value))
+    add_settings(parser, **{"seeds": 3, "epochs": 12, "batch_size": 128, **settings})
     given = parser.parse_args(arguments)
     if given.tiny:
         given.seeds, given.epochs, given.batch_size = 1, 1, 32

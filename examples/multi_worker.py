@@ -31,7 +31,7 @@ def parsed():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, help="start this many processes on this machine")
     parser.add_argument("--out", default="runs/multi_worker", help="a folder that all workers see")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=4, help="the epochs")
     given = parser.parse_args()
     if given.workers is not None and given.workers < 1:
         parser.error("--workers must be at least 1")

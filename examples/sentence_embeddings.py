@@ -265,11 +265,12 @@ def arguments(given=None):
     parser.add_argument("--documents", default=5000, type=int, help="documents of the test split")
     parser.add_argument("--split", default="test", choices=["valid", "test"],
                         help="the split to measure; choose settings on `valid`")  # fmt: skip
-    parser.add_argument("--seeds", default=1, type=int)
-    parser.add_argument("--epochs", default=3, type=int)
+    parser.add_argument("--seeds", default=1, type=int, help="how many seeds to run")
+    parser.add_argument("--epochs", default=3, type=int, help="the epochs of each student")
     parser.add_argument("--layers", nargs="+", type=int, help="the blocks to keep, from 0")
     parser.add_argument("--rate", default=6e-4, type=float, help="the highest learning rate")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS),
+                        help="the ways to compare (default: all)")  # fmt: skip
     given = encoders.parsed(parser, given)
     if given.tiny:
         given.seeds, given.epochs, given.length = 1, 1, 16

@@ -319,7 +319,7 @@ def arguments(given=None):
     parser.add_argument("--width", default=128, type=int, help="the hidden size")
     parser.add_argument("--depth", default=3, type=int, help="the teacher's blocks on each side")
     parser.add_argument("--student-depth", default=2, type=int, help="the student's decoder blocks")
-    parser.add_argument("--dropout", default=0.0, type=float)
+    parser.add_argument("--dropout", default=0.0, type=float, help="the share to drop")
     parser.add_argument("--limit", type=int, help="use only the first pairs of each split")
     parser.add_argument("--student-limit", type=int, default=16000,
                         help="the training pairs of the students, from the first")  # fmt: skip

@@ -381,7 +381,7 @@ def arguments(given=None):
     encoders.add_arguments(parser, length=32)
     parser.add_argument("--classes", type=int, help="keep only the most common classes")
     parser.add_argument("--limit", type=int, help="use only the first rows of each split")
-    parser.add_argument("--seeds", default=3, type=int)
+    parser.add_argument("--seeds", default=3, type=int, help="how many seeds to run")
     parser.add_argument("--teacher-epochs", default=2, type=int, help="the teacher's epochs")
     parser.add_argument("--versions", default=8, type=int,
                         help="the versions of each text that the teacher answers")  # fmt: skip

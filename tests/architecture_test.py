@@ -225,3 +225,14 @@ def test_the_core_imports_without_tensorflow_on_another_backend():
     )
     assert child.returncode == 0, child.stderr
     assert float(child.stdout.split()[-1]) > 0
+
+
+def test_every_option_of_a_program_has_a_help_text():
+    without = []
+    for folder in ("keras_distill", "examples", "benchmarks", "docs", "tests"):
+        for file in (ROOT.parent / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".add_argument"):
+                    if not any(keyword.arg == "help" for keyword in node.keywords):
+                        without.append(f"{file.name}:{node.lineno}")
+    assert not without

@@ -204,10 +204,11 @@ def differences(whole, found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--kinds", default=",".join(KINDS),
+                        help="the commands to kill, joined by commas")  # fmt: skip
     parser.add_argument("--kills", type=int, default=20, help="of each; those of fit are shared "
                         "by the kinds of data")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the moments")
     given, bad = parser.parse_args(), []
     sys.path[:0] = [str(TESTS.parent), str(TESTS)]
     multiprocessing.set_forkserver_preload(IMPORTED)

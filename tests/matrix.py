@@ -94,9 +94,10 @@ def show(row):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--legs", default=",".join(LEGS))
-    parser.add_argument("--folder", default=str(ROOT / ".matrix"))
-    parser.add_argument("tests", nargs="*", default=TESTS)
+    parser.add_argument("--legs", default=",".join(LEGS), help="the legs to run, joined by commas")
+    parser.add_argument("--folder", default=str(ROOT / ".matrix"),
+                        help="where the environments are made")  # fmt: skip
+    parser.add_argument("tests", nargs="*", default=TESTS, help="the tests to run")
     given = parser.parse_args()
     head = ["leg", "Python", "Keras", "TensorFlow", "keras-hub", "passed", "failed", "skipped",
             "why"]  # fmt: skip
