@@ -1,5 +1,9 @@
-"""What every exported loss and every teacher must do. A new one is tested by being exported."""
+"""What every exported loss and every teacher must do. A new one is tested by being exported.
 
+Without `WHOLE` fillers are tried in one batch, and losses take turns in the two half precisions.
+"""
+
+import copy
 import functools
 import inspect
 import json
@@ -10,10 +14,11 @@ import pytest
 from derivatives import array, of_structure
 from keras import ops
 from loss_families import CLASSES, FAMILIES, each, family, leaves, title
+from whole import WHOLE
 
 from keras_distill import losses, schedules, teachers
 from keras_distill.batch import Batch
-from keras_distill.training.term import Term
+from keras_distill.training.term import Measured, Term
 
 
 def exported(module, base):
@@ -46,20 +51,43 @@ def make(name, **arguments):
     return LOSSES[name](**{**family(LOSSES[name]).arguments, **arguments})
 
 
-def cases(kind=None):
+def cases():
     """Every loss on every shape that it takes."""
     for name, loss in LOSSES.items():
-        usual = family(loss)
-        if kind is not None and usual.kind != kind:
-            continue
-        for shape in usual.shapes:
+        for shape in family(loss).shapes:
             try:
-                Case(make(name), shape).values()
+                usual(name, shape)
             except MISFITS:
                 if name in FAMILIES or len(shape) == 2:
                     raise
                 continue
             yield pytest.param(name, shape, id=f"{name}-{title(shape)}")
+
+
+def once(function):
+    """A function of a loss and a shape, which may be a dict, that is computed once for each."""
+    found = {}
+
+    def get(name, shape):
+        key = name, title(shape)
+        if key not in found:
+            keras.utils.set_random_seed(0)  # for what `build` makes
+            found[key] = function(name, shape)
+        return found[key]
+
+    return get
+
+
+@once
+def _usual(name, shape):
+    case = Case(make(name), shape)
+    case.first = case.gradient()
+    return case
+
+
+def usual(name, shape):
+    """A case of random outputs for a test to change, with its gradient as it is: `first`."""
+    return copy.copy(_usual(name, shape))
 
 
 class Case:
@@ -108,7 +136,9 @@ class Case:
             weight = ops.convert_to_tensor(np.asarray(weight, "float32"))
         batch = Batch(x=None, labels=labels, sample_weight=weight, targets=None)
         term = Term(self.loss, student=self.paths("s", y_pred), teacher=self.paths("t", y_true))
-        return term(self.named("s", y_pred), self.named("t", y_true), batch)
+        values, weights = term(self.named("s", y_pred), self.named("t", y_true), batch)
+        self.shape, self.dtypes = values.shape, (dtype_of(values), dtype_of(weights))
+        return Measured(values, weights)
 
     def paths(self, side, values):
         if isinstance(values, dict):
@@ -194,6 +224,11 @@ def weighted(name, shape):
     return Case(make(name), shape, weight=np.arange(examples(shape)))
 
 
+@once
+def weighted_gradient(name, shape):
+    return weighted(name, shape).gradient()
+
+
 def with_padded_vocabulary(name, shape):
     case = Case(make(name), shape)
     case.change(padded_with(-np.inf, (len(shape) - 1,), 3))
@@ -248,9 +283,30 @@ def padded_with(filler, axes, size=2):
     return pad
 
 
-EVERY, OF_LOGITS = list(cases()), list(cases("logits"))
+def filled_with(fillers):
+    """Makes arrays of whose examples each holds one of the fillers alone."""
+
+    def fill(array):
+        filled = np.empty_like(array)
+        for turn, filler in enumerate(fillers):
+            filled[turn :: len(fillers)] = filler
+        return filled
+
+    return fill
+
+
+EVERY = list(cases())
+OF_LOGITS = [case for case in EVERY if family(LOSSES[case.values[0]]).kind == "logits"]
 every = pytest.mark.parametrize("name, shape", EVERY)
 every_of_logits = pytest.mark.parametrize("name, shape", OF_LOGITS)
+HALVES = [
+    pytest.param(*case.values, dtype, id=f"{case.id}-{dtype}")
+    for number, case in enumerate(EVERY)
+    for turn, dtype in enumerate(["float16", "bfloat16"])
+    if WHOLE or number % 2 == turn
+]
+# What masked examples hold: each alone, or all in one batch.
+FILLERS = [(np.nan,), (np.inf,), (1e30,)] if WHOLE else [(np.nan, np.inf, 1e30)]
 # Run by one process where there are several: what is compiled once serves them all.
 compiles = pytest.mark.xdist_group("compiled losses")
 
@@ -268,7 +324,7 @@ def test_every_family_is_a_loss():
 
 @every
 def test_values_have_the_leading_axes(name, shape):
-    case = Case(make(name), shape)
+    case = usual(name, shape)
     values, weights = case.unreduced()
     assert len(values.shape) >= 1 and values.shape[0] == examples(shape)
     axes = token_axes(shape, case.loss)
@@ -277,7 +333,7 @@ def test_values_have_the_leading_axes(name, shape):
     elif len(values.shape) > 1:
         assert values.shape[1] == leaves(shape)[0][axes[0]]
     assert values.shape == weights.shape
-    assert dtype_of(values) == "float32" and np.isfinite(array(values)).all()
+    assert case.dtypes[0] == "float32" and np.isfinite(array(values)).all()
 
 
 @every
@@ -285,11 +341,12 @@ def test_is_a_keras_loss(name, shape):
     """Called as Keras calls it, it is the mean of its values."""
     if make(name).needs:
         pytest.skip("asks for more than Keras gives")
-    case = Case(make(name), shape)
     if not isinstance(shape, tuple):
         pytest.skip("Keras takes one tensor on each side")
+    case = usual(name, shape)
+    case.rewind()
     loss = case.loss(case.tensors(case.y_true), case.tensors(case.y_pred))
-    close(array(loss), case.values().mean(), tolerance_of(name))
+    close(array(loss), case.first[0], tolerance_of(name))
 
 
 @every
@@ -297,23 +354,22 @@ def test_agreement_is_the_minimum(name, shape):
     minimum = family(LOSSES[name]).minimum
     if minimum is None:
         pytest.skip("has no minimum where both agree")
-    case = Case(make(name), shape)
-    loss = case.gradient()[0]
+    case = usual(name, shape)
     case.y_pred = case.y_true
     agreed, gradient = case.gradient()
     close(agreed, np.float32(minimum), tolerance_of(name))
     close(gradient, each(np.zeros_like, case.y_true), tolerance_of(name))
-    assert agreed < loss
+    assert agreed < case.first[0]
 
 
 @every
 def test_the_gradient_is_the_slope(name, shape):
     if not family(LOSSES[name]).slope:
         pytest.skip("holds a part constant")
-    case = Case(make(name), shape)
+    case = usual(name, shape)
     random = np.random.default_rng(1)
     direction = each(lambda shape: random.normal(size=shape), shape)
-    products = keras.tree.map_structure(lambda g, d: np.sum(g * d), case.gradient()[1], direction)
+    products = keras.tree.map_structure(lambda g, d: np.sum(g * d), case.first[1], direction)
     step, middle = family(LOSSES[name]).step, case.y_pred
     ends = []
     for sign in (1, -1):
@@ -326,62 +382,60 @@ def test_the_gradient_is_the_slope(name, shape):
 
 @every
 def test_a_weight_of_two_is_the_example_twice(name, shape):
-    loss = make(name)
-    if loss.across_batch:
+    if make(name).across_batch:
         pytest.skip("an example twice is another batch")
-    size = examples(shape)
-    once = Case(loss, shape, weight=[2.0] + [1.0] * (size - 1))
-    twice = Case(loss, y_true=once.y_true, y_pred=once.y_pred)
+    size, heavy, twice = examples(shape), usual(name, shape), usual(name, shape)
+    heavy.weight = [2.0] + [1.0] * (size - 1)
     twice.rows = [0, *range(size)]
     twice.change(lambda array: array[twice.rows])
-    (loss_once, gradient_once), (loss_twice, gradient_twice) = once.gradient(), twice.gradient()
+    (loss_once, gradient_once), (loss_twice, gradient_twice) = heavy.gradient(), twice.gradient()
     close(loss_once, loss_twice, tolerance_of(name))
     summed = each(lambda g: np.concatenate([g[:1] + g[1:2], g[2:]]), gradient_twice)
     close(gradient_once, summed, tolerance_of(name))
 
 
 @every
-@pytest.mark.parametrize("filler", [np.nan, np.inf, 1e30])
-def test_masked_examples_may_hold_anything(name, shape, filler):
-    whole, size = Case(make(name), shape), examples(shape)
-    padded = Case(whole.loss, y_true=whole.y_true, y_pred=whole.y_pred)
-    padded.weight = [1.0] * size + [0.0] * 2
-    padded.change(padded_with(filler, (0,)))
-    (loss, gradient), (padded_loss, padded_gradient) = whole.gradient(), padded.gradient()
+@pytest.mark.parametrize("fillers", FILLERS, ids=str)
+def test_masked_examples_may_hold_anything(name, shape, fillers):
+    padded, size = usual(name, shape), examples(shape)
+    (loss, gradient), more = padded.first, len(fillers)
+    padded.weight = [1.0] * size + [0.0] * more
+    for filler in fillers:
+        padded.change(padded_with(filler, (0,), 1))
+    padded_loss, padded_gradient = padded.gradient()
     close(padded_loss, loss, tolerance_of(name))
-    close(padded_gradient, each(padded_with(0.0, (0,)), gradient), tolerance_of(name))
+    close(padded_gradient, each(padded_with(0.0, (0,), more), gradient), tolerance_of(name))
 
 
 @every
 def test_masked_tokens_may_hold_anything(name, shape):
-    whole = Case(make(name), shape)
-    axes = token_axes(shape, whole.loss)
-    if not axes or (whole.values().ndim < 2 and not family(LOSSES[name]).tokens):
+    padded = usual(name, shape)
+    axes = token_axes(shape, padded.loss)
+    if not axes or (len(padded.shape) < 2 and not family(LOSSES[name]).tokens):
         pytest.skip("has one value per example")
     tokens = leaves(shape)[0][axes[0]]
-    padded = Case(whole.loss, y_true=whole.y_true, y_pred=whole.y_pred)
     padded.weight = np.repeat([[1.0] * tokens + [0.0] * 2], examples(shape), axis=0)
     padded.change(padded_with(np.nan, axes))
-    (loss, gradient), (padded_loss, padded_gradient) = whole.gradient(), padded.gradient()
+    (loss, gradient), (padded_loss, padded_gradient) = padded.first, padded.gradient()
     close(padded_loss, loss, tolerance_of(name))
     close(padded_gradient, each(padded_with(0.0, axes), gradient), tolerance_of(name))
 
 
 @every
-@pytest.mark.parametrize("filler", [0.0, np.nan])
-def test_a_batch_of_padding_is_zero(name, shape, filler):
-    case = Case(make(name), shape, weight=[0.0] * examples(shape))
-    case.change(lambda array: np.full_like(array, filler))
+@pytest.mark.parametrize("fillers", [(0.0,), (np.nan,)] if WHOLE else [(0.0, np.nan)], ids=str)
+def test_a_batch_of_padding_is_zero(name, shape, fillers):
+    case = usual(name, shape)
+    case.weight = [0.0] * examples(shape)
+    case.change(filled_with(fillers))
     loss, gradient = case.gradient()
     assert loss == 0 and not any(part.any() for part in keras.tree.flatten(gradient))
 
 
 @every
 def test_the_scale_of_the_weights_does_not_matter(name, shape):
-    loss, weight = make(name), np.arange(1.0, examples(shape) + 1)
-    expected = Case(loss, shape, weight=weight).gradient()
-    scaled = Case(loss, shape, weight=weight / 8).gradient()
-    close(scaled, expected, tolerance_of(name))
+    case = weighted(name, shape)
+    case.weight = case.weight / 8
+    close(case.gradient(), weighted_gradient(name, shape), tolerance_of(name))
 
 
 @compiles
@@ -389,19 +443,17 @@ def test_the_scale_of_the_weights_does_not_matter(name, shape):
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_graphs_compute_what_eager_computes(name, shape, jit_compile):
     graph = compiled_gradient(weighted, name, shape, jit_compile)
-    close(graph, weighted(name, shape).gradient(), tolerance_of(name))
+    close(graph, weighted_gradient(name, shape), tolerance_of(name))
 
 
-@every
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name, shape, dtype", HALVES)
 def test_half_precision_is_computed_in_float32(name, shape, dtype):
-    case = Case(make(name), shape)
+    case = usual(name, shape)
     case.change(lambda array: half(array, dtype))
     loss, gradient = case.gradient()
     case.dtype = dtype
-    values, weights = case.unreduced()
     half_loss, half_gradient = case.gradient()
-    assert dtype_of(values) == dtype_of(weights) == "float32"
+    assert case.dtypes == ("float32", "float32")
     close(half_loss, loss, tolerance_of(name))
     close(each(lambda part: part.astype("float32"), half_gradient), gradient, 1e-2)
 
@@ -410,15 +462,13 @@ def test_half_precision_is_computed_in_float32(name, shape, dtype):
 @every
 def test_float64_is_computed_in_float64(name, shape):
     keras.utils.set_random_seed(0)  # for what `build` makes
-    narrow = Case(make(name), shape, weight=np.arange(examples(shape)))
-    keras.utils.set_random_seed(0)
     wide = Case(make(name, dtype="float64"), shape, weight=np.arange(examples(shape)))
     wide.dtype = "float64"
     loss, gradient = wide.gradient()
-    assert dtype_of(wide.unreduced()[0]) == dtype_of(loss) == "float64"
+    assert wide.dtypes[0] == loss.dtype == "float64"
     assert all(part.dtype == "float64" for part in keras.tree.flatten(gradient))
     if not wide.loss.stateful:  # which draws other numbers
-        close((loss, gradient), narrow.gradient(), 1e-4)
+        close((loss, gradient), weighted_gradient(name, shape), 1e-4)
 
 
 @every
@@ -428,10 +478,9 @@ def test_serialization_keeps_the_loss(name, shape):
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is type(loss) and again.name == loss.name
     assert again.get_config() == loss.get_config()
+    case = usual(name, shape)
     keras.utils.set_random_seed(0)  # for what `build` makes
-    values = Case(loss, shape).values()
-    keras.utils.set_random_seed(0)
-    close(Case(again, shape).values(), values, tolerance_of(name))
+    close(Case(again, shape).values(), case.values(), tolerance_of(name))
 
 
 @pytest.mark.parametrize(
@@ -461,8 +510,8 @@ def test_a_temperature_is_positive(name, temperature):
 
 @every_of_logits
 def test_logits_count_up_to_a_constant(name, shape):
-    case = Case(make(name), shape)
-    loss, gradient = case.gradient()
+    case = usual(name, shape)
+    loss, gradient = case.first
     shift = np.random.default_rng(2).normal(size=(*shape[:-1], 1)) * 3
     case.y_true, case.y_pred = case.y_true + shift, case.y_pred - shift
     shifted_loss, shifted_gradient = case.gradient()
@@ -475,22 +524,21 @@ def test_logits_count_up_to_a_constant(name, shape):
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["eager", "xla"])
 def test_a_padded_vocabulary_may_hold_minus_infinity(name, shape, jit_compile):
     """Entries that neither side can choose change nothing."""
-    case = Case(make(name), shape)
-    loss, gradient = case.gradient()
+    loss, gradient = usual(name, shape).first
     if jit_compile:
         padded = compiled_gradient(with_padded_vocabulary, name, shape, True)
     else:
         padded = with_padded_vocabulary(name, shape).gradient()
     padded_loss, padded_gradient = padded
     assert np.isfinite(padded_loss) and np.isfinite(padded_gradient).all()
-    if case.loss.name == "kl_divergence":  # others may divide by the number of classes
+    if name == "KLDivergence":  # others may divide by the number of classes
         close(padded_loss, loss)
         close(padded_gradient[..., : shape[-1]], gradient)
 
 
 @every_of_logits
 def test_the_teacher_alone_may_rule_a_class_out(name, shape):
-    case = Case(make(name), shape)
+    case = usual(name, shape)
     case.y_true = np.where(np.arange(shape[-1]) == 0, -np.inf, case.y_true)
     loss, gradient = case.gradient()
     assert np.isfinite(loss) and np.isfinite(gradient).all()
@@ -498,7 +546,7 @@ def test_the_teacher_alone_may_rule_a_class_out(name, shape):
 
 @every_of_logits
 def test_huge_logits_are_finite(name, shape):
-    case = Case(make(name), shape)
+    case = usual(name, shape)
     case.y_true, case.y_pred = case.y_true * 1e4, case.y_pred * -1e4
     loss, gradient = case.gradient()
     assert np.isfinite(loss) and np.isfinite(gradient).all()
@@ -507,7 +555,7 @@ def test_huge_logits_are_finite(name, shape):
 @every
 def test_equal_and_empty_features_are_finite(name, shape):
     """Rows of zeros, and rows that are alike, have no direction and no distance."""
-    case = Case(make(name), shape)
+    case = usual(name, shape)
     for filler in (0.0, 1.0):
         case.change(lambda array, filler=filler: np.full_like(array, filler))
         loss, gradient = case.gradient()
