@@ -1,5 +1,7 @@
 """What a distiller refuses, guards and reports."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from keras_distill.callbacks import TeacherAgreement
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 Y = np.arange(32) % 3
 CE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+# For a step or two whose values count: tracing them takes longer than running them.
+untraced = pytest.mark.usefixtures("eagerly")
 
 
 def net(width=4, classes=3, activation=None, name=None):
@@ -39,6 +43,7 @@ def weights(model):
     return [variable.numpy().copy() for variable in model.variables]
 
 
+@untraced
 def test_default_is_hintons_loss():
     student, teacher = net(), net(8)
     logits, soft = student(X).numpy(), teacher(X).numpy() / 2
@@ -99,6 +104,7 @@ def test_what_is_no_student_or_no_term_is_refused():
         Distiller(net(), teacher=net(8), terms=[losses.KLDivergence()])
 
 
+@untraced
 def test_several_teachers_teach_their_shares():
     a, b = net(8), net(8)
     distiller = made(teacher={"a": a, "b": b}, alpha=1.0)
@@ -242,6 +248,7 @@ class PassesOn(keras.Model):
         return self.label(self.hidden(x))
 
 
+@untraced
 def test_a_compile_that_passes_its_arguments_on_gets_them_all():
     distiller = Distiller(PassesOn(), teacher=net(8))
     distiller.compile(keras.optimizers.SGD(0.25), CE, metrics=["accuracy"])
@@ -257,6 +264,7 @@ class NamesItsLosses(PassesOn):
         super().compile(optimizer=optimizer, loss=label_loss, metrics=metrics, **kwargs)
 
 
+@untraced
 def test_a_compile_that_names_its_losses_otherwise_gets_no_other():
     distiller = Distiller(NamesItsLosses(), teacher=net(8), alpha=0.5)
     distiller.compile("sgd")
@@ -266,6 +274,7 @@ def test_a_compile_that_names_its_losses_otherwise_gets_no_other():
     assert logs["loss"][0] == pytest.approx(halves, rel=1e-5)
 
 
+@untraced
 def test_a_students_own_label_loss_keeps_its_name():
     inputs = keras.Input((6,))
     outputs = [layers.Dense(3, name="label")(inputs), layers.Dense(3, name="other")(inputs)]
@@ -283,21 +292,31 @@ def test_an_empty_dataset():
         made().fit(tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(4), verbose=0)
 
 
-@pytest.mark.parametrize("settings", [{}, {"jit_compile": True}, {"steps_per_execution": 4},
-                                      {"run_eagerly": True}])  # fmt: skip
-def test_a_step_that_is_not_finite_keeps_the_last_good_weights(settings):
-    def teacher(x):
-        return tf.where(x[:, :1] > 50, np.nan, x[:, :3])
+def undefined_above_50(x):
+    return tf.where(x[:, :1] > 50, np.nan, x[:, :3])
 
+
+@pytest.fixture(scope="module")
+def one_good_step():
+    """A student, and another that began like it and has made one step."""
     inputs = keras.Input((6,))
     student = keras.Model(inputs, layers.Dense(3)(layers.BatchNormalization()(inputs)))
-    distiller = Distiller(student, teacher=teacher)
-    distiller.compile(keras.optimizers.Adam(), CE, **settings)
-    bad = np.concatenate([X, X + 100, X])
-    good = Distiller(keras.models.clone_model(student), teacher=teacher)
+    good = Distiller(keras.models.clone_model(student), teacher=undefined_above_50)
     good.student.set_weights(student.get_weights())
     good.compile(keras.optimizers.Adam(), CE)
     good.fit(X, Y, batch_size=32, shuffle=False, verbose=0)
+    return student, good
+
+
+@pytest.mark.parametrize("settings", [{}, {"jit_compile": True}, {"steps_per_execution": 4},
+                                      {"run_eagerly": True}])  # fmt: skip
+def test_a_step_that_is_not_finite_keeps_the_last_good_weights(settings, one_good_step):
+    first, good = one_good_step
+    student = keras.models.clone_model(first)
+    student.set_weights(first.get_weights())
+    distiller = Distiller(student, teacher=undefined_above_50)
+    distiller.compile(keras.optimizers.Adam(), CE, **settings)
+    bad = np.concatenate([X, X + 100, X])
     with pytest.raises(ValueError, match="(?s)step 1: the output of `teacher`.*kl_divergence"):
         distiller.fit(bad, np.tile(Y, 3), batch_size=32, shuffle=False, verbose=0)
     for one, other in zip(student.weights, good.student.weights):
@@ -334,14 +353,23 @@ STRAYED = {
 }
 
 
+@functools.cache
+def three_steps_inside(case):
+    """A student, and a distiller whose student began like it and made the steps 0 to 2."""
+    student = net()
+    inside = made(keras.models.clone_model(student), **STRAYED[case][0]())
+    inside.student.set_weights(student.get_weights())
+    inside.fit(X[:24], Y[:24], batch_size=8, shuffle=False, verbose=0)
+    return student, inside
+
+
 @pytest.mark.parametrize("settings", [{}, {"steps_per_execution": 5}, {"jit_compile": True}])
 @pytest.mark.parametrize("case", STRAYED)
 def test_a_schedule_that_leaves_its_range_is_refused_at_its_step(case, settings):
     arguments, message = STRAYED[case]
-    student = net()
-    inside = made(keras.models.clone_model(student), **arguments())
-    inside.student.set_weights(student.get_weights())
-    inside.fit(X[:24], Y[:24], batch_size=8, shuffle=False, verbose=0)  # steps 0 to 2
+    first, inside = three_steps_inside(case)
+    student = keras.models.clone_model(first)
+    student.set_weights(first.get_weights())
     distiller = Distiller(student, teacher=inside.teachers["teacher"], **arguments())
     distiller.compile("sgd", CE, **settings)
     with pytest.raises(ValueError, match=f"{message}.* step 3"):
@@ -363,6 +391,7 @@ def test_a_schedule_may_end_at_its_limit():
     made(alpha=decay).fit(X, Y, batch_size=4, verbose=0)
 
 
+@untraced
 def test_label_free():
     distiller = Distiller(net(), teacher=net(8))
     distiller.compile("adam", metrics=["accuracy"])
@@ -375,6 +404,7 @@ def test_label_free():
         made(loss=None).fit(X, validation_data=(X, Y), verbose=0)
 
 
+@untraced
 def test_softmax_heads_are_used_by_their_logits(capsys):
     student, teacher = net(), net(8)
     soft_student, soft_teacher = net(activation="softmax"), net(8, activation="softmax")
@@ -388,6 +418,7 @@ def test_softmax_heads_are_used_by_their_logits(capsys):
     assert "softmax" in capsys.readouterr().out
 
 
+@untraced
 def test_regression_and_multi_label_heads():
     for head, loss, y in (
         (net(), "mse", X[:, :3]),
@@ -413,6 +444,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+@untraced
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 def test_many_labels_an_example(activation):
     """Each label a question of yes or no, to the labels as to the teacher."""
@@ -433,6 +465,7 @@ def test_many_labels_an_example(activation):
     assert logs["loss"][0] == pytest.approx(0.75 * label_loss + 0.25 * logs["kl"][0], rel=1e-4)
 
 
+@untraced
 def test_class_weights_weigh_terms_as_sample_weights_do():
     by_class, teacher = {0: 3.0, 1: 0.5, 2: 0.0}, net(8)
     distillers = [made(net(), teacher, None) for _ in range(2)]
@@ -444,6 +477,7 @@ def test_class_weights_weigh_terms_as_sample_weights_do():
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@untraced
 def test_outputs_by_key_and_metrics_for_each():
     def two(width):
         inputs = keras.Input((6,))
@@ -457,6 +491,7 @@ def test_outputs_by_key_and_metrics_for_each():
     assert "a_accuracy" in distiller.fit(X, Y, verbose=0).history
 
 
+@untraced
 def test_a_teacher_with_its_own_view_is_left_as_it_was():
     teacher = net(8)
     teacher.trainable = False
@@ -478,6 +513,7 @@ def test_a_second_fit_does_not_retrace():
     assert distiller.train_function is function
 
 
+@untraced
 def test_teacher_agreement_equals_numpy():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
     distiller = made()
@@ -489,6 +525,7 @@ def test_teacher_agreement_equals_numpy():
     assert history["teacher_kl"][-1] == pytest.approx(divergence, rel=1e-4)
 
 
+@untraced
 def test_a_teacher_no_better_than_the_student_is_said():
     same = net()
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
@@ -498,6 +535,7 @@ def test_a_teacher_no_better_than_the_student_is_said():
         distiller.fit(X, Y, verbose=0, callbacks=[TeacherAgreement(data)])
 
 
+@untraced
 def test_teacher_agreement_refuses():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
     with pytest.raises(ValueError, match="There are: self, teacher. Received: source='other'"):
@@ -522,6 +560,7 @@ class Unbuilt(keras.Model):
         return self.head(x)
 
 
+@untraced
 def test_the_summary_of_a_student_that_is_not_built(capsys):
     distiller = made(Unbuilt())
     distiller.summary()
@@ -537,6 +576,7 @@ def two_headed():
     return keras.Model(inputs, {"a": layers.Dense(3)(hidden), "b": layers.Dense(3)(hidden)})
 
 
+@untraced
 def test_one_sample_weight_for_two_outputs_weighs_a_hidden_feature():
     hint = Term("mse", student="hidden", teacher="hidden")
     distiller = Distiller(two_headed(), teacher=net(), terms=[hint])
@@ -577,6 +617,7 @@ def test_a_head_of_one_unit_has_no_distribution_over_classes():
         distiller.fit(X, Y % 2, verbose=0)
 
 
+@untraced
 def test_alpha_is_not_trained():
     alpha = keras.Variable(0.25)
     distiller = made(alpha=alpha, optimizer="adam")
@@ -608,6 +649,7 @@ def test_inputs_of_mixed_precision_are_the_students():
     assert distiller.evaluate(ids, Y, 32, 0) == pytest.approx(float(expected), rel=1e-2)
 
 
+@untraced
 def test_a_student_in_float64_and_losses_of_both_dtypes():
     """They add up in the widest, though a label loss of Keras's is in float32."""
     inputs = keras.Input((6,), dtype="float64")
@@ -663,6 +705,7 @@ def test_a_teacher_that_xla_cannot_compile_is_asked_too():
         assert not distiller.objective.jits() and not distiller.jit_compile
 
 
+@untraced
 def test_teacher_agreement_leaves_out_what_has_no_weight():
     distiller, weight = made(), (np.arange(32) < 20).astype("float32")
     x = np.where(weight[:, None] > 0, X, np.nan)
