@@ -68,7 +68,8 @@ class Step:
             own = (*_state(self.judged), groups[2], self.judged.metrics_variables)
             logs, new = self._own_step(self.judged.train_step, own, groups, state, batch)
             return {**logs, RECORD: new[1][place]}, new
-        trained, others = groups[:2]
+        trained = groups[0]
+        others = groups[1] + groups[3]  # the loss of several outputs tracks the loss of each
         mapping = [pair for group, values in zip(groups, state) for pair in zip(group, values)]
         with keras.StatelessScope(mapping), schedules.at(optimizer.iterations):
             targets = objective.targets(batch)

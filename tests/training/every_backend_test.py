@@ -68,6 +68,24 @@ def test_alpha_zero_is_the_students_fit_bit_for_bit():
     assert all(logs[0][name] == pytest.approx(logs[1][name], rel=1e-5) for name in logs[0])
 
 
+def two_outputs():
+    keras.utils.set_random_seed(1)
+    x = keras.Input((6,))
+    return keras.Model(x, {name: layers.Dense(3, name=name)(x) for name in "ab"})
+
+
+def test_the_loss_of_each_output_is_logged_as_by_the_students_fit():
+    term = Term(losses.KLDivergence(), student="output:a", teacher="output:a")
+    distiller = Distiller(two_outputs(), teacher=two_outputs(), terms=[term], alpha=0)
+    logs = []
+    for model in (two_outputs(), distiller):
+        model.compile("sgd", {"a": CE, "b": CE}, loss_weights={"a": 0.3, "b": 2.0})
+        labels = {"a": Y, "b": Y[::-1].copy()}
+        logs.append(model.fit(X, labels, batch_size=16, shuffle=False, verbose=0).history)
+    for name in ("loss", "a_loss", "b_loss"):
+        np.testing.assert_allclose(logs[1][name], logs[0][name], rtol=1e-5, err_msg=name)
+
+
 def test_weights_masks_and_nan_under_the_mask():
     student, teacher = net(), net(8, 2)
     kept = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
