@@ -36,6 +36,8 @@ def parser():
                         "(default: activation)")  # fmt: skip
     parser.add_argument("--vocabulary", metavar="N|FILE",
                         help="keep the first N tokens, or the token ids in FILE")  # fmt: skip
+    parser.add_argument("--same-ids", action="store_true", help="the student reads the teacher's "
+                        "token ids; tokens outside --vocabulary share one vector")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an existing student")
     program.add_options(parser)
     return parser
@@ -51,6 +53,7 @@ def act(arguments):
         "heads": _size("heads", arguments.heads),
         "feed_forward": _size("feed-forward", arguments.feed_forward),
         "vocabulary": _vocabulary(arguments.vocabulary),
+        "same_ids": arguments.same_ids,
     }
     _check_out(arguments)
     _check_importance(arguments, asked)

@@ -10,7 +10,7 @@ from keras_distill.models.peers.learning_rates import scale_learning_rates
 from keras_distill.models.quantization.aware import quantization_aware
 from keras_distill.models.shrinking.depth import depth_of
 from keras_distill.models.shrinking.shrink import shrink
-from keras_distill.models.shrinking.vocabulary import common_tokens, kept_tokens
+from keras_distill.models.shrinking.vocabulary import common_tokens, kept_tokens, seen_tokens
 
 __all__ = [
     "Cascade",
@@ -30,5 +30,6 @@ __all__ = [
     "plot_exits",
     "quantization_aware",
     "scale_learning_rates",
+    "seen_tokens",
     "shrink",
 ]

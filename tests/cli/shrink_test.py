@@ -125,3 +125,6 @@ def test_cuts_a_task_to_the_words_in_a_file(tmp_path, capsys):
     assert student.backbone.vocabulary_size == 7
     assert student.backbone.intermediate_dim == 3
     assert student.predict(["the dog"], verbose=0).shape == (1, 3)
+    same = [f"--vocabulary={tmp_path / 'ids.txt'}", "--same-ids", "--overwrite"]
+    assert main([*command, *same]) == 0
+    assert keras.saving.load_model(out).layers[-1].backbone.vocabulary_size == 8  # and the others'

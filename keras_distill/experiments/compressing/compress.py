@@ -53,9 +53,9 @@ def compress(
 ) -> dict:
     """Finds a small student of a teacher, distills it, and exports the best one.
 
-    1. It proposes students. It cuts them from the teacher if `models.shrink` can, and otherwise
-       takes the sizes of the experiment's `student(size=...)`. It measures what each costs, and
-       drops those over the budget before any training.
+    1. It proposes students. It cuts them from the teacher in depth, width and vocabulary, as far as
+       `models.shrink` can, and takes the sizes of the experiment's `student(size=...)`. It measures
+       what each costs, and drops those over the budget before any training.
     2. It writes the teacher's targets once. `recipes.default` chooses how to distill.
     3. Without `keep` it stops the worse half of the students, by validation accuracy, or R squared
        of a regression, after 1/4 and 1/2 of the epochs. With `keep` it finds the smallest student

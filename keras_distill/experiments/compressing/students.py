@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 
 from keras_distill import models
+from keras_distill.models.shrinking.vocabulary import size_of
 from keras_distill.report import latency, size_on_disk
 
 DEPTHS = (3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
@@ -35,7 +36,9 @@ def proposals(experiment, teacher, sizes=SIZES):
 
     If `models.shrink` can cut the teacher, it proposes several depths, each at the whole and at
     half the width. For a teacher without blocks it proposes half and a quarter of the width. A cut
-    in width keeps the units that are most important on the training split. If the experiment's
+    in width keeps the units that are most important on the training split. If a teacher reads token
+    ids, and the training split has at most three quarters of them, each whole width is also
+    proposed with only these tokens; the student reads the same ids. If the experiment's
     `student` takes a `size`, it also proposes one student for each of `sizes`. If it takes none, it
     proposes this one student.
 
@@ -61,15 +64,33 @@ def _cut(teacher, experiment):
     count, found = models.depth_of(teacher), []
     depths = sorted({1, *(round(count * share) for share in DEPTHS)} - {0, count}, reverse=True)
     depths, widths = ([count, *depths], [1.0, 0.5]) if count > 1 else ([None], WIDTHS)
+    kept, of_tokens = _fewer_tokens(teacher, experiment.data("train"))
     for depth in depths:
         for width in widths:
             asked = {} if depth in (None, count) else {"depth": depth}
             asked |= {} if width == 1 else {"width": width}
             blocks = "" if depth is None else f"{depth} of {count} blocks"
-            name = ", ".join(filter(None, (blocks, WIDTHS[width])))
-            made = _made(teacher, asked, experiment) if asked else None
-            found += [] if made is None else [Proposal(name, made, cut=True)]
+            cuts = [(asked, (blocks, WIDTHS[width]))]
+            cuts += [({**asked, **kept}, (blocks, of_tokens))] if kept and width == 1 else []
+            for asked, words in cuts:
+                made = _made(teacher, asked, experiment) if asked else None
+                name = ", ".join(filter(None, words))
+                found += [] if made is None else [Proposal(name, made, cut=True)]
     return found
+
+
+def _fewer_tokens(teacher, data):
+    """Returns the arguments of `shrink` that keep the tokens of the data, and what they are called.
+
+    Both are empty for a teacher that reads no token ids, and for data with most of its tokens.
+    """
+    try:
+        size, kept = size_of(teacher), models.seen_tokens(teacher, data)
+    except (NotImplementedError, ValueError):
+        return {}, ""
+    if len(kept) > 3 / 4 * size:
+        return {}, ""
+    return {"vocabulary": kept, "same_ids": True}, f"{len(kept):,} of {size:,} tokens"
 
 
 def _made(teacher, asked, experiment):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_distill._keras.graph import is_graph
 from keras_distill._keras.layers import sublayers
@@ -16,6 +17,7 @@ from keras_distill.models.shrinking import (
     sizes,
     units,
     vocabulary,
+    word_vectors,
 )
 from keras_distill.models.shrinking.choice import Choice
 
@@ -33,6 +35,7 @@ def shrink(
     measure: str = "activation",
     loss: Any = None,
     vocabulary: int | Sequence[int] | None = None,
+    same_ids: bool = False,
     name: str | None = None,
 ) -> keras.Model:
     """Makes a student from a teacher's config, with the teacher's weights copied into it.
@@ -43,7 +46,8 @@ def shrink(
       It keeps the first rows and columns of every weight or, with `importance`, the most important
       ones. This is a start for training, not a working model.
     - A cut of the vocabulary copies the rows of the kept tokens. In a task the tokenizer keeps
-      only these tokens, with new ids in the same order.
+      only these tokens, with new ids in the same order. With `same_ids` the student reads the
+      teacher's ids.
 
     With `importance` each feed-forward layer keeps its own hidden units, and each attention layer
     its own heads. Query heads that share a key stay together. The whole model keeps the same
@@ -77,11 +81,16 @@ def shrink(
             `|weight * gradient|` over the unit's weights. Defaults to `"activation"`.
         loss: for `"taylor"`, the loss on the labels `y`, as `compile` takes it.
         vocabulary: how many of the first tokens to keep, or the ids of the tokens to keep (see
-            `common_tokens`). `kept_tokens` tells which rows the student has.
+            `common_tokens`). `kept_tokens` tells which rows the student has. A graph of Keras's
+            layers needs one `Embedding` that reads its inputs.
+        same_ids: whether the student reads the teacher's token ids, so that it needs no tokenizer
+            of its own. It then translates them first, and all tokens that are not kept share one
+            vector, the mean of theirs. Defaults to `False`.
         name: the student's name. Defaults to the teacher's name with `_student`.
 
     Returns:
-        A model of the teacher's class, a functional or a sequential one.
+        A model of the teacher's class, a functional or a sequential one. With `same_ids`, a
+        functional model that holds it.
 
     Raises:
         ValueError: if the teacher cannot be cut in this way (the error says why), or there are two
@@ -93,7 +102,8 @@ def shrink(
     student = models.shrink(teacher, layers=[0, 3])
     tokens = [teacher.preprocessor(texts)]
     student = models.shrink(teacher, width=0.5, importance=tokens)
-    student = models.shrink(teacher, depth=2, vocabulary=models.common_tokens(teacher, texts, 8))
+    ids = models.common_tokens(teacher, texts, 8)
+    student = models.shrink(teacher, depth=2, vocabulary=ids)
     distiller = Distiller(student, teacher=teacher)
     ```
 
@@ -119,6 +129,15 @@ def shrink(
         )
     name = name or f"{teacher.name}_student"
     measured = _importance(importance, measure, loss, widths)
+    if same_ids:
+        if vocabulary is None:
+            raise ValueError("`same_ids` needs `vocabulary`, the tokens to keep.")
+        if choice.wanted or widths.given:
+            teacher = shrink(
+                teacher, layers=layers, every=every, depth=depth, width=width, heads=heads,
+                feed_forward=feed_forward, importance=importance, measure=measure, loss=loss,
+            )  # fmt: skip
+        return _of_same_ids(teacher, vocabulary, name)
     sized = _is_task(teacher) or sizes.config_of(teacher) is not None
     if sized and measured is not None:
         teacher = _by_importance(teacher, widths, measured, name)
@@ -178,11 +197,11 @@ def _config(model):
     return config
 
 
-def _made(teacher, config, name, ids=None):
-    """Returns a model of other sizes; a task keeps its head, and shares its preprocessor.
+def _made(teacher, config, name, preprocessor=None):
+    """Returns a model of other sizes; a task keeps its head.
 
     Args:
-        ids: the kept tokens, if the vocabulary is cut.
+        preprocessor: the preprocessor of a task. Defaults to the teacher's.
     """
     if not _is_task(teacher):
         return type(teacher).from_config({**config, "name": name})
@@ -190,20 +209,18 @@ def _made(teacher, config, name, ids=None):
     old, new = backbone.get_config().get("hidden_dim"), config.get("hidden_dim")
     if old != new and head.get("hidden_dim") == old:
         head["hidden_dim"] = new
-    head["preprocessor"] = teacher.preprocessor
-    if ids is not None and teacher.preprocessor is not None:
-        head["preprocessor"] = vocabulary.cut_preprocessor(teacher.preprocessor, ids)
+    head["preprocessor"] = preprocessor or teacher.preprocessor
     head |= {"name": name, "backbone": type(backbone).from_config(config)}
     return type(teacher).from_config(head)
 
 
-def _sized(teacher, choice, widths, tokens, name):
+def _sized(teacher, choice, widths, tokens, name, same_ids=False):
     """Returns a model, or a task around one, by its config."""
     config = _config(teacher)
     backbone = teacher.backbone if _is_task(teacher) else teacher
     config, selection = sizes.cut_depth(config, _stacks(backbone), choice, backbone.name)
     config = sizes.cut_widths(config, widths, backbone.name)
-    rows = copied_weights.Rows()
+    rows, preprocessor = copied_weights.Rows(), None
     if tokens is not None:
         if sizes.words_of(config) is None:
             raise ValueError(
@@ -213,34 +230,53 @@ def _sized(teacher, choice, widths, tokens, name):
         size = vocabulary.size_of(teacher)
         rows = copied_weights.Rows(size, vocabulary.kept_tokens(teacher, tokens))
         config = {**config, sizes.words_of(config): len(rows.ids)}
-    student = _made(teacher, config, name, rows.ids)
+        if _is_task(teacher) and not same_ids:
+            preprocessor = vocabulary.cut_preprocessor(teacher.preprocessor, rows.ids)
+    student = _made(teacher, config, name, preprocessor)
     copied_weights.copy(student, teacher, selection, rows)
     return student
 
 
 def _graph(teacher, choice, widths, importance, tokens, name):
     """Returns a functional model of Keras's layers."""
-    given = {**widths._replace(width=None).given, "vocabulary": tokens}
-    for argument, value in given.items():
-        if value is not None:
-            raise ValueError(
-                f"`{teacher.name}` cannot be cut by `{argument}`, because its config has none of "
-                f"{', '.join(sizes.DEPTHS)}. Build the smaller student yourself. Received: "
-                f"{argument}={value}"
-            )
+    for argument, value in widths._replace(width=None).given.items():
+        raise ValueError(
+            f"`{teacher.name}` cannot be cut by `{argument}`, because its config has none of "
+            f"{', '.join(sizes.DEPTHS)}. Build the smaller student yourself. Received: "
+            f"{argument}={value}"
+        )
     if not is_graph(teacher):
         raise ValueError(
             f"`{teacher.name}` (a {type(teacher).__name__}) cannot be cut. It is neither "
             f"functional nor sequential, and its config has none of {', '.join(sizes.DEPTHS)}. "
             "Build the smaller student yourself."
         )
+    if tokens is not None:
+        teacher = word_vectors.cut_rows(teacher, vocabulary.kept_tokens(teacher, tokens), name)
     if widths.width is not None:
         teacher = narrowing.narrowed(teacher, widths.width, importance, name)
-        if not choice.wanted:
-            return teacher
+    if not choice.wanted:
+        return teacher
     student, selection = graph_cut.cut(teacher, choice, name)
     copied_weights.copy(student, teacher, selection, copied_weights.Rows())
     return student
+
+
+def _of_same_ids(teacher, tokens, name):
+    """Returns a student with fewer tokens that reads the teacher's ids."""
+    size, ids = vocabulary.size_of(teacher), vocabulary.kept_tokens(teacher, tokens)
+    rest = sorted({*range(size)} - {*ids})
+    ids = vocabulary.kept_tokens(teacher, [*ids, *rest[:1]])  # the first stands for the others
+    if word_vectors.embedding_of(teacher) is None:
+        student = _sized(teacher, Choice(), sizes.Widths(), ids, f"{name}_kept", same_ids=True)
+    else:
+        student = word_vectors.cut_rows(teacher, ids, f"{name}_kept")
+    table = np.zeros(size, "int32")
+    if rest:
+        table[:] = ids.index(rest[0])
+        word_vectors.share(student, teacher, sorted({*rest} - {*ids} | {rest[0]}), table[0])
+    table[ids] = np.arange(len(ids))
+    return word_vectors.translating(student, table, name)
 
 
 def _stacks(model):

@@ -7,11 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_distill._keras import graph
 from keras_distill.models.shrinking.choice import whole
 from keras_distill.models.shrinking.sizes import WORDS, words_of
+from keras_distill.models.shrinking.word_vectors import config_of, embedding_of, token_inputs
 from keras_distill.text.tokens import LENGTHS
 
 BATCH = 256
+TEXT = ("string", "object")  # types of strings in TensorFlow and NumPy
 
 
 def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]:
@@ -61,6 +64,44 @@ def common_tokens(tokenizer: Any, texts: Iterable[str], count: int) -> list[int]
     return sorted(kept)
 
 
+def seen_tokens(model: keras.Model, data: Iterable) -> list[int]:
+    """Returns the token ids that occur in data, for `shrink(vocabulary=..., same_ids=True)`.
+
+    Args:
+        model: a functional model of token ids. They are the inputs of its one `Embedding` or, in a
+            KerasHub model, those whose names end with `token_ids`.
+        data: batches `x` or `(x, y)` of its inputs, such as a `tf.data.Dataset`.
+
+    Returns:
+        A sorted list of ids.
+
+    Raises:
+        ValueError: if the model reads no token ids.
+
+    Example:
+
+    ```python
+    tokens = [teacher.preprocessor(texts)]
+    student = models.shrink(teacher, vocabulary=models.seen_tokens(teacher, tokens), same_ids=True)
+    ```
+    """
+    size_of(model)
+    symbols, seen = token_inputs(model) if graph.is_graph(model) else (), set()
+    if not symbols:
+        raise ValueError(
+            f"`{model.name}` reads no token ids. Give a functional model with an `Embedding` that "
+            "reads its inputs, or with inputs whose names end with `token_ids`."
+        )
+    for batch in data:
+        x = batch[0] if isinstance(batch, tuple) else batch
+        if any(getattr(each, "dtype", None) in TEXT for each in keras.tree.flatten(x)):
+            raise ValueError("`data` must hold token ids. Received: strings.")
+        given = graph.given(model, x)
+        for symbol in symbols:
+            seen.update(np.unique(keras.ops.convert_to_numpy(given[symbol])).astype(int).tolist())
+    return sorted(seen)
+
+
 def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[int]:
     """Returns the teacher's ids of the tokens that `shrink(teacher, vocabulary=vocabulary)` keeps.
 
@@ -68,7 +109,8 @@ def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[i
     `losses.ClassSubset(teacher_classes=...)` and the labels of a language model need these ids.
 
     Args:
-        teacher: a backbone or task with `vocabulary_size` in its config.
+        teacher: a backbone or task with `vocabulary_size` in its config, or a functional or
+            sequential model with one `Embedding` that reads its inputs.
         vocabulary: a list of ids, or how many of the first tokens to keep.
 
     Returns:
@@ -88,6 +130,8 @@ def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[i
     size = size_of(teacher)
     tokenizer = tokenizer_of(teacher)
     pieces = _Pieces(tokenizer)
+    if getattr(embedding_of(teacher), "mask_zero", False):
+        pieces.always.add(0)
     if np.ndim(vocabulary) == 0:
         count = whole("vocabulary", vocabulary)
         if not len(pieces.always) <= count <= size or not count:
@@ -108,19 +152,19 @@ def kept_tokens(teacher: keras.Model, vocabulary: int | Sequence[int]) -> list[i
 
 
 def size_of(model):
-    """Returns the number of words that a backbone or task knows.
+    """Returns the number of words that a model knows.
 
     Raises:
-        ValueError: if the model's config does not tell.
+        ValueError: if neither the model's config nor its graph tells.
     """
-    backbone = getattr(model, "backbone", model)
-    config = backbone.get_config()
-    if words_of(config) is None:
+    words, embedding = words_of(config_of(model)), embedding_of(model)
+    if words is None and embedding is None:
         raise ValueError(
-            f"`{backbone.name}` has no vocabulary, because its config has none of "
-            f"{', '.join(WORDS)}."
+            f"`{model.name}` has no vocabulary to cut. Its config has none of "
+            f"{', '.join(WORDS)}, and it has no `Embedding` that alone reads its inputs. Leave "
+            "`vocabulary` out."
         )
-    return config[words_of(config)]
+    return embedding.input_dim if words is None else config_of(model)[words]
 
 
 def tokenizer_of(model):
@@ -153,8 +197,8 @@ def cut_preprocessor(preprocessor, ids):
         config["vocabulary"] = tokens
     else:
         raise ValueError(
-            f"A `{type(tokenizer).__name__}` cannot be cut to fewer tokens. Cut only the backbone "
-            "with `shrink(task.backbone, vocabulary=ids)`, and give it token ids."
+            f"A `{type(tokenizer).__name__}` cannot be cut to fewer tokens. Give `same_ids=True`, "
+            "so that the student reads the ids of the teacher's tokenizer."
         )
     cut = type(tokenizer).from_config(config)
     made = type(preprocessor).from_config({**preprocessor.get_config(), "tokenizer": cut})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_distill import Experiment
 from keras_distill.cli.main import main
 from keras_distill.experiments.compressing import answer, compress
 from keras_distill.experiments.compressing.compress import around
@@ -194,6 +195,30 @@ def test_a_student_that_is_cut_is_the_same_each_time_and_keeps_what_matters(file
     for ours, theirs in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(one.get_weights()[0], kernel[:, [1, 4, 6, 7]])
+
+
+def test_a_teacher_of_token_ids_is_also_cut_to_those_of_the_data():
+    def network(width=8):
+        inputs = keras.Input((5,), dtype="int32")
+        vectors = keras.layers.Embedding(1000, width)(inputs)
+        mean = keras.layers.GlobalAveragePooling1D()(vectors)
+        return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dense(6, "relu")(mean)))
+
+    words = np.random.default_rng(0).choice(1000, 30, replace=False)
+    x = np.random.default_rng(1).choice(words, (16, 5))
+    data = tf.data.Dataset.from_tensor_slices((x, x[:, 0] % 2)).batch(8)
+    teacher = network()
+    given = {"student": lambda: network(2), "teacher": network, "optimizer": keras.optimizers.Adam,
+             "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "epochs": 1}
+    found = proposals(Experiment("ids", data=lambda split: data, **given), teacher)
+    made = {each.name: each for each in found}
+    seen = len(np.unique(x))
+    small = made[f"{seen} of 1,000 tokens"].make()
+    assert small.count_params() == teacher.count_params() - 8 * (1000 - seen - 1)
+    np.testing.assert_allclose(small(x), teacher(x), atol=1e-6)
+    words = np.arange(1000).reshape(-1, 5)
+    every = Experiment("ids", data=lambda split: [(words, np.zeros(200))], **given)
+    assert not any("tokens" in each.name for each in proposals(every, teacher))
 
 
 def test_mistakes_are_one_line(file, tmp_path, capsys):

@@ -342,7 +342,7 @@ def test_what_cannot_be_cut():
         (teacher, {"layers": [0, 4]}, r"ascending positions in \[0, 4\)"),
         (teacher, {"layers": [0.5]}, "must be whole numbers"),
         (teacher, {"feed_forward": 0.5}, "`net` cannot be cut by `feed_forward`"),
-        (teacher, {"vocabulary": 5}, "`net` cannot be cut by `vocabulary`"),
+        (teacher, {"vocabulary": 5}, "`net` has no vocabulary to cut"),
         (plain, {"every": 2}, "`plain` must have blocks with numbered names"),
         (narrowing, {"layers": [0, 2]}, "`block_1` cannot be dropped, because it changes"),
         (BACKBONES["vit"](), {"vocabulary": 5}, "has no vocabulary"),
