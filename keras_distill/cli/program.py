@@ -38,15 +38,16 @@ class Parser(argparse_flags.ArgumentParser):
             if given == "" or (isinstance(given, list) and "" in given):
                 name = action.option_strings[-1] if action.option_strings else action.metavar
                 self.error(f"{name} is empty. Give a value, or leave it out.")
-        self._check_locale([os.getcwd(), *map(str, vars(arguments).values())])
+        given = [each if isinstance(each, list) else [each] for each in vars(arguments).values()]
+        self._check_locale([os.getcwd(), *map(str, sum(given, []))])
         return arguments
 
     def _check_locale(self, texts):
-        """Refuses paths that are no UTF-8: TensorFlow would write to another path."""
+        """Refuses text that is no UTF-8: TensorFlow would write to another path."""
         encoding = sys.getfilesystemencoding()
         if encoding.lower() != "utf-8" and not all(text.isascii() for text in texts):
             self.error(
-                f"the locale reads file names as {encoding}, and a name here has other letters "
+                f"the locale reads file names as {encoding}, and a word here has other letters "
                 "than ASCII. Set the environment variable PYTHONUTF8=1."
             )
 

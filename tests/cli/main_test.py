@@ -131,6 +131,8 @@ def test_paths_of_another_locale_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
     said = fails(capsys, "train", out, "--experiment=\udcc3.py")
     assert "reads file names as ascii" in said and "PYTHONUTF8=1" in said
+    said = fails(capsys, "train", out, "--experiment=nowhere.py", "--set=name=\udcc3")
+    assert "PYTHONUTF8=1" in said
     assert "No such experiment file" in fails(capsys, "train", out, "--experiment=nowhere.py")
 
 
