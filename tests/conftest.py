@@ -41,13 +41,16 @@ def _tune_nothing():
     tf.data.Dataset.__iter__ = lambda self: begin(without_autotune(self).with_options(options))
 
 
-@pytest.fixture
-def eagerly():
+def _eagerly():
     """Keras runs what it would trace: that is quicker where a test trains for a few steps."""
     tf = pytest.importorskip("tensorflow")
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+eagerly = pytest.fixture(_eagerly)
+all_eagerly = pytest.fixture(scope="module")(_eagerly)  # what the fixtures of a module do as well
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from keras_distill import Experiment, Term, _files
 from keras_distill.experiments import experiment
 from keras_distill.experiments.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("all_eagerly")  # the command line's tests trace such runs
+
 
 def model(width):
     return keras.Sequential(
@@ -395,7 +397,9 @@ def test_the_loss_or_the_task_says_what_is_judged():
     assert tiny(loss=lambda y, f: abs(y - f), task="numbers").task.metric == "r2"
 
 
-def test_a_strategy_trains_the_same(tmp_path, quick):
+def test_a_strategy_trains_the_same(tmp_path, quick, request):
+    tf.config.run_functions_eagerly(False)
+    request.addfinalizer(lambda: tf.config.run_functions_eagerly(True))
     strategies = {"one": None, "mirrored": tf.distribute.MirroredStrategy(["CPU:0"])}
     for name, strategy in strategies.items():  # under a strategy Keras reads a batch first
         tiny(data=lambda split: data("test")).run(tmp_path / name, strategy=strategy)
