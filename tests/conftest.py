@@ -1,6 +1,5 @@
 """Quiet TensorFlow, the same random numbers in every run, and how processes share the tests."""
 
-import functools
 import gc
 import os
 import sys
@@ -12,7 +11,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes share the cores: a thread e
     gc.set_threshold(50_000, 20, 20)  # what tracing makes mostly stays: a tenth went into looking
 
 import pytest  # noqa: E402
-from whole import WHOLE  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -21,24 +19,9 @@ def _seeded():
     if keras := sys.modules.get("keras"):
         keras.utils.set_random_seed(0)
         if keras.backend.backend() == "tensorflow":
-            _tune_nothing()
+            from untuned import tune_nothing
 
-
-@functools.cache
-def _tune_nothing():
-    """Saves the suite what TensorFlow does for long runs: each graph here runs a few times.
-
-    What graphs and datasets compute stays the same. With `WHOLE` graphs are optimized as usual.
-    """
-    from keras_distill.data import without_autotune
-
-    tf = sys.modules["tensorflow"]
-    if not WHOLE:
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    options = tf.data.Options()
-    options.experimental_optimization.apply_default_optimizations = False
-    begin = tf.data.Dataset.__iter__
-    tf.data.Dataset.__iter__ = lambda self: begin(without_autotune(self).with_options(options))
+            tune_nothing()
 
 
 def _eagerly():

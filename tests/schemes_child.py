@@ -18,6 +18,7 @@ tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfigur
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 from schemes import CASES, dataset_of  # noqa: E402
+from whole import WHOLE  # noqa: E402
 
 STRATEGY = tf.distribute.MirroredStrategy(
     [f"CPU:{number}" for number in range(REPLICAS)],
@@ -26,11 +27,11 @@ STRATEGY = tf.distribute.MirroredStrategy(
 
 
 def trained(strategy, make):
-    """`(weights, logs)` after 20 steps, what `evaluate` measures among the logs."""
+    """`(weights, logs)` after 20 steps, or 10; what `evaluate` measures among the logs."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         distiller, data, *callbacks = make()
     dataset = dataset_of(data)
-    logs = distiller.fit(dataset, epochs=4, verbose=0, validation_data=dataset,
+    logs = distiller.fit(dataset, epochs=4 if WHOLE else 2, verbose=0, validation_data=dataset,
                          callbacks=sum(callbacks, [])).history  # fmt: skip
     measured = distiller.evaluate(dataset, verbose=0, return_dict=True)
     logs |= {f"evaluated {name}": value for name, value in measured.items()}

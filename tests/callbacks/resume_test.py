@@ -5,9 +5,8 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 
+import children
 import keras
 import numpy as np
 import pytest
@@ -20,8 +19,6 @@ from keras_distill import Distiller, _files
 from keras_distill.callbacks import Resume
 from keras_distill.training import checkpoints
 from keras_distill.training.resuming import Place
-
-TESTS = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +102,11 @@ def test_data_in_another_order_are_refused(tmp_path):
         train("arrays", tmp_path, seed=1)
 
 
-def run(folder, **environment):
-    """The script as a process of its own."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    environment = {**os.environ, "PYTHONPATH": path, **environment}
-    return subprocess.run([sys.executable, str(TESTS / "resumed.py"), str(folder), "arrays"],
-                          env=environment, capture_output=True, text=True, timeout=600)  # fmt: skip
-
-
 def test_a_process_that_is_killed_or_told_to_end_goes_on(tmp_path, uninterrupted):
     """The one is another process, which draws the same numbers; the other ends at step 6."""
-    assert run(tmp_path, KILL="5").returncode == -signal.SIGKILL
+    child = children.start("resumed.py", tmp_path, "arrays", KILL="5")
+    child.communicate(timeout=600)
+    assert child.returncode == -signal.SIGKILL
     with pytest.raises(SystemExit) as end:
         train("arrays", tmp_path, [At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))])
     assert end.value.code == 143

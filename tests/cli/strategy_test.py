@@ -1,16 +1,12 @@
 """`train` on two workers: one experiment's file, one folder, one writer."""
 
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 
+import children
 import keras
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parents[2]
 FILE = """
 import keras, numpy as np, tensorflow as tf
 from keras_distill import Experiment
@@ -33,12 +29,8 @@ def experiment(seeds=1):
 def worker(index, ports, arguments):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
     config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-    return subprocess.Popen(
-        [sys.executable, "-m", "keras_distill", "train", "--strategy=multi_worker", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1",
-             "TF_CONFIG": json.dumps(config)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    return children.start("-m", "keras_distill", "train", "--strategy=multi_worker", *arguments,
+                          TF_CONFIG=json.dumps(config))  # fmt: skip
 
 
 def test_two_workers_make_one_run(tmp_path):
@@ -52,7 +44,7 @@ def test_two_workers_make_one_run(tmp_path):
         each.close()
     arguments = [f"--experiment={file}", f"--out={tmp_path / 'run'}"]
     workers = [worker(index, ports, arguments) for index in range(2)]
-    said = [each.communicate(timeout=600)[0] for each in workers]
+    said = ["".join(each.communicate(timeout=600)) for each in workers]
     assert [each.returncode for each in workers] == [0, 0], said[0][-3000:] + said[1][-3000:]
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert {*report["arms"]} == {"teacher", "alone", "distilled"}

@@ -1,11 +1,11 @@
 """A cache whose writing is killed goes on, with nothing lost or doubled."""
 
+import itertools
 import os
-import pathlib
 import signal
-import subprocess
 import sys
 
+import children
 import keras
 import numpy as np
 import pytest
@@ -27,26 +27,21 @@ def teacher():
     return keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
 
 
-KILLED = """
-import os, signal, sys
-import interrupted_writing_test as test
-from keras_distill import _files
-from keras_distill.data import shards
+def kill_at(moment, path):
+    """Writes, and kills its process before the step of this number."""
+    steps = itertools.count(1)
 
-path, at, step = sys.argv[1], int(sys.argv[2]), {"steps": 0}
+    def killing(function):
+        def maybe(*args, **kwargs):
+            if next(steps) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
 
-def killing(function):
-    def maybe(*args, **kwargs):
-        step["steps"] += 1
-        if step["steps"] == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return maybe
+        return maybe
 
-_files.rename = killing(_files.rename)
-shards.Writer.add = killing(shards.Writer.add)
-test.written(path)
-"""
+    _files.rename = killing(_files.rename)
+    shards.Writer.add = killing(shards.Writer.add)
+    written(path)
 
 
 def written(path):
@@ -62,10 +57,8 @@ def test_the_second_writer_of_a_part_is_refused(tmp_path):
 
 @pytest.mark.parametrize("at", [1, 19, 40])
 def test_killed_at_any_moment_it_goes_on(tmp_path, at):
-    here = pathlib.Path(__file__)
-    paths = os.pathsep.join([str(here.parent), str(here.parents[2])])
-    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "cache"), str(at)]
-    child = subprocess.run(arguments, env={**os.environ, "PYTHONPATH": paths}, timeout=120)
+    child = children.start(__file__, at, tmp_path / "cache")
+    child.communicate(timeout=120)
     assert child.returncode == -signal.SIGKILL
     resumed = written(tmp_path / "cache")
     assert resumed.rows == N
@@ -75,3 +68,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, at):
     read = [np.concatenate([y.targets["output"] for _, y in read_targets(dataset(), cache)])
             for cache in (resumed, whole)]  # fmt: skip
     np.testing.assert_array_equal(*read)
+
+
+if __name__ == "__main__":
+    kill_at(int(sys.argv[1]), sys.argv[2])

@@ -4,6 +4,7 @@ import children
 import pytest
 
 pytestmark = pytest.mark.xdist_group("replicas")  # one child, not one for each process
+several = pytest.mark.parametrize("which", ["all", "traced"])
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +20,21 @@ def test_every_loss_takes_part(report):
     assert {"KLDivergence_0", "KLDivergence_1"} <= {*report["heads"]}
 
 
-def test_two_replicas_train_as_one(report):
-    assert report["finite"]
-    assert not apart(report["variables"], 1e-6)
+@several
+def test_two_replicas_train_as_one(report, which):
+    assert report[which]["finite"]
+    assert not apart(report[which]["variables"], 1e-6)
 
 
-def test_every_head_and_the_projector_are_trained(report):
-    assert report["untrained"] <= 1  # the kernel of the head for labels
+@several
+def test_every_head_and_the_projector_are_trained(report, which):
+    assert report[which]["untrained"] <= 1  # the kernel of the head for labels
 
 
-def test_two_replicas_log_what_one_logs(report):
-    assert report["same_logs"]
-    assert not apart(report["logs"], 1e-5)
+@several
+def test_two_replicas_log_what_one_logs(report, which):
+    assert report[which]["same_logs"]
+    assert not apart(report[which]["logs"], 1e-5)
 
 
 def test_a_fault_on_one_replica_stops_both_with_the_last_good_weights(report):
