@@ -19,7 +19,8 @@ from keras_distill.training.outputs import by_output
 from keras_distill.training.term import Term
 
 TOLERANCE = 1e-3  # for an activation that is recognized by its values
-ENOUGH = 32  # how many values it takes: few small logits may lie between 0 and 1 by chance
+# Small logits may lie between 0 and 1 by chance: how many values it takes, and how large a one.
+ENOUGH, LARGE = 32, 0.25
 BINARY = ("BinaryCrossentropy", "BinaryFocalCrossentropy")
 REGRESSION = (
     "Huber", "LogCosh", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredError",
@@ -108,6 +109,10 @@ def _check_logits(term, loss, features, targets):
                 continue
             activation = activation_of(value)
             _check_one(term, side, path, value, activation, compiled)
+            if logits_of(value) is None:
+                sigmoid = isinstance(term.loss, BinaryKLDivergence)
+                told = side == "student" and _says_logits(loss, path)
+                _check_probabilities(term, side, path, value, sigmoid and not told)
             if logits_of(value) is not None:
                 say(
                     f"`{term.name}`: the {side}'s `{path}` ends in {activation}. The loss uses its "
@@ -144,19 +149,33 @@ def _check_one(term, side, path, value, activation, compiled):
             f"{where} ends in a softmax over classes, but `BinaryKLDivergence` compares each class "
             "alone. Give `KLDivergence`."
         )
-    if logits_of(value) is None:
-        _check_probabilities(term, where, value, sigmoid)
 
 
-def _check_probabilities(term, where, value, sigmoid):
-    """Raises an error for probabilities where a loss would apply softmax or sigmoid again."""
+def _says_logits(loss, path):
+    """Returns whether the compiled loss of an output says that this gives logits."""
+    loss = loss_of(loss, path)
+    of_output = isinstance(path, str) and path.partition(":")[0] == "output"
+    return of_output and not tree.is_nested(loss) and argument_of(loss, "from_logits", False)
+
+
+def _check_probabilities(term, side, path, value, sigmoid):
+    """Raises an error for probabilities where a loss would apply softmax or sigmoid again.
+
+    Args:
+        term: the term.
+        side: `"student"` or `"teacher"`.
+        path: the path of the value.
+        value: what the term compares, of one batch.
+        sigmoid: whether the loss would apply a sigmoid, and nobody says that these are logits.
+    """
+    where = f"`{term.name}`: the {side}'s `{path}`"
     if are_probabilities(value):
         raise ValueError(
             f"{where} gives probabilities, but the loss takes logits. On the first batch the "
             "values are non-negative and sum to one. Remove the softmax from the model, or take "
             "the logarithm of its output."
         )
-    if sigmoid and _between_0_and_1(value):
+    if sigmoid and _between_0_and_1(value) and _numbers(value).max() >= LARGE:
         raise ValueError(
             f"{where} gives probabilities, but the loss takes logits. On the first batch all "
             "values lie in [0, 1]. Remove the sigmoid from the model, or take `log(p / (1 - p))` "

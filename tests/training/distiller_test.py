@@ -435,9 +435,20 @@ def test_a_few_numbers_between_0_and_1_may_be_logits():
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     distiller = made(net(), lambda x: 0.3 + 0 * x[:, :3], loss, terms=[term])
     distiller.fit(X[:4], y[:4], batch_size=4, verbose=0)
+    distiller = made(net(), lambda x: 0.2 + 0 * x[:, :3], loss, terms=[term])
+    distiller.fit(X[:32], y, batch_size=32, verbose=0)
     distiller = made(net(), lambda x: 0.3 + 0 * x[:, :3], loss, terms=[term])
     with pytest.raises(ValueError, match="Remove the sigmoid"):
         distiller.fit(X[:32], y, batch_size=32, verbose=0)
+
+
+def test_a_loss_that_takes_logits_is_believed():
+    student = keras.Sequential([keras.Input((6,)), layers.Dense(3, bias_initializer="ones")])
+    student.layers[0].kernel.assign(0 * student.layers[0].kernel)  # all outputs are 1
+    term = Term(losses.BinaryKLDivergence(2.0))
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    distiller = made(student, net(8), loss, terms=[term])
+    distiller.fit(X[:32], np.zeros((32, 3)), batch_size=32, verbose=0)
 
 
 def sigmoid(x):
