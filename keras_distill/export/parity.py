@@ -15,8 +15,9 @@ class Parity(typing.NamedTuple):
 
     Args:
         difference: The largest absolute difference over all outputs. NaN if one of them has NaN.
-        agreement: The share of examples or tokens, from 0 to 1, for which both models have the
-            same most probable class. `None` if no output has classes.
+        agreement: The share of answers, from 0 to 1, in which both models agree: the most probable
+            class of an example or token or, if the targets are zeros and ones for each unit, yes or
+            no. `None` if no output has such answers.
         metric: The metric on the targets, `"accuracy"` (a share) or `"mean_absolute_error"`.
             `None` without targets.
         student: The student's value of the metric, or `None`.
@@ -53,7 +54,8 @@ def compared(outputs, expected, targets=None):
     Args:
         outputs: A dict of arrays by output name.
         expected: The student's outputs, from `reload.answers`.
-        targets: The true answers for the only output, or `None`: class ids, or numbers.
+        targets: The true answers for the only output, or `None`: class ids, one-hot classes, zeros
+            and ones for each unit, or numbers.
     """
     expected = by_name(expected)
     difference = reload.largest_difference(outputs, expected)
@@ -61,13 +63,20 @@ def compared(outputs, expected, targets=None):
         (outputs[name], expected[name] if isinstance(expected, dict) else expected)
         for name in outputs
     ]
-    with_classes = [pair for pair in pairs if _has_classes(pair[1])]
-    same = [found.argmax(-1) == right.argmax(-1) for found, right in with_classes]
-    agreement = float(np.mean(np.concatenate([each.ravel() for each in same]))) if same else None
-    if targets is None or len(pairs) != 1:
+    targets = None if targets is None or len(pairs) != 1 else np.asarray(targets)
+    same = []
+    for found, right in pairs:
+        answers, true = _answers(right, targets)
+        if answers is not None:
+            same.append((answers(found) == answers(right)).ravel())
+    agreement = float(np.mean(np.concatenate(same))) if same else None
+    if targets is None:
         return Parity(difference, agreement)
-    measured = [_metric(output, np.asarray(targets)) for output in reversed(pairs[0])]
-    return Parity(difference, agreement, *measured[0], measured[1][1])
+    if true is not None:
+        shares = [float(np.mean(answers(each) == true)) for each in (right, found)]
+        return Parity(difference, agreement, "accuracy", *shares)
+    errors = [float(np.mean(np.abs(each - targets.reshape(each.shape)))) for each in (right, found)]
+    return Parity(difference, agreement, "mean_absolute_error", *errors)
 
 
 def judged(parity, exact, allowed, agreement):
@@ -98,7 +107,22 @@ def _has_classes(array):
     return array.ndim > 1 and array.shape[-1] > 1 and array.dtype.kind == "f"
 
 
-def _metric(output, targets):
-    if _has_classes(output) and targets.dtype.kind in "iu" and targets.shape == output.shape[:-1]:
-        return "accuracy", float(np.mean(output.argmax(-1) == targets))
-    return "mean_absolute_error", float(np.mean(np.abs(output - targets.reshape(output.shape))))
+def _answers(outputs, targets):
+    """Returns a function from outputs to answers, and the true answers, each or `None`."""
+    units = targets is not None and targets.size == outputs.size and outputs.dtype.kind == "f"
+    if units and np.isin(targets, (0, 1)).all():
+        targets = targets.reshape(outputs.shape)
+        if not _has_classes(outputs) or (targets.sum(-1) != 1).any():
+            half = 0.5 if ((outputs >= 0) & (outputs <= 1)).all() else 0.0  # of logits
+            return lambda outputs: outputs >= half, targets == 1
+        targets = targets.argmax(-1)
+    if not _has_classes(outputs):
+        return None, None
+    ids = targets is not None and targets.size == outputs[..., 0].size
+    if ids and (targets == np.round(targets)).all():
+        return _best, targets.reshape(outputs.shape[:-1])
+    return _best, None
+
+
+def _best(outputs):
+    return outputs.argmax(-1)
