@@ -76,10 +76,11 @@ def split_layers(mesh):
 
 def meshes():
     devices = keras.distribution.list_devices()
-    for count in (1, 4, 8):
+    every = len(devices)
+    for count in sorted({1, 4, every}):
         yield f"data {count}", keras.distribution.DataParallel(devices=devices[:count])
-    mesh = keras.distribution.DeviceMesh((4, 2), ("batch", "model"), devices[:8])
-    yield "model 4x2", keras.distribution.ModelParallel(
+    mesh = keras.distribution.DeviceMesh((every // 2, 2), ("batch", "model"), devices)
+    yield f"model {every // 2}x2", keras.distribution.ModelParallel(
         layout_map=split_layers(mesh), batch_dim_name="batch"
     )
 
