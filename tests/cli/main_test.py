@@ -152,7 +152,7 @@ def test_a_locale_without_some_signs_is_no_end(tmp_path, monkeypatch):
     assert rb"mod\xe8le.keras" in screen.buffer.getvalue()
 
 
-def test_a_run_is_kept_unless_overwritten(run, file, tmp_path, capsys):
+def test_a_run_is_kept_unless_overwritten(run, file, eagerly, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "copy")
     train = ["train", f"--experiment={file}", f"--out={tmp_path / 'copy'}"]
     assert "Give --resume to continue it, or --overwrite" in fails(capsys, *train)
