@@ -68,3 +68,9 @@ def pytest_collection_modifyitems(items):
 def _turn(item):
     alone = item.get_closest_marker("xdist_group") is None
     return item.path.name not in FIRST, alone, item.path.name != SPREAD
+
+
+def pytest_collection_finish():
+    """Full collections need not look at TensorFlow's and the tests' modules, which stay."""
+    gc.collect()
+    gc.freeze()
