@@ -31,6 +31,29 @@ WEIGHTS = np.linspace(0.5, 2, 8).astype("float32")
 CE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+@pytest.fixture(autouse=True)
+def _eagerly(request):
+    """Of few steps. Where a graph is made, its test asks for another fixture."""
+    if not {"in_graphs", "eager_steps"} & {*request.fixturenames}:
+        request.getfixturevalue("eagerly")
+
+
+@pytest.fixture
+def in_graphs():
+    """Steps are traced, as users have them."""
+
+
+@pytest.fixture
+def eager_steps(monkeypatch):
+    """Steps are not traced, but the tokenizer of GPT-2 is, which needs AutoGraph."""
+    compiled = Distiller.compile
+    monkeypatch.setattr(
+        Distiller,
+        "compile",
+        lambda self, *args, **others: compiled(self, *args, **{**others, "run_eagerly": True}),
+    )
+
+
 def classifier(words=WORDS, length=8, depth=1, kind="Bert"):
     models = vars(hub.models)
     tokens = [*SPECIAL, *words]
@@ -72,7 +95,7 @@ def same_weights(one, two):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_strings_train_as_what_the_preprocessor_makes_of_them():
+def test_strings_train_as_what_the_preprocessor_makes_of_them(in_graphs):
     teacher = classifier(depth=2)
     data = tf.data.Dataset.from_tensor_slices((TEXTS, LABELS, WEIGHTS)).batch(4)
     raw, mapped, arrays = (classifier() for _ in range(3))
@@ -170,7 +193,7 @@ def test_tokens_of_another_tokenizer_are_not_taken_for_ones_own():
     distilled(student, given).fit(mapped, LABELS, verbose=0)
 
 
-def test_a_language_model_learns_from_strings_and_generates_after_it():
+def test_a_language_model_learns_from_strings_and_generates_after_it(in_graphs):
     student, teacher = language_model(1, 0), language_model(2, 1)
     for weight in teacher.weights:
         weight.assign(np.random.default_rng(0).normal(size=weight.shape))
@@ -231,7 +254,7 @@ def test_a_dataset_brings_its_labels():
         distiller.fit(data, validation_split=0.5, verbose=0)
 
 
-def test_a_language_model_learns_from_one_with_another_tokenizer():
+def test_a_language_model_learns_from_one_with_another_tokenizer(eager_steps):
     """The pipeline's spans are those of the text, and the terms see both sides' tokens."""
     student, teacher = language_model(1, 0), language_model(2, 1, alphabet="edcba")
     teacher.preprocessor.tokenizer.set_vocabulary_and_merges(
@@ -256,7 +279,7 @@ def test_a_language_model_learns_from_one_with_another_tokenizer():
         Term(losses.AlignedSpans(shared), teacher=losses.AlignedSpans.PATHS, name="shared"),
     ]
     distiller = Distiller(student, teacher=aligned, terms=terms, alpha=0.5)
-    distiller.compile(keras.optimizers.SGD(0.1), CE, run_eagerly=True)
+    distiller.compile(keras.optimizers.SGD(0.1), CE)
     logs = distiller.fit(["abcd ab"], batch_size=1, verbose=0, shuffle=False).history
     assert all(np.isfinite(logs[term.name]).all() and logs[term.name][0] > 0 for term in terms)
     # what each predicts: "ab c d ␣ab end" and "a b cd ␣ a b end"; the student knows "Ġa", not "Ġab"
@@ -278,11 +301,7 @@ def run_page(name, **models):
     return names
 
 
-def test_the_page_on_text(monkeypatch):
-    compiled = Distiller.compile
-    monkeypatch.setattr(
-        Distiller, "compile", lambda self, *args: compiled(self, *args, run_eagerly=True)
-    )
+def test_the_page_on_text(eager_steps):
     student = language_model(1, 0)
     student.run_eagerly = True
     names = run_page(
