@@ -82,9 +82,12 @@ def modes_agree(case, parts, steps):
     if BACKEND == "torch" or case.dtype == "mixed_bfloat16":
         return  # one way alone; XLA rounds in other places
     expected = trained(parts.distiller(mode="eager"), parts)[-1]
-    for mode in ("graph", "xla") if BACKEND == "tensorflow" else ("xla",):
-        if mode == "graph" or case.build != "recurrent":  # a minute of XLA
-            close(trained(parts.distiller(mode=mode), parts)[-1], expected, case.dtype)
+    modes = ["graph", "xla"] if BACKEND == "tensorflow" else ["xla"]
+    draws = BACKEND == "tensorflow" and "dropout" in case.parts  # XLA draws other numbers there
+    if draws or case.build == "recurrent":  # which takes XLA a minute
+        modes.remove("xla")
+    for mode in modes:
+        close(trained(parts.distiller(mode=mode), parts)[-1], expected, case.dtype)
 
 
 def gradients_are_slopes(case, parts, steps):
