@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill.experiments import Arm, Runner
+from keras_distill.experiments import Arm, Runner, run_folder
 
 ARMS = {
     "self_distillation": ["each depth alone", "exits, labels only", "exits, self-distilled"],
@@ -39,10 +39,24 @@ ARMS = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def read_once(monkeypatch):
+    """A file is read once while it stays as it is: a run reads its few models many times."""
+    read, loaded = {}, run_folder.loaded
+
+    def once(path):
+        key = path, path.stat().st_mtime_ns
+        if key not in read:
+            read[key] = loaded(path)
+        return read[key]
+
+    monkeypatch.setattr(run_folder, "loaded", once)
+
+
 @pytest.mark.filterwarnings("ignore:Even though")
 @pytest.mark.parametrize("name", ARMS)
 def test_a_tiny_run_that_is_not_trained_twice(
-    name, example, eagerly, tmp_path, capsys, monkeypatch
+    name, example, eagerly, read_once, tmp_path, capsys, monkeypatch
 ):
     module = example(name)
     module.main(["--tiny", f"--out={tmp_path}"])

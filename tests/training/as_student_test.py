@@ -471,6 +471,10 @@ WHATEVER_OUTPUTS = {
 }  # fmt: skip
 
 
+if keras.backend.backend() == "jax":  # there Keras differentiates scalars alone, so it fails
+    del OF_ONE["loss without a reduction"]
+
+
 def takes_turn(name, turn, number, several):
     """Whether the kind of this number, of one output or of several, is to run the row."""
     if name not in WHATEVER_OUTPUTS:
