@@ -109,19 +109,19 @@ def _has_classes(array):
 
 def _answers(outputs, targets):
     """Returns a function from outputs to answers, and the true answers, each or `None`."""
-    units = targets is not None and targets.size == outputs.size and outputs.dtype.kind == "f"
-    if units and np.isin(targets, (0, 1)).all():
-        targets = targets.reshape(outputs.shape)
-        if not _has_classes(outputs) or (targets.sum(-1) != 1).any():
-            half = 0.5 if ((outputs >= 0) & (outputs <= 1)).all() else 0.0  # of logits
-            return lambda outputs: outputs >= half, targets == 1
-        targets = targets.argmax(-1)
-    if not _has_classes(outputs):
-        return None, None
-    ids = targets is not None and targets.size == outputs[..., 0].size
-    if ids and (targets == np.round(targets)).all():
-        return _best, targets.reshape(outputs.shape[:-1])
-    return _best, None
+    classes = _has_classes(outputs)
+    if targets is None:
+        return (_best if classes else None), None
+    if targets.size == outputs.size:
+        rows = targets.reshape(outputs.shape)
+        if classes and (rows >= 0).all() and np.allclose(rows.sum(-1), 1):
+            return _best, rows.argmax(-1)
+        if not np.isin(rows, (0, 1)).all():
+            return None, None  # numbers
+        half = 0.5 if ((outputs >= 0) & (outputs <= 1)).all() else 0.0  # of logits
+        return lambda outputs: outputs >= half, rows == 1
+    ids = classes and targets.size == outputs[..., 0].size
+    return (_best if classes else None), (targets.reshape(outputs.shape[:-1]) if ids else None)
 
 
 def _best(outputs):

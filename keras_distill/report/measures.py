@@ -270,6 +270,13 @@ def _classes(y, output):
             "One unit says yes or no, so its labels must be 0 or 1. Measure a regression with "
             f'`task="numbers"`. Received: labels from {y.min()} to {y.max()}'
         )
+    ones = y.sum(-1) if y.shape == output.shape and np.isin(y, (0, 1)).all() else np.ones(1)
+    if output.shape[-1] > 1 and (ones != 1).any():
+        raise ValueError(
+            "One-hot labels must hold a single 1 in each row. Received: rows with "
+            f"{ones.min():g} to {ones.max():g}. If each unit is a label of its own, train the "
+            'models with `experiments.Runner`, and judge them with `report.compare(task="labels")`.'
+        )
     fits = y.ndim == 1 or (y.ndim == 2 and y.shape[-1] in (1, classes))
     found = keras.ops.convert_to_numpy(answers.class_ids(y, output)) if fits else y
     if not fits or (len(found) and not 0 <= found.min() <= found.max() < classes):

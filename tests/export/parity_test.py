@@ -31,6 +31,8 @@ def test_answers_are_compared_with_the_student_and_the_truth(
 def test_numbers_are_judged_by_their_errors():
     result = parity.compared({"output": YES + 0.5}, YES, YES[:, 0] + 1)
     assert result == (0.5, None, "mean_absolute_error", 1.0, 0.5)
+    several = parity.compared({"output": MANY[::-1]}, MANY, MANY)
+    assert several.agreement is None and several.metric == "mean_absolute_error"
 
 
 def test_without_targets_only_classes_agree():

@@ -61,6 +61,13 @@ def test_measures_equal_plain_loops():
     assert got == pytest.approx(expected, abs=1e-5)
 
 
+def test_several_labels_an_example_are_no_one_hot_class():
+    student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "sigmoid")])
+    batch = np.ones((2, 2), "float32"), np.array([[1, 0, 1], [0, 0, 0]], "float32")
+    with pytest.raises(ValueError, match="single 1 in each row. Received: rows with 0 to 2"):
+        report.measure(student, [batch])
+
+
 def test_probabilities_and_one_hot_labels_measure_the_same():
     logits, probabilities = model(0), model(0, "softmax")
     one_hot = np.eye(CLASSES)[arrays()[1]]
