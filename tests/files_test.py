@@ -3,11 +3,10 @@
 import errno
 import os
 import re
-import subprocess
-import sys
 
 import keras
 import pytest
+from children import start
 
 from keras_distill import _backend, _files, _messages
 
@@ -85,15 +84,15 @@ for number in range(200):
 
 
 def test_two_processes_may_write_one_file(tmp_path):
-    path = tmp_path / "a.json"
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, each],
-                                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-               for each in "ab"]  # fmt: skip
-    while any(writer.poll() is None for writer in writers):
-        found = _files.read_json(path)
+    script, folder = tmp_path / "writer.py", tmp_path / "folder"
+    script.write_text(WRITER)
+    folder.mkdir()
+    writers = [start(script, folder / "a.json", each) for each in "ab"]
+    while any(writer.returncode is None for writer in writers):
+        found = _files.read_json(folder / "a.json")
         assert found is None or len({*found["numbers"]}) == 1
     assert [writer.returncode for writer in writers] == [0, 0]
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert os.listdir(folder) == ["a.json"]
 
 
 def test_json_comes_back(folder):

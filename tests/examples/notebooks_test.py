@@ -72,7 +72,7 @@ def test_the_page_of_examples_names_each():
 
 def test_modules_come_after_what_they_import():
     early = notebooks.modules(notebooks.EXAMPLES / "early_exit.py")
-    assert [path.stem for path in early] == ["images", "networks", "self_distillation"]
+    assert [path.stem for path in early] == ["settings", "images", "networks", "self_distillation"]
 
 
 def test_a_program_gets_arguments_and_a_script_none():
