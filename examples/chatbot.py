@@ -91,7 +91,7 @@ STUDENTS = ("alone", *TOKEN_LEVEL, "sequence-level", "on-policy")
 
 
 class Run:
-    """The arms of one run. Each is trained once."""
+    """The arms of one run. The teacher is trained once, and each student under every seed."""
 
     def __init__(self, given):
         self.given = given
@@ -107,9 +107,9 @@ class Run:
             "teacher": Arm(self.teacher, measure, once=True),
         }
         for name in self.given.students:
-            arms[name] = Arm(functools.partial(self.student, name), measure, once=True)
-        return Runner(arms, seeds=1, folder=self.given.out, settings=settings(self.given),
-                      load=loader(self.given))  # fmt: skip
+            arms[name] = Arm(functools.partial(self.student, name), measure)
+        return Runner(arms, seeds=self.given.seeds, folder=self.given.out,
+                      settings=settings(self.given), load=loader(self.given))  # fmt: skip
 
     def teacher(self, seed, model_of):
         task = model_of("pretrained")
@@ -133,17 +133,19 @@ class Run:
 
     def student(self, name, seed, model_of):
         teacher = model_of("teacher")
-        keras.utils.set_random_seed(1)
+        keras.utils.set_random_seed(seed + 1)
         student = models.shrink(teacher, depth=2, name="student")
         student.run_eagerly = self.given.tiny
-        distiller, batches = self.lesson(name, student, teacher)
-        return self.fit(distiller, batches, name, self.given.epochs, self.given.rate / 2)
+        distiller, batches = self.lesson(name, student, teacher, seed)
+        return self.fit(distiller, batches, f"{name}-{seed}", self.given.epochs,
+                        self.given.rate / 2, seed=seed)  # fmt: skip
 
-    def lesson(self, name, student, teacher):
+    def lesson(self, name, student, teacher, seed):
         """Returns `(distiller, batches)`, by which the student `name` is trained."""
         if name == "on-policy":
             terms = [Term(TOKEN_LEVEL["Jensen-Shannon"], name="teacher")]
-            own = OnPolicy(student, self.prompts, self.answers, share=0.5, batch_size=BATCH)
+            own = OnPolicy(student, self.prompts, self.answers, share=0.5, batch_size=BATCH,
+                           seed=seed)  # fmt: skip
             return Distiller(student, teacher=teacher, terms=terms, alpha=1.0), own
         if name == "sequence-level":
             wrote = self.written(teacher)
@@ -165,7 +167,7 @@ class Run:
         file = self.given.out / "answers.jsonl"
         return generate(teacher, prompts, file, temperature=1.0, batch_size=64)
 
-    def fit(self, distiller, batches, name, epochs, rate, valid=None):
+    def fit(self, distiller, batches, name, epochs, rate, valid=None, seed=0):
         """Trains a model.
 
         On policy, the length of the student's answers is not known in advance. The tokens per
@@ -173,7 +175,7 @@ class Run:
         """
         task, counted = distiller.student, batches
         if isinstance(batches, tuple):
-            batches = by_length(batches, seed=1)
+            batches = by_length(batches, seed=seed + 1)
         else:
             counted = completion_only(task, self.prompts, self.answers)
         valid = valid or completion_only(task, *self.splits["valid"])
@@ -377,6 +379,7 @@ def arguments(given=None):
     parser.add_argument("--teacher-epochs", default=4, type=int,
                         help="the teacher's epochs on the answers")  # fmt: skip
     parser.add_argument("--epochs", default=1, type=int, help="the epochs of each student")
+    parser.add_argument("--seeds", default=1, type=int, help="how many seeds of each student")
     parser.add_argument("--rate", default=1e-3, type=float, help="the teacher's learning rate")
     parser.add_argument("--alpha", default=0.5, type=float, help="the teacher's share of the loss")
     parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS),
@@ -391,12 +394,13 @@ def arguments(given=None):
 def main(given=None):
     given = arguments(given)
     if given.chat:
-        return chat(RunFolder(given.out).model(given.chat), given.temperature)
+        key = given.chat if given.chat == "teacher" else f"{given.chat}-0"  # its first seed
+        return chat(RunFolder(given.out).model(key), given.temperature)
     run = Run(given)
     runner = run.runner()
     runner.run(resume=True, title=f"{len(run.prompts):,} pairs, test split", digits=3)
     asked = evenly(run.splits["test"][0], 1 if given.tiny else 12)
-    said = {name: samples(runner.model(name), asked) for name in ("teacher", *given.students)}
+    said = {name: samples(runner.model(name, 0), asked) for name in ("teacher", *given.students)}
     for prompt, *answers in zip(asked, *said.values(), strict=True):
         print(prompt.strip())
         print("\n".join(f"  {name}: {text}" for name, text in zip(said, answers, strict=True)))

@@ -74,7 +74,8 @@ def packed(tokenizer, texts, length):
     return {"token_ids": x, "padding_mask": ones.astype(bool)}, y, ones
 
 
-def fit(distiller, batches, backup, *, valid, epochs, rate, tokens, tiny=False, jit_compile=False):
+def fit(distiller, batches, backup, *, valid, epochs, rate, tokens, tiny=False, jit_compile=False,
+        seed=1):  # fmt: skip
     """Trains on next tokens; returns `(student, record)`.
 
     Args:
@@ -88,10 +89,11 @@ def fit(distiller, batches, backup, *, valid, epochs, rate, tokens, tiny=False, 
         tokens: the number of tokens in an epoch.
         tiny: whether to run one epoch without a graph.
         jit_compile: whether XLA compiles the step, which is worth it for small blocks.
+        seed: the seed of the order of `batches`, unless they are a dataset.
     """
     if isinstance(batches, tuple):
         rows = tf.data.Dataset.from_tensor_slices(batches)
-        batches = rows.shuffle(len(rows), seed=1).batch(BATCH)
+        batches = rows.shuffle(len(rows), seed=seed).batch(BATCH)
     epochs = 1 if tiny else epochs
     optimizer = keras.optimizers.AdamW(warmed_up(rate, epochs * len(batches)))
     distiller.compile(optimizer, LOSS, run_eagerly=tiny, jit_compile=jit_compile and not tiny)

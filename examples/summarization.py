@@ -138,7 +138,7 @@ STUDENTS = ("alone", *TERMS, "sequence-level")
 
 
 class Run:
-    """The arms of one run. Each is trained once."""
+    """The arms of one run. The teacher is trained once, and each student under every seed."""
 
     def __init__(self, given):
         self.given, self.said, self.scores = given, {}, {}
@@ -159,9 +159,9 @@ class Run:
         }
         for name in self.given.students:
             parts = functools.partial(self.student, name), functools.partial(self.measure, name)
-            arms[name] = Arm(*parts, once=True)
-        return Runner(arms, seeds=1, folder=self.given.out, settings=settings(self.given),
-                      load=self.loaded)  # fmt: skip
+            arms[name] = Arm(*parts)
+        return Runner(arms, seeds=self.given.seeds, folder=self.given.out,
+                      settings=settings(self.given), load=self.loaded)
 
     def teacher(self, seed, model_of):
         task = model_of("pretrained")
@@ -181,7 +181,7 @@ class Run:
 
     def student(self, name, seed, model_of):
         teacher = model_of("teacher")
-        keras.utils.set_random_seed(1)
+        keras.utils.set_random_seed(seed + 1)
         student = student_of(teacher, self.given.student_depth)
         distiller, lessons = Distiller(student), self.lessons
         if name in TERMS:
@@ -190,8 +190,8 @@ class Run:
         elif name == "sequence-level":
             wrote = self.written(teacher, "train", "teacher")
             lessons = wrote["prompt"], wrote["answer"], wrote["finished"]
-        return self.fit(distiller, completion_only(student, *lessons), name, self.given.epochs,
-                        self.given.rate / 2)  # fmt: skip
+        return self.fit(distiller, completion_only(student, *lessons), f"{name}-{seed}",
+                        self.given.epochs, self.given.rate / 2, seed=seed)  # fmt: skip
 
     def loaded(self, path):
         """Loads a trained task and sets the lengths that KerasHub does not save."""
@@ -210,23 +210,26 @@ class Run:
         file = self.given.out / f"{name.replace(' ', '_')}.{split}.jsonl"
         return generate(task, texts, file, batch_size=64)
 
-    def fit(self, distiller, rows, name, epochs, rate, valid=None):
+    def fit(self, distiller, rows, name, epochs, rate, valid=None, seed=0):
         valid = completion_only(distiller.student, *(valid or self.splits["valid"]))
         return fit(distiller, rows, self.given.out / "backups" / name, valid=valid, epochs=epochs,
                    rate=rate, tokens=tokens_of(rows[0]), tiny=self.given.tiny,
-                   jit_compile=True)  # fmt: skip
+                   jit_compile=True, seed=seed + 1)  # fmt: skip
 
     def measure(self, name, seed, task, model_of):
         """Returns ROUGE of what a model writes about the test texts, and its parameters."""
-        said = self.written(task, "test", name)["answer"]
+        file = name if name == "teacher" else f"{name}-{seed}"
+        said = self.written(task, "test", file)["answer"]
         return {**self.measure_said(name, said), "parameters": task.count_params()}
 
     def measure_first_words(self, seed, model, model_of):
         return self.measure_said(BASELINE, first_words(self.splits["test"][0]))
 
     def measure_said(self, name, said):
-        self.said[name], self.scores[name] = said, rouge(said, self.splits["test"][1])
-        return {kind: float(np.mean(found)) for kind, found in self.scores[name].items()}
+        found = rouge(said, self.splits["test"][1])
+        self.said.setdefault(name, said)  # the first seed's
+        self.scores.setdefault(name, found)
+        return {kind: float(np.mean(each)) for kind, each in found.items()}
 
 
 def spaced(texts, length=None):
@@ -331,6 +334,7 @@ def arguments(given=None):
     parser.add_argument("--teacher-epochs", default=4, type=int,
                         help="the teacher's epochs on summaries")  # fmt: skip
     parser.add_argument("--epochs", default=1, type=int, help="the epochs of each student")
+    parser.add_argument("--seeds", default=1, type=int, help="how many seeds of each student")
     parser.add_argument("--rate", default=1e-3, type=float, help="the teacher's learning rate")
     parser.add_argument("--alpha", default=0.5, type=float, help="the teacher's share of the loss")
     parser.add_argument("--words", default=1000, type=int, help="words of the timed article")
@@ -356,7 +360,7 @@ def main(given=None):
         print("\n".join(f"{key}: {value}" for key, value in sample.items()), end="\n\n")
     times = {}
     for name in ("teacher", given.students[0]):  # all students have the same sizes
-        times[name] = seconds(runner.model(name), run.splits["test"][0], words=given.words,
+        times[name] = seconds(runner.model(name, 0), run.splits["test"][0], words=given.words,
                               tokens=given.write, runs=given.runs)  # fmt: skip
         kind = "student" if name != "teacher" else name
         print(f"{kind}: {given.words:,} words to {given.write} tokens in {times[name]:.3f} s")
