@@ -5,7 +5,8 @@ given.
 For a student of 5,000 and one of 48,000 parameters:
 
 1. `keras_distill.experiments.tuning.tune` chooses recipe, temperature, alpha and epochs by the
-   validation split (the last 5,000 training images).
+   validation split (the last 5,000 training images). `--setting` gives recipe, temperature and
+   alpha instead, and nothing is searched.
 2. `keras.distillation.Distiller` gets the winner's epochs, the same temperatures and shares of the
    labels, and the loss that makes it Hinton's (`keras.losses.KLDivergence()`). Its best setting is
    the best of these on the validation split. Its default is that of its constructors.
@@ -20,7 +21,7 @@ Every trained student's numbers are saved as soon as they are known, so the same
 an interrupted run. `DIR` holds the four idx `.gz` files.
 
     python benchmarks/tuned_students.py --data=DIR --out=runs/tuned [--teacher=FILE] \
-        [--students 5k 48k] [--seeds=5] [--epochs=20,40] [--limit=N]
+        [--students 5k 48k] [--seeds=5] [--epochs=20,40] [--limit=N] [--setting dist 4 0.5]
 """
 
 import argparse
@@ -40,9 +41,10 @@ from measuring import machine
 
 from keras_distill import report
 from keras_distill.data import read_targets
+from keras_distill.experiments import cached
 from keras_distill.experiments.file import load_experiment
 from keras_distill.experiments.run_folder import RUN, write_json
-from keras_distill.experiments.tuning import tune
+from keras_distill.experiments.tuning import chosen, tune
 from keras_distill.experiments.tuning.settings import shown
 
 FILE = pathlib.Path(__file__).parents[1] / "examples" / "fashion_mnist.py"
@@ -72,10 +74,23 @@ def trained_teacher(arguments):
     return str(path)
 
 
-def tuned(size, arguments):
+def given(options, teacher, arguments):
+    """Returns the experiment of `--setting`, and its setting; writes the teacher's targets."""
+    recipe, temperature, alpha = arguments.setting
+    setting = {"recipe": recipe, "temperature": float(temperature), "alpha": float(alpha),
+               "epochs": arguments.epochs[0]}  # fmt: skip
+    experiment = chosen(FILE, setting, **options)
+    cache = f"{arguments.out}/targets"
+    cached.prepare(teacher, experiment.data("train"), cache, experiment.teacher_paths(teacher))
+    return experiment, setting
+
+
+def tuned(size, teacher, arguments):
     """Returns the winner's experiment and its setting; tunes them unless they are on disk."""
     folder = pathlib.Path(arguments.out) / size / "tune"
     options = {"data": arguments.data, "width": WIDTHS[size], "limit": arguments.limit}
+    if arguments.setting:
+        return given(options, teacher, arguments)
     sweep = {"recipe": ["hinton", "dist"], "temperature": TEMPERATURES, "alpha": ALPHAS,
              "epochs": arguments.epochs}  # fmt: skip
     if not (folder / "ranking.json").exists():
@@ -147,25 +162,24 @@ def best_of_the_peer(folder, experiment, cache):
 def compared(size, arguments):
     """Returns `{arm: test accuracies}` of one student, and its chosen setting."""
     folder, cache = pathlib.Path(arguments.out) / size, f"{arguments.out}/targets"
-    experiment, setting = tuned(size, arguments)
     teacher = keras.saving.load_model(arguments.teacher, compile=False)
+    experiment, setting = tuned(size, teacher, arguments)
+
+    def tested(arm, train):
+        """Returns the test accuracies of an arm's seeds."""
+        for seed in range(FIRST, FIRST + arguments.seeds):
+            path = folder / "test" / f"{arm.replace(', ', '-')}-{seed}.json"
+            made = functools.partial(train, experiment, cache, seed)
+            yield known(path, made, experiment.data("test"))["accuracy"]
+
+    found = {"alone": [*tested("alone", functools.partial(ours, arm="alone", teacher=teacher))]}
+    taught = functools.partial(ours, arm="distilled", teacher=teacher)
+    found["tuned"] = [*tested("tuned", taught)]
     peer = best_of_the_peer(folder, experiment, cache)
-    arms = {
-        "alone": functools.partial(ours, experiment, cache, arm="alone", teacher=teacher),
-        "tuned": functools.partial(ours, experiment, cache, arm="distilled", teacher=teacher),
-        "keras.distillation, default": functools.partial(
-            keras_distillation, experiment, cache, **DEFAULT
-        ),
-        "keras.distillation, best": functools.partial(
-            keras_distillation, experiment, cache, **peer
-        ),
-    }
-    accuracies = {arm: [] for arm in arms}
-    for seed, arm in itertools.product(range(FIRST, FIRST + arguments.seeds), arms):
-        path = folder / "test" / f"{arm.replace(', ', '-')}-{seed}.json"
-        train = functools.partial(arms[arm], seed=seed)
-        accuracies[arm].append(known(path, train, experiment.data("test"))["accuracy"])
-    return accuracies, {"tuned": setting, "peer": peer}
+    for name, options in (("default", DEFAULT), ("best", peer)):
+        arm = f"keras.distillation, {name}"
+        found[arm] = [*tested(arm, functools.partial(keras_distillation, **options))]
+    return found, {"tuned": setting, "peer": peer}
 
 
 def table(size, accuracies):
@@ -189,6 +203,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds to run")
     parser.add_argument("--epochs", default="20,40", help="the budgets to try")
     parser.add_argument("--limit", type=int, help="only the first examples of each split")
+    parser.add_argument("--setting", nargs=3, metavar=("RECIPE", "TEMPERATURE", "ALPHA"),
+                        help="train this setting instead of a search (with one number of epochs)")  # fmt: skip
     arguments = parser.parse_args()
     arguments.epochs = [int(part) for part in arguments.epochs.split(",")]
     arguments.teacher = arguments.teacher or trained_teacher(arguments)
