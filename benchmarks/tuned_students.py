@@ -203,8 +203,10 @@ def main():
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds to run")
     parser.add_argument("--epochs", default="20,40", help="the budgets to try")
     parser.add_argument("--limit", type=int, help="only the first examples of each split")
-    parser.add_argument("--setting", nargs=3, metavar=("RECIPE", "TEMPERATURE", "ALPHA"),
-                        help="train this setting instead of a search (with one number of epochs)")  # fmt: skip
+    parser.add_argument(
+        "--setting", nargs=3, metavar=("RECIPE", "TEMPERATURE", "ALPHA"),
+        help="train this setting instead of a search, for the first of --epochs",
+    )  # fmt: skip
     arguments = parser.parse_args()
     arguments.epochs = [int(part) for part in arguments.epochs.split(",")]
     arguments.teacher = arguments.teacher or trained_teacher(arguments)

@@ -65,23 +65,23 @@ def act(arguments):
             found.append(known[run])
             print(f"{run}: {found[-1].headline()}")
             continue
-        folder, (data, told) = folders[run], sources[run]
+        folder, (batches, data) = folders[run], sources[run]
         models, histories = report_inputs.trained(folder)
         teacher = models.pop("teacher")
         with quiet.filtered(program.verbose()):
             found.append(report.compare(
                 teacher,
                 models,
-                data,
+                batches,
                 exported={"distilled": [*report_inputs.exported(run), *arguments.exported]},
                 classes=classes,
                 histories=histories,
-                provenance=report_inputs.provenance(folder, told),
+                provenance=report_inputs.provenance(folder, data),
                 name=report_inputs.name_of(folder) if len(runs) == 1 else run,
                 runs=arguments.timings,
                 memory=True,
             ))  # fmt: skip
-        print(f"{run}: {found[-1].headline()}")
+        print(f"{run}: {found[-1].headline()} It was measured on {data}.")
     paths = report.write_together(out, found)
     print(f"The report: {', '.join(paths)}")
     return 0

@@ -119,13 +119,12 @@ def data_of(folder, experiment, split):
         raise FileNotFoundError(
             f"{folder} saved no examples with labels. Give the run's --experiment."
         )
-    count = len(targets)
 
     def batch(start):
         return keras.tree.map_structure(lambda each: each[start : start + BATCH], (inputs, targets))
 
-    told = f"{count} examples of the validation split, on which the run chose its export"
-    return [batch(start) for start in range(0, count, BATCH)], told
+    batches = [batch(start) for start in range(0, len(targets), BATCH)]
+    return batches, "the examples of the validation split on which the run chose its export"
 
 
 def exported(path):

@@ -64,11 +64,11 @@ def headline(results):
     text += f", {tables.between(row, scale)})" if row["low"] is not None else ")"
     gap = row.get("difference")
     if gap and gap["value"] is not None:
-        better = gap["value"] < 0 if measure["lower"] else gap["value"] > 0
-        sure = "This is more than chance" if gap["p"] < 0.05 else "This may be chance"
-        how = "better" if better else "not better"
-        text += (f", {tables.signed(gap['value'], scale)} compared with {results['baseline']} "
-                 f"({how}). {sure} (p {tables.small(gap['p'], sign=True)})")  # fmt: skip
+        sure = "more than chance" if gap["p"] < 0.05 else "which may be chance"
+        lower = " (lower is better)" if measure["lower"] else ""
+        text += (f". That is {tables.signed(gap['value'], scale)} compared with "
+                 f"{results['baseline']}{lower}, {sure} "
+                 f"(p {tables.small(gap['p'], sign=True)})")  # fmt: skip
     return f"{text}."
 
 

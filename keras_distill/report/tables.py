@@ -53,7 +53,9 @@ def quality(results):
         measures = [number(row["measures"].get(each), each) for each in others]
         body.append([name, plain(row["value"], scale) + seeds(row, scale), between(row, scale),
                      *compared, *measures])  # fmt: skip
-    told = f"{results['examples']:,} examples. The interval is over resampled examples."
+    data = results["provenance"].get("data")
+    told = (f"{results['examples']:,} examples{f' ({data})' if data else ''}. The interval is over "
+            "resampled examples.")  # fmt: skip
     if base:
         told += (" Better / worse counts the examples of all seeds on which a model is better or "
                  f"worse than {base}. p is that of McNemar's test.")  # fmt: skip

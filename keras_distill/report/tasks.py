@@ -248,9 +248,10 @@ TASKS = {task.name: task for task in (Classes, NextToken, Labels, Numbers)}
 def task_of(outputs, y, x, name=None):
     """Returns the task that fits a first batch of outputs and targets.
 
-    Integers are classes, and so is one output with zeros and ones as targets. Rows of zeros and
-    ones are classes if exactly one entry is set in each, and labels otherwise. Integers for each
-    token are language if they are the inputs, shifted by one. All others are numbers.
+    Integers are classes, also as floats, and so is one output with zeros and ones as targets. Rows
+    of zeros and ones are classes if exactly one entry is set in each, and labels otherwise.
+    Integers for each token are language if they are the inputs, shifted by one. All others are
+    numbers.
 
     Args:
         outputs: an array `(batch, ...)`.
@@ -271,7 +272,9 @@ def task_of(outputs, y, x, name=None):
         return (Classes if (y.sum(-1) == 1).all() else Labels)(outputs)
     if outputs.ndim == 2 and outputs.shape[-1] == 1:
         return (Classes if two else Numbers)(outputs)
-    whole = y.dtype.kind in "iub" or (y.ndim < outputs.ndim and (y == np.round(y)).all())
+    whole = y.dtype.kind in "iub" or (
+        (y.ndim < outputs.ndim or outputs.shape[-1] > 1) and (y == np.round(y)).all()
+    )
     columns = y.shape[:-1] if y.ndim == outputs.ndim and y.shape[-1] == 1 else y.shape
     if outputs.ndim > 1 and whole and columns == outputs.shape[:-1]:
         return (NextToken if _shifted(x, y) else Classes)(outputs)

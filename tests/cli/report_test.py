@@ -64,7 +64,9 @@ def test_a_run_on_the_examples_that_it_keeps(run, capsys):
     assert found["histories"]["distilled"][0]["loss"] == [2.0, 1.5]
     assert found["costs"]["teacher"]["peak_bytes"] == 12_300_000
     assert found["provenance"]["command"] == "train it" and found["provenance"]["seeds"] == [3, 5]
-    assert "40 examples of the validation split" in found["provenance"]["data"]
+    told = "the examples of the validation split"
+    assert told in found["provenance"]["data"] and f"measured on {told}" in said
+    assert f"40 examples ({told}" in (run / "comparison.md").read_text(encoding="utf-8")
     assert main(["report", str(run)]) == 2
     assert "never overwrites" in refusal(capsys)
     for ending in ("html", "md", "json"):

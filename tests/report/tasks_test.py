@@ -26,6 +26,7 @@ def test_what_the_first_batch_shows():
 
     logits, tokens = RANDOM.normal(size=(4, 3)), RANDOM.integers(0, 9, (4, 6))
     assert name(logits, [0, 2, 1, 1]) == name(logits, [[0], [2], [1], [1]]) == "classes"
+    assert name(logits, [[0.0], [2.0], [1.0], [1.0]]) == "classes"
     assert name(logits, np.eye(3)[[0, 1, 2, 0]]) == "classes"
     assert name(logits, [[0, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0, 0]]) == "labels"
     assert name(logits, RANDOM.normal(size=(4, 3))) == "numbers"
