@@ -42,8 +42,11 @@ def arrays(flag, path):
             f"{flag} takes an .npz file of arrays. Received: {path} ({said})"
         ) from error
     targets = found.pop("targets", None)
-    only = next(iter(found.values())) if list(found) in (["inputs"], ["arr_0"]) else None
-    return found if only is None else only, targets
+    if list(found) in (["inputs"], ["arr_0"]):
+        return next(iter(found.values())), targets
+    if found and list(found) == [f"inputs[{index}]" for index in range(len(found))]:
+        return tuple(found.values()), targets  # a run's examples of a model with a list of inputs
+    return found, targets
 
 
 def labels(path):

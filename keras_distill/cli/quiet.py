@@ -1,6 +1,7 @@
-"""Hides the C++ logs of a backend during its import."""
+"""Hides the logs of a backend that say nothing to who runs a command."""
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -26,6 +27,16 @@ def import_keras(verbose=False):
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+    if not verbose:
+        logging.getLogger("tensorflow").addFilter(_is_no_retracing)
+
+
+def _is_no_retracing(record):
+    """Returns whether a log record is not TensorFlow's advice to trace less often.
+
+    A command runs many models in one process, and each of them is traced once.
+    """
+    return "tf.function retracing" not in record.getMessage()
 
 
 def filtered(verbose=False):

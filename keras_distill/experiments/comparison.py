@@ -119,12 +119,21 @@ def _export(folder, name, models, inputs):
 def keep_examples(path, valid):
     """Writes the first examples of the validation split if they are numbers."""
     inputs, targets = first_examples(valid)
-    arrays = dict(inputs) if isinstance(inputs, dict) else {"inputs": inputs}
+    arrays = _named(inputs)
     arrays.update({} if targets is None else {"targets": targets})
     if all(getattr(each, "dtype", None) is not None and each.dtype.kind in "fiub"
            for each in arrays.values()):  # fmt: skip
         with _files.whole(path) as part, open(part, "wb") as file:
             np.savez(file, **arrays)
+
+
+def _named(inputs):
+    """Returns inputs as a dict, as `cli.export_inputs.arrays` reads them back."""
+    if isinstance(inputs, dict):
+        return dict(inputs)
+    if isinstance(inputs, (list, tuple)):
+        return {f"inputs[{index}]": each for index, each in enumerate(inputs)}
+    return {"inputs": inputs}
 
 
 def first_examples(dataset, count=256):

@@ -14,7 +14,8 @@ def checked_inputs(argument, inputs, signature):
 
     Args:
         argument: The name of the argument, for the message.
-        inputs: An array for the only input, or a dict of arrays by input name.
+        inputs: An array for the only input, a list of arrays in the order of the inputs, or a dict
+            of arrays by input name.
         signature: The result of `signature_of(model)`.
 
     Returns:
@@ -24,6 +25,8 @@ def checked_inputs(argument, inputs, signature):
         ValueError: If their names, shapes or number differ from the model's inputs.
     """
     specs = {spec.name: spec for spec in tree.flatten(signature)}
+    if len(specs) > 1 and isinstance(inputs, (list, tuple)) and len(inputs) == len(specs):
+        inputs = dict(zip(specs, inputs))
     if not isinstance(inputs, dict):
         inputs = dict.fromkeys(specs, inputs) if len(specs) == 1 else {"": inputs}
     if set(inputs) != set(specs):

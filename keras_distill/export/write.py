@@ -63,8 +63,9 @@ def write(
             OpenVINO `"float16"`.
         exit: The name of one output of a functional model with a dict of outputs. Layers that this
             output does not need are left out. Defaults to `None`, which is all outputs.
-        inputs: The inputs to compare on, an array or a dict of arrays by input name. Defaults to
-            `None`, which is random inputs. They tell little about a quantized model.
+        inputs: The inputs to compare on, an array, a list of arrays in the order of the model's
+            inputs, or a dict of arrays by input name. Defaults to `None`, which is random inputs.
+            They tell little about a quantized model.
         targets: The targets for `inputs`, class ids or numbers. They give the metric of student
             and exported model. Defaults to `None`.
         calibration: Inputs from which `"int8"` takes the ranges of its numbers. Defaults to

@@ -246,7 +246,9 @@ def _one_output(output, what, ranks):
     if isinstance(output, (dict, list, tuple)) or len(output.shape) not in ranks:
         received = keras.tree.map_structure(lambda t: tuple(t.shape), output)
         raise ValueError(
-            f"A model must have one output of shape (batch, {what}). Received: {received}"
+            f"A model must have one output of shape (batch, {what}). Train other models, such as "
+            "those with an answer for each token or pixel, with `Distiller` or "
+            f"`experiments.Runner`, and compare them with `report.compare`. Received: {received}"
         )
     return keras.ops.convert_to_numpy(output).astype("float64")
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from keras_distill.cli.main import main
+from keras_distill.experiments.comparison import keep_examples
 from keras_distill.export import reload
+from keras_distill.export import write as export_student
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,24 @@ def test_a_run_is_exported_and_tried_on_its_own_examples(folder, tmp_path, capsy
     assert len(told["validation examples (SHA-256)"]) == 64
     assert main(["export", f"--model={tmp_path}", f"--out={tmp_path}"]) == 2
     assert "holds no finished run" in refusal(capsys)
+
+
+def test_a_run_with_a_list_of_inputs(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    a, b = keras.Input((4,), name="z"), keras.Input((4,), name="a")  # not in alphabetical order
+    model = keras.Model([a, b], keras.layers.Dense(3)(a - 2 * b), name="pair")
+    model.save(run / "student.keras")
+    x, other = np.random.default_rng(0).normal(size=(2, 20, 4)).astype("float32")
+    y = model.predict([x, other], verbose=0).argmax(-1)
+    batches = [((x[s], other[s]), y[s]) for s in (slice(12), slice(12, None))]
+    keep_examples(run / "examples.npz", batches)
+    out = f"--out={tmp_path / 'out'}"
+    assert main(["export", f"--model={run}", out, "--format=serving,litert"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("over 20 examples") == 2 and "accuracy 1.0000, the student's 1.0000" in said
+    with pytest.raises(ValueError, match="an array for each input of the model"):
+        export_student(model, tmp_path / "more", inputs=[x, other, x])
 
 
 def test_what_fails_its_check_ends_with_two_and_one_line(folder, tmp_path, capsys, monkeypatch):
