@@ -9,6 +9,7 @@ import numpy as np
 from keras_distill import _backend, _files, export, report
 from keras_distill._messages import say
 from keras_distill.experiments.run_folder import EXAMPLES
+from keras_distill.export.given import plain
 from keras_distill.report.tasks import Classes, Numbers
 
 ARMS = ("alone", "distilled")
@@ -117,11 +118,11 @@ def _export(folder, name, models, inputs):
 
 
 def keep_examples(path, valid):
-    """Writes the first examples of the validation split if they are numbers."""
+    """Writes the first examples of the validation split if they are numbers or strings."""
     inputs, targets = first_examples(valid)
     arrays = _named(inputs)
     arrays.update({} if targets is None else {"targets": targets})
-    if all(getattr(each, "dtype", None) is not None and each.dtype.kind in "fiub"
+    if all(getattr(each, "dtype", None) is not None and each.dtype.kind in "fiubS"
            for each in arrays.values()):  # fmt: skip
         with _files.whole(path) as part, open(part, "wb") as file:
             np.savez(file, **arrays)
@@ -145,16 +146,24 @@ def first_examples(dataset, count=256):
         seen += len(keras.tree.flatten(x)[0])
         if seen >= count:
             break
-    inputs, *targets = _first(_together(found), count)
+    inputs, *targets = keras.tree.map_structure(plain, _first(_together(found), count))
     return inputs, targets[0] if targets and not isinstance(targets[0], dict) else None
 
 
 def _answerable(model, inputs):
     """Returns the first inputs with finite answers of a model; others prove nothing."""
-    answers = np.asarray(model.predict(inputs, verbose=0))
-    known = np.isfinite(answers).all(axis=tuple(range(1, answers.ndim)))
-    places = np.flatnonzero(known)[:CHECKED]
-    return keras.tree.map_structure(lambda value: value[places], inputs)
+    count, places = len(keras.tree.flatten(inputs)[0]), []
+    for start in range(0, count, CHECKED):
+        answers = export.answers(model, _at(slice(start, start + CHECKED), inputs))
+        known = np.isfinite(answers).all(axis=tuple(range(1, answers.ndim)))
+        places = [*places, *(start + np.flatnonzero(known))][:CHECKED]
+        if len(places) == CHECKED:
+            break
+    return _at(places, inputs)
+
+
+def _at(places, inputs):
+    return keras.tree.map_structure(lambda value: plain(value[places]), inputs)
 
 
 def _together(batches):

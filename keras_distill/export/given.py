@@ -34,7 +34,7 @@ def checked_inputs(argument, inputs, signature):
             f"`{argument}` must hold an array for each input of the model, {sorted(specs)}. "
             f"Received: {sorted(inputs)}"
         )
-    arrays = {name: _plain(_array(argument, inputs[name])) for name in specs}
+    arrays = {name: plain(_array(argument, inputs[name])) for name in specs}
     for name, array in arrays.items():
         shape = specs[name].shape
         if len(shape) != array.ndim or any(
@@ -67,7 +67,7 @@ def checked_inputs(argument, inputs, signature):
     }
 
 
-def _plain(array):
+def plain(array):
     """Returns strings that tf.data gives as objects, as an array of bytes."""
     texts = array.dtype == object and all(isinstance(each, (bytes, str)) for each in array.flat)
     if not texts:

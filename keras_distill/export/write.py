@@ -118,6 +118,7 @@ def write(
     student = student if exit is None else _at_exit(student, exit)
     name = _files.checked_name("name", student.name if name is None else name)
     signature = signature_of(student)
+    _check_numbers(formats, signature)
     paths = {kind: _path(directory, name, kind, quantize, version) for kind in formats}
     simulated = litert_file.quantization_of(student)
     if "litert" in formats and simulated not in (None, quantize):
@@ -147,6 +148,19 @@ def write(
               served)  # fmt: skip
     return [job.run(kind, path, "none" if kind == "serving" else quantize)
             for kind, path in paths.items()]  # fmt: skip
+
+
+def _check_numbers(formats, signature):
+    """Raises an error for a format without strings if the student reads some."""
+    texts = [spec.name for spec in keras.tree.flatten(signature) if spec.dtype == "string"]
+    plain = [each for each in formats if each != "serving"]
+    if texts and plain:
+        raise ValueError(
+            "A student that reads strings can only be exported as 'serving'. For the other formats "
+            "export the part after its text layer, `keras.Model(layer.output, student.output)`, "
+            "and give the app the layer's vocabulary (`layer.get_vocabulary()`). "
+            f"Received: formats={plain}, a student with strings in {', '.join(texts)}"
+        )
 
 
 def _check_backend():

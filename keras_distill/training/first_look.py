@@ -27,7 +27,7 @@ def look(objective, batch):
     Returns:
         The output for the compiled loss and metrics.
     """
-    _build(objective.student, objective.inputs(batch.x))
+    build(objective.student, objective.inputs(batch.x))
     for term in objective.terms:
         objective.check(term)  # layers that a model makes late exist now
     with untouched(objective), _Watching(objective.read), schedules.at(0):
@@ -92,18 +92,18 @@ def _raw_variables(objective):
             if isinstance(value, tf.Variable) and value.dtype != tf.resource]  # fmt: skip
 
 
-def _build(student, x):
-    """Builds a student without running it, if Keras can, so that its state does not change."""
-    if student.built:
+def build(model, x):
+    """Builds a model without running it, if Keras can, so that its state does not change."""
+    if model.built:
         return
     symbols = tree.map_structure(
         lambda value: keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype)),
         x,
     )
     try:
-        student(symbols)
+        model(symbols)
     except Exception:  # a `call` that needs values; its own error says what is wrong
-        student(x)
+        model(x)
 
 
 def with_shape(value, shape):

@@ -45,7 +45,7 @@ class Live:
 
     def trained(self, student):
         """Counts a trained piece, for `is_due`."""
-        self._let_go += student.count_params()
+        self._let_go += student.count_params() if student.built else 0
         self._pieces += 1
 
     def is_due(self):

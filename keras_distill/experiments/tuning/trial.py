@@ -68,11 +68,12 @@ class Trial:
                 for variable, value in zip(_variables(kept[1]), _variables(model)):
                     variable.assign(value)
                 student, model = kept  # whose step is traced
-        self.live.trained(student)
         try:
             model.fit(train, initial_epoch=begin, epochs=end, shuffle=False, verbose=0)
         except NotFinite as error:
             return {"score": 0.0, "nll": None, "failed": str(error)}
+        finally:
+            self.live.trained(student)
         if not report.is_finite(student):
             return {"score": 0.0, "nll": None, "failed": "Its weights are not finite."}
         if end < experiment.epochs:
