@@ -53,11 +53,13 @@ def act(arguments):
     calibration, _ = export_inputs.arrays("--calibration", arguments.calibration)
     experiment = program.experiment_of(arguments) if arguments.experiment else None
     model = program.model_of(file)
-    if inputs is None and experiment is not None:
-        inputs, targets = export_inputs.of_experiment(experiment)
-    elif inputs is None and os.path.isdir(arguments.model):
-        inputs, targets = export_inputs.of_run(arguments.model)
     from keras_distill import export
+    from keras_distill.experiments.comparison import for_export
+
+    if inputs is None and experiment is not None:
+        inputs, targets = for_export(*export_inputs.of_experiment(experiment))
+    elif inputs is None and os.path.isdir(arguments.model):
+        inputs, targets = for_export(*export_inputs.of_run(arguments.model))
 
     with quiet.filtered(program.verbose()):
         written = export.write(

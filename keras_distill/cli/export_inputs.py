@@ -26,12 +26,19 @@ def model_file(path):
 
 def arrays(flag, path):
     """Returns `(inputs, targets)` of an `.npz` file, or `(None, None)` if no file is given."""
+    return _parts(flag, path)[:2]
+
+
+def _parts(flag, path):
+    """Returns `(inputs, targets, weights)` of an `.npz` file; `None` is for what it lacks."""
     if path is None:
-        return None, None
+        return None, None, None
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{flag} takes a file. No such file: {path}")
     quiet.import_keras(program.verbose())
     import numpy as np
+
+    from keras_distill.experiments.run_folder import TARGETS, WEIGHTS
 
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -41,12 +48,12 @@ def arrays(flag, path):
         raise ValueError(
             f"{flag} takes an .npz file of arrays. Received: {path} ({said})"
         ) from error
-    targets = found.pop("targets", None)
+    others = found.pop(TARGETS, None), found.pop(WEIGHTS, None)
     if list(found) in (["inputs"], ["arr_0"]):
-        return next(iter(found.values())), targets
+        return next(iter(found.values())), *others
     if found and list(found) == [f"inputs[{index}]" for index in range(len(found))]:
-        return tuple(found.values()), targets  # a run's examples of a model with a list of inputs
-    return found, targets
+        return tuple(found.values()), *others  # a run's examples of a model with a list of inputs
+    return found, *others
 
 
 def labels(path):
@@ -91,15 +98,15 @@ def provenance(path, model):
 
 
 def of_run(folder):
-    """Returns `(inputs, targets)` of the run's validation examples, or `(None, None)`."""
+    """Returns `(inputs, targets, weights)` of the run's validation examples, or `None` for each."""
     from keras_distill.experiments.run_folder import EXAMPLES
 
     file = os.path.join(folder, EXAMPLES)
-    return arrays("--model", file if os.path.isfile(file) else None)
+    return _parts("--model", file if os.path.isfile(file) else None)
 
 
 def of_experiment(experiment, count=256):
-    """Returns `(inputs, targets)`: the first examples of an experiment's validation split."""
+    """Returns the same of an experiment's validation split."""
     from keras_distill.experiments.comparison import first_examples
 
     return first_examples(experiment.data("valid"), count)

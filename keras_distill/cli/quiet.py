@@ -13,6 +13,7 @@ NOISE = re.compile(
     rb"|To enable the following instructions:"
     rb"|[IWE]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [\w./]+:\d+\]"
     rb"|INFO: Created TensorFlow Lite"
+    rb"|loc\(|error: Lowering tensor list|error: failed while converting"  # of LiteRT's converter
 )
 
 

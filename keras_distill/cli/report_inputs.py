@@ -114,14 +114,15 @@ def data_of(folder, experiment, split):
     """
     if experiment is not None:
         return experiment.data(split), f"the {split} split of the experiment {experiment.name!r}"
-    inputs, targets = export_inputs.of_run(folder)
+    inputs, targets, weights = export_inputs.of_run(folder)
     if targets is None:
         raise FileNotFoundError(
             f"{folder} saved no examples with labels. Give the run's --experiment."
         )
 
     def batch(start):
-        return keras.tree.map_structure(lambda each: each[start : start + BATCH], (inputs, targets))
+        parts = (inputs, targets) if weights is None else (inputs, targets, weights)
+        return keras.tree.map_structure(lambda each: each[start : start + BATCH], parts)
 
     batches = [batch(start) for start in range(0, len(targets), BATCH)]
     return batches, "the examples of the validation split on which the run chose its export"

@@ -8,8 +8,9 @@ import numpy as np
 
 from keras_distill import _backend, _files, export, report
 from keras_distill._messages import say
-from keras_distill.experiments.run_folder import EXAMPLES
+from keras_distill.experiments.run_folder import EXAMPLES, TARGETS, WEIGHTS
 from keras_distill.export.given import plain
+from keras_distill.report.measures import reliability_of
 from keras_distill.report.tasks import Classes, Numbers
 
 ARMS = ("alone", "distilled")
@@ -34,7 +35,7 @@ def compare(runner, about, valid, test, task=Classes):
     failed = "failed" in runner.record("distilled", best)
     models = {"teacher": runner.model("teacher")}
     models.update({arm: runner.model(arm, best) for arm in ARMS})
-    inputs = _together([x for x, _ in test])
+    inputs = _together([batch[0] for batch in test])
     pictures = {} if task is Numbers else _pictures(models, test, inputs)  # they show probabilities
     results = {**about, **_measured(runner), **pictures}
     results["latency"] = report.latency(models, _first(inputs, 1))
@@ -52,8 +53,9 @@ def compare(runner, about, valid, test, task=Classes):
 
 
 def held(dataset):
-    """Returns all batches of a dataset, `(x, y)` each, in one order."""
-    return [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in dataset]
+    """Returns all batches of a dataset, `(x, y)` or `(x, y, weights)` each, in one order."""
+    found = map(keras.utils.unpack_x_y_sample_weight, dataset)
+    return [batch[:2] if batch[2] is None else batch for batch in found]
 
 
 def measured(model, data, teacher, task=Classes):
@@ -96,9 +98,14 @@ def _best(runner, valid, task):
 
 
 def _pictures(models, test, inputs):
-    _, labels = report.predictions(models["teacher"], test)
+    """Returns the confidence of each model, and the images of which the teacher is unsure."""
+    reliability = {arm: reliability_of(model, test) for arm, model in models.items()}
+    if np.ndim(test[0][1]) > 2:  # an answer for each pixel
+        return {"reliability": reliability}
     log_probs = {arm: report.predictions(model, test)[0] for arm, model in models.items()}
-    reliability = {arm: report.reliability(found, labels) for arm, found in log_probs.items()}
+    _, labels = report.predictions(models["teacher"], test)
+    if len(labels) != len(keras.tree.flatten(inputs)[0]):
+        return {"reliability": reliability}
     return {"reliability": reliability, "doubts": report.doubts(inputs, labels, log_probs)}
 
 
@@ -119,9 +126,10 @@ def _export(folder, name, models, inputs):
 
 def keep_examples(path, valid):
     """Writes the first examples of the validation split if they are numbers or strings."""
-    inputs, targets = first_examples(valid)
+    inputs, targets, weights = first_examples(valid)
     arrays = _named(inputs)
-    arrays.update({} if targets is None else {"targets": targets})
+    arrays.update({} if targets is None else {TARGETS: targets})
+    arrays.update({} if weights is None else {WEIGHTS: weights})
     if all(getattr(each, "dtype", None) is not None and each.dtype.kind in "fiubS"
            for each in arrays.values()):  # fmt: skip
         with _files.whole(path) as part, open(part, "wb") as file:
@@ -138,16 +146,25 @@ def _named(inputs):
 
 
 def first_examples(dataset, count=256):
-    """Returns `(inputs, targets)` of the first examples as arrays; targets may be `None`."""
+    """Returns `(inputs, targets, weights)` of the first examples as arrays; two may be `None`."""
     found, seen = [], 0
     for batch in dataset:
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        found.append((x,) if y is None else (x, y))
-        seen += len(keras.tree.flatten(x)[0])
+        parts = keras.utils.unpack_x_y_sample_weight(batch)
+        found.append(tuple(part for part in parts if part is not None))
+        seen += len(keras.tree.flatten(parts[0])[0])
         if seen >= count:
             break
-    inputs, *targets = keras.tree.map_structure(plain, _first(_together(found), count))
-    return inputs, targets[0] if targets and not isinstance(targets[0], dict) else None
+    inputs, *others = keras.tree.map_structure(plain, _first(_together(found), count))
+    targets, weights = (*others, None, None)[:2]
+    return (inputs, None, None) if isinstance(targets, dict) else (inputs, targets, weights)
+
+
+def for_export(inputs, targets, weights):
+    """Returns `(inputs, targets)` for the check of an export, which takes no weights.
+
+    Without them it would judge answers that do not count, so it gets no targets.
+    """
+    return inputs, None if np.ndim(weights) > 1 else targets
 
 
 def _answerable(model, inputs):
@@ -167,10 +184,15 @@ def _at(places, inputs):
 
 
 def _together(batches):
-    """Returns all inputs of some batches, as arrays."""
-    return keras.tree.map_structure(
-        lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *batches
-    )
+    """Returns all inputs of some batches, as arrays.
+
+    Texts may be padded to the longest of their batch. Batches of another length than the first are
+    then left out.
+    """
+    batches = [keras.tree.map_structure(np.asarray, batch) for batch in batches]
+    shapes = [[each.shape[1:] for each in keras.tree.flatten(batch)] for batch in batches]
+    alike = [batch for batch, shape in zip(batches, shapes) if shape == shapes[0]]
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *alike)
 
 
 def _first(inputs, count):

@@ -32,6 +32,7 @@ from keras_distill.report import page as report_page
 from keras_distill.report.tasks import Numbers
 from keras_distill.schedules import Hyperparameter, check, is_number
 from keras_distill.training.distiller import Distiller
+from keras_distill.training.first_look import build
 from keras_distill.training.guard import NotFinite
 from keras_distill.training.term import teacher_paths
 
@@ -234,7 +235,7 @@ class Experiment:
     def teacher_paths(self, teacher):
         """Returns the paths that the terms read in the teacher."""
         terms = self.terms
-        terms = terms(self.student(), teacher) if callable(terms) else terms
+        terms = terms(self.built_student(), teacher) if callable(terms) else terms
         return ["output"] if terms is None else teacher_paths(terms).get("teacher", ["output"])
 
     def rehearse(self, splits=("valid", "test")):
@@ -243,7 +244,7 @@ class Experiment:
             check_batches(split, self.data(split))
         with self.devices.scope():
             teacher = checked_model("teacher", self.teacher())
-            student = checked_model("student", self.student())
+            student = self.built_student()
             for name, model in (("teacher", teacher), ("student", student)):
                 check_loads(name, model)
             model = self._distiller(student, teacher)
@@ -283,7 +284,7 @@ class Experiment:
         keras.utils.set_random_seed(seed)
         train = self.data("train")
         with self.devices.scope():
-            student = checked_model("student", self.student())
+            student = self.built_student()
             if arm == "distilled":
                 source, train = cached.from_cache(train, cache) if cache else (teacher, train)
                 model = self._distiller(student, teacher, source)
@@ -293,6 +294,14 @@ class Experiment:
             if model is student and self.devices.strategy is None:
                 _build_early(student, train)
         return student, model, train
+
+    def built_student(self, **options):
+        """Returns a student with its weights, which a subclass of `Model` makes when called."""
+        student = checked_model("student", self.student(**options))
+        if not student.built:
+            batch = next(iter(self.data("train")))
+            build(student, keras.utils.unpack_x_y_sample_weight(batch)[0])
+        return student
 
     def _by_labels(self, model):
         """Returns the model that trains on labels alone; Keras's own cannot use workers."""

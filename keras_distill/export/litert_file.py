@@ -88,12 +88,19 @@ def _quantized(content, quantize, calibration):
     quiet = contextlib.redirect_stderr(io.StringIO())  # hides its progress bar
     with warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore", UserWarning)  # it warns that it keeps all tensors
-        job = quantizer.Quantizer(bytearray(content), _recipe(quantize))
-        ranges = None
-        if job.need_calibration:
-            ranges = job.calibrate({"serving_default": _examples(calibration)}, num_threads=1)
-        result = job.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-    return bytes(result.quantized_model)
+        try:
+            job = quantizer.Quantizer(bytearray(content), _recipe(quantize))
+            ranges = None
+            if job.need_calibration:
+                ranges = job.calibrate({"serving_default": _examples(calibration)}, num_threads=1)
+            found = job.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+            return bytes(found.quantized_model)
+        except Exception as error:  # of any class, such as for the loop of a recurrent layer
+            said = " ".join(str(error).split())[:300]
+    raise ValueError(
+        f"LiteRT's quantizer cannot quantize this model to {quantize}. Choose another `quantize`, "
+        f"such as 'dynamic_int8' or 'float16'. Received: quantize={quantize!r}, {said}"
+    )
 
 
 def _recipe(quantize):

@@ -1,5 +1,6 @@
 """Classes, agreement and divergence of models' answers, and whether they are probabilities."""
 
+import numpy as np
 from keras import ops
 
 from keras_distill.losses.softened import flat_kl, log_probabilities
@@ -32,6 +33,42 @@ def class_ids(labels, logits, name="labels"):
             f"{tuple(labels.shape)}, logits of shape {tuple(logits.shape)}"
         )
     return ops.cast(found, "int32")
+
+
+def counted_rows(outputs, labels, weights=None):
+    """Returns the answers of a batch that count, as rows: those of all tokens or pixels.
+
+    Args:
+        outputs: a list of arrays, (batch, ..., classes), alike but for the number of classes.
+        labels: an array of class ids, (batch, ...) or (batch, ..., 1), or one-hot.
+        weights: the sample weights, (batch,) or (batch, ...). A weight of 0 leaves an answer out.
+            Defaults to `None`: all count.
+
+    Returns:
+        A list of arrays (rows, classes), an array (rows,) or (rows, classes) of labels, and an
+        array (rows,) of each row's place in the batch.
+
+    Raises:
+        ValueError: if the shapes do not fit each other.
+    """
+    *shape, classes = outputs[0].shape
+    one_hot = classes > 1 and labels.shape == outputs[0].shape
+    if not one_hot and labels.shape not in ((*shape,), (*shape, 1)):
+        raise ValueError(
+            f"Labels must be classes for outputs of shape {(*shape, classes)}. "
+            f"Received: {labels.shape}"
+        )
+    counted = np.ones(shape, bool)
+    if weights is not None:
+        weights = np.asarray(weights)
+        if weights.shape != (*shape,)[: weights.ndim]:
+            raise ValueError(
+                f"Sample weights must fit outputs of shape {(*shape, classes)}. "
+                f"Received: {weights.shape}"
+            )
+        counted &= (weights > 0).reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
+    labels = labels.reshape(*shape, classes) if one_hot else labels.reshape(shape)
+    return [each[counted] for each in outputs], labels[counted], np.nonzero(counted)[0]
 
 
 def agreement(y_true, y_pred):

@@ -119,15 +119,19 @@ def _asked(teacher, batches):
     """Returns the teacher's outputs and the labels of the first batches."""
     outputs, labels = [], []
     for batch in itertools.islice(batches, BATCHES):
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         output = teacher.predict_on_batch(x) if isinstance(teacher, keras.Model) else teacher(x)
         if keras.tree.is_nested(output):
             raise ValueError(
                 "`default` needs a teacher with one output. Give a function that returns one. "
                 f"Received: a teacher of {len(keras.tree.flatten(output))} outputs"
             )
-        outputs.append(keras.ops.convert_to_numpy(output))
-        labels.append(np.asarray(y))
+        output, y = keras.ops.convert_to_numpy(output), np.asarray(y)
+        classes = output.shape != y.shape or np.isin(y, (0, 1)).all()
+        if output.ndim > 2 and classes:  # one for each token or pixel
+            (output,), y, _ = answers.counted_rows([output], y, weights)
+        outputs.append(output)
+        labels.append(y)
     if not outputs:
         raise ValueError("`train` must hold at least one batch. Received: none")
     return np.concatenate(outputs), np.concatenate(labels)
@@ -190,21 +194,15 @@ def _loss(found):
 
 def _share(found):
     """Returns the share of the teacher, and the reason."""
-    if None not in (found.valid, found.alone_valid) and found.valid <= found.alone_valid:
+    if None not in (found.valid, found.alone_valid) and not _is_ahead(found):
         return LITTLE, (
-            f"The teacher ({found.valid:.4f} on the validation split) is no better than the "
-            f"student alone ({found.alone_valid:.4f}), so the teacher gets a small share."
+            f"The teacher ({found.valid:.4f} on the validation split) is not better than the "
+            f"student alone ({found.alone_valid:.4f}) by more than the standard error, so the "
+            "teacher gets a small share."
         )
     if None not in (found.alone_train, found.alone_valid):
         gap = found.alone_train - found.alone_valid
-        by_heart = gap >= GAP and found.kind != "values"
-        if by_heart and not _is_ahead(found):
-            return SHARE, (
-                f"The student alone memorizes the labels, but the teacher ({found.valid:.4f} on "
-                f"the validation split) is not ahead of it ({found.alone_valid:.4f}) by more than "
-                "the standard error, so labels and teacher get equal shares."
-            )
-        if by_heart:
+        if gap >= GAP and found.kind != "values":
             return MUCH, (
                 f"The student alone is {gap:.4f} better on the training split than on the "
                 "validation split. It memorizes the labels, so the teacher gets a large share."
@@ -213,11 +211,12 @@ def _share(found):
 
 
 def _is_ahead(found):
-    """Whether the teacher's lead is more than its standard error; it is, where that is unknown."""
-    if None in (found.valid, found.valid_examples):
-        return True
-    spread = sum(each * (1 - each) for each in (found.valid, found.alone_valid))
-    return found.valid - found.alone_valid > (spread / found.valid_examples) ** 0.5
+    """Whether the teacher's lead is more than its standard error, which R squared has none of."""
+    error = 0.0
+    if found.kind != "values" and found.valid_examples is not None:
+        spread = sum(each * (1 - each) for each in (found.valid, found.alone_valid))
+        error = (spread / found.valid_examples) ** 0.5
+    return found.valid - found.alone_valid > error
 
 
 def terms_of(setting):

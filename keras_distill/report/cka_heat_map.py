@@ -84,15 +84,22 @@ def layers_of(model):
     """Returns the paths of the layers with weights, without normalizations."""
     if not isinstance(model, keras.layers.Layer):
         raise ValueError("The teacher is not a Keras model, so it has no layers. Give paths.")
-    shapes = taps.shapes(model)
-    found = [path for path, shape in shapes.items() if _shows(model, path, shape, shapes)]
+    # a cell of an RNN returns its states, too
+    paths = [path for path, shape in taps.shapes(model).items() if _is_tensor(shape)]
+    found = [path for path in paths if _shows(model, path, paths)]
     if not found:
         raise ValueError(f"`{model.name}` has no layers with weights. Give paths.")
     return found
 
 
-def _shows(model, path, shape, paths):
-    if taps.is_edge(path) or not isinstance(shape, tuple) or len(shape) < 2:
+def _is_tensor(shape):
+    """Returns whether a shape is that of one tensor with an axis of features."""
+    return (isinstance(shape, tuple) and len(shape) > 1
+            and all(size is None or isinstance(size, int) for size in shape))  # fmt: skip
+
+
+def _shows(model, path, paths):
+    if taps.is_edge(path):
         return False
     layer = taps.find_layer(model, path)
     inner = any(other.startswith(f"{path}/") for other in paths)

@@ -1,8 +1,8 @@
 """Measures a model on labelled data, and its likeness to its teacher.
 
 Everything here works on any Keras model with one output. A classifier has `(batch, classes)`,
-logits or probabilities, or one unit for yes or no, `(batch, 1)`. A regression has
-`(batch, numbers)`.
+logits or probabilities, or one unit for yes or no, `(batch, 1)`. With axes between these two it has
+an answer for each token or pixel. A regression has `(batch, numbers)`.
 """
 
 from collections.abc import Callable
@@ -36,8 +36,11 @@ def measure(
 
     Args:
         model: a `keras.Model` whose output is `(batch, classes)`, logits or probabilities, or
-            `(batch, 1)` for yes or no. A regression has `(batch, numbers)`.
-        data: batches of `(x, y)`, `y` integer classes or one-hot, or numbers.
+            `(batch, 1)` for yes or no. With axes between these two, such as
+            `(batch, tokens, classes)`, every token or pixel counts as an example. A regression has
+            `(batch, numbers)`.
+        data: batches of `(x, y)`, `y` integer classes or one-hot, or numbers. A third part, the
+            sample weights, leaves out the tokens or pixels with a weight of 0.
         teacher: a model, or a function of `x`, with the same classes. Defaults to `None`, without
             measures of likeness.
         task: `"classes"`, or `"numbers"` for a regression. Defaults to `"classes"`.
@@ -62,9 +65,12 @@ def measure(
     ```
     """
     models = [model] if teacher is None else [model, teacher]
-    found, true = _predict(models, data, task)
-    judge = scores if task == "classes" else number_scores
-    return {**judge(found[0], true, *found[1:]), "parameters": model.count_params()}
+    if task == "classes":
+        result = _summed([_judged(*each) for each in _answers(models, data)], teacher is not None)
+    else:
+        found, true = _predict(models, data, task)
+        result = number_scores(found[0], true, *found[1:])
+    return {**result, "parameters": model.count_params()}
 
 
 def predictions(model: keras.Model, data: Any, task: str = "classes") -> tuple:
@@ -76,8 +82,9 @@ def predictions(model: keras.Model, data: Any, task: str = "classes") -> tuple:
         task: as in `measure`. Defaults to `"classes"`.
 
     Returns:
-        An array `(examples, classes)` and an array `(examples,)`. One unit gives two classes. For
-        numbers, two arrays `(examples, numbers)`, the answers and the targets.
+        An array `(examples, classes)` and an array `(examples,)`, with a row for each token or
+        pixel as in `measure`. One unit gives two classes. For numbers, two arrays
+        `(examples, numbers)`, the answers and the targets.
 
     Raises:
         ValueError: for the reasons of `measure`.
@@ -118,24 +125,41 @@ def scores(log_probs: Any, labels: Any, teacher_log_probs: Any = None) -> dict:
             "The teacher and the model must have the same classes. Received: log-probabilities of "
             f"shapes {teacher_log_probs.shape} and {log_probs.shape}"
         )
-    known, total = answered(log_probs), len(labels)
-    if not known.any():
-        return _failed(total, teacher_log_probs is not None)
-    log_probs, labels = log_probs[known], labels[known]
-    confidence, right = np.exp(log_probs.max(-1)), log_probs.argmax(-1) == labels
+    theirs = [] if teacher_log_probs is None else [teacher_log_probs]
+    return _summed([_judged([log_probs, *theirs], labels)], bool(theirs))
+
+
+def _judged(log_probs, labels):
+    """Returns what is known of each answer, `{name: array}`, for a model and perhaps its teacher.
+
+    The arrays have no rows for answers that are not finite. `total` counts all.
+    """
+    ours, known = log_probs[0], answered(log_probs[0])
+    ours, right_labels = ours[known], labels[known]
+    found = {"total": np.asarray([len(labels)]), "confidence": np.exp(ours.max(-1)),
+             "right": ours.argmax(-1) == right_labels,
+             "nll": -ours[np.arange(len(ours)), right_labels]}  # fmt: skip
+    for teacher in log_probs[1:]:
+        both = answered(teacher[known])
+        found |= _likeness(ours[both], teacher[known][both])
+    return found
+
+
+def _summed(parts, with_teacher):
+    """Returns the measures of all answers, from `_judged` of parts of them."""
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    right, total = found["right"], int(found["total"].sum())
+    if not len(right):
+        return _failed(total, with_teacher)
     result = {
-        "accuracy": float(np.mean(right) * (len(labels) / total)),
-        "expected_calibration_error": calibration_error(confidence, right),
-        "nll": float(-np.mean(log_probs[np.arange(len(labels)), labels])),
+        "accuracy": float(np.mean(right) * (len(right) / total)),
+        "expected_calibration_error": calibration_error(found["confidence"], right),
+        "nll": float(np.mean(found["nll"])),
     }
-    if teacher_log_probs is not None:
-        teacher = teacher_log_probs[known]
-        both = answered(teacher)
-        result |= dict.fromkeys(LIKENESS)
-        if both.any():
-            result |= _likeness(log_probs[both], teacher[both])
-    if len(labels) < total:
-        result["not_finite"] = total - len(labels)
+    for name in LIKENESS if with_teacher else ():
+        result[name] = float(np.mean(found[name])) if len(found[name]) else None
+    if len(right) < total:
+        result["not_finite"] = total - len(right)
     return result
 
 
@@ -171,11 +195,10 @@ def _failed(rows, with_teacher):
 
 
 def _likeness(log_probs, teacher):
+    if not len(log_probs):
+        return dict.fromkeys(LIKENESS, np.zeros(0))
     agreement = keras.ops.convert_to_numpy(answers.agreement(teacher, log_probs))
-    return {
-        "agreement": float(np.mean(agreement)),
-        "kl_to_teacher": float(np.mean(divergences(teacher, log_probs))),
-    }
+    return {"agreement": agreement, "kl_to_teacher": divergences(teacher, log_probs)}
 
 
 def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
@@ -200,9 +223,31 @@ def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
     bins["accuracy"], bins["confidence"]
     ```
     """
-    known = answered(log_probs)
-    log_probs, labels = log_probs[known], labels[known]
-    return equal_counts(np.exp(log_probs.max(-1)), log_probs.argmax(-1) == labels, bins)
+    found = _judged([log_probs], labels)
+    return equal_counts(found["confidence"], found["right"], bins)
+
+
+def reliability_of(model, data):
+    """Returns `reliability` of a model over its data, without keeping its outputs."""
+    parts = [_judged(*each) for each in _answers([model], data)]
+    sure, right = (np.concatenate([part[name] for part in parts])
+                   for name in ("confidence", "right"))  # fmt: skip
+    return equal_counts(sure, right)
+
+
+def right_of_examples(model, data):
+    """Returns how many answers of each example are right, and how many count, two arrays.
+
+    An example has one answer, or one for each of its tokens or pixels.
+    """
+    right, owners, before = [], [], 0
+    for (log_probs,), labels, examples, count in _answers([model], data, owners=True):
+        right.append((log_probs.argmax(-1) == labels) & answered(log_probs))
+        owners.append(examples + before)
+        before += count
+    owners = np.concatenate(owners)
+    return tuple(np.bincount(owners, each, minlength=before).astype("float64")
+                 for each in (np.concatenate(right), np.ones(len(owners))))  # fmt: skip
 
 
 def divergences(teacher, student):
@@ -214,17 +259,59 @@ def _predict(models, data, task):
     """Returns every model's outputs in one pass over the data, and the targets."""
     if task not in MEASURED:
         raise ValueError(f"`task` must be one of {', '.join(MEASURED)}. Received: task={task!r}")
-    output, labels = (_output, _classes) if task == "classes" else (_numbers, _targets)
-    outputs, true = [[] for _ in models], []
+    if task == "classes":
+        parts = [*_answers(models, data)]
+    else:
+        parts = [([_numbers(model, x) for model in models], y) for x, y, _ in _unpacked(data)]
+        parts = [(found, _targets(y, found[0])) for found, y in parts]
+    outputs, labels = zip(*parts)
+    return [np.concatenate(found) for found in zip(*outputs)], np.concatenate(labels)
+
+
+def _answers(models, data, owners=False):
+    """Yields `(log-probabilities of each model, labels)` of each batch, a row for each answer.
+
+    With `owners` it also yields each row's place in the batch, and the size of the batch.
+    """
+    kinds, late = None, []
+    for x, y, weights in _unpacked(data):
+        found = [_output(model, x) for model in models]
+        _check_alike(found)
+        count, examples = len(y), np.arange(len(y))
+        if found[0].ndim > 2:
+            found, y, examples = answers.counted_rows(found, y, weights)
+        part = _classes(y, found[0]), examples, count
+        kinds = kinds or [answers.are_probabilities(each) for each in found]
+        if any(each.shape[-1] == 1 for each in found):
+            late.append((found, part))  # all values of a unit tell logits from probabilities
+        else:
+            logs = [_log_probs(each, kind) for each, kind in zip(found, kinds)]
+            yield (logs, *part) if owners else (logs, part[0])
+    ends = np.cumsum([len(labels) for _, (labels, *_) in late])[:-1]
+    whole = [np.concatenate(each) for each in zip(*(found for found, _ in late))]
+    split = [np.split(_log_probs(each, kind), ends) for each, kind in zip(whole, kinds)]
+    for *logs, (_, part) in zip(*split, late):
+        yield (logs, *part) if owners else (logs, part[0])
+
+
+def _check_alike(outputs):
+    shapes = [each.shape for each in outputs]
+    if len({(*shape[:-1], max(shape[-1], 2)) for shape in shapes}) > 1:
+        raise ValueError(
+            "The teacher and the model must have the same classes. Received: outputs of shapes "
+            f"{' and '.join(map(str, shapes))}"
+        )
+
+
+def _unpacked(data):
+    """Yields `(x, y, sample weights)` of each batch, with `y` as an array."""
+    empty = True
     for batch in data:
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        for found, model in zip(outputs, models, strict=True):
-            found.append(output(model, x))
-        true.append(labels(np.asarray(y), outputs[0][-1]))
-    if not true:
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        yield x, np.asarray(y), weights
+        empty = False
+    if empty:
         raise ValueError("`data` must hold at least one batch. Received: none")
-    together = _log_probs if task == "classes" else np.concatenate
-    return [together(found) for found in outputs], np.concatenate(true)
 
 
 def _run(model, x):
@@ -234,11 +321,11 @@ def _run(model, x):
 
 
 def _output(model, x):
-    return _one_output(_run(model, x), "classes", (2,))
+    return _one_output(_run(model, x), "(batch, ..., classes)", range(2, 10))
 
 
 def _numbers(model, x):
-    found = _one_output(_run(model, x), "numbers", (1, 2))
+    found = _one_output(_run(model, x), "(batch, numbers)", (1, 2))
     return found.reshape(len(found), -1)
 
 
@@ -246,8 +333,7 @@ def _one_output(output, what, ranks):
     if isinstance(output, (dict, list, tuple)) or len(output.shape) not in ranks:
         received = keras.tree.map_structure(lambda t: tuple(t.shape), output)
         raise ValueError(
-            f"A model must have one output of shape (batch, {what}). Train other models, such as "
-            "those with an answer for each token or pixel, with `Distiller` or "
+            f"A model must have one output of shape {what}. Train other models with `Distiller` or "
             f"`experiments.Runner`, and compare them with `report.compare`. Received: {received}"
         )
     return keras.ops.convert_to_numpy(output).astype("float64")
@@ -289,12 +375,11 @@ def _classes(y, output):
     return found
 
 
-def _log_probs(batches):
-    """Returns log-probabilities of logits, or of probabilities if the first batch has such."""
-    first, outputs = batches[0], np.concatenate(batches)
+def _log_probs(outputs, are_probabilities):
+    """Returns log-probabilities of logits or of probabilities; two for one unit of any kind."""
     if outputs.shape[-1] == 1:
         outputs = two_classes(outputs)
-    elif answers.are_probabilities(first):
+    elif are_probabilities:
         outputs = np.log(np.maximum(outputs, np.finfo("float32").tiny))
     shifted = outputs - outputs.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_distill import _backend, schedules
-from keras_distill._keras.layers import sublayers
+from keras_distill._keras.adapted import copy_adapted
 from keras_distill.schedules import Hyperparameter
 from keras_distill.teachers.model_teacher import ModelTeacher
 from keras_distill.teachers.teacher import Teacher
@@ -82,9 +82,7 @@ class EMATeacher(Teacher):
         self.model = _copy(student) if self.model is None else self.model
         _check_alike(self.model, student)
         self.model.set_weights(student.get_weights())
-        for layer in sublayers(self.model, recursive=True):
-            if isinstance(layer, keras.layers.Normalization):
-                layer.finalize_state()  # the layer reads constants that depend on its weights
+        copy_adapted(self.model, student)
         self.model.trainable = False
         self._count = _Count(name="ema_count")
         self._count.build()

@@ -126,6 +126,8 @@ def test_litert_takes_one_at_a_time_where_it_takes_no_batch(tmp_path):
     steps = np.random.default_rng(0).normal(size=(5, 5, 3))
     (found,) = export.write(model, tmp_path, "litert", inputs=steps)
     assert found.batch == 1 and "takes batches of 1" in str(found)
+    with pytest.raises(ValueError, match="quantizer cannot quantize this model to int8"):
+        export.write(model, tmp_path, "litert", quantize="int8", inputs=steps)
     (fixed,) = export.write(network(), tmp_path, "litert", batch=16, inputs=IMAGES)  # 16 + 16 + 8
     assert fixed.batch == 16 and fixed.parity.difference <= 1e-5
 
@@ -330,9 +332,12 @@ def test_a_student_of_strings(tmp_path):
         assert found.parity.difference <= 1e-5
     with pytest.raises(ValueError, match="must hold strings for the input 'text'"):
         export.write(model, tmp_path, inputs=np.zeros(3))
-    needs("litert")
-    with pytest.raises(ValueError, match="LiteRT cannot run this model"):
+    with pytest.raises(ValueError, match="export the part after its text layer"):
         export.write(model, tmp_path, "litert", inputs=["good"])
+    needs("litert")
+    part = keras.Model(split.output, model.output, name="part")  # as the message says
+    (found,) = export.write(part, tmp_path, "litert", inputs=split(["good", "bad film"]))
+    assert found.parity.difference <= 1e-5
 
 
 @keras.saving.register_keras_serializable("tests")

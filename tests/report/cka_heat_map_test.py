@@ -29,6 +29,14 @@ def cka(x, y):
     return cross / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
 
 
+def test_a_recurrent_layer_is_shown_and_its_cell_is_not():
+    model = keras.Sequential([keras.Input((5, 3)), layers.GRU(4, name="read"),
+                              layers.Dense(2, name="head")])  # fmt: skip
+    steps = np.random.default_rng(0).normal(size=(8, 5, 3)).astype("float32")
+    matrix, paths, _ = report.cka_heat_map(model, model, steps)
+    assert paths == ["read", "head"] and matrix[0, 0] == pytest.approx(1)
+
+
 def test_the_heat_map_is_numpys_and_a_picture(tmp_path):
     student, teacher = net(), net(8, seed=1)
     path = tmp_path / "cka.png"

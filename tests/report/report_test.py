@@ -85,7 +85,7 @@ def test_bad_data_is_named():
         report.measure(model(0), batches().take(0))
     with pytest.raises(ValueError, match=r"integers in \[0, 4\)"):
         report.measure(model(0), batches(np.full(50, 4)))
-    with pytest.raises(ValueError, match=r"one output of shape \(batch, classes\)"):
+    with pytest.raises(ValueError, match=r"one output of shape \(batch, ..., classes\)"):
         report.measure(lambda x: {"a": x, "b": x}, batches())
     one = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     with pytest.raises(ValueError, match='0 or 1. Measure a regression with `task="numbers"`'):

@@ -7,10 +7,11 @@ import numpy as np
 
 from keras_distill import _files, report
 from keras_distill._messages import say
-from keras_distill.experiments.comparison import first_examples
+from keras_distill.experiments.comparison import first_examples, for_export
 from keras_distill.experiments.run_folder import RunFolder
 from keras_distill.experiments.tuning.ranking import name_of
 from keras_distill.export import write as write_exports
+from keras_distill.report.measures import right_of_examples
 from keras_distill.report.tables import plain
 from keras_distill.report.tasks import TASKS, Classes
 
@@ -57,7 +58,7 @@ def write(folder, found, results, experiment, seeds):
 
 def export(folder, found, experiment, formats, quantize):
     """Exports the chosen student to other formats, each checked on validation examples."""
-    inputs, targets = first_examples(experiment.data("valid"), EXPORTED)
+    inputs, targets = for_export(*first_examples(experiment.data("valid"), EXPORTED))
     provenance = {name: found[name] for name in ("student", "setting", "default", "keep")}
     provenance["answer"] = found["answer"]
     student = keras.saving.load_model(folder / "student.keras", compile=False)
@@ -77,14 +78,16 @@ def paired(run, valid, seeds, task=Classes):
 
     For classes this is McNemar's exact test. It counts the examples of all seeds that one arm has
     right and the other wrong; without a difference each is a toss of a fair coin. For numbers,
-    signs of the differences of squared errors are flipped. Each difference is an example's mean
-    over the seeds.
+    signs of the differences of squared errors are flipped, and for an answer for each token or
+    pixel those of an example's share of right answers. Each difference is an example's mean over
+    the seeds.
     """
     worth = _right if task is Classes else _explained
     found = {arm: [] for arm in ("alone", "distilled")}
     for arm, rows in found.items():
         for seed in seeds:
-            rows.append(worth(*report.predictions(run.model(f"{arm}-{seed}"), valid, task.name)))
+            rows.append(worth(run.model(f"{arm}-{seed}"), valid))
+    one_each = np.isin(found["alone"], (0, 1)).all() and np.isin(found["distilled"], (0, 1)).all()
     alone, distilled = (task.scale * np.asarray(found[arm]) for arm in ("alone", "distilled"))
     gains = (distilled - alone).mean(-1)
     won, lost = int((distilled > alone).sum()), int((alone > distilled).sum())
@@ -96,22 +99,24 @@ def paired(run, valid, seeds, task=Classes):
         "error": float(gains.std(ddof=1) / math.sqrt(len(seeds))) if many else None,
         "won": won,
         "lost": lost,
-        "p": (report.mcnemar(won, lost) if task is Classes
+        "p": (report.mcnemar(won, lost) if task is Classes and one_each
               else report.sign_flips((distilled - alone).mean(0))),
     }  # fmt: skip
 
 
-def _right(log_probs, labels):
-    """Returns 1 for each right example; the mean is the accuracy."""
-    return (log_probs.argmax(-1) == labels).astype("float64")
+def _right(model, data):
+    """Returns 1 for each right example, or its share of right answers; the mean is the accuracy."""
+    right, counted = right_of_examples(model, data)
+    return right / counted.mean()
 
 
-def _explained(values, true):
+def _explained(model, data):
     """Returns `1 - (y - f)^2 / var y` of each example; the mean is R squared.
 
     It is the mean over the example's numbers. A value that is not finite counts as the mean of the
     targets, which explains nothing.
     """
+    values, true = report.predictions(model, data, "numbers")
     values = np.where(np.isfinite(values), values, true.mean(0))
     return (1 - (true - values) ** 2 / true.var(0)).mean(-1)
 

@@ -10,7 +10,6 @@ import keras
 from keras_distill import models
 from keras_distill.models.shrinking.vocabulary import size_of
 from keras_distill.report import latency, size_on_disk
-from keras_distill.training.first_look import build
 
 DEPTHS = (3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
 WIDTHS = {1.0: "", 0.5: "half as wide", 0.25: "a quarter as wide"}
@@ -51,22 +50,13 @@ def proposals(experiment, teacher, sizes=SIZES):
     Returns:
         A list of `Proposal`s of different sizes, the largest first.
     """
-    own = [Proposal(OWN, functools.partial(_built, experiment))]
+    own = [Proposal(OWN, experiment.built_student)]
     if "size" in inspect.signature(experiment.student).parameters:
-        own = [Proposal(f"size {size:g}", functools.partial(_built, experiment, size=size))
+        own = [Proposal(f"size {size:g}", functools.partial(experiment.built_student, size=size))
                for size in sizes]  # fmt: skip
     found = [*_cut(teacher, experiment), *own]
     counted = {each.name: each.make().count_params() for each in found}
     return sorted(found, key=lambda each: (-counted[each.name], each.name))
-
-
-def _built(experiment, **size):
-    """Returns the experiment's own student with its weights, which a subclass makes when called."""
-    student = experiment.student(**size)
-    if not student.built:
-        batch = next(iter(experiment.data("train")))
-        build(student, keras.utils.unpack_x_y_sample_weight(batch)[0])
-    return student
 
 
 def _cut(teacher, experiment):

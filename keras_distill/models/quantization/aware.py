@@ -7,6 +7,7 @@ from keras import layers
 
 from keras_distill._keras import graph
 from keras_distill._keras import layers as keras_layers
+from keras_distill._keras.adapted import copy_adapted
 from keras_distill._messages import say
 from keras_distill.models.quantization import folding
 from keras_distill.quantized_layers import ActivationRange, QuantizedBlock, kind_of
@@ -96,8 +97,10 @@ def quantization_aware(
             "The student must have a layer that can be quantized (a dense layer, a convolution or "
             f"an embedding). Received: {student.name!r}"
         )
-    for weights, copy in builder.copied:
-        copy.set_weights(weights)
+    for part, copy in builder.copied:
+        if part.weights:
+            copy.set_weights(part.weights)
+        copy_adapted(copy, part.layer)
     if calibration is not None:
         _calibrate(made, calibration)
     if builder.floats:
@@ -161,8 +164,8 @@ class _Builder:
         source = part.layer
         if id(source) not in self._made:
             made = self._made[id(source)] = self._copy(source, changes)
-            if part.weights and not isinstance(made, QuantizedBlock):  # a block has them already
-                self.copied.append((part.weights, made))
+            if not isinstance(made, QuantizedBlock):  # a block has its weights already
+                self.copied.append((part, made))
         return self._made[id(source)]
 
     def _copy(self, source, changes):

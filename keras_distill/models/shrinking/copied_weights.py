@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 
+from keras_distill._keras.adapted import copy_adapted
 from keras_distill._keras.layers import sublayers
 from keras_distill.models.shrinking import blocks
 
@@ -140,9 +141,7 @@ def _copy_layer(layer, source, in_place, rows):
                 f"{tuple(variable.shape)}."
             )
         variable.assign(rows.cut(value, variable.shape, weight))
-    for each in (layer, *sublayers(layer, recursive=True)):
-        if isinstance(each, keras.layers.Normalization):
-            each.finalize_state()  # the layer reads constants that depend on its weights
+    copy_adapted(layer, source)
 
 
 def _other_weights(layer, source, in_place, keys):

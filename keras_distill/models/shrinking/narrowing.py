@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 
+from keras_distill._keras.adapted import copy_adapted
 from keras_distill._keras.layers import sublayers
 from keras_distill.models.shrinking import graph_cut, measures
 from keras_distill.models.shrinking.channels import Channels
@@ -98,10 +99,11 @@ def _copy(model, made, channels, dropped, factors):
     for place, units in channels.places:
         axes.setdefault(id(place.weight), {})[place.axis] = _kept(units, dropped)
     for layer in model.layers:
-        if id(layer) not in made or not layer.weights:
+        if id(layer) not in made:
             continue
         for old, new in zip(layer.weights, made[id(layer)].weights, strict=True):
             value = keras.ops.convert_to_numpy(old)
             for axis, entries in axes.get(id(old), {}).items():
                 value = np.take(value, entries, axis=axis)
             new.assign(value * factors[id(old)] if id(old) in factors else value)
+        copy_adapted(made[id(layer)], layer)

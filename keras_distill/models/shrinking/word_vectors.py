@@ -3,6 +3,7 @@
 import keras
 
 from keras_distill._keras import graph
+from keras_distill._keras.adapted import copy_adapted
 from keras_distill.models.shrinking import graph_cut
 from keras_distill.models.shrinking.sizes import words_of
 
@@ -57,6 +58,7 @@ def cut_rows(model, ids, name):
             if layer is words:
                 values[0] = values[0][ids]
             made[id(layer)].set_weights(values)
+            copy_adapted(made[id(layer)], layer)
     return student
 
 
