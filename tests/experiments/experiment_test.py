@@ -51,6 +51,13 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def loss_of_tokens(y, found):
+    """The loss of `SparseCategoricalCrossentropy`, which takes no -100."""
+    return keras.losses.sparse_categorical_crossentropy(
+        keras.ops.maximum(y, 0), found, from_logits=True
+    )
+
+
 class Interrupt(keras.callbacks.Callback):
     """Ctrl-C in the `at`-th fit, at the end of its first epoch."""
 
@@ -389,6 +396,34 @@ def test_one_unit_is_a_classifier_of_two(tmp_path):
     right = np.mean((student.predict(x, verbose=0)[:, 0] > 0) == y)
     assert results["arms"]["distilled"]["seeds"][0]["accuracy"] == right
     assert len(results["reliability"]) == 3
+
+
+def tagger(width):
+    inputs = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(9, width)(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def padded(split):
+    """Texts padded to the longest of their batch, whose padding has labels that are no classes."""
+    draw = np.random.default_rng(len(split))
+    texts = [draw.integers(1, 9, length).tolist() for length in draw.integers(2, 7, 24)]
+    ids = tf.data.Dataset.from_tensor_slices(tf.ragged.constant(texts, dtype="int32"))
+    found = ids.map(lambda row: (row, row % 3, tf.ones_like(row, "float32")))
+    return found.padded_batch(8, padding_values=(0, -100, 0.0))
+
+
+def test_an_answer_for_each_token_of_padded_texts(tmp_path):
+    results = tiny(student=lambda: tagger(2), teacher=lambda: tagger(8), data=padded,
+                   loss=loss_of_tokens).run(tmp_path)  # fmt: skip
+    student = keras.saving.load_model(tmp_path / "student.keras", compile=False)
+    right = []
+    for ids, labels, weights in padded("test").as_numpy_iterator():
+        right += (student.predict(ids, verbose=0).argmax(-1) == labels)[weights > 0].tolist()
+    assert results["arms"]["distilled"]["seeds"][0]["accuracy"] == pytest.approx(np.mean(right))
+    assert len(results["reliability"]) == 3 and "doubts" not in results
+    with np.load(tmp_path / "examples.npz") as kept:
+        assert sorted(kept) == ["inputs", "sample_weight", "targets"]
 
 
 def test_the_loss_or_the_task_says_what_is_judged():
