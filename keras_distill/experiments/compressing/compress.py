@@ -28,7 +28,7 @@ from keras_distill.recipes.defaults import terms_of
 from keras_distill.report import page as report_page
 
 BUDGET = ("ms", "mb", "flops")
-COST = dict.fromkeys((*BUDGET, "parameters"), (int, float))
+COST = {**dict.fromkeys((*BUDGET, "parameters"), (int, float)), "flops": (int, float, type(None))}
 
 
 def compress(
@@ -213,7 +213,7 @@ class Compressing:
 
     def _size(self, name):
         """Returns the size by which students are ordered, which is the same in every run."""
-        return self.costs[name]["flops"], self.costs[name]["parameters"], name
+        return self.costs[name]["flops"] or 0, self.costs[name]["parameters"], name
 
     def best(self, names):
         """Returns the best student, by halving."""

@@ -5,11 +5,9 @@ import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
-import keras
-
 from keras_distill import models
 from keras_distill.models.shrinking.vocabulary import size_of
-from keras_distill.report import latency, size_on_disk
+from keras_distill.report import latency, operations_of, size_on_disk
 
 DEPTHS = (3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
 WIDTHS = {1.0: "", 0.5: "half as wide", 0.25: "a quarter as wide"}
@@ -128,21 +126,13 @@ def measured(students, example):
     Returns:
         `{name: {"ms", "mb", "flops", "parameters"}}`: the median milliseconds of a prediction at
         batch 1, the megabytes of the `.keras` file, operations of matrix products, and weights.
+        The operations are `None` for a student of strings.
     """
     made = {each.name: each.make() for each in students}
     times = latency(made, example)
     return {name: {"ms": times[name]["median_ms"], "mb": size_on_disk(model) / 1e6,
-                   "flops": _operations(model, example), "parameters": model.count_params()}
+                   "flops": operations_of(model, example), "parameters": model.count_params()}
             for name, model in made.items()}  # fmt: skip
-
-
-def _operations(model, example):
-    def spec(value):
-        value = keras.ops.convert_to_tensor(value)
-        return keras.KerasTensor((1, *value.shape[1:]), value.dtype)
-
-    inputs = keras.tree.map_structure(spec, example)
-    return models.operations(lambda x: model(x, training=False), inputs)
 
 
 def within(costs, budget):
@@ -153,9 +143,15 @@ def within(costs, budget):
         budget: `{"ms" | "mb" | "flops": the maximum}`. `None` is no limit.
 
     Raises:
-        ValueError: if no student is left.
+        ValueError: if no student is left, or the operations of one are limited but not known.
     """
     limits = {name: most for name, most in budget.items() if most is not None}
+    unknown = [name for name, cost in costs.items() if "flops" in limits and cost["flops"] is None]
+    if unknown:
+        raise ValueError(
+            "The operations of a student can only be counted for numbers of known shapes. Limit "
+            f"its milliseconds or its size instead. Received: {limits}, for {unknown[0]}"
+        )
     kept = [name for name, cost in costs.items()
             if all(cost[limit] <= most for limit, most in limits.items())]  # fmt: skip
     if not kept:

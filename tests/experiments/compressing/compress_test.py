@@ -180,6 +180,10 @@ def test_what_costs_more_than_a_budget_is_dropped():
     assert within(costs, {"ms": 1.5, "flops": 10}) == ["small"]
     with pytest.raises(ValueError, match="The smallest costs are {'flops': 4}"):
         within(costs, {"flops": 3, "ms": None})
+    costs["large"]["flops"] = None  # of a student of strings
+    assert within(costs, {"ms": 1.5, "flops": None}) == ["small"]
+    with pytest.raises(ValueError, match="can only be counted for numbers"):
+        within(costs, {"flops": 10})
 
 
 def test_a_student_that_is_cut_is_the_same_each_time_and_keeps_what_matters(file):
