@@ -98,14 +98,14 @@ def _best(runner, valid, task):
 
 
 def _pictures(models, test, inputs):
-    """Returns the confidence of each model, and the images of which the teacher is unsure."""
-    reliability = {arm: reliability_of(model, test) for arm, model in models.items()}
-    if np.ndim(test[0][1]) > 2:  # an answer for each pixel
-        return {"reliability": reliability}
-    log_probs = {arm: report.predictions(model, test)[0] for arm, model in models.items()}
-    _, labels = report.predictions(models["teacher"], test)
-    if len(labels) != len(keras.tree.flatten(inputs)[0]):
-        return {"reliability": reliability}
+    """Returns the models' confidence and, for images, those of which the teacher is unsure."""
+    count = sum(len(batch[1]) for batch in test)
+    images = getattr(inputs, "ndim", 0) in (3, 4) and len(inputs) == count
+    if not images or np.ndim(test[0][1]) > 2:  # an answer for each pixel
+        return {"reliability": {arm: reliability_of(model, test) for arm, model in models.items()}}
+    found = {arm: report.predictions(model, test) for arm, model in models.items()}
+    log_probs, labels = {arm: each for arm, (each, _) in found.items()}, found["teacher"][1]
+    reliability = {arm: report.reliability(each, labels) for arm, each in log_probs.items()}
     return {"reliability": reliability, "doubts": report.doubts(inputs, labels, log_probs)}
 
 

@@ -53,8 +53,9 @@ class Experiment:
             `keras.saving.load_model`.
         data: a function from "train", "valid" or "test" to a batched `tf.data.Dataset` of
             `(x, labels)`. The models have one output, `(batch, classes)`, `(batch, 1)` for yes or
-            no, or `(batch, numbers)` for a regression. A shuffle without a seed uses the
-            experiment's seed.
+            no, or `(batch, numbers)` for a regression. With axes between these, such as
+            `(batch, tokens, classes)`, each token or pixel is an answer, unless its sample weight
+            (a third part of the batch) is 0. A shuffle without a seed uses the experiment's seed.
         terms: a list of `Term`s, or a function `(student, teacher)` that returns one. Terms with
             weights need a function, which is called for each seed. By default the outputs are
             compared at temperature 2 (Hinton), and those of a regression by the squared error.
