@@ -74,7 +74,7 @@ def trained_teacher(arguments):
     return str(path)
 
 
-def given(options, teacher, arguments):
+def of_setting(options, teacher, arguments):
     """Returns the experiment of `--setting`, and its setting; writes the teacher's targets."""
     recipe, temperature, alpha = arguments.setting
     setting = {"recipe": recipe, "temperature": float(temperature), "alpha": float(alpha),
@@ -90,7 +90,7 @@ def tuned(size, teacher, arguments):
     folder = pathlib.Path(arguments.out) / size / "tune"
     options = {"data": arguments.data, "width": WIDTHS[size], "limit": arguments.limit}
     if arguments.setting:
-        return given(options, teacher, arguments)
+        return of_setting(options, teacher, arguments)
     sweep = {"recipe": ["hinton", "dist"], "temperature": TEMPERATURES, "alpha": ALPHAS,
              "epochs": arguments.epochs}  # fmt: skip
     if not (folder / "ranking.json").exists():

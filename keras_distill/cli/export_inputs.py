@@ -106,7 +106,7 @@ def of_run(folder):
 
 
 def of_experiment(experiment, count=256):
-    """Returns the same of an experiment's validation split."""
+    """Returns `(inputs, targets, weights)` of an experiment's first validation examples."""
     from keras_distill.experiments.comparison import first_examples
 
     return first_examples(experiment.data("valid"), count)

@@ -29,10 +29,10 @@ def import_keras(verbose=False):
 
             tf.config.list_physical_devices()
     if not verbose:
-        logging.getLogger("tensorflow").addFilter(_is_no_retracing)
+        logging.getLogger("tensorflow").addFilter(_is_not_retracing)
 
 
-def _is_no_retracing(record):
+def _is_not_retracing(record):
     """Returns whether a log record is not TensorFlow's advice to trace less often.
 
     A command runs many models in one process, and each of them is traced once.

@@ -194,12 +194,14 @@ def _loss(found):
 
 def _share(found):
     """Returns the share of the teacher, and the reason."""
-    if None not in (found.valid, found.alone_valid) and not _is_ahead(found):
-        return LITTLE, (
-            f"The teacher ({found.valid:.4f} on the validation split) is not better than the "
-            f"student alone ({found.alone_valid:.4f}) by more than the standard error, so the "
-            "teacher gets a small share."
-        )
+    if None not in (found.valid, found.alone_valid):
+        error = _error_of_lead(found)
+        if found.valid - found.alone_valid <= error:
+            bar = " by more than the standard error" if error else ""
+            return LITTLE, (
+                f"The teacher ({found.valid:.4f} on the validation split) is not better than the "
+                f"student alone ({found.alone_valid:.4f}){bar}, so the teacher gets a small share."
+            )
     if None not in (found.alone_train, found.alone_valid):
         gap = found.alone_train - found.alone_valid
         if gap >= GAP and found.kind != "values":
@@ -210,13 +212,12 @@ def _share(found):
     return SHARE, "Labels and teacher get equal shares."
 
 
-def _is_ahead(found):
-    """Whether the teacher's lead is more than its standard error, which R squared has none of."""
-    error = 0.0
-    if found.kind != "values" and found.valid_examples is not None:
-        spread = sum(each * (1 - each) for each in (found.valid, found.alone_valid))
-        error = (spread / found.valid_examples) ** 0.5
-    return found.valid - found.alone_valid > error
+def _error_of_lead(found):
+    """Returns the standard error of the teacher's lead in accuracy, or 0 if it is not known."""
+    if found.kind == "values" or found.valid_examples is None:
+        return 0.0
+    spread = sum(each * (1 - each) for each in (found.valid, found.alone_valid))
+    return (spread / found.valid_examples) ** 0.5
 
 
 def terms_of(setting):

@@ -66,7 +66,8 @@ def measure(
     """
     models = [model] if teacher is None else [model, teacher]
     if task == "classes":
-        result = _summed([_judged(*each) for each in answers_of(models, data)], teacher is not None)
+        parts = [_judged(logs, labels) for logs, labels, *_ in answers_of(models, data)]
+        result = _summed(parts, teacher is not None)
     else:
         found, true = _predict(models, data, task)
         result = number_scores(found[0], true, *found[1:])
@@ -229,7 +230,7 @@ def reliability(log_probs: Any, labels: Any, bins: int = GROUPS) -> dict:
 
 def reliability_of(model, data):
     """Returns `reliability` of a model over its data, without keeping its outputs."""
-    parts = [_judged(*each) for each in answers_of([model], data)]
+    parts = [_judged(logs, labels) for logs, labels, *_ in answers_of([model], data)]
     sure, right = (np.concatenate([part[name] for part in parts])
                    for name in ("confidence", "right"))  # fmt: skip
     return equal_counts(sure, right)
@@ -241,7 +242,7 @@ def right_of_examples(model, data):
     An example has one answer, or one for each of its tokens or pixels.
     """
     right, owners, before = [], [], 0
-    for (log_probs,), labels, examples, count in answers_of([model], data, owners=True):
+    for (log_probs,), labels, examples, count in answers_of([model], data):
         right.append((log_probs.argmax(-1) == labels) & answered(log_probs))
         owners.append(examples + before)
         before += count
@@ -260,7 +261,7 @@ def _predict(models, data, task):
     if task not in MEASURED:
         raise ValueError(f"`task` must be one of {', '.join(MEASURED)}. Received: task={task!r}")
     if task == "classes":
-        parts = [*answers_of(models, data)]
+        parts = [(logs, labels) for logs, labels, *_ in answers_of(models, data)]
     else:
         parts = [([numbers_of(model, x) for model in models], y) for x, y, _ in unpacked(data)]
         parts = [(found, targets_of(y, found[0])) for found, y in parts]

@@ -8,30 +8,30 @@ from keras_distill.losses import answers
 from keras_distill.report.tasks import two_classes
 
 
-def answers_of(models, data, owners=False):
-    """Yields `(log-probabilities of each model, labels)` of each batch, a row for each answer.
+def answers_of(models, data):
+    """Yields the answers of each batch, a row for each example or for each of its tokens or pixels.
 
-    With `owners` it also yields each row's place in the batch, and the size of the batch.
+    They are `(log-probabilities of each model, labels, examples, count)`. `examples` is the place
+    of each row's example in the batch, and `count` is the number of examples in it.
     """
     kinds, late = None, []
     for x, y, weights in unpacked(data):
         found = [_output(model, x) for model in models]
         _check_alike(found)
+        kinds = kinds or [answers.are_probabilities(each) for each in found]
         count, examples = len(y), np.arange(len(y))
         if found[0].ndim > 2:
             found, y, examples = answers.counted_rows(found, y, weights)
         part = _classes(y, found[0]), examples, count
-        kinds = kinds or [answers.are_probabilities(each) for each in found]
         if any(each.shape[-1] == 1 for each in found):
             late.append((found, part))  # all values of a unit tell logits from probabilities
         else:
-            logs = [_log_probs(each, kind) for each, kind in zip(found, kinds)]
-            yield (logs, *part) if owners else (logs, part[0])
+            yield [_log_probs(each, kind) for each, kind in zip(found, kinds)], *part
     ends = np.cumsum([len(labels) for _, (labels, *_) in late])[:-1]
     whole = [np.concatenate(each) for each in zip(*(found for found, _ in late))]
     split = [np.split(_log_probs(each, kind), ends) for each, kind in zip(whole, kinds)]
     for *logs, (_, part) in zip(*split, late):
-        yield (logs, *part) if owners else (logs, part[0])
+        yield logs, *part
 
 
 def _check_alike(outputs):
@@ -65,6 +65,7 @@ def _output(model, x):
 
 
 def numbers_of(model, x):
+    """Returns a regression's answers, `(batch, numbers)`."""
     found = _one_output(_run(model, x), "(batch, numbers)", (1, 2))
     return found.reshape(len(found), -1)
 
@@ -80,7 +81,7 @@ def _one_output(output, what, ranks):
 
 
 def targets_of(y, output):
-    """Returns numbers in the output's shape."""
+    """Returns the targets of a regression in the output's shape, `(batch, numbers)`."""
     fits = y.size == output.size and y.shape[:1] == output.shape[:1] and y.dtype.kind in "biuf"
     if not fits:
         raise ValueError(
