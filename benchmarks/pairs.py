@@ -3,14 +3,17 @@
 The rules of `recipes.default` were made on `FOR_RULES` (`default_recipe.py`), and are judged on
 `HELD_OUT` (`never_hurts.py`). A folder holds the data that no dependency ships: Fashion-MNIST's idx
 files in `fashion_mnist/`, `sentiment.tsv` (split, label, text), `synopsis.tsv` (split, section,
-short, long), and WordNet's `data.noun`, `data.verb`, `data.adj` and `data.adv` in `wordnet/`.
+short, long), WordNet's `data.noun`, `data.verb`, `data.adj` and `data.adv` in `wordnet/`, and a
+MiniLM encoder in the format of Hugging Face in `minilm/`.
 """
 
 import csv
 import dataclasses
 import functools
+import math
 import pathlib
 import sys
+import types
 
 import keras
 import numpy as np
@@ -18,15 +21,15 @@ from keras import layers
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 
-WORDS, LENGTH = 4_000, 48
+WORDS, LENGTH, BATCH = 4_000, 48, 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """A task: `data(folder)` returns `{split: (x, y)}` as arrays.
 
-    `teacher` makes a Keras model, or is a function `(x, y) -> (function of x)` that trains a black
-    box. `student` makes a Keras model. `loss` is "classes" or "values".
+    `teacher` makes a Keras model, or it is a function `(x, y, folder)` that trains a black box and
+    returns it as a function of `x`. `student` makes a Keras model. `loss` is "classes" or "values".
     """
 
     data: callable
@@ -34,11 +37,13 @@ class Pair:
     student: callable
     epochs: int
     teacher_epochs: int = 30
-    batch: int = 64
+    batch: int = BATCH
     rate: float = 5e-3
     loss: str = "classes"
     black_box: bool = False
-    teacher_data: callable = None  # by default the student's
+    teacher_data: callable = None  # what the teacher is trained on; by default the student's
+    teacher_reads: callable = None  # the same examples as the teacher reads them, if it differs
+    teacher_file: str = None  # pairs with one name share a teacher
 
 
 # Data
@@ -114,11 +119,12 @@ def _numbered(texts):
     return {split: table(np.asarray(each)).numpy() for split, each in texts.items()}
 
 
-def _of_texts(rows, limits):
+def _of_texts(rows, limits, numbered=True):
     """Returns splits of `[(split, text, label)]`, with at most so many rows each."""
     names = {label: index for index, label in enumerate(sorted({row[2] for row in rows}))}
     kept = {split: [row for row in rows if row[0] == split][:n] for split, n in limits.items()}
-    x = _numbered({split: [row[1] for row in each] for split, each in kept.items()})
+    x = {split: [row[1] for row in each] for split, each in kept.items()}
+    x = _numbered(x) if numbered else x
     return {s: (x[s], np.asarray([names[row[2]] for row in kept[s]])) for s in kept}
 
 
@@ -130,9 +136,9 @@ def _tsv(path):
 LIMITS = {"train": 6_000, "valid": 2_000, "test": 3_000}
 
 
-def reviews(folder):
+def reviews(folder, numbered=True):
     rows = _tsv(pathlib.Path(folder) / "sentiment.tsv")
-    return _of_texts([(r["split"], r["text"], r["label"]) for r in rows], LIMITS)
+    return _of_texts([(r["split"], r["text"], r["label"]) for r in rows], LIMITS, numbered)
 
 
 def sections(folder, count=12):
@@ -218,17 +224,38 @@ def word_windows(width, outputs):
     return keras.Model(inputs, layers.Dense(outputs)(x))
 
 
-# Teachers that are no networks
+def of_the_example():
+    from fashion_mnist import teacher
+
+    return teacher()
 
 
-def boosted_classes(x, y):
+# Teachers that are functions
+
+
+def fine_tuned(x, y, folder):
+    """Fine-tunes MiniLM on texts, as `examples/text_classification.py` does."""
+    from text_classification import LOSS, classifier
+    from training import warmed_up
+
+    keras.utils.set_random_seed(0)
+    given = types.SimpleNamespace(encoder=f"{folder}/minilm", tiny=False, dtype="float32",
+                                  length=32)  # fmt: skip
+    model, epochs = classifier(given, x, int(y.max()) + 1), 2
+    rate = warmed_up(1e-4, epochs * math.ceil(len(y) / 32))
+    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), LOSS)
+    model.fit(np.asarray(x), y, batch_size=32, epochs=epochs, verbose=0)
+    return lambda texts: model.predict(np.asarray(texts), batch_size=64, verbose=0)
+
+
+def boosted_classes(x, y, folder):
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     model = HistGradientBoostingClassifier(random_state=0).fit(x, y)
     return lambda inputs: np.log(np.maximum(model.predict_proba(inputs), 1e-7)).astype("float32")
 
 
-def boosted_values(x, y):
+def boosted_values(x, y, folder):
     from sklearn.ensemble import GradientBoostingRegressor
 
     model = GradientBoostingRegressor(
@@ -241,12 +268,17 @@ part = functools.partial
 SMALL, LARGE = (8, 8, 1), (28, 28, 1)
 
 
-def of_fashion(count, student, epochs, batch=64):
-    """Returns the pair of a student with few images and a teacher that saw all images."""
+def of_fashion(count, student, epochs, batch=BATCH):
+    """Returns the pair of a student with some images and a teacher that saw all images."""
     every = part(fashion, count=55_000)
+    return Pair(part(fashion, count=count), of_the_example, student, epochs, 12, batch,
+                teacher_data=every, teacher_file="fashion")  # fmt: skip
+
+
+def of_short_teacher(pair):
+    """Returns the same pair with a smaller teacher that is not trained to its end."""
     teacher = part(convolutions, LARGE, (16, 32, 64), 0.3)
-    return Pair(part(fashion, count=count), teacher, student, epochs, 6, batch,
-                teacher_data=every)  # fmt: skip
+    return dataclasses.replace(pair, teacher=teacher, teacher_epochs=6, teacher_file="short")
 
 
 PLAIN = part(convolutions, LARGE, (8, 12, 16), 0.0, 2)
@@ -256,7 +288,8 @@ FOR_RULES = {
                           part(dense, SMALL, (12,), 10), 60),
     "blobs": Pair(blobs, part(dense, (20,), (256, 256), 10, 0.4), part(dense, (20,), (16,), 10),
                   40),
-    "fashion 4,000, dense": of_fashion(4_000, part(dense, LARGE, (24,), 10), 30),
+    "fashion 4,000, dense": of_short_teacher(
+        of_fashion(4_000, part(dense, LARGE, (24,), 10), 30)),
     "parts of speech": Pair(parts_of_speech, part(word_windows, 64, 4),
                             part(bag_of_words, 8, 4), 20, 8),
     "fields of verbs": Pair(part(lexical_fields, part="verb", count=8_000),
@@ -271,7 +304,8 @@ HELD_OUT = {
     "fashion 2,000, plain": of_fashion(2_000, PLAIN, 40),
     "fashion 10,000, residual": of_fashion(10_000, part(residual, LARGE, 8, 2), 20),
     "fashion 55,000, plain": of_fashion(55_000, PLAIN, 20, 128),
-    "reviews": Pair(reviews, part(word_windows, 64, 2), part(bag_of_words, 8, 2), 20, 8),
+    "reviews": Pair(reviews, fine_tuned, part(bag_of_words, 8, 2), 20, black_box=True,
+                    teacher_reads=part(reviews, numbered=False)),
     "sections": Pair(sections, part(word_windows, 96, 12), part(bag_of_words, 8, 12), 20, 10),
     "lexical fields": Pair(lexical_fields, part(word_windows, 96, 26),
                            part(bag_of_words, 8, 26), 20, 10),
@@ -281,4 +315,10 @@ HELD_OUT = {
                    black_box=True),
     "diabetes": Pair(diabetes, boosted_values, part(dense, (10,), (8,), 1), 60, batch=32,
                      loss="values", black_box=True),
+}  # fmt: skip
+
+NOT_AHEAD = {  # teachers that are no better than their students
+    "fashion 55,000, short teacher": of_short_teacher(HELD_OUT["fashion 55,000, plain"]),
+    "reviews, teacher of words": Pair(reviews, part(word_windows, 64, 2),
+                                      part(bag_of_words, 8, 2), 20, 8),
 }  # fmt: skip

@@ -5,6 +5,8 @@ import pathlib
 
 import keras
 import numpy as np
+from pairs import BATCH
+from peer import keras_distiller
 
 from keras_distill import CachedTeacher, Distiller, Supervision, Term, recipes
 from keras_distill._files import read_json, write_json
@@ -41,47 +43,42 @@ class Trained:
         """Returns the teacher's outputs on each split, `{split: array}`."""
         path = self.folder / "answers.npz"
         if not path.exists():
-            teacher = self._teacher()
-            found = {split: teacher(x) for split, (x, _) in self.data.items()}
+            teacher, read = self._teacher(), self.pair.teacher_reads
+            inputs = read(self.data_folder) if read else self.data
+            found = {split: teacher(x) for split, (x, _) in inputs.items()}
             np.savez(path, **found)
         return dict(np.load(path))
 
     def _teacher(self):
-        if self.pair.black_box:
-            return self.pair.teacher(*self._teachers_data()["train"])
-        model = self.teacher()
-        return lambda x: model.predict(x, batch_size=512, verbose=0)
-
-    def _teachers_data(self):
-        given = self.pair.teacher_data
-        return self.data if given is None else given(self.data_folder)
-
-    def teacher(self):
-        """Returns the teacher that is a Keras model, trained once."""
+        """Returns the trained teacher, a function of its inputs."""
         pair = self.pair
-        path = self.folder.parent / ("fashion.keras" if pair.teacher_data else
-                                     f"{self.folder.name}.keras")  # fmt: skip
+        given = pair.teacher_data or pair.teacher_reads
+        x, y = (given(self.data_folder) if given else self.data)["train"]
+        if pair.black_box:
+            return pair.teacher(x, y, self.data_folder)
+        path = self.folder.parent / f"{pair.teacher_file or self.folder.name}.keras"
         if not path.exists():
             keras.utils.set_random_seed(0)
             model = pair.teacher()
-            self._fit(model, *self._teachers_data()["train"], pair.teacher_epochs, 2e-3)
+            self._fit(model, x, y, pair.teacher_epochs, 2e-3, BATCH)
             model.save(path)
-        return keras.saving.load_model(path, compile=False)
+        model = keras.saving.load_model(path, compile=False)
+        return lambda x: model.predict(x, batch_size=512, verbose=0)
 
     def _alpha(self, alpha):
         steps = math.ceil(len(self.data["train"][0]) / self.pair.batch) * self.pair.epochs
         return keras.optimizers.schedules.CosineDecay(0.9, steps) if alpha == FALLS else alpha
 
-    def _fit(self, model, x, y, epochs, rate, **compiled):
-        pair, count = self.pair, len(x)
-        steps = math.ceil(count / pair.batch) * epochs
+    def _fit(self, model, x, y, epochs, rate, batch):
+        steps = math.ceil(len(y) / batch) * epochs
         loss = (keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-                if pair.loss == "classes" else keras.losses.MeanSquaredError())  # fmt: skip
+                if self.pair.loss == "classes" else keras.losses.MeanSquaredError())  # fmt: skip
         decay = keras.optimizers.schedules.CosineDecay(rate, steps)
-        if not compiled:
-            compiled = {"loss": loss, "steps_per_execution": 8}
-        model.compile(keras.optimizers.Adam(decay), **compiled)
-        model.fit(x, y, batch_size=pair.batch, epochs=epochs, verbose=0)
+        model.compile(keras.optimizers.Adam(decay), loss, steps_per_execution=8)
+        model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0)
+
+    def _fit_student(self, model, x, y):
+        self._fit(model, x, y, self.pair.epochs, self.pair.rate, self.pair.batch)
 
     def score(self, outputs, split):
         """Returns the score in percent: accuracy, or R squared."""
@@ -104,7 +101,7 @@ class Trained:
                 model = Distiller(student, teacher=teacher, terms=terms_of(setting),
                                   alpha=self._alpha(setting["alpha"]))  # fmt: skip
                 y = Supervision(y, self.answers["train"])
-            self._fit(model, x, y, self.pair.epochs, self.pair.rate)
+            self._fit_student(model, x, y)
             known = {"setting": setting, **self._scores(student)}
             write_json(path, known)
         return known
@@ -114,23 +111,14 @@ class Trained:
                 for split, (x, _) in self.data.items()}  # fmt: skip
 
     def by_keras(self, temperature, alpha, seed):
-        """Returns `{split: score}` of a student that `keras.distillation` has trained.
-
-        The loss is an object, since the name "kl_divergence" compares logits without softmax.
-        """
+        """Returns `{split: score}` of a student that `keras.distillation` has trained."""
         path = self.folder / f"keras-{temperature:g}-{alpha:g}-{seed}.json"
         if read_json(path) is None:
             keras.backend.clear_session()
             keras.utils.set_random_seed(seed)
             student, (x, y) = self.pair.student(), self.data["train"]
-            loss = keras.distillation.LogitsDistillation(
-                temperature=temperature, loss=keras.losses.KLDivergence()
-            )
-            model = keras.distillation.Distiller(
-                self.teacher(), student, loss, student_loss_weight=1 - alpha
-            )
-            labels = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            self._fit(model, x, y, self.pair.epochs, self.pair.rate, loss=labels)
+            model = keras_distiller(student, temperature, 1 - alpha)
+            self._fit_student(model, {"x": x, "logits": self.answers["train"]}, y)
             setting = {"temperature": temperature, "alpha": alpha}
             write_json(path, {"setting": setting, **self._scores(student)})
         return read_json(path)

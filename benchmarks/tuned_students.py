@@ -14,8 +14,7 @@ For a student of 5,000 and one of 48,000 parameters:
    default and at its best. All have the winner's epochs and, for each seed, the same initial
    weights and order of the data. They are measured on the test split.
 
-`keras.distillation` reads the teacher's logits from memory. They are an input of their own, which a
-model in the teacher's place passes on. Its losses are unchanged, without the time of the teacher.
+`keras.distillation` reads the teacher's logits from memory (`peer.py`).
 
 Every trained student's numbers are saved as soon as they are known, so the same command continues
 an interrupted run. `DIR` holds the four idx `.gz` files.
@@ -38,6 +37,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from measuring import machine
+from peer import keras_distiller
 
 from keras_distill import report
 from keras_distill.data import read_targets
@@ -101,29 +101,14 @@ def tuned(size, teacher, arguments):
     return load_experiment(folder / "winner.py", {}), rows[0]["setting"]
 
 
-class HandsOn(keras.layers.Layer):
-    """Passes on the logits in the inputs, in place of a teacher."""
-
-    def call(self, x):
-        return x + 0.0
-
-
 def keras_distillation(experiment, cache, seed, temperature, labels, divergence):
     """Returns a student that `keras.distillation` has trained."""
     keras.utils.set_random_seed(seed)
     data = read_targets(experiment.data("train"), cache)
     student = experiment.student()
-    image, theirs = keras.Input((28, 28, 1), name="image"), keras.Input((10,), name="logits")
-    both = {"image": image, "logits": theirs}
-    loss = {"loss": keras.losses.KLDivergence()} if divergence else {}
-    model = keras.distillation.Distiller(
-        teacher=keras.Model(both, HandsOn()(theirs)),
-        student=keras.Model(both, student(image)),
-        distillation_losses=keras.distillation.LogitsDistillation(temperature, **loss),
-        student_loss_weight=labels,
-    )
+    model = keras_distiller(student, temperature, labels, divergence)
     model.compile(experiment.optimizer(), experiment.loss)
-    given = data.map(lambda x, y: ({"image": x, "logits": y.targets["output"]}, y.labels))
+    given = data.map(lambda x, y: ({"x": x, "logits": y.targets["output"]}, y.labels))
     model.fit(given, epochs=experiment.epochs, shuffle=False, verbose=0)
     return student
 
