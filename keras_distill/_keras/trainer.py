@@ -83,6 +83,11 @@ def compiled_metrics(model):
     )
 
 
+def loss_weights(model):
+    """Returns the weights of the losses that `compile` got, or `None`."""
+    return model._compile_loss and model._compile_loss._user_loss_weights
+
+
 def label_loss(model, y, y_pred, sample_weight, share=None):
     """Returns the compiled loss alone, without the regularization that `compute_loss` adds.
 

@@ -49,7 +49,8 @@ class Distiller(_step.Step, trainer.LooksFirst, trainer.SharesCompiled, keras.Mo
         terms: a list of `Term`s. Defaults to one term on the outputs of each teacher, with equal
             shares. The default loss is `KLDivergence(temperature=2)`, or one that fits the head and
             the compiled loss: `BinaryKLDivergence` for a binary classifier in each unit, the
-            squared error for a regression.
+            squared error for a regression. Of several outputs, each with a compiled loss has a
+            term, with the `loss_weights` of `compile`.
         alpha: **the share of the teachers**, in [0, 1], a number or a schedule. The labels have
             `1 - alpha`. Defaults to 0.5, or 1 if `compile` gets no `loss`.
         fused_head: whether to compute label loss and divergences of outputs in blocks of the

@@ -32,12 +32,14 @@ def look(objective, batch):
         objective.check(term)  # layers that a model makes late exist now
     with untouched(objective), _Watching(objective.read), schedules.at(0):
         features = objective.features(batch, training=False)
+        if objective.choose_defaults(features, batch):
+            features = objective.features(batch, training=False)
         for source, paths in teacher_paths(objective.terms).items():
             objective.teachers[source].examine(batch, paths)
         targets = objective.targets(batch)
         answers = {**targets, **objective.targets(batch, features)}
     objective.note_shapes(targets)
-    objective.settle(features, answers, batch)
+    objective.check_heads(features, answers)
     _check_places(objective, features)
     for term in objective.waiting():
         answer = answers[term.source]

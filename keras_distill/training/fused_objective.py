@@ -145,7 +145,11 @@ class FusedObjective(Objective):
             found[source]["hidden"] = found[source].pop("output")
         return found
 
-    def settle(self, features, answers, batch):
+    def choose_defaults(self, features, batch):
+        """Returns `False`: a language model has one output of classes."""
+        return False
+
+    def check_heads(self, features, answers):
         """Does nothing: `check` has raised all errors, and there are no logits to look at."""
 
     def check_labels(self, batch, features):

@@ -1,4 +1,4 @@
-"""Chooses the loss of a term by the student's head and the compiled loss."""
+"""Tells what a head answers, and refuses terms that do not fit it."""
 
 import inspect
 
@@ -10,13 +10,12 @@ from keras_distill._keras.graph import output_names
 from keras_distill._keras.layers import logits_of
 from keras_distill._messages import say
 from keras_distill.batch import TopK
-from keras_distill.losses import BinaryKLDivergence, ClassSubset, KLDivergence, Standardized
+from keras_distill.losses import BinaryKLDivergence, ClassSubset, Standardized
 from keras_distill.losses.answers import are_probabilities
 from keras_distill.losses.plain import KerasLoss, argument_of
 from keras_distill.losses.softened import Divergence
 from keras_distill.taps.paths import parts_of
 from keras_distill.training.outputs import by_output
-from keras_distill.training.term import Term
 
 TOLERANCE = 1e-3  # for an activation that is recognized by its values
 # Small logits may lie between 0 and 1 by chance: how many values it takes, and how large a one.
@@ -28,27 +27,8 @@ REGRESSION = (
 )  # fmt: skip
 
 
-def default_terms(teachers, loss=None):
-    """Returns one term for every teacher, all with the same share.
-
-    Args:
-        teachers: `{name: Teacher}`.
-        loss: a function without arguments that makes the loss. Defaults to
-            `KLDivergence(temperature=2)`.
-    """
-    loss = loss or (lambda: KLDivergence(temperature=2.0))
-    names = [name for name in teachers if name != "self"]
-    terms = [Term(loss(), source=name, weight=1 / len(names)) for name in names]
-    if len(terms) > 1:
-        for term in terms:
-            term.name = f"{term.name}_{term.source}"
-    return terms
-
-
-def settle(objective, features, targets, labels):
-    """Chooses the default terms by head and loss, and refuses terms that fit neither."""
-    if objective.uses_defaults and objective.terms:
-        _choose_defaults(objective, features["output"], labels)
+def check(objective, features, targets):
+    """Raises an error for a term that fits neither the student's head nor the compiled loss."""
     loss = by_output(objective.loss, output_names(objective.student))
     for term in objective.terms:
         if isinstance(term.loss, KerasLoss):
@@ -56,34 +36,6 @@ def settle(objective, features, targets, labels):
         if term.loss.expects_logits:
             _check_parts(term, features, targets[term.source])
             _check_logits(term, loss, features, targets[term.source])
-
-
-def _choose_defaults(objective, output, labels):
-    if tree.is_nested(output):
-        return  # refused below, by name
-    told = kind_of_loss(objective.loss) or kind_of_labels(objective.loss, labels, output)
-    kind = _default(activation_of(output), told)
-    if kind is KLDivergence:
-        return
-    made = default_terms(objective.teachers, kind)
-    own = [term for term in objective.terms if isinstance(term.loss, KLDivergence)]
-    if len(own) != len(objective.terms) or objective.layers:
-        return  # attached since
-    objective.terms = made
-    say(
-        f"The default term compares outputs by `{made[0].loss.name}`, which fits the student's "
-        "head and the compiled loss. Give `terms` to choose another loss."
-    )
-
-
-def _default(activation, loss):
-    if activation == "softmax":
-        return KLDivergence
-    if activation == "sigmoid" or loss == "binary":
-        return lambda: BinaryKLDivergence(temperature=2.0)
-    if loss == "regression":
-        return keras.losses.MeanSquaredError
-    return KLDivergence
 
 
 def _check_parts(term, features, targets):

@@ -11,7 +11,7 @@ from keras_distill._keras.graph import output_keys, output_names, own_inputs
 from keras_distill._keras.layers import sublayers
 from keras_distill.teachers import CachedTeacher, ModelTeacher, SelfTeacher, Teacher
 from keras_distill.teachers.teacher import described
-from keras_distill.training import compiling, first_look, heads, label_checks, replicas
+from keras_distill.training import compiling, defaults, first_look, heads, label_checks, replicas
 from keras_distill.training.outputs import by_output, one_each
 from keras_distill.training.term import Term, student_paths, teacher_paths
 
@@ -44,13 +44,15 @@ class Objective:
         student: the model to train.
         teacher: a Keras model, a `Teacher`, a function of the inputs, `{name: any of these}` or
             `None`.
-        terms: a list of `Term`s, or `None` for one per teacher that fits the student's head.
+        terms: a list of `Term`s, or `None` for one per teacher and output that fits the student's
+            head.
         alpha: **the share of the teachers**, in [0, 1]: a number, a schedule or a variable. `None`
             means 0.5, or 1 without labels.
 
     Attributes:
         teachers: `{name: Teacher}`, `"self"` among them.
         terms: the attached terms.
+        defaults: those of the terms that nobody gave.
         layers: `{term's name: {"projector" | "loss": layer}}`, which train with the student.
             `prepare` makes them.
         weights: `{term's name: weight}`, a number, a schedule or a variable in place of the term's
@@ -83,10 +85,10 @@ class Objective:
         self._shapes = {}  # shapes of teachers' answers, for graphs that do not know them
         for source in self.teachers.values():
             source.begin(student)
-        self.uses_defaults = terms is None
+        self.defaults = defaults.made(self.teachers) if terms is None else []
         if isinstance(terms, Term):
             raise TypeError(f"`terms` must be a list of terms. Received: terms={terms!r}")
-        self.attach(*(heads.default_terms(self.teachers) if terms is None else terms))
+        self.attach(*(self.defaults if terms is None else terms))
 
     # Terms
 
@@ -229,9 +231,13 @@ class Objective:
         else:
             function()
 
-    def settle(self, features, answers, batch):
-        """Chooses the default terms by the student's head, and refuses terms that do not fit."""
-        heads.settle(self, features, answers, self.by_output(batch).labels)
+    def choose_defaults(self, features, batch):
+        """Makes the default terms by the student's outputs; returns whether their paths changed."""
+        return defaults.follow(self, features["output"], self.by_output(batch).labels)
+
+    def check_heads(self, features, answers):
+        """Raises an error for a term that does not fit the student's head and compiled loss."""
+        heads.check(self, features, answers)
 
     def check_labels(self, batch, features):
         """Raises an error for labels that do not fit the compiled loss and the head."""

@@ -193,13 +193,6 @@ def test_no_labels_for_a_loss():
         made().fit(X, verbose=0)
 
 
-def test_several_outputs_must_be_named():
-    distiller = Distiller(two_headed(), teacher=net(8))
-    distiller.compile("sgd", {"a": CE, "b": CE})
-    with pytest.raises(ValueError, match="student's `output` has several.*a, b.*`output:KEY`"):
-        distiller.fit(X, Y, verbose=0)
-
-
 def test_a_teachers_masked_answer_may_be_nan():
     """Where an example counts nothing, its answer is not looked at, in the first batch either."""
     weight = np.where(np.arange(32) == 5, 0.0, 1.0).astype("float32")
