@@ -1,7 +1,7 @@
 """Any student with any teachers, terms, weights and masks keeps what every distillation keeps.
 
-`ABUSE_CASES` says how many cases are drawn and `ABUSE_SEED` where the seeds begin. A case that
-fails prints whole: `contracts.check(Case(...))` runs it again.
+`ABUSE_CASES` says how many cases are drawn (100 with `WHOLE`, else 40) and `ABUSE_SEED` where the
+seeds begin. A case that fails prints whole: `contracts.check(Case(...))` runs it again.
 """
 
 import os
@@ -16,8 +16,9 @@ import hypothesis
 from children import result, start
 from contracts import check
 from drawing import cases, unknown_recipes
+from whole import WHOLE
 
-CASES = int(os.environ.get("ABUSE_CASES", 100))
+CASES = int(os.environ.get("ABUSE_CASES", 100 if WHOLE else 40))
 SEED = int(os.environ.get("ABUSE_SEED", 0))
 CHUNK = 100
 
