@@ -70,7 +70,7 @@ class Trained:
         return keras.optimizers.schedules.CosineDecay(0.9, steps) if alpha == FALLS else alpha
 
     def _fit(self, model, x, y, epochs, rate, batch):
-        steps = math.ceil(len(y) / batch) * epochs
+        steps = math.ceil(len(keras.tree.flatten(x)[0]) / batch) * epochs
         loss = (keras.losses.SparseCategoricalCrossentropy(from_logits=True)
                 if self.pair.loss == "classes" else keras.losses.MeanSquaredError())  # fmt: skip
         decay = keras.optimizers.schedules.CosineDecay(rate, steps)

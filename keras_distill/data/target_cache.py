@@ -49,9 +49,10 @@ def write_targets(
     Args:
         teacher: a Keras model, a `Teacher` or a function of the inputs. A KerasHub task reads raw
             samples, such as strings or images, by its preprocessor, as in its own `predict`.
-        dataset: a finite, batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y, sample_weight)`;
-            arrays, lists of strings or pandas columns in this form, in batches of 32; or a
-            function `(i, n)` that returns the data of a part, such as `files.shard(n, i)`.
+        dataset: a finite, batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y, sample_weight)`; a
+            `PyDataset` of such batches; arrays, lists of strings or pandas columns in this form, in
+            batches of 32; or a function `(i, n)` that returns the data of a part, such as
+            `files.shard(n, i)`.
         path: the folder to write, local or any that `tf.io.gfile` knows.
         paths: the outputs and layers to save, as terms name them. Defaults to the output.
         top_k: how many classes of an output to save, with the probability of the others, as a
@@ -144,8 +145,9 @@ def read_targets(
     in any way. An example that is not in the cache is an error.
 
     Args:
-        dataset: batches of the inputs that were cached: `x`, `(x, y)` or `(x, y, sample_weight)`;
-            or arrays in this form, which are batched by 32. Raw samples stay raw.
+        dataset: batches of the inputs that were cached: `x`, `(x, y)` or `(x, y, sample_weight)`; a
+            `PyDataset` of such batches, which keep their order; or arrays in this form, which are
+            batched by 32. Raw samples stay raw.
         path: the folder of the cache.
         key: the function that gave the keys, if there was one.
         augment: the function that made the views, if there are any. Each example gets a random

@@ -130,8 +130,51 @@ def test_structures_of_arrays():
     assert as_dataset(dataset) is dataset
 
 
+class Batches(keras.utils.PyDataset):
+    """Pairs of batches, the last of which is shorter and has other lengths."""
+
+    passes = 0
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        count, length = (2, 5) if index == 2 else (4, 3)
+        ids = np.full((count, length), index)
+        return {"ids": ids, "text": ["a"] * count}, np.arange(count), np.ones(count, "float32")
+
+    def on_epoch_end(self):
+        self.passes += 1
+
+
+def test_a_py_dataset_is_read_in_its_order_and_told_of_the_end():
+    data = Batches()
+    dataset = as_dataset(data)
+    x, y, weight = dataset.element_spec
+    shapes = [spec.shape.as_list() for spec in (x["ids"], x["text"], y)]
+    assert shapes == [[None, None], [None], [None]]
+    assert (x["text"].dtype, weight.dtype, len(dataset)) == (tf.string, tf.float32, 3)
+    for passes in (1, 2):
+        assert [len(y) for _, y, _ in dataset] == [4, 4, 2] and data.passes == passes
+
+
+def test_a_student_learns_from_the_targets_of_a_py_dataset(tmp_path):
+    class Pairs(Batches):
+        def __getitem__(self, index):
+            x = np.random.default_rng(index).normal(size=(4, 3)).astype("float32")
+            return x, np.arange(4) % 2
+
+    teacher, data = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), Pairs()
+    write_targets(teacher, data, tmp_path, dtype="float32", verbose=0)
+    for index, (x, y) in enumerate(read_targets(data, tmp_path, teacher=teacher)):
+        np.testing.assert_array_equal(x, data[index][0])
+        np.testing.assert_allclose(y.targets["output"], teacher(x), rtol=1e-6)
+
+
 def test_what_is_no_data_is_refused():
     with pytest.raises(TypeError, match=r"`dataset` must be a batched.*of type generator"):
         as_dataset(x for x in range(3))
+    with pytest.raises(ValueError, match="finite number of batches.*num_batches=None"):
+        as_dataset(type("Endless", (Batches,), {"num_batches": None})())
     with pytest.raises(ValueError, match=r"same number of examples. Received: \[2, 3\]"):
         as_dataset((np.zeros(3), np.zeros(2)))
