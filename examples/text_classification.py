@@ -2,9 +2,10 @@ r"""
 # A sentiment classifier with half the layers, and one for a phone
 
 This example fine-tunes a pretrained MiniLM encoder (6 layers, 22.7 million parameters) on sentences
-of movie reviews. It then distills this teacher into three smaller students:
+of movie reviews. It then distills this teacher into four smaller students:
 
 - "3 layers" keeps three layers, among them the first and the last.
+- "2 layers" keeps the first and the last layer, and three quarters of the inner units in each.
 - "2 layers, 8,000 tokens" keeps the first and the last layer, and the 8,000 most common of the
   30,522 tokens.
 - "convolution" is a convolution over words, with half a million parameters.
@@ -86,12 +87,13 @@ def with_fixed_tokens(task):
 ## The students
 
 `models.shrink` cuts a smaller task out of a task. It keeps blocks with their weights. The last
-block is among them, because the classifier's head expects its vectors. With fewer tokens, it also
-makes a tokenizer that spells the removed tokens by shorter ones.
+block is among them, because the classifier's head expects its vectors. With fewer inner units, it
+keeps those that count most on some texts (`importance`). With fewer tokens, it also makes a
+tokenizer that spells the removed tokens by shorter ones.
 
 The distilled students are trained without dropout. The teacher answers for ever new texts, so there
-is little to overfit, and vectors with dropped values never match the teacher's. The third student
-is a plain Keras model from strings to logits, with one convolution over the vectors of words.
+is little to overfit, and vectors with dropped values never match the teacher's. The last student is
+a plain Keras model from strings to logits, with one convolution over the vectors of words.
 """
 
 
@@ -105,11 +107,18 @@ def without_dropout(task):
     return same
 
 
-def three_layers(task, texts):
+def three_layers(task, texts=()):
     return with_fixed_tokens(models.shrink(task, depth=3, name="student"))
 
 
-def two_layers(task, texts, tokens=8000):
+def two_layers(task, texts, feed_forward=0.75):
+    width = int(feed_forward * task.backbone.intermediate_dim)
+    words = [task.preprocessor(tf.constant(texts[:256]))]
+    student = models.shrink(task, depth=2, feed_forward=width, importance=words, name="student")
+    return with_fixed_tokens(student)
+
+
+def fewer_tokens(task, texts, tokens=8000):
     vocabulary = models.common_tokens(task, texts, tokens)
     return models.shrink(task, depth=2, vocabulary=vocabulary, name="student")
 
@@ -133,10 +142,12 @@ def convolution(task, texts, words=8000, width=64):
 
 If the student has the teacher's tokens, it learns from three kinds of knowledge. They are the
 softened outputs, the directions of the blocks' hidden states, and the relations between the
-queries, keys and values of the last block, as in MiniLM. If the student has another tokenizer, its
-third token is not the teacher's third token. It then learns only what has one value for each
-example. That is the outputs, the pooled vector, and the similarities between the examples of a
-batch.
+queries, keys and values of the last block, as in MiniLM. The 3 layers follow every second block of
+the teacher. The 2 layers are the first and the last of these, and follow the same blocks.
+
+If the student has another tokenizer, its third token is not the teacher's third token. It then
+learns only what has one value for each example. That is the outputs, the pooled vector, and the
+similarities between the examples of a batch.
 """
 
 POOLED = "backbone/pooled_dense"
@@ -144,13 +155,19 @@ MASK = "input:padding_mask"
 
 
 def token_terms(student, teacher):
-    pairs = recipes.matching.match_layers(student, teacher, verbose=False)
+    theirs = [path for _, path in block_pairs(three_layers(teacher), teacher)]
+    ours = [path for path, _ in block_pairs(student, teacher)]
+    pairs = [*zip(ours[:-1], theirs), (ours[-1], theirs[-1])]  # the last follows the last
     hidden = [
         Term(losses.Cosine(), student=ours, teacher=theirs, mask=MASK, weight=1 / len(pairs),
              name=f"hidden_{index}")
         for index, (ours, theirs) in enumerate(pairs)
     ]  # fmt: skip
     return [*output_terms(student, teacher), *hidden, *recipes.minilm(student, teacher, mask=MASK)]
+
+
+def block_pairs(student, teacher):
+    return recipes.matching.match_layers(student, teacher, verbose=False)
 
 
 def example_terms(student, teacher):
@@ -214,7 +231,8 @@ class Student(typing.NamedTuple):
 ARMS = ("alone", "distilled")
 STUDENTS = {
     "3 layers": Student(three_layers, token_terms, 8, (2e-4, 4e-4)),
-    "2 layers, 8,000 tokens": Student(two_layers, example_terms, 8, (2e-4, 2e-4), "3 layers"),
+    "2 layers": Student(two_layers, token_terms, 8, (2e-4, 4e-4), "3 layers"),
+    "2 layers, 8,000 tokens": Student(fewer_tokens, example_terms, 8, (2e-4, 2e-4), "3 layers"),
     "convolution": Student(convolution, output_terms, 12, (1e-3, 1e-3)),
 }
 
@@ -286,16 +304,18 @@ class Run:
     def taught(self, terms, seed, teacher):
         """Returns batches with the teacher's answers.
 
-        There are two caches. The large one has the vectors of every token, and the other one has
-        values of whole examples.
+        There are two caches. The large one has the vectors of every token, for all students with
+        the teacher's tokens. The other one has values of whole examples.
         """
         source = ModelTeacher(teacher, preprocess=teacher.preprocessor)
-        whole, paths = (
-            set(keras.tree.flatten([term.teacher for term in each]))
-            for each in (example_terms(None, None), terms)
-        )
-        folder = str(self.given.out / ("targets" if paths <= whole else "token_targets"))
-        write_targets(source, self.batches("train"), folder, paths=sorted(paths | whole),
+        asked, paths, of_tokens = (
+            set(keras.tree.flatten([term.teacher for term in each])) for each in (
+                terms, example_terms(None, None), token_terms(three_layers(teacher), teacher))
+        )  # fmt: skip
+        name = "targets" if asked <= paths else "token_targets"
+        paths = paths if asked <= paths else paths | of_tokens
+        folder = str(self.given.out / name)
+        write_targets(source, self.batches("train"), folder, paths=sorted(paths),
                       views=self.given.versions, augment=self.worn, fingerprints=WORN)  # fmt: skip
         return read_targets(self.batches("train", seed), folder, augment=self.worn,
                             fingerprints=WORN)  # fmt: skip

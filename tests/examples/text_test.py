@@ -152,6 +152,11 @@ def test_terms_of_students_with_the_teachers_tokens(example, reviews, tmp_path):
     assert [term.name for term in terms][-4:] == [*hidden, "minilm_relations"]
     blocks = [term.teacher.rpartition("/")[2] for term in terms[1:4]]
     assert blocks == [f"transformer_layer_{index}" for index in range(3)]
+    student = module.two_layers(module.three_layers(teacher), GOOD)
+    assert student.backbone.intermediate_dim == 12
+    terms = module.token_terms(student, teacher)
+    followed = [(term.student[-1], term.teacher[-1]) for term in terms[1:3]]
+    assert followed == [("0", "0"), ("1", "2")] and terms[3].name == "minilm_relations"
 
 
 def test_tiny_embeddings(example, eagerly, tmp_path, capsys):
