@@ -12,7 +12,7 @@ test: .venv/dev
 EVERY := tests/losses tests/metrics tests/projectors_test.py tests/taps tests/fused tests/models/exits \
 	tests/models/peers tests/teachers/partial_test.py tests/keras_border_test.py tests/extend_test.py \
 	tests/contract_test.py tests/training/as_student_test.py tests/training/every_backend_test.py \
-	tests/callbacks/resume_test.py
+	tests/training/defaults_test.py tests/callbacks/resume_test.py
 test-backends: .backends/ready
 	WHOLE=1 KERAS_BACKEND=torch .backends/bin/python -m pytest $(EVERY)
 	WHOLE=1 KERAS_BACKEND=jax .backends/bin/python -m pytest $(EVERY)
