@@ -87,9 +87,13 @@ def follow(objective, output, labels):
     terms = made(objective.teachers, chosen)
     if [(term.name, term.weight) for term in terms] == [(t.name, t.weight) for t in before]:
         return False
-    others = [term for term in objective.terms if term not in before]
-    objective.terms, objective.defaults = [], terms
-    objective.attach(*terms, *others)
+    objective.detach(*before)
+    try:
+        objective.attach(*terms)
+    except ValueError:
+        objective.attach(*before)
+        raise
+    objective.defaults = terms
     announce(chosen)
     return {term.student for term in terms} != {term.student for term in before}
 
@@ -107,16 +111,16 @@ def chosen_for(objective, output, labels):
     """
     if not tree.is_nested(output):
         return [Head(loss=_fitting(objective.loss, "output", output, labels))]
-    if any(tree.is_nested(part) for part in parts_of(output).values()):
+    parts, chosen = parts_of(output), []
+    if any(tree.is_nested(part) for part in parts.values()):
         return [ONLY]  # refused later, by name
     names = graph.output_names(objective.student)
     loss, weights = (
         by_output(each, names) for each in (objective.loss, trainer.loss_weights(objective.judged))
     )
-    chosen = []
-    for key, part in parts_of(output).items():
+    for key, part in parts.items():
         path = f"output:{key}"
-        if len(parts_of(output)) > 1 and not _counts(loss, key):
+        if len(parts) > 1 and not _counts(loss, key):
             continue
         answers = labels.get(key) if isinstance(labels, dict) else labels
         weight = weights.get(key, 1.0) if isinstance(weights, dict) else 1.0

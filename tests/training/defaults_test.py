@@ -158,6 +158,16 @@ def test_attached_terms_stay_and_a_new_loss_chooses_anew():
     ]
 
 
+def test_a_name_that_another_term_has_is_refused_and_the_terms_stay():
+    distiller = Distiller(net(2, 1), teacher=net(2, 2))
+    distiller.objective.attach(Term("mse"))
+    distiller.compile(keras.optimizers.SGD(0.0), "mse")
+    with pytest.raises(ValueError, match="Another term is named `mean_squared_error`"):
+        distiller.fit(X, VALUES, verbose=0)
+    names = {term.name for term in distiller.objective.terms}
+    assert names == {"kl_divergence", "mean_squared_error"}
+
+
 def test_outputs_without_losses_are_refused_by_name():
     distiller = Distiller(several(dict, 1), teacher=several(dict, 2))
     distiller.compile(keras.optimizers.SGD(0.0))
