@@ -63,7 +63,7 @@ def _sizes(text):
     if text is None:
         return None
     try:
-        found = [float(part) for part in text.split(",")]
+        found = [int(part) if part.strip().isdigit() else float(part) for part in text.split(",")]
     except ValueError:
         found = []
     if not found or not all(size > 0 for size in found):

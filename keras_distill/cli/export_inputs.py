@@ -38,7 +38,7 @@ def _parts(flag, path):
     quiet.import_keras(program.verbose())
     import numpy as np
 
-    from keras_distill.experiments.run_folder import TARGETS, WEIGHTS
+    from keras_distill.experiments.run_folder import INPUT, TARGETS, WEIGHTS
 
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -53,7 +53,7 @@ def _parts(flag, path):
         return next(iter(found.values())), *others
     if found and list(found) == [f"inputs[{index}]" for index in range(len(found))]:
         return tuple(found.values()), *others  # a run's examples of a model with a list of inputs
-    return found, *others
+    return {name.removeprefix(INPUT): each for name, each in found.items()}, *others
 
 
 def labels(path):

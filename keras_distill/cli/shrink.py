@@ -137,17 +137,20 @@ def _importance(arguments):
 
 
 def _batches(inputs):
-    """Batches of arrays, or of dicts of arrays of as many rows."""
-    arrays = inputs if isinstance(inputs, dict) else {"inputs": inputs}
+    """Batches of arrays, or of dicts or tuples of arrays of as many rows."""
+    several = isinstance(inputs, (dict, tuple))
+    arrays = dict(enumerate(inputs)) if isinstance(inputs, tuple) else inputs
+    arrays = arrays if several else {"inputs": inputs}
     rows = {len(each) if each.ndim else 0 for each in arrays.values()}
     if len(rows) != 1 or 0 in rows:
         raise ValueError(
             "--importance takes arrays with the same number of rows, at least one. Received: "
             f"{', '.join(f'{name} {each.shape}' for name, each in arrays.items()) or 'no array'}"
         )
-    found = [{name: each[start : start + BATCH] for name, each in arrays.items()}
-             for start in range(0, rows.pop(), BATCH)]  # fmt: skip
-    return found if isinstance(inputs, dict) else [each["inputs"] for each in found]
+    cut = [slice(start, start + BATCH) for start in range(0, rows.pop(), BATCH)]
+    if isinstance(inputs, dict):
+        return [{name: each[rows] for name, each in inputs.items()} for rows in cut]
+    return [tuple(each[rows] for each in inputs) if several else inputs[rows] for rows in cut]
 
 
 def _vocabulary(text):

@@ -53,7 +53,9 @@ def _of_py_dataset(data):
 
     def batch(index):
         found = data[index]
-        return tuple(map(_arrays, found)) if isinstance(found, (list, tuple)) else _arrays(found)
+        if not isinstance(found, (list, tuple)):
+            return _arrays(found)
+        return tuple(_arrays(part) for part in found if part is not None)
 
     def passed():
         yield from map(batch, range(count))

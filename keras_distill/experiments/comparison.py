@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_distill import _backend, _files, export, report
 from keras_distill._messages import say
-from keras_distill.experiments.run_folder import EXAMPLES, TARGETS, WEIGHTS
+from keras_distill.experiments.run_folder import EXAMPLES, INPUT, TARGETS, WEIGHTS
 from keras_distill.export.given import plain
 from keras_distill.report.measures import reliability_of
 from keras_distill.report.tasks import Classes, Numbers
@@ -112,7 +112,7 @@ def _pictures(models, test, inputs):
 def _export(folder, name, models, inputs):
     export.write_student(models["distilled"], folder / "student.keras")
     export.write_student(models["teacher"], folder / "teacher.keras")
-    shutil.rmtree(folder / "serving", ignore_errors=True)
+    shutil.rmtree(folder / "serving" / name / "1", ignore_errors=True)  # of the run, if resumed
     if _backend.NAME != "tensorflow":
         say(f"A SavedModel cannot be written on {_backend.NAME}. To write one, run "
             f"KERAS_BACKEND=tensorflow python -m keras_distill export --model={folder} "
@@ -139,7 +139,9 @@ def keep_examples(path, valid):
 def _named(inputs):
     """Returns inputs as a dict, as `cli.export_inputs.arrays` reads them back."""
     if isinstance(inputs, dict):
-        return dict(inputs)
+        taken = (TARGETS, WEIGHTS, "file")  # "file" is an argument of `np.savez`
+        return {f"{INPUT}{name}" if name in taken or name.startswith("inputs") else name: each
+                for name, each in inputs.items()}  # fmt: skip
     if isinstance(inputs, (list, tuple)):
         return {f"inputs[{index}]": each for index, each in enumerate(inputs)}
     return {"inputs": inputs}

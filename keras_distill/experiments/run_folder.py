@@ -17,6 +17,7 @@ IN_USE = ".in-use"  # the running process locks it
 OWNER = "run"  # a key of run.json for a unique name; records hold the name of their run
 EXAMPLES = "examples.npz"  # examples of the validation split, to check exported students
 TARGETS, WEIGHTS = "targets", "sample_weight"  # beside the inputs in this file
+INPUT = "inputs:"  # before the name of an input that would be read as something else
 WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
     "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py", EXAMPLES,

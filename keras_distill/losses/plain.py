@@ -45,7 +45,8 @@ class KerasLoss(DistillationLoss):
                 raise ValueError(
                     f"`{self.name}` takes class ids from the teacher. Give "
                     "`losses.SoftCrossEntropy`, which takes its logits, or "
-                    "`ModelTeacher(lambda x: keras.ops.argmax(model(x), axis=-1))`. Received: "
+                    "`ModelTeacher(lambda x: keras.ops.argmax(model(x, training=False), -1))`. "
+                    "Received: "
                     f"teacher {tuple(y_true.shape)}, student {tuple(y_pred.shape)}"
                 )
         return self._formula(y_true, y_pred)

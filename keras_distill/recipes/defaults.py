@@ -20,7 +20,7 @@ class Signs(NamedTuple):
     """What is known before a student is distilled.
 
     Args:
-        kind: `"classes"`, `"binary"` (one unit that says yes or no) or `"values"` (a regression).
+        kind: `"classes"`, `"binary"` (each unit says yes or no) or `"values"` (a regression).
         classes: how many classes the teacher has; 1 for the other kinds.
         train: the teacher's accuracy on the training split in [0, 1]; R squared for values.
         confidence: the teacher's mean probability of its own answers there; `None` for values.
@@ -142,7 +142,7 @@ def signs(outputs, labels):
 
     Args:
         outputs: an array `(examples, units)`.
-        labels: integer classes, one-hot ones, yes or no as 0 and 1, or values.
+        labels: integer classes, one-hot ones, yes or no as 0 and 1 for each unit, or values.
     """
     outputs = np.asarray(outputs, "float64").reshape(len(outputs), -1)
     labels = np.asarray(labels)
@@ -150,7 +150,7 @@ def signs(outputs, labels):
     if outputs.shape[-1] > 1 and not values:
         return _of_classes(outputs, labels)
     labels = labels.astype("float64").reshape(outputs.shape)
-    if outputs.shape[-1] == 1 and set(np.unique(labels)) <= {0.0, 1.0}:
+    if set(np.unique(labels)) <= {0.0, 1.0}:
         return _of_yes_or_no(outputs.ravel(), labels.ravel())
     errors, spreads = np.mean((outputs - labels) ** 2, 0), np.maximum(np.var(labels, 0), 1e-12)
     return Signs("values", 1, float(np.mean(1 - errors / spreads)), None)
@@ -184,7 +184,7 @@ def _loss(found):
     if found.kind == "values":
         return {"loss": "mse"}, "This is a regression. The student learns the teacher's values."
     if found.kind == "binary":
-        return {"loss": "binary"}, "The student learns the teacher's probability of yes."
+        return {"loss": "binary"}, "The student learns the teacher's probability of each yes."
     why = (
         f"The student learns the teacher's probabilities of {found.classes} classes (`hinton`) at "
         "temperature 1. A higher temperature needs more updates than a small student gets."

@@ -55,7 +55,7 @@ def _way_out(term, y_true, y_pred):
         return (
             f"The numbers of classes differ ({teacher[-1]} and {student[-1]}). Wrap the loss in "
             "`losses.ClassSubset`, or choose the teacher's classes with "
-            "`ModelTeacher(lambda x: keras.ops.take(model(x), classes, axis=-1))`."
+            "`ModelTeacher(lambda x: keras.ops.take(model(x, training=False), classes, -1))`."
         )
     return 'The widths differ. Give `projector="auto"` or a layer.'
 
@@ -65,7 +65,8 @@ def _way_out_between(term, axis, teacher, student):
         resize = "Resize" if term.loss.expects_logits else 'Give `projector="auto"`, or resize'
         return (
             f"The resolutions differ ({teacher[1:3]} and {student[1:3]}). {resize} one side "
-            "with `ModelTeacher(lambda x: keras.ops.image.resize(model(x), size))`."
+            "with `ModelTeacher(lambda x: keras.ops.image.resize(model(x, training=False), "
+            "size))`."
         )
     return (
         f"Axis {axis} differs ({teacher[axis]} and {student[axis]} tokens). Give both sides the "

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_distill.cli.export_inputs import of_run
 from keras_distill.cli.main import main
 from keras_distill.experiments.comparison import keep_examples
 from keras_distill.export import reload
@@ -80,6 +81,18 @@ def test_a_run_with_a_list_of_inputs(folder, tmp_path, capsys):
     assert said.count("over 20 examples") == 2 and "accuracy 1.0000, the student's 1.0000" in said
     with pytest.raises(ValueError, match="an array for each input of the model"):
         export_student(model, tmp_path / "more", inputs=[x, other, x])
+
+
+def test_examples_of_inputs_with_names_that_the_file_uses(tmp_path):
+    names = ("targets", "sample_weight", "file", "inputs", "x")
+    x = {name: np.full((4, 2), index, "float32") for index, name in enumerate(names)}
+    for inputs in (x, {"inputs": x["x"]}):
+        keep_examples(tmp_path / "examples.npz", [(inputs, np.arange(4), np.ones(4))])
+        found, targets, weights = of_run(tmp_path)
+        assert {name: each[0, 0] for name, each in found.items()} == {
+            name: each[0, 0] for name, each in inputs.items()
+        }
+        assert targets.tolist() == [0, 1, 2, 3] and weights.tolist() == [1] * 4
 
 
 def test_what_fails_its_check_ends_with_two_and_one_line(folder, tmp_path, capsys, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from keras_distill.cli.main import main
+from keras_distill.cli.shrink import _batches
 
 
 @pytest.fixture
@@ -96,6 +97,8 @@ def test_keeps_what_matters_on_data(narrow, tmp_path, capsys):
     assert main([*by_experiment, "--measure=taylor"]) == 0 and kept() == [2, 3]
     assert main([*by_experiment, "--set=sign=-1.0"]) == 0 and kept() == [-1, -1]
     capsys.readouterr()
+    pair = _batches((np.arange(40), -np.arange(40)))
+    assert [(len(a), *b[:1]) for a, b in pair] == [(32, 0), (8, -32)]
     np.savez(tmp_path / "x.npz", a=np.ones((3, 6)), b=np.ones((4, 6)))
     (tmp_path / "wrong.py").write_text("import nothing_of_this_name")
     for given, said in (("x.npz", "the same number of rows"), ("none.npz", "No such file"),

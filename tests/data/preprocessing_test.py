@@ -162,7 +162,7 @@ def test_a_student_learns_from_the_targets_of_a_py_dataset(tmp_path):
     class Pairs(Batches):
         def __getitem__(self, index):
             x = np.random.default_rng(index).normal(size=(4, 3)).astype("float32")
-            return x, np.arange(4) % 2
+            return x, np.arange(4) % 2, None
 
     teacher, data = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), Pairs()
     write_targets(teacher, data, tmp_path, dtype="float32", verbose=0)

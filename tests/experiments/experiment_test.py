@@ -109,8 +109,10 @@ def test_what_is_exported_after_a_resume_is_the_same_even_if_no_plot_can_be_draw
     tiny(student=student).run(tmp_path)
     before = variables()
     assert len(before) > 4  # the four weights, and the seeds
+    (tmp_path / "serving/mine").mkdir()
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *a, **k: [][0])
     tiny(student=student).run(tmp_path, resume=True)
+    assert (tmp_path / "serving/mine").exists()  # another export of the user's
     assert variables() == before
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "could not be drawn" in page and "Comparison" in page

@@ -35,6 +35,13 @@ def test_signs_of_one_unit():
     assert found.train == pytest.approx(1 - 0.01 / np.var(values))
 
 
+def test_signs_of_yes_or_no_in_each_unit():
+    logits = np.array([[2.0, -1.0, 0.5], [1.0, 3.0, -2.0]])
+    found = signs(logits, np.array([[1, 0, 0], [1, 1, 0]]))
+    assert (found.kind, found.train) == ("binary", pytest.approx(5 / 6))
+    assert chosen_by(found).setting["loss"] == "binary"
+
+
 def test_signs_of_several_numbers():
     values = RANDOM.normal(size=(20, 3)) * (1, 2, 3)
     found = signs(values + (0, 0.1, 0.2), values)

@@ -1,6 +1,7 @@
 """The answer of a compression: the better arm, how certain it is, a table and a plot."""
 
 import math
+import shutil
 
 import keras
 import numpy as np
@@ -40,8 +41,7 @@ def write(folder, found, results, experiment, seeds):
     with _files.whole(folder / "student.keras") as part:
         model.save(part)
     rows = {arm: results["arms"][arm]["seeds"] for arm in ("teacher", "alone", "distilled")}
-    test = {each: _scaled(rows[each][best if each != "teacher" else 0][task.metric], task)
-            for each in rows}  # fmt: skip
+    test = {each: [_scaled(row[task.metric], task) for row in rows[each]] for each in rows}
     found["answer"] = {**judged, "arm": arm, "seed": seeds[best], "test": test,
                        "verdict": verdict(judged, found)}  # fmt: skip
     text = summary(found)
@@ -57,16 +57,28 @@ def write(folder, found, results, experiment, seeds):
 
 
 def export(folder, found, experiment, formats, quantize):
-    """Exports the chosen student to other formats, each checked on validation examples."""
+    """Exports the chosen student to other formats, each checked on validation examples.
+
+    An export of the same student to the same formats is kept.
+    """
+    asked = {**{name: found[name] for name in ("student", "setting")}, "quantize": quantize,
+             **{name: found["answer"][name] for name in ("arm", "seed")},
+             "formats": list(formats)}  # fmt: skip
+    exported, record = folder / "exported", folder / "exported.json"
+    if exported.exists() and _files.read_json(record) == _files.plain(asked):
+        return
+    record.unlink(missing_ok=True)
     inputs, targets = for_export(*first_examples(experiment.data("valid"), EXPORTED))
     provenance = {name: found[name] for name in ("student", "setting", "default", "keep")}
     provenance["answer"] = found["answer"]
     student = keras.saving.load_model(folder / "student.keras", compile=False)
-    with _files.whole(folder / "exported") as part:
+    with _files.whole(exported) as part:
         written = write_exports(student, part, formats, name=experiment.name, quantize=quantize,
                                 inputs=inputs, targets=targets, provenance=provenance)  # fmt: skip
+        shutil.rmtree(exported, ignore_errors=True)  # of another student or to other formats
+    _files.write_json(record, _files.plain(asked))
     for each in written:
-        say(str(each).replace(part, str(folder / "exported")))
+        say(str(each).replace(part, str(exported)))
 
 
 def _scaled(value, task):
@@ -155,8 +167,8 @@ def summary(found):
     answer, cost = found["answer"], found["students"][found["student"]]
     task, theirs = TASKS[found["task"]], found["teacher"]
     goal = task.scale * theirs["score"]
-    rows = [("teacher", theirs, goal, answer["test"]["teacher"])]
-    rows += [(f"{found['student']}, {arm}", cost, float(np.mean(answer[arm])), answer["test"][arm])
+    rows = [("teacher", theirs, goal, _mean(answer["test"]["teacher"]))]
+    rows += [(f"{found['student']}, {arm}", cost, _mean(answer[arm]), _mean(answer["test"][arm]))
              for arm in ("alone", "distilled")]  # fmt: skip
     unit = "%" if task.scale == 100 else task.heading
     digits = 2 if task.scale == 100 else 4
@@ -177,6 +189,11 @@ def summary(found):
             f"{found['trainings_alone']:.1f} trainings of this one alone, and the comparison "
             f"{2 * len(answer['alone'])}.")  # fmt: skip
     return "\n".join([*lines, "", answer["verdict"], f"{kept}. {cost}", ""])
+
+
+def _mean(values):
+    """Returns the mean over the seeds, or `None` if a value is not known."""
+    return None if None in values else float(np.mean(values))
 
 
 def plot(path, found):

@@ -12,9 +12,11 @@ from keras_distill._messages import say
 from keras_distill.experiments.comparison import first_examples
 from keras_distill.experiments.compressing import answer
 from keras_distill.experiments.compressing.students import (
+    SIZES,
     Proposal,
     measured,
     proposals,
+    rehearse_sizes,
     within,
 )
 from keras_distill.experiments.devices import of_one_machine
@@ -124,6 +126,7 @@ def compress(
     given = None
     if not (resume and run.is_trained("teacher")):  # before an existing run is deleted
         experiment.rehearse(["valid"])
+        rehearse_sizes(experiment, SIZES if sizes is None else sizes)
         given = teacher and loaded(teacher)
     with run.alone():
         run.open(settings, overwrite=overwrite, resume=resume)
@@ -133,7 +136,7 @@ def compress(
         name = work.smallest(names, keep) if keep else work.best(names)
         setting = work.settle(name)
         found = work.finish(name, setting, seeds, keep, command)
-        if formats and not (run.path / "exported").exists():
+        if formats:
             answer.export(run.path, found, experiment, formats, quantize)
         return found
 
@@ -195,8 +198,7 @@ class Compressing:
     def propose(self, budget, sizes):
         """Returns the names of students within the budget, by falling number of operations."""
         experiment = self.experiment
-        asked = {} if sizes is None else {"sizes": sizes}
-        found = proposals(experiment, self.teacher, **asked)
+        found = proposals(experiment, self.teacher, SIZES if sizes is None else sizes)
         self.students = {each.name: each for each in found}
         path = self.run.path / "costs.json"
         if read_json(path) is None:

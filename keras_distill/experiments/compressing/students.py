@@ -29,6 +29,22 @@ class Proposal(NamedTuple):
     cut: bool = False
 
 
+def rehearse_sizes(experiment, sizes):
+    """Makes the experiment's student of each size, so that errors are raised before any training.
+
+    Raises:
+        ValueError: if a student cannot be made.
+    """
+    for size in sizes if _takes_size(experiment) else ():
+        try:
+            experiment.built_student(size=size)
+        except Exception as error:  # of the experiment's own code
+            raise ValueError(
+                f"The experiment's `student(size={size!r})` cannot be made. Give `sizes` that it "
+                f"takes. Its error: {error}"
+            ) from error
+
+
 def proposals(experiment, teacher, sizes=SIZES):
     """Returns the students of a teacher, largest first.
 
@@ -49,12 +65,16 @@ def proposals(experiment, teacher, sizes=SIZES):
         A list of `Proposal`s of different sizes, the largest first.
     """
     own = [Proposal(OWN, experiment.built_student)]
-    if "size" in inspect.signature(experiment.student).parameters:
+    if _takes_size(experiment):
         own = [Proposal(f"size {size:g}", functools.partial(experiment.built_student, size=size))
                for size in sizes]  # fmt: skip
     found = [*_cut(teacher, experiment), *own]
     counted = {each.name: each.make().count_params() for each in found}
     return sorted(found, key=lambda each: (-counted[each.name], each.name))
+
+
+def _takes_size(experiment):
+    return "size" in inspect.signature(experiment.student).parameters
 
 
 def _cut(teacher, experiment):

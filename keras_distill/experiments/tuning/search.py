@@ -88,14 +88,19 @@ def tune(
     report_page.check_plots()
     _check(halvings=halvings, leaders=leaders, repeats=repeats)
     devices = of_one_machine("tune", strategy)
-    options = dict(options or {})
+    options, sweep = dict(options or {}), sweep or SWEEP
+    if both := [name for name in sweep if name in options]:
+        raise ValueError(
+            f"`{both[0]}` is in `sweep` (--sweep) and in `options` (--set), which would decide. "
+            "Leave it out of one of them."
+        )
 
     def make(setting):
         experiment = chosen(file, setting, **options)
         experiment.devices = devices
         return experiment
 
-    arms, origin = _arms(file, combinations(sweep or SWEEP, trials=trials, seed=seed), options)
+    arms, origin = _arms(file, combinations(sweep, trials=trials, seed=seed), options)
     given = [file, teacher, cache, *(options[name] for name in PATHS if name in options)]
     run = RunFolder(folder, [str(each) for each in given if each is not None])
     seeds = [seed + 1 + index for index in range(repeats)]

@@ -1,6 +1,7 @@
 """From a teacher to a student by one call: what it tries, chooses, writes and resumes."""
 
 import json
+import pathlib
 import shutil
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_distill import Experiment
+from keras_distill.cli.compress import _sizes
 from keras_distill.cli.main import main
 from keras_distill.experiments.compressing import answer, compress
 from keras_distill.experiments.compressing.compress import around
@@ -126,10 +128,53 @@ def test_a_damaged_file_is_named(found, file, tmp_path, name, content):
         compress(file, folder, **CALL, resume=True)
 
 
-def test_the_student_is_exported_as_asked(found, file, tmp_path):
+def test_the_student_is_exported_as_asked_and_again_where_it_is_another(
+    found, file, tmp_path, monkeypatch
+):
     shutil.copy(found[0] / "student.keras", tmp_path)
-    answer.export(tmp_path, found[1], load_experiment(file, {}), ["serving"], "none")
-    assert (tmp_path / "exported" / "tiny" / "1" / "saved_model.pb").exists()
+    experiment, model = load_experiment(file, {}), tmp_path / "exported/tiny/1/saved_model.pb"
+    answer.export(tmp_path, found[1], experiment, ["serving"], "none")
+    assert model.exists()
+    asked = []
+
+    def written(student, part, formats, **others):
+        pathlib.Path(part).mkdir()
+        asked.append((formats, others["quantize"]))
+        return []
+
+    monkeypatch.setattr(answer, "write_exports", written)
+    answer.export(tmp_path, found[1], experiment, ["serving"], "none")
+    assert model.exists() and not asked
+    other = {**found[1], "answer": {**found[1]["answer"], "seed": 77}}
+    for result, formats, quantize in (
+        (other, ["serving"], "none"),
+        (other, ["litert"], "none"),
+        (other, ["litert"], "int8"),
+    ):
+        answer.export(tmp_path, result, experiment, formats, quantize)
+        assert asked[-1] == (formats, quantize) and not model.exists()
+    answer.export(tmp_path, other, experiment, ["litert"], "int8")
+    assert len(asked) == 3
+
+
+def test_the_table_has_means_over_the_seeds_for_both_splits(found):
+    folder, result = found
+    report = json.loads((folder / "final/report.json").read_text())
+    for arm in ("alone", "distilled"):
+        tested = [100 * seed["accuracy"] for seed in report["arms"][arm]["seeds"]]
+        assert result["answer"]["test"][arm] == pytest.approx(tested)
+        row = f", {arm} | {np.mean(result['answer'][arm]):.2f} | {np.mean(tested):.2f} |"
+        assert row in (folder / "summary.md").read_text()
+
+
+def test_a_size_that_the_experiment_does_not_take_is_refused_before_any_training(tmp_path):
+    path = tmp_path / "whole.py"
+    path.write_text(FILE.replace("def student(size=1.0):", "def student(size=8):").replace(
+        "round(8 * size)", "range(9)[size]"))  # fmt: skip
+    with pytest.raises(ValueError, match=r"`student\(size=1.0\)` cannot be made. Give `sizes`"):
+        compress(path, tmp_path / "run", repeats=1)
+    assert not (tmp_path / "run").exists()
+    assert _sizes("8,0.5") == [8, 0.5] and isinstance(_sizes("8")[0], int)
 
 
 def test_within_a_budget_the_best_goes_on(found, file, tmp_path, monkeypatch, capsys):

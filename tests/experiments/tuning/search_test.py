@@ -144,6 +144,12 @@ def test_a_setting_that_diverges_is_last(found, file, tmp_path):
     assert min([(record, arms[0]), (fine, arms[1])], key=_order)[1] is arms[1]
 
 
+def test_what_is_swept_is_not_set_as_well(file, tmp_path):
+    with pytest.raises(ValueError, match="`alpha` is in `sweep`.*Leave it out of one of them"):
+        tune(file, tmp_path / "run", {"alpha": [0.5, 0.9]}, options={"alpha": 0.1})
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_verb(file, tmp_path, capsys, monkeypatch):
     given = {}
     tune = "keras_distill.experiments.tuning.tune"
