@@ -70,6 +70,18 @@ def forget_compiled(model):
     model.loss = None
 
 
+@contextlib.contextmanager
+def uncompiled(model):
+    """Within the block a saved file of the model has no optimizer, which is twice its weights."""
+    held = {name: getattr(model, name, None) for name in ("compiled", "optimizer")}
+    model.compiled, model.optimizer = False, None
+    try:
+        yield
+    finally:
+        for name, value in held.items():
+            setattr(model, name, value)
+
+
 def has_label_loss(model):
     """Returns whether a model has a loss on labels: compiled, or a `compute_loss` of its own."""
     return model._compile_loss is not None or overrides(model, "compute_loss")

@@ -11,6 +11,7 @@ from os import PathLike
 import keras
 
 from keras_distill import _files
+from keras_distill._keras import trainer
 
 RUN = "run.json"  # marks a folder as a run, and identifies the run
 IN_USE = ".in-use"  # the running process locks it
@@ -110,12 +111,8 @@ class RunFolder:
 
     def keep(self, key, model, record):
         """Writes a trained model without its optimizer, then the record of its training."""
-        compiled, model.compiled = model.compiled, False
-        try:
-            with _files.whole(self.file(key)) as part:
-                model.save(part)
-        finally:
-            model.compiled = compiled
+        with trainer.uncompiled(model), _files.whole(self.file(key)) as part:
+            model.save(part)
         record = {**record, OWNER: self.owner}
         write_json(self._record(key), record)  # last: it marks the model as trained
 

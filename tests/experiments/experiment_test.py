@@ -4,7 +4,9 @@ import json
 import pathlib
 import shutil
 import sys
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -87,6 +89,9 @@ def test_writes_everything(run):
         assert (folder / name).is_file(), name
     assert (folder / "serving/tiny/1/saved_model.pb").is_file()
     assert not list(folder.rglob("*unfinished*"))
+    for file in (*folder.glob("*.keras"), *folder.glob("arms/*.keras")):
+        with zipfile.ZipFile(file) as held, h5py.File(held.open("model.weights.h5")) as weights:
+            assert "optimizer" not in weights, file
     assert set(results["arms"]) == {"teacher", "alone", "distilled"}
     assert json.loads((folder / "report.json").read_text())["name"] == "tiny"
     assert results["arms"]["distilled"]["history"][0]["val_accuracy"]
