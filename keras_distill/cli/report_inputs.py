@@ -92,17 +92,22 @@ def trained(folder):
         histories.setdefault(arm, []).append(run.record(name).get("history") or {})
     file = folder / export_inputs.STUDENT
     if file.is_file():
-        _first(models["distilled"], histories["distilled"], program.model_of(file))
+        _first(models, histories, program.model_of(file))
     return {**models, "teacher": models["teacher"][0]}, histories
 
 
 def _first(models, histories, chosen):
-    """Puts the model with the weights of `chosen` to the front."""
-    for i, model in enumerate(models):
+    """Puts the seed of the model with the weights of `chosen` to the front, in every arm.
+
+    Arms are compared by pairs of seeds, so all of them keep one order.
+    """
+    for i, model in enumerate(models["distilled"]):
         pairs = zip(model.get_weights(), chosen.get_weights())
         if all(np.array_equal(a, b) for a, b in pairs):
-            models.insert(0, models.pop(i))
-            histories.insert(0, histories.pop(i))
+            seeds = len(models["distilled"])
+            for each in (*models.values(), *histories.values()):
+                if len(each) == seeds:
+                    each.insert(0, each.pop(i))
             return
 
 

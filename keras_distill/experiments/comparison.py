@@ -132,14 +132,14 @@ def keep_examples(path, valid):
     arrays.update({} if weights is None else {WEIGHTS: weights})
     if all(getattr(each, "dtype", None) is not None and each.dtype.kind in "fiubS"
            for each in arrays.values()):  # fmt: skip
-        with _files.whole(path) as part, open(part, "wb") as file:
-            np.savez(file, **arrays)
+        with _files.whole(path) as part:
+            _files.write_arrays(part, arrays)
 
 
 def _named(inputs):
     """Returns inputs as a dict, as `cli.export_inputs.arrays` reads them back."""
     if isinstance(inputs, dict):
-        taken = (TARGETS, WEIGHTS, "file")  # "file" is an argument of `np.savez`
+        taken = (TARGETS, WEIGHTS)
         return {f"{INPUT}{name}" if name in taken or name.startswith("inputs") else name: each
                 for name, each in inputs.items()}  # fmt: skip
     if isinstance(inputs, (list, tuple)):

@@ -20,9 +20,10 @@ def over_seeds(results: dict) -> dict:
     ```
     """
     return {
-        arm: {column: [row[column] for row in rows] for column in rows[0]}
+        arm: {column: [row[column] for row in rows if column in row]
+              for column in dict.fromkeys(name for row in rows for name in row)}
         for arm, rows in results.items()
-    }
+    }  # fmt: skip
 
 
 def markdown(rows: dict, digits: int = 2) -> str:
@@ -30,7 +31,7 @@ def markdown(rows: dict, digits: int = 2) -> str:
 
     Args:
         rows: `{name: {column: number or list of numbers}}`. A list is shown as mean and standard
-            deviation of the sample. Whole numbers are counts, which are the same for every seed. A
+            deviation of the sample. Whole numbers that are the same for every seed are counts. A
             row may lack a column.
         digits: the number of decimals, at least 0. Defaults to `2`.
 
@@ -56,7 +57,7 @@ def _cell(value, digits):
     if value is None:
         return "-"
     values = value if isinstance(value, list) else [value]
-    if isinstance(values[0], int):
+    if isinstance(values[0], int) and len(set(values)) == 1:
         return f"{values[0]:,}"
     spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):,.{digits}f}{spread}"

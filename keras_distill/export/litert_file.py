@@ -83,7 +83,7 @@ def _reason(said):
 
 
 def _quantized(content, quantize, calibration):
-    from ai_edge_quantizer import quantizer
+    from ai_edge_quantizer import calibrator, quantizer
 
     quiet = contextlib.redirect_stderr(io.StringIO())  # hides its progress bar
     with warnings.catch_warnings(), quiet:
@@ -92,7 +92,10 @@ def _quantized(content, quantize, calibration):
             job = quantizer.Quantizer(bytearray(content), _recipe(quantize))
             ranges = None
             if job.need_calibration:
-                ranges = job.calibrate({"serving_default": _examples(calibration)}, num_threads=1)
+                watched = calibrator.Calibrator(bytearray(content), num_threads=1,
+                                                qsv_update_func=_widened)  # fmt: skip
+                watched.calibrate({"serving_default": _examples(calibration)}, job._recipe_manager)
+                ranges = watched.get_model_qsvs()
             found = job.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
             return bytes(found.quantized_model)
         except Exception as error:  # of any class, such as for the loop of a recurrent layer
@@ -101,6 +104,14 @@ def _quantized(content, quantize, calibration):
         f"LiteRT's quantizer cannot quantize this model to {quantize}. Choose another `quantize`, "
         f"such as 'dynamic_int8' or 'float16'. Received: quantize={quantize!r}, {said}"
     )
+
+
+def _widened(known, found):
+    """Returns the range that holds two ranges: the quantizer's own moving average is narrower."""
+    if not known:
+        return found
+    return {"min": np.minimum(known["min"], found["min"]),
+            "max": np.maximum(known["max"], found["max"])}  # fmt: skip
 
 
 def _recipe(quantize):

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_distill import _backend
+from keras_distill import _backend, _files
 from keras_distill.export import places
 
 RUNTIMES = pathlib.Path(__file__).with_name("runtimes.py")
@@ -102,7 +102,8 @@ def outputs_of(kind, path, inputs):
         )
     with tempfile.TemporaryDirectory() as folder, places.plain(path) as model:
         given, got = os.path.join(folder, "inputs.npz"), os.path.join(folder, "outputs.npz")
-        np.savez(given, **(inputs if isinstance(inputs, dict) else {"__only__": inputs}))
+        arrays = inputs if isinstance(inputs, dict) else {"__only__": inputs}
+        _files.write_arrays(given, arrays)
         _run_fresh(kind, os.path.abspath(model), given, got)
         with np.load(got) as outputs:
             return dict(outputs)

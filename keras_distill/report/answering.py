@@ -52,7 +52,9 @@ def answered(models, data, teacher=None, task=None, keep=1000):
         data: batches of `(x, y)` or `(x, y, weights)`.
         teacher: the name of the model with which the others are compared, or `None`.
         task: the name of a task, or a task. By default the first batch shows it.
-        keep: how many examples, with their answers, to keep. Defaults to `1000`.
+        keep: how many examples, with their answers, to keep. Defaults to `1000`. Texts may be
+            padded to the longest of their batch. Batches of another length than the first are not
+            kept.
 
     Returns:
         A `Found`.
@@ -60,7 +62,7 @@ def answered(models, data, teacher=None, task=None, keep=1000):
     Raises:
         ValueError: if there are no data, or outputs and labels do not fit each other.
     """
-    kept, parts, examples = [], {}, 0
+    kept, held, waiting, parts, examples = [], 0, [], {}, 0
     names = [teacher] if teacher is not None else []
     names += [name for name in models if name != teacher]
     for batch in data:
@@ -68,28 +70,76 @@ def answered(models, data, teacher=None, task=None, keep=1000):
         if y is None:
             raise ValueError("`data` must hold labels, in batches of (x, y). Received: x alone")
         x, y = (keras.tree.map_structure(np.asarray, each) for each in (x, y))
-        size, theirs = len(keras.tree.flatten(x)[0]), {}
+        weights = None if weights is None else np.asarray(weights)
+        outputs = {}
         for name in names:
             written = getattr(task, "name", task) == texts.Texts.name
-            heads = (texts.texts_of if written else heads_of)(models[name], x)
+            for head, found in (texts.texts_of if written else heads_of)(models[name], x).items():
+                outputs[name, head] = found
             if task is None or isinstance(task, str):
-                task = _first_task(heads, y, x, task)
-            for head, outputs in heads.items():
-                true = y[head] if isinstance(y, dict) and head in y else y
-                if isinstance(true, dict) or (head and not _fits(task, outputs, true)):
-                    continue  # an output beside the answers
-                of = theirs.get(head, next(reversed(theirs.values()), None))
-                part = _judged(task, outputs, true, weights, of, max(keep - examples, 0))
-                if name == teacher:
-                    theirs[head] = task.answers(outputs)
-                parts.setdefault((name, head), []).append(part)
-        if examples < keep:
-            kept.append((x, y, None if weights is None else np.asarray(weights)))
+                task = _first_task(_of(name, outputs), y, x, task)
+        size = len(keras.tree.flatten(x)[0])
+        left = max(keep - held, 0) if not kept or _alike(x, kept[0][0]) else 0
+        batch = outputs, y, weights, left
+        if any(_is_unclear(task, each) for each in outputs.values()):
+            waiting.append(batch)
+        else:
+            _judge(task, batch, teacher, {}, parts)
+        if left:
+            kept.append((x, y, weights))
+            held += size
         examples += size
+    inside = {key: all(tasks.lies_inside(each[0][key]) for each in waiting)
+              for key in (waiting[0][0] if waiting else ())}  # fmt: skip
+    for batch in waiting:
+        _judge(task, batch, teacher, inside, parts)
     if not parts:
         raise ValueError("`data` must hold at least one batch. "
                          f"Received: {examples} examples")  # fmt: skip
     return Found(task, {key: _joined(each) for key, each in parts.items()}, kept, examples)
+
+
+def _alike(x, other):
+    """Returns whether two batches of inputs can be one."""
+    pairs = zip(keras.tree.flatten(x), keras.tree.flatten(other))
+    return all(one.shape[1:] == another.shape[1:] for one, another in pairs)
+
+
+def _of(name, outputs):
+    """Returns `{head: outputs}` of one model."""
+    return {head: each for (model, head), each in outputs.items() if model == name}
+
+
+def _is_unclear(task, outputs):
+    """Returns whether only all values of a model tell its logits from probabilities."""
+    one = isinstance(task, tasks.Classes) and outputs.shape[-1:] == (1,)
+    return one or isinstance(task, tasks.Labels)
+
+
+def _judge(task, batch, teacher, inside, parts):
+    """Adds what a task finds in the answers to one batch to `parts`, `{(model, head): [part]}`.
+
+    Args:
+        task: the task.
+        batch: `({(model, head): outputs}, y, weights, examples to keep)`, the teacher's first.
+        teacher: the name of the model with which the others are compared, or `None`.
+        inside: `{(model, head): bool}`, whether all outputs for all batches lie in [0, 1], where
+            one batch does not tell.
+        parts: the parts of the batches before.
+    """
+    all_outputs, y, weights, keep = batch
+    theirs = {}
+    for (name, head), outputs in all_outputs.items():
+        true = y[head] if isinstance(y, dict) and head in y else y
+        known = inside.get((name, head))
+        if isinstance(true, dict) or (head and not _fits(task, outputs, true, known)):
+            continue  # an output beside the answers
+        of = theirs.get(head, next(reversed(theirs.values()), None))
+        found = task.answers(outputs, known)
+        part = _judged(task, found, true, weights, of, keep)
+        if name == teacher:
+            theirs[head] = found
+        parts.setdefault((name, head), []).append(part)
 
 
 def heads_of(model, x):
@@ -115,9 +165,9 @@ def _first_task(heads, y, x, name):
     return tasks.task_of(outputs, y, x, name)
 
 
-def _fits(task, outputs, y):
+def _fits(task, outputs, y, inside):
     try:
-        found = task.answers(outputs)
+        found = task.answers(outputs, inside)
         if isinstance(task, tasks.Classes) and found.shape[-1] != task.classes:
             return False
         task.sums(found, y, np.ones(_counted(task, found)))
@@ -131,8 +181,7 @@ def _counted(task, found):
     return found.shape[:-1] if isinstance(task, tasks.Classes) else found.shape[:1]
 
 
-def _judged(task, outputs, y, weights, teacher, keep):
-    found = task.answers(outputs)
+def _judged(task, found, y, weights, teacher, keep):
     shape = _counted(task, found)
     weights = np.ones(len(found)) if weights is None else np.asarray(weights, "float64")
     if weights.ndim > len(shape):

@@ -88,15 +88,16 @@ def keras_memory(path, inputs, costs):
 
     with np.load(inputs) as given:
         given = dict(given)
-    modules = given.pop("__modules__", np.array([])).tolist()
-    for name in modules:  # these modules register the model's classes
+    described = json.loads(str(given.pop("described")))
+    for name in described["modules"]:  # these modules register the model's classes
         importlib.import_module(name)
+    arrays = [given[f"arr_{index}"] for index in range(len(given))]
     before = baseline()
     model = keras.saving.load_model(path, compile=False)
-    given = next(iter(given.values())) if list(given) == ["__only__"] else given
     for batch in BATCHES:
-        rows = {n: v[np.arange(batch) % len(v)] for n, v in given.items()} if isinstance(
-            given, dict) else given[np.arange(batch) % len(given)]  # fmt: skip
+        rows = [each[np.arange(batch) % len(each)] for each in arrays]
+        rows = dict(zip(described["names"], rows)) if described["names"] else rows
+        rows = rows if described["several"] else rows[0]
         call = tf.function(lambda x: model(x, training=False), autograph=False)
         call(keras.tree.map_structure(tf.convert_to_tensor, rows))
     with open(costs, "w", encoding="utf-8") as file:

@@ -1,5 +1,6 @@
 """Measures the cost of a model: the time of a prediction, and its size."""
 
+import json
 import os
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def peak_memory(model: keras.Model, example: Any) -> int | None:
 
     Args:
         model: a built `keras.Model`.
-        example: an input with a batch axis, or a dict of them.
+        example: an input with a batch axis, or a dict or list of them.
 
     Returns:
         An integer, or `None` if it cannot be measured: on another system than Linux, on another
@@ -164,15 +165,18 @@ def peak_memory(model: keras.Model, example: Any) -> int | None:
     report.peak_memory(student, x[:1])
     ```
     """
-    arrays = example if isinstance(example, dict) else {"__only__": example}
-    plain = all(np.asarray(each).dtype.kind in "fiub" for each in arrays.values())
+    names = [*example] if isinstance(example, dict) else []
+    several = isinstance(example, (dict, list, tuple))
+    arrays = [example[name] for name in names] or (example if several else [example])
+    plain = all(np.asarray(each).dtype.kind in "fiub" for each in arrays)
     if _backend.NAME != "tensorflow" or not plain:
         return None
     with tempfile.TemporaryDirectory() as folder:
         file, given, found = (os.path.join(folder, n) for n in ("m.keras", "in.npz", "costs.json"))
         export.write_student(model, file)
         hub = [each for each in ("keras_distill", "keras_hub") if each in sys.modules]
-        np.savez(given, **{n: np.asarray(each) for n, each in arrays.items()}, __modules__=hub)
+        described = {"modules": hub, "names": names, "several": several}
+        np.savez(given, *arrays, described=json.dumps(described))
         paths = os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1",
                        "PYTHONPATH": paths}  # fmt: skip

@@ -8,6 +8,7 @@ import tempfile
 
 import numpy as np
 
+from keras_distill import _files
 from keras_distill.export import places, reload
 from keras_distill.export.exported import size_of
 from keras_distill.report.costs import PROGRAM
@@ -72,7 +73,8 @@ def measured(path, inputs, runs=50):
     kind = format_of(path)
     with tempfile.TemporaryDirectory() as folder, places.plain(os.fspath(path)) as model:
         given, got, costs = (os.path.join(folder, n) for n in ("in.npz", "out.npz", "costs.json"))
-        np.savez(given, **(inputs if isinstance(inputs, dict) else {"__only__": inputs}))
+        arrays = inputs if isinstance(inputs, dict) else {"__only__": inputs}
+        _files.write_arrays(given, arrays)
         command = [sys.executable, PROGRAM, str(reload.RUNTIMES), kind, os.path.abspath(model),
                    given, got, costs, str(runs)]  # fmt: skip
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}

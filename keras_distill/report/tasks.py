@@ -26,10 +26,13 @@ class Classes:
         self.classes = max(outputs.shape[-1], 2)
         self.top = 5 if self.classes > 5 else min(self.classes - 1, 2)  # of two classes the first
 
-    def answers(self, outputs):
-        """Returns log-probabilities of logits or probabilities, `(batch, ..., classes)`."""
+    def answers(self, outputs, inside=None):
+        """Returns log-probabilities of logits or probabilities, `(batch, ..., classes)`.
+
+        `inside` says whether all of a model's outputs lie in [0, 1], if it is known.
+        """
         if outputs.shape[-1] == 1:
-            outputs = two_classes(outputs)
+            outputs = two_classes(outputs, inside)
         elif answers.are_probabilities(outputs):
             outputs = np.log(np.maximum(outputs, TINY))
         shifted = outputs - outputs.max(-1, keepdims=True)
@@ -138,9 +141,9 @@ class Labels:
     def __init__(self, outputs):
         self.classes = outputs.shape[-1]
 
-    def answers(self, outputs):
-        """Returns probabilities, `(batch, labels)`."""
-        inside = outputs.size and 0 <= outputs.min() and outputs.max() <= 1
+    def answers(self, outputs, inside=None):
+        """Returns probabilities, `(batch, labels)`, of either kind of outputs."""
+        inside = lies_inside(outputs) if inside is None else inside
         return outputs if inside else 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
 
     def sums(self, found, y, weights):
@@ -197,7 +200,7 @@ class Numbers:
     def __init__(self, outputs):
         self.width = int(np.prod(outputs.shape[1:]))
 
-    def answers(self, outputs):
+    def answers(self, outputs, inside=None):
         """Returns the numbers, `(batch, numbers)`."""
         return outputs.reshape(len(outputs), -1)
 
@@ -292,10 +295,14 @@ def _shifted(x, y):
     )  # fmt: skip
 
 
-def two_classes(outputs):
+def lies_inside(outputs):
+    """Returns whether all values lie in [0, 1], as probabilities do and few logits."""
+    return bool(outputs.size and ((outputs >= 0) & (outputs <= 1) | np.isnan(outputs)).all())
+
+
+def two_classes(outputs, inside=None):
     """Returns the logits of no and yes, `(..., 2)`, for one unit `(..., 1)` of any kind."""
-    inside = (outputs >= 0) & (outputs <= 1) | np.isnan(outputs)
-    if outputs.size and inside.all():
+    if lies_inside(outputs) if inside is None else inside:
         outputs = np.log(np.maximum(outputs, TINY)) - np.log(np.maximum(1 - outputs, TINY))
     return np.concatenate([np.zeros_like(outputs), outputs], -1)
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_distill.cli import report_inputs
 from keras_distill.cli.main import main
 from keras_distill.experiments.run_folder import RunFolder
 from keras_distill.experiments.runner import Arm, Runner
@@ -71,6 +72,22 @@ def test_a_run_on_the_examples_that_it_keeps(run, capsys):
     assert "never overwrites" in refusal(capsys)
     for ending in ("html", "md", "json"):
         os.remove(run / f"comparison.{ending}")
+
+
+def test_the_seed_that_was_exported_comes_first_in_every_arm():
+    def model(value):
+        made = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        made.set_weights([np.full((1, 1), value)])
+        return made
+
+    models = {arm: [model(value + seed) for seed in range(3)]
+              for arm, value in (("alone", 10), ("distilled", 20))}  # fmt: skip
+    models["teacher"] = [model(30)]
+    histories = {arm: [f"{arm} {i}" for i in range(len(each))] for arm, each in models.items()}
+    report_inputs._first(models, histories, model(22))
+    order = {arm: [int(each.get_weights()[0][0, 0]) for each in all] for arm, all in models.items()}
+    assert order == {"alone": [12, 10, 11], "distilled": [22, 20, 21], "teacher": [30]}
+    assert histories["alone"] == ["alone 2", "alone 0", "alone 1"]
 
 
 def test_several_runs_on_one_page(run, tmp_path, capsys):

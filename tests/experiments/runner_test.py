@@ -162,6 +162,8 @@ def test_a_table_shows_counts_means_and_gaps():
     ]  # fmt: skip
     results = {"a": [{"accuracy": 90.0}, {"accuracy": 91.0}, {"accuracy": 92.0}]}
     assert markdown(over_seeds(results)).splitlines()[2] == "| a | 91.00 ± 1.00 |"
+    rows = over_seeds({"a": [{"best": 90}, {"best": 94, "late": 1}]})
+    assert markdown(rows).splitlines()[2] == "| a | 92.00 ± 2.83 | 1 |"
 
 
 def test_what_is_said_can_be_silenced(tmp_path, capsys):

@@ -119,6 +119,18 @@ def test_one_exit_alone(kind, tmp_path):
         export.write(network(), tmp_path / "other", exit="early")
 
 
+def test_int8_holds_the_largest_values_of_the_calibration(tmp_path):
+    needs("litert")
+    keras.utils.set_random_seed(0)
+    student = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)], name="value"
+    )
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32") ** 3
+    spread = np.ptp(student.predict(x, verbose=0))
+    found, = export.write(student, tmp_path, "litert", quantize="int8", inputs=x)
+    assert found.parity.difference < 0.03 * spread
+
+
 def test_litert_takes_one_at_a_time_where_it_takes_no_batch(tmp_path):
     needs("litert")
     inputs = keras.Input((5, 3), name="steps")

@@ -146,6 +146,35 @@ def test_labels():
     assert "F1 %" in found.html()
 
 
+def test_all_batches_tell_logits_from_probabilities():
+    """The last batch has one example, whose logit may lie between 0 and 1 by chance."""
+    x = np.array([[2.0], [-3.0], [0.3], [-0.4], [0.6]], "float32")
+    itself = {"student": lambda x: x}
+    found = report.compare(itself["student"], itself, batches(x, x[:, 0] > 0, 1), runs=1)
+    assert found.results["rows"]["student"]["value"] == 1
+    both = np.concatenate([x, -x], -1)
+    data = batches(both, both > 0, 2)
+    found = report.compare(itself["student"], itself, data, task="labels", runs=1)
+    assert found.results["rows"]["student"]["value"] == 1
+
+
+def test_the_calibration_error_is_the_mean_over_the_seeds():
+    y, seeds = RANDOM.integers(0, 4, 60), [net(3, 4, seed) for seed in (0, 1)]
+    found = report.compare(net(8, 4, 9), {"student": seeds}, batches(X, y), runs=1)
+    name = "expected_calibration_error"
+    errors = [report.measure(each, batches(X, y))[name] for each in seeds]
+    measured = found.results["rows"]["student"]["measures"][name]
+    assert measured == pytest.approx(np.mean(errors), abs=1e-6)
+
+
+def test_texts_that_are_padded_for_each_batch():
+    model = keras.Sequential([layers.Embedding(9, 4), layers.GlobalAveragePooling1D(),
+                              layers.Dense(3)])  # fmt: skip
+    data = [(RANDOM.integers(0, 9, (4, length)), RANDOM.integers(0, 3, 4)) for length in (5, 7, 5)]
+    found = report.compare(model, {"student": model}, data, runs=1).results
+    assert (found["examples"], found["examples_of_exports"]) == (12, 8)
+
+
 def test_a_row_for_each_exit():
     keras.utils.set_random_seed(0)
     x = keras.Input((6,))
@@ -261,6 +290,12 @@ def test_peak_memory_is_that_of_the_model():
     model = keras.Sequential([keras.Input((2000,)), layers.Dense(2000), layers.Dense(1)])
     assert report.peak_memory(model, np.ones((2, 2000), "float32")) >= model.count_params() * 4
     assert report.peak_memory(model, np.array(["a text"])) is None
+
+
+def test_the_memory_of_a_model_with_a_list_of_inputs():
+    a, b = keras.Input((2,)), keras.Input((3,))
+    model = keras.Model([a, b], layers.Dense(2)(layers.Concatenate()([a, b])))
+    assert report.peak_memory(model, [np.ones((1, 2)), np.ones((1, 3))]) > 0
 
 
 def test_a_student_whose_answers_are_not_finite(classes):
