@@ -7,6 +7,7 @@ import zipfile
 from keras_distill.cli import program, quiet
 
 STUDENT = "student.keras"
+FINAL = "final"  # the folder of the last comparison in a run of `compress`
 # The provenance of a run's student, by the file that holds it.
 KEPT = {
     "run.json": ("epochs", "teacher_epochs", "alpha", "seeds", "training", "options", "files"),
@@ -85,13 +86,13 @@ def provenance(path, model):
         return found
     found = {}
     for name, keys in KEPT.items():
-        file = os.path.join(model, name)
-        held = _files.read_json(file, {}) if os.path.isfile(file) else None
+        file = _in_run(model, name)
+        held = _files.read_json(file, {}) if file else None
         found.update({key: held[key] for key in keys if held and key in held})
     if arms := found.pop("arms", {}):
         found["metrics"] = {arm: held.get("seeds") for arm, held in arms.items()}
-    examples = os.path.join(model, EXAMPLES)
-    if found and os.path.isfile(examples):
+    examples = _in_run(model, EXAMPLES)
+    if found and examples:
         with open(examples, "rb") as file:
             found["validation examples (SHA-256)"] = hashlib.sha256(file.read()).hexdigest()
     return found or None
@@ -101,8 +102,13 @@ def of_run(folder):
     """Returns `(inputs, targets, weights)` of the run's validation examples, or `None` for each."""
     from keras_distill.experiments.run_folder import EXAMPLES
 
-    file = os.path.join(folder, EXAMPLES)
-    return _parts("--model", file if os.path.isfile(file) else None)
+    return _parts("--model", _in_run(folder, EXAMPLES))
+
+
+def _in_run(folder, name):
+    """Returns the path of a file of a run, or of the last comparison of `compress`, or `None`."""
+    paths = [os.path.join(folder, *each, name) for each in ((), (FINAL,))]
+    return next(filter(os.path.isfile, paths), None)
 
 
 def of_experiment(experiment, count=256):

@@ -4,6 +4,10 @@ import os
 import tempfile
 import warnings
 
+import keras
+
+from keras_distill._keras import graph
+
 PACKAGES = ("tensorflow", "onnx", "tf2onnx", "onnxruntime")
 QUANTIZATIONS = ("none", "dynamic_int8", "int8")
 
@@ -25,13 +29,32 @@ def write(model, path, signature, *, quantize="none", calibration=None):
         whole = os.path.join(folder, "float.onnx")
         _convert(model, whole if quantize != "none" else path, signature)
         if quantize != "none":
-            _quantize(whole, path, quantize, calibration)
+            try:
+                _quantize(whole, path, quantize, calibration)
+            except Exception as error:  # of any class
+                said = " ".join(str(error).split())[:300]
+                raise ValueError(
+                    f"ONNX Runtime's quantizer cannot quantize this model to {quantize}. Choose "
+                    f"another `quantize`. Received: quantize={quantize!r}, {said}"
+                ) from error
+
+
+def in_inference(model):
+    """Returns a model that is called in inference mode by whoever does not say so.
+
+    Keras's export to ONNX does not. Layers that augment images then change them at random.
+    """
+    if not graph.is_graph(model):
+        return model
+    inputs = graph.inputs(model)
+    return keras.Model(inputs, model(inputs, training=False), name=model.name)
 
 
 def _convert(model, path, signature):
     with warnings.catch_warnings():  # tf2onnx uses old names of NumPy
         warnings.simplefilter("ignore", FutureWarning)
         try:
+            model = in_inference(model)
             model.export(path, format="onnx", verbose=False, input_signature=signature)
             return
         except Exception as error:  # any error of the converter

@@ -22,6 +22,8 @@ class Parity(typing.NamedTuple):
             `None` without targets.
         student: The student's value of the metric, or `None`.
         exported: The exported model's value of the metric, or `None`.
+        distance: For outputs without such answers, the mean absolute difference as a share of the
+            standard deviation of the student's output, else `None`.
 
     Example:
 
@@ -36,6 +38,7 @@ class Parity(typing.NamedTuple):
     metric: str | None = None
     student: float | None = None
     exported: float | None = None
+    distance: float | None = None
 
 
 def tolerance(expected):
@@ -64,19 +67,22 @@ def compared(outputs, expected, targets=None):
         for name in outputs
     ]
     targets = None if targets is None or len(pairs) != 1 else np.asarray(targets)
-    same = []
+    same, distances = [], []
     for found, right in pairs:
         answers, true = _answers(right, targets)
         if answers is not None:
             same.append((answers(found) == answers(right)).ravel())
+        elif right.dtype.kind == "f" and np.std(right) > 0:
+            distances.append(float(np.mean(np.abs(found - right)) / np.std(right)))
     agreement = float(np.mean(np.concatenate(same))) if same else None
+    distance = max(distances, default=None)
     if targets is None:
-        return Parity(difference, agreement)
+        return Parity(difference, agreement, distance=distance)
     if true is not None:
         shares = [float(np.mean(answers(each) == true)) for each in (right, found)]
         return Parity(difference, agreement, "accuracy", *shares)
     errors = [float(np.mean(np.abs(each - targets.reshape(each.shape)))) for each in (right, found)]
-    return Parity(difference, agreement, "mean_absolute_error", *errors)
+    return Parity(difference, agreement, "mean_absolute_error", *errors, distance)
 
 
 def judged(parity, exact, allowed, agreement):
@@ -86,7 +92,8 @@ def judged(parity, exact, allowed, agreement):
         parity: A `Parity`.
         exact: Whether the format is a float format, which answers as the student does.
         allowed: The largest difference of a float format.
-        agreement: The smallest agreement of another format.
+        agreement: The smallest agreement of another format. The largest distance is what it lacks
+            to 1.
     """
     if not np.isfinite(parity.difference):
         return "its answers hold NaN or infinity where the student's do not."
@@ -99,6 +106,11 @@ def judged(parity, exact, allowed, agreement):
         return (
             f"it agrees with the student on {parity.agreement:.1%} of the answers. At least "
             f"{agreement:.1%} is required."
+        )
+    if not exact and parity.distance is not None and parity.distance > 1 - agreement:
+        return (
+            f"its answers are on average {parity.distance:.1%} of their standard deviation away "
+            f"from the student's. At most {1 - agreement:.1%} is allowed."
         )
     return None
 

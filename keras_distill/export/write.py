@@ -75,7 +75,8 @@ def write(
             Defaults to `None`, which is any size, or 1 if LiteRT cannot take any size.
         version: The version number for TF Serving. Defaults to the next free one.
         agreement: The minimum share of answers, from 0 to 1, in which a quantized model agrees
-            with the student. Defaults to `0.9`.
+            with the student. Numbers may be away from the student's by what it lacks to 1, as a
+            share of their standard deviation, on average. Defaults to `0.9`.
         signatures: Further signatures of the SavedModel, beside `serving_default`, which takes
             tensors (token ids, for a language model). `"classify"` returns labels and scores,
             `"image_bytes"` takes JPEG or PNG files, `"examples"` serialized `tf.train.Example`s,

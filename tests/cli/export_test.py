@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill.cli.export_inputs import of_run
+from keras_distill.cli.export_inputs import of_run, provenance
 from keras_distill.cli.main import main
 from keras_distill.experiments.comparison import keep_examples
 from keras_distill.export import reload
@@ -45,7 +45,7 @@ def refusal(capsys):
 def test_real_inputs_and_labels(folder, tmp_path, capsys):
     argv = [f"--out={tmp_path}", f"--inputs={folder / 'examples.npz'}"]
     assert export(folder, *argv, f"--labels={folder / 'labels.txt'}", "--name=digits") == 0
-    assert "over 20 examples." in capsys.readouterr().out
+    assert "over 20 examples; accuracy 1.0000" in capsys.readouterr().out
     import tensorflow as tf
 
     classify = tf.saved_model.load(str(tmp_path / "digits/1")).signatures["classify"]
@@ -55,7 +55,7 @@ def test_real_inputs_and_labels(folder, tmp_path, capsys):
 
 def test_a_run_is_exported_and_tried_on_its_own_examples(folder, tmp_path, capsys):
     assert main(["export", f"--model={folder}", f"--out={tmp_path}"]) == 0
-    assert "over 20 examples." in capsys.readouterr().out
+    assert "over 20 examples; accuracy 1.0000" in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["tiny"]
     told = json.loads((tmp_path / "tiny/1/assets/provenance.json").read_text())
     assert told["alpha"] == 0.5 and told["name"] == "tiny run"
@@ -81,6 +81,16 @@ def test_a_run_with_a_list_of_inputs(folder, tmp_path, capsys):
     assert said.count("over 20 examples") == 2 and "accuracy 1.0000, the student's 1.0000" in said
     with pytest.raises(ValueError, match="an array for each input of the model"):
         export_student(model, tmp_path / "more", inputs=[x, other, x])
+
+
+def test_a_run_of_compress_is_tried_on_the_examples_of_its_last_comparison(folder, tmp_path):
+    run = shutil.copytree(folder, tmp_path / "run")
+    expected = of_run(run)[0]
+    (run / "final").mkdir()
+    for name in ("examples.npz", "report.json"):
+        (run / name).rename(run / "final" / name)
+    np.testing.assert_array_equal(of_run(run)[0], expected)
+    assert "validation examples (SHA-256)" in provenance(None, run)
 
 
 def test_examples_of_inputs_with_names_that_the_file_uses(tmp_path):

@@ -25,16 +25,19 @@ def test_answers_are_compared_with_the_student_and_the_truth(
     found, expected, targets, agreement, student, exported
 ):
     result = parity.compared({"output": found}, expected, targets)
-    assert result[1:] == (pytest.approx(agreement), "accuracy", student, exported)
+    assert result[1:5] == (pytest.approx(agreement), "accuracy", student, exported)
 
 
 def test_numbers_are_judged_by_their_errors():
     result = parity.compared({"output": YES + 0.5}, YES, YES[:, 0] + 1)
-    assert result == (0.5, None, "mean_absolute_error", 1.0, 0.5)
+    assert result[:5] == (0.5, None, "mean_absolute_error", 1.0, 0.5)
+    assert result.distance == pytest.approx(0.5 / np.std(YES))
+    assert "27.0% of their standard deviation" in parity.judged(result, False, 0, 0.9)
+    assert parity.judged(result, False, 0, 0.7) is None
     several = parity.compared({"output": MANY[::-1]}, MANY, MANY)
     assert several.agreement is None and several.metric == "mean_absolute_error"
 
 
 def test_without_targets_only_classes_agree():
-    assert parity.compared({"output": FLIPPED}, CLASSES) == (1.0, 0.75, None, None, None)
+    assert parity.compared({"output": FLIPPED}, CLASSES) == (1.0, 0.75, *[None] * 4)
     assert parity.compared({"output": YES}, YES).agreement is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_distill import _backend, export
-from keras_distill.export import exported, formats, given, litert_file
+from keras_distill.export import exported, formats, given, litert_file, reload
 
 pytestmark = pytest.mark.usefixtures("saved_models_run_here")
 
@@ -187,7 +187,7 @@ def test_a_wrong_saved_model_is_not_served(student, tmp_path, monkeypatch):
     def broken(*args):
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(export, "check_saved_model", broken)
+    monkeypatch.setattr(reload, "outputs_of", broken)
     with pytest.raises(ValueError, match="its check: killed. It is kept in .*2.failed"):
         export.write(student, tmp_path)
     assert sorted(os.listdir(tmp_path / "small")) == ["1", "2.failed"]
@@ -366,3 +366,13 @@ def test_an_operation_that_litert_lacks_is_named(tmp_path):
     with pytest.raises(ValueError, match="LiteRT cannot run this model.*AsString"):
         export.write(model, tmp_path, "litert")
     assert os.listdir(tmp_path) == []
+
+
+def test_onnx_of_a_student_that_augments_its_images_in_training(tmp_path):
+    needs("onnx")
+    image = keras.Input((6, 6, 1), name="image")
+    x = keras.layers.RandomFlip("horizontal")(image)
+    x = keras.layers.Flatten()(keras.layers.BatchNormalization()(x))
+    student = keras.Model(image, keras.layers.Dense(3, name="logits")(x), name="flips")
+    (found,) = export.write(student, tmp_path, "onnx", inputs=IMAGES)
+    assert found.parity.difference < 1e-4
