@@ -94,7 +94,7 @@ def aware(experiment, bits, cache, seed, model_of):
     """Returns the distilled student with fake quantization, trained further by its teacher."""
     keras.utils.set_random_seed(seed)
     student = model_of("distilled")
-    inputs, _ = first_examples(experiment.data("train"))
+    inputs, *_ = first_examples(experiment.data("train"))
     made = models.quantization_aware(student, *bits, calibration=inputs)
     source, train = cached.from_cache(experiment.data("train"), cache)
     epochs = max(1, experiment.epochs // 4)
@@ -128,7 +128,7 @@ def written(experiment, test, quantize, name, seed, model, model_of):
     """Returns the accuracy of a model's file, and how often its answers equal the model's."""
     inputs, labels = test()
     model = model_of(name) if model is None else model
-    calibration, _ = first_examples(experiment.data("train"))
+    calibration, *_ = first_examples(experiment.data("train"))
     with tempfile.TemporaryDirectory() as folder:
         found, = export.write(model, folder, "litert", quantize=quantize, inputs=inputs,
                               targets=labels, calibration=calibration, agreement=0)  # fmt: skip
@@ -163,7 +163,7 @@ def main():
     arguments = parser.parse_args()
     experiment = experiment_of(arguments)
     cache = pathlib.Path(arguments.out) / "targets"
-    test = functools.cache(lambda: first_examples(experiment.data("test"), 10**9))
+    test = functools.cache(lambda: first_examples(experiment.data("test"), 10**9)[:2])
     score, file = functools.partial(measured, test), functools.partial(written, experiment, test)
 
     def teacher(seed, model_of):
