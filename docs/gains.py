@@ -17,7 +17,7 @@ WIN, LOSS = "#2563eb", "#d97706"
 def draw(rows, path):
     """A line a pair: the mean gain on the test split and twice its standard error."""
     rows = sorted(rows, key=lambda row: row["gain"])
-    figure = Figure(figsize=(6.4, 1.2 + 0.36 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(7.4, 1.2 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
         color = WIN if row["gain"] > 0 else LOSS

@@ -85,6 +85,7 @@ class ActivationRange(keras.layers.Layer):
         super().__init__(**kwargs)
         self.momentum, self.fixed = momentum, fixed
         self.calibrating = False  # if true, the range follows outside of training too
+        self.supports_masking = True
 
     def build(self, input_shape):
         if self.fixed is not None:

@@ -148,3 +148,30 @@ def test_a_run_of_any_task_is_reported_as_it_measured_itself(run, tmp_path, caps
     assert "92.50 ± 0.71" in text and "+0.00 ± 0.0" in text
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<b>small" not in page and "rate: 0.1" in page
+
+
+def test_counts_of_a_regression_are_no_classes(run, tmp_path, capsys):
+    """An experiment knows its task, which small whole numbers do not show."""
+    folder = shutil.copytree(run, tmp_path / "counts")
+    file = tmp_path / "counts.py"
+    file.write_text("""
+import keras, numpy as np
+from keras_distill import Experiment
+
+def data(split):
+    import tensorflow as tf
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    y = np.stack([np.arange(40) % 3, np.arange(40) % 2, np.arange(40) % 5], -1)
+    return tf.data.Dataset.from_tensor_slices((x, y.astype("int64"))).batch(8)
+
+def model():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+
+def experiment():
+    return Experiment("counts", student=model, teacher=model, data=data, loss="mse",
+                      optimizer=lambda: "sgd", epochs=1)
+""")
+    command = ["report", str(folder), f"--experiment={file}", "--timings=1"]
+    assert main(command) == 0
+    found, = json.loads((folder / "comparison.json").read_text())["comparisons"]
+    assert found["task"] == "numbers" and "R²" in capsys.readouterr().out
