@@ -23,7 +23,7 @@ WRITTEN = (
     RUN, "arms", "results.json", "report.html", "report.json", "student.keras", "teacher.keras",
     "serving", "trials", "targets", "ranking.json", "ranking.png", "winner.py", EXAMPLES,
     "default.json", "costs.json", "final", "compress.json", "pareto.png", "summary.md", "exported",
-    "comparison.html", "comparison.md", "comparison.json",
+    "exported.json", "comparison.html", "comparison.md", "comparison.json",
 )  # fmt: skip
 UNFINISHED = (".tmp_*", f"{_files.UNFINISHED}*", f"*/{_files.UNFINISHED}*")
 

@@ -216,30 +216,29 @@ def _exported(path, of, student, found, runs, inputs):
     """Returns an exported model's costs and measures, and its agreement with the Keras model."""
     given = exported_inputs.checked_inputs("data", inputs, export.signature_of(student))
     costs, outputs = exports.measured(path, given, runs)
-    start, sums, likeness, ours = 0, {}, {}, {}
-    for x, y, weights in found.batches:
-        size = len(keras.tree.flatten(x)[0])
-        part = {n: each[start : start + size] for n, each in outputs.items()}
-        part = part if len(part) > 1 else {"": next(iter(part.values()))}
-        models = {"exported": lambda _, part=part: part, "student": student}
-        both = answered(models, [(x, y, weights)], "student", found.task)
-        for (name, head), each in both.answers.items():
-            if name == "exported":
-                sums.setdefault(head, []).append(each.sums)
-                likeness.setdefault(head, []).append(each.likeness)
-            else:
-                ours.setdefault(head, []).append(each.sums)
-        start += size
-    head, parts = next(reversed(sums.items()))
-    seeds = [Answers(np.concatenate(parts), None, None, None)]
+    models = {"exported": _in_turn(outputs), "student": student}
+    both = answered(models, found.batches, "student", found.task).answers
+    head, its = [(head, each) for (name, head), each in both.items() if name == "exported"][-1]
+    seeds = [Answers(its.sums, None, None, None)]
     judged = judgement.quality(found.task, seeds, judgement.resampled(found.task, seeds))
-    alike = {}
-    if all(each is not None for each in likeness[head]):
-        alike = found.task.likenesses(np.concatenate(likeness[head]).sum(0))
+    alike = {} if its.likeness is None else found.task.likenesses(its.likeness.sum(0))
     keep = ("value", "low", "high", "examples")
-    student = float(found.task.value(np.concatenate(ours.get(head, parts)).sum(0)))
+    student = float(found.task.value(both.get(("student", head), its).sums.sum(0)))
     return {"of": of, **costs, "quality": {key: judged[key] for key in keep}, "student": student,
             "to_the_student": alike}  # fmt: skip
+
+
+def _in_turn(outputs):
+    """Returns a function that returns the next rows of outputs, one for each input it gets."""
+    end = 0
+
+    def following(x):
+        nonlocal end
+        start, end = end, end + len(keras.tree.flatten(x)[0])
+        rows = {name: each[start:end] for name, each in outputs.items()}
+        return rows if len(rows) > 1 else next(iter(rows.values()))
+
+    return following
 
 
 def _knowledge(models, found, rows, inputs, baseline):

@@ -29,7 +29,8 @@ def quality(task, seeds, resamples):
     if seeds[0].rows is not None:
         sure, right, label = (np.concatenate(each) for each in zip(*(s.rows for s in seeds)))
         errors = [calibration_error(*each.rows[:2]) for each in seeds if len(each.rows[0])]
-        found["measures"]["expected_calibration_error"] = np.mean(errors) if errors else None
+        error = float(np.mean(errors)) if errors else None
+        found["measures"]["expected_calibration_error"] = error
         found["calibration"] = equal_counts(sure, right)
         if task.classes <= 1000:  # a vocabulary has too many classes to show
             found["classes"] = _by_class(right, label, task.classes, len(seeds))
