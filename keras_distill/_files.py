@@ -12,7 +12,6 @@ import re
 import secrets
 import shutil
 import tempfile
-import zipfile
 
 from keras_distill._backend import tensorflow
 
@@ -53,21 +52,6 @@ def whole(path):
         if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = path  # the error of a full disk names no file
         raise
-
-
-def write_arrays(path, arrays):
-    """Writes arrays by name as `np.savez` does, whose arguments are no names of arrays, however.
-
-    Args:
-        path: the path of an `.npz` file.
-        arrays: a dict of arrays, or of what makes an array.
-    """
-    import numpy as np
-
-    with zipfile.ZipFile(path, "w") as file:
-        for name, array in arrays.items():
-            with file.open(f"{name}.npy", "w", force_zip64=True) as part:
-                np.lib.format.write_array(part, np.asarray(array), allow_pickle=False)
 
 
 def rename(before, after):

@@ -5,7 +5,6 @@ import os
 import re
 
 import keras
-import numpy as np
 import pytest
 from children import start
 
@@ -22,15 +21,6 @@ def folder(request, tmp_path):
     path = f"ram://{tmp_path.name}"
     _files.make_folder(path)
     return path
-
-
-def test_arrays_of_any_name_are_written(tmp_path):
-    arrays = {name: np.arange(3) + index for index, name in enumerate(("file", "a/b", "arr_0"))}
-    _files.write_arrays(tmp_path / "x.npz", arrays)
-    with np.load(tmp_path / "x.npz") as found:
-        assert {name: each.tolist() for name, each in found.items()} == {
-            name: each.tolist() for name, each in arrays.items()
-        }
 
 
 def test_a_file_gets_its_name_when_it_is_whole(folder):

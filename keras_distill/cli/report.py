@@ -46,7 +46,6 @@ def act(arguments):
     from keras_distill import _files, report
     from keras_distill.report.comparison import checked_paths
     from keras_distill.report.page import check_plots
-    from keras_distill.report.tasks import Numbers
 
     out = arguments.out or os.path.join(runs[0], "comparison.html")
     checked_paths(out)
@@ -55,7 +54,6 @@ def act(arguments):
     from keras_distill.cli import report_inputs
 
     experiment = program.experiment_of(arguments) if arguments.experiment else None
-    task = Numbers.name if experiment is not None and experiment.task is Numbers else None
     classes = export_inputs.labels(arguments.labels)
     known = {run: report_inputs.measured_itself(run) for run in runs}
     folders = {run: report_inputs.run_of(run) for run in runs if known[run] is None}
@@ -75,7 +73,7 @@ def act(arguments):
                 teacher,
                 models,
                 batches,
-                task=task,
+                task=report_inputs.task_of(folder, experiment),
                 exported={"distilled": [*report_inputs.exported(run), *arguments.exported]},
                 classes=classes,
                 histories=histories,

@@ -12,6 +12,7 @@ from keras_distill.experiments.comparison import ARMS
 from keras_distill.experiments.run_folder import OWNER, RUN, RunFolder
 from keras_distill.report import exports
 from keras_distill.report.recorded import recorded
+from keras_distill.report.tasks import Numbers
 
 RESULTS = "results.json"  # the results of a run of any task
 BATCH = 32
@@ -131,6 +132,18 @@ def data_of(folder, experiment, split):
 
     batches = [batch(start) for start in range(0, len(targets), BATCH)]
     return batches, "the examples of the validation split on which the run chose its export"
+
+
+def task_of(folder, experiment):
+    """Returns `"numbers"` for a regression, which counts as targets do not show, else `None`.
+
+    The experiment tells, or else the measure by which the run judged its models.
+    """
+    if experiment is not None:
+        return Numbers.name if experiment.task is Numbers else None
+    arms = (_files.read_json(folder / "report.json", {"arms": dict}) or {"arms": {}})["arms"]
+    rows = [row for arm in arms.values() for row in arm["seeds"]]
+    return Numbers.name if any(Numbers.metric in row for row in rows) else None
 
 
 def exported(path):

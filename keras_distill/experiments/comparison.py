@@ -10,6 +10,7 @@ from keras_distill import _backend, _files, export, report
 from keras_distill._messages import say
 from keras_distill.experiments.run_folder import EXAMPLES, INPUT, TARGETS, WEIGHTS
 from keras_distill.export.given import plain
+from keras_distill.export.reload import write_arrays
 from keras_distill.report.measures import reliability_of
 from keras_distill.report.tasks import Classes, Numbers
 
@@ -133,7 +134,7 @@ def keep_examples(path, valid):
     if all(getattr(each, "dtype", None) is not None and each.dtype.kind in "fiubS"
            for each in arrays.values()):  # fmt: skip
         with _files.whole(path) as part:
-            _files.write_arrays(part, arrays)
+            write_arrays(part, arrays)
 
 
 def _named(inputs):

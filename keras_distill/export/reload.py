@@ -5,12 +5,13 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import zipfile
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_distill import _backend, _files
+from keras_distill import _backend
 from keras_distill.export import places
 
 RUNTIMES = pathlib.Path(__file__).with_name("runtimes.py")
@@ -103,10 +104,23 @@ def outputs_of(kind, path, inputs):
     with tempfile.TemporaryDirectory() as folder, places.plain(path) as model:
         given, got = os.path.join(folder, "inputs.npz"), os.path.join(folder, "outputs.npz")
         arrays = inputs if isinstance(inputs, dict) else {"__only__": inputs}
-        _files.write_arrays(given, arrays)
+        write_arrays(given, arrays)
         _run_fresh(kind, os.path.abspath(model), given, got)
         with np.load(got) as outputs:
             return dict(outputs)
+
+
+def write_arrays(path, arrays):
+    """Writes arrays by name as `np.savez` does, whose arguments are no names of arrays, however.
+
+    Args:
+        path: the path of an `.npz` file.
+        arrays: a dict of arrays, or of what makes an array.
+    """
+    with zipfile.ZipFile(path, "w") as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, np.asarray(array), allow_pickle=False)
 
 
 def _run_fresh(kind, *arguments):

@@ -8,6 +8,8 @@ import numpy as np
 from keras_distill import _backend
 from keras_distill.report import tasks, texts
 
+ENOUGH = 100  # rows that tell probabilities from logits that sum to one by chance
+
 
 @dataclasses.dataclass
 class Answers:
@@ -27,6 +29,38 @@ class Answers:
     first: np.ndarray | None
 
 
+class Kinds(dict):
+    """Whether each output of each model holds probabilities, by `(model, head)`.
+
+    The logits of a batch may look like probabilities by chance, so a batch is judged only once the
+    kinds of its outputs are known. One batch of logits shows them. `ENOUGH` rows of classes that
+    all sum to one show probabilities. One unit, or labels, must lie in [0, 1] in all batches.
+    """
+
+    def __init__(self, known):
+        super().__init__(known)
+        self._rows = {}
+
+    def settle(self, task, outputs):
+        """Learns from one batch. Returns whether the kinds of all its outputs are known."""
+        if not isinstance(task, (tasks.Classes, tasks.Labels)):
+            return True
+        for key, each in outputs.items():
+            alone = isinstance(task, tasks.Labels) or each.shape[-1:] == (1,)
+            probable = None if key in self else tasks.seem_probable(each, alone)
+            if probable is None:
+                continue
+            self._rows[key] = self._rows.get(key, 0) + each.size // each.shape[-1]
+            if not probable or (not alone and self._rows[key] >= ENOUGH):
+                self[key] = probable
+        return all(key in self for key in outputs)
+
+    def close(self):
+        """Takes outputs for probabilities that no batch has shown to be logits."""
+        for key in self._rows:
+            self.setdefault(key, True)
+
+
 @dataclasses.dataclass
 class Found:
     """All answers, and the first examples with their inputs.
@@ -36,15 +70,17 @@ class Found:
         answers: `{(model, head): Answers}`. The head is empty for a model with one output.
         batches: the first batches, `(x, y, weights)` of arrays.
         examples: the number of examples.
+        kinds: the `Kinds` of the outputs.
     """
 
     task: object
     answers: dict
     batches: list
     examples: int
+    kinds: Kinds
 
 
-def answered(models, data, teacher=None, task=None, keep=1000):
+def answered(models, data, teacher=None, task=None, keep=1000, kinds=None):
     """Returns the answers of all models to the same batches.
 
     Args:
@@ -55,6 +91,8 @@ def answered(models, data, teacher=None, task=None, keep=1000):
         keep: how many examples, with their answers, to keep. Defaults to `1000`. Texts may be
             padded to the longest of their batch. Batches of another length than the first are not
             kept.
+        kinds: `{(model, head): whether it holds probabilities}`, where more data than these have
+            shown it. Defaults to `None`.
 
     Returns:
         A `Found`.
@@ -63,6 +101,7 @@ def answered(models, data, teacher=None, task=None, keep=1000):
         ValueError: if there are no data, or outputs and labels do not fit each other.
     """
     kept, held, waiting, parts, examples = [], 0, [], {}, 0
+    kinds = Kinds(kinds or {})
     names = [teacher] if teacher is not None else []
     names += [name for name in models if name != teacher]
     for batch in data:
@@ -80,23 +119,21 @@ def answered(models, data, teacher=None, task=None, keep=1000):
                 task = _first_task(_of(name, outputs), y, x, task)
         size = len(keras.tree.flatten(x)[0])
         left = max(keep - held, 0) if not kept or _alike(x, kept[0][0]) else 0
-        batch = outputs, y, weights, left
-        if any(_is_unclear(task, each) for each in outputs.values()):
-            waiting.append(batch)
-        else:
-            _judge(task, batch, teacher, {}, parts)
+        waiting.append((outputs, y, weights, left))
+        if kinds.settle(task, outputs):
+            _judge(task, waiting, teacher, kinds, parts)
+            waiting = []
         if left:
             kept.append((x, y, weights))
             held += size
         examples += size
-    inside = {key: all(tasks.lies_inside(each[0][key]) for each in waiting)
-              for key in (waiting[0][0] if waiting else ())}  # fmt: skip
-    for batch in waiting:
-        _judge(task, batch, teacher, inside, parts)
+    kinds.close()
+    _judge(task, waiting, teacher, kinds, parts)
     if not parts:
         raise ValueError("`data` must hold at least one batch. "
                          f"Received: {examples} examples")  # fmt: skip
-    return Found(task, {key: _joined(each) for key, each in parts.items()}, kept, examples)
+    return Found(task, {key: _joined(each) for key, each in parts.items()}, kept, examples,
+                 kinds)  # fmt: skip
 
 
 def _alike(x, other):
@@ -110,36 +147,30 @@ def _of(name, outputs):
     return {head: each for (model, head), each in outputs.items() if model == name}
 
 
-def _is_unclear(task, outputs):
-    """Returns whether only all values of a model tell its logits from probabilities."""
-    one = isinstance(task, tasks.Classes) and outputs.shape[-1:] == (1,)
-    return one or isinstance(task, tasks.Labels)
-
-
-def _judge(task, batch, teacher, inside, parts):
-    """Adds what a task finds in the answers to one batch to `parts`, `{(model, head): [part]}`.
+def _judge(task, batches, teacher, kinds, parts):
+    """Adds what a task finds in the answers to batches to `parts`, `{(model, head): [part]}`.
 
     Args:
         task: the task.
-        batch: `({(model, head): outputs}, y, weights, examples to keep)`, the teacher's first.
+        batches: `({(model, head): outputs}, y, weights, examples to keep)` of each, the teacher's
+            outputs first.
         teacher: the name of the model with which the others are compared, or `None`.
-        inside: `{(model, head): bool}`, whether all outputs for all batches lie in [0, 1], where
-            one batch does not tell.
+        kinds: the `Kinds` of the outputs.
         parts: the parts of the batches before.
     """
-    all_outputs, y, weights, keep = batch
-    theirs = {}
-    for (name, head), outputs in all_outputs.items():
-        true = y[head] if isinstance(y, dict) and head in y else y
-        known = inside.get((name, head))
-        if isinstance(true, dict) or (head and not _fits(task, outputs, true, known)):
-            continue  # an output beside the answers
-        of = theirs.get(head, next(reversed(theirs.values()), None))
-        found = task.answers(outputs, known)
-        part = _judged(task, found, true, weights, of, keep)
-        if name == teacher:
-            theirs[head] = found
-        parts.setdefault((name, head), []).append(part)
+    for all_outputs, y, weights, keep in batches:
+        theirs = {}
+        for (name, head), outputs in all_outputs.items():
+            true = y[head] if isinstance(y, dict) and head in y else y
+            probable = kinds.get((name, head))
+            if isinstance(true, dict) or (head and not _fits(task, outputs, true, probable)):
+                continue  # an output beside the answers
+            of = theirs.get(head, next(reversed(theirs.values()), None))
+            found = task.answers(outputs, probable)
+            part = _judged(task, found, true, weights, of, keep)
+            if name == teacher:
+                theirs[head] = found
+            parts.setdefault((name, head), []).append(part)
 
 
 def heads_of(model, x):
@@ -165,9 +196,9 @@ def _first_task(heads, y, x, name):
     return tasks.task_of(outputs, y, x, name)
 
 
-def _fits(task, outputs, y, inside):
+def _fits(task, outputs, y, probable):
     try:
-        found = task.answers(outputs, inside)
+        found = task.answers(outputs, probable)
         if isinstance(task, tasks.Classes) and found.shape[-1] != task.classes:
             return False
         task.sums(found, y, np.ones(_counted(task, found)))

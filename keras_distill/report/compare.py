@@ -189,7 +189,8 @@ def _robust(models, found, seed):
     for kind, change in kinds.items():
         random = np.random.default_rng(seed)
         worse = [(change(x, random), y, weights) for x, y, weights in found.batches]
-        for ((name, _), head), each in answered(first, worse, task=found.task).answers.items():
+        answers = answered(first, worse, task=found.task, kinds=found.kinds).answers
+        for ((name, _), head), each in answers.items():
             value = float(found.task.value(each.sums.sum(0)))
             rows.setdefault(title(name, head), {})[kind or "as it is"] = value
     return rows
@@ -217,7 +218,9 @@ def _exported(path, of, student, found, runs, inputs):
     given = exported_inputs.checked_inputs("data", inputs, export.signature_of(student))
     costs, outputs = exports.measured(path, given, runs)
     models = {"exported": _in_turn(outputs), "student": student}
-    both = answered(models, found.batches, "student", found.task).answers
+    kinds = {(name, head): kind for ((model, seed), head), kind in found.kinds.items()
+             if (model, seed) == (of, 0) for name in models}  # fmt: skip
+    both = answered(models, found.batches, "student", found.task, kinds=kinds).answers
     head, its = [(head, each) for (name, head), each in both.items() if name == "exported"][-1]
     seeds = [Answers(its.sums, None, None, None)]
     judged = judgement.quality(found.task, seeds, judgement.resampled(found.task, seeds))

@@ -3,8 +3,8 @@
 This is a program, not a module of the package. It runs in a process of its own, as on the machine
 for which the model is made. `RUNTIMES` is the program that loads exported models. The format
 `keras` is a `.keras` file; only the memory of its compiled function is measured. `INPUTS` is an
-`.npz` file with an array for each input. `OUTPUTS` becomes one with an array for each output.
-`COSTS` becomes a JSON file.
+`.npz` file with an array for each input. `OUTPUTS` becomes one with an array for each output,
+and their names. `COSTS` becomes a JSON file.
 """
 
 import importlib.util
@@ -117,7 +117,8 @@ def main(runtimes, kind, path, inputs, outputs, costs, runs):
     count = len(next(iter(given.values())))
     parts = [model({name: value[start : start + 32] for name, value in given.items()})
              for start in range(0, count, 32)]  # fmt: skip
-    np.savez(outputs, **{n: np.concatenate([part[n] for part in parts]) for n in parts[0]})
+    arrays = [np.concatenate([part[name] for part in parts]) for name in parts[0]]
+    np.savez(outputs, *arrays, names=json.dumps([*parts[0]]))  # a name may be an argument's
     with open(costs, "w", encoding="utf-8") as file:
         json.dump(found, file)
 

@@ -8,7 +8,6 @@ import tempfile
 
 import numpy as np
 
-from keras_distill import _files
 from keras_distill.export import places, reload
 from keras_distill.export.exported import size_of
 from keras_distill.report.costs import PROGRAM
@@ -74,7 +73,7 @@ def measured(path, inputs, runs=50):
     with tempfile.TemporaryDirectory() as folder, places.plain(os.fspath(path)) as model:
         given, got, costs = (os.path.join(folder, n) for n in ("in.npz", "out.npz", "costs.json"))
         arrays = inputs if isinstance(inputs, dict) else {"__only__": inputs}
-        _files.write_arrays(given, arrays)
+        reload.write_arrays(given, arrays)
         command = [sys.executable, PROGRAM, str(reload.RUNTIMES), kind, os.path.abspath(model),
                    given, got, costs, str(runs)]  # fmt: skip
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
@@ -82,8 +81,9 @@ def measured(path, inputs, runs=50):
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             raise RuntimeError(f"{path} failed in a new process: {said[:1000]}")
-        with np.load(got) as outputs, open(costs, encoding="utf-8") as file:
-            outputs, costs = dict(outputs), json.load(file)
+        with np.load(got) as arrays, open(costs, encoding="utf-8") as file:
+            names, costs = json.loads(str(arrays["names"])), json.load(file)
+            outputs = {name: arrays[f"arr_{index}"] for index, name in enumerate(names)}
     latency = {batch: summary(found, int(batch)) for batch, found in costs["seconds"].items()}
     stem = os.path.splitext(os.path.basename(path))[0]
     quantize = next((each for each in QUANTIZED if stem.endswith(f"-{each}")), "none")

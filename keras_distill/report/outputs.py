@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_distill import _backend
 from keras_distill.losses import answers
-from keras_distill.report.tasks import two_classes
+from keras_distill.report.tasks import seem_probable, two_classes
 
 
 def answers_of(models, data):
@@ -18,7 +18,7 @@ def answers_of(models, data):
     for x, y, weights in unpacked(data):
         found = [_output(model, x) for model in models]
         _check_alike(found)
-        kinds = kinds or [answers.are_probabilities(each) for each in found]
+        kinds = kinds or [seem_probable(each) for each in found]
         count, examples = len(y), np.arange(len(y))
         if found[0].ndim > 2:
             found, y, examples = answers.counted_rows(found, y, weights)

@@ -26,7 +26,7 @@ def recorded(name, arms, sizes, histories, provenance):
         provenance: A dict that JSON can hold.
     """
     columns = list(dict.fromkeys(c for rows in arms.values() for row in rows for c in row))
-    values = {arm: {c: [row.get(c) for row in rows] for c in columns if c in rows[0]}
+    values = {arm: {c: [row.get(c) for row in rows] for c in columns if any(c in row for row in rows)}
               for arm, rows in arms.items() if rows}  # fmt: skip
     return {"name": name, "arms": values, "columns": columns, "sizes": sizes,
             "histories": histories, "provenance": provenance}  # fmt: skip
@@ -98,8 +98,8 @@ def _cell(values):
     known = _known(values)
     if not known:
         return tables.MISSING
-    if all(isinstance(value, int) for value in known):
-        return f"{known[0]:,}" if len({*known}) == 1 else _number(np.mean(known))
+    if len({*known}) == 1 and isinstance(known[0], int):
+        return f"{known[0]:,}"
     spread = f" ± {_number(np.std(known, ddof=1), 2)}" if len(known) > 1 else ""
     return _number(np.mean(known)) + spread
 

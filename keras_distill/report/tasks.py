@@ -26,14 +26,14 @@ class Classes:
         self.classes = max(outputs.shape[-1], 2)
         self.top = 5 if self.classes > 5 else min(self.classes - 1, 2)  # of two classes the first
 
-    def answers(self, outputs, inside=None):
+    def answers(self, outputs, probable=None):
         """Returns log-probabilities of logits or probabilities, `(batch, ..., classes)`.
 
-        `inside` says whether all of a model's outputs lie in [0, 1], if it is known.
+        `probable` says whether a model's outputs are probabilities, if it is known.
         """
         if outputs.shape[-1] == 1:
-            outputs = two_classes(outputs, inside)
-        elif answers.are_probabilities(outputs):
+            outputs = two_classes(outputs, probable)
+        elif seem_probable(outputs) if probable is None else probable:
             outputs = np.log(np.maximum(outputs, TINY))
         shifted = outputs - outputs.max(-1, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
@@ -141,10 +141,10 @@ class Labels:
     def __init__(self, outputs):
         self.classes = outputs.shape[-1]
 
-    def answers(self, outputs, inside=None):
+    def answers(self, outputs, probable=None):
         """Returns probabilities, `(batch, labels)`, of either kind of outputs."""
-        inside = lies_inside(outputs) if inside is None else inside
-        return outputs if inside else 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
+        probable = lies_inside(outputs) if probable is None else probable
+        return outputs if probable else 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
 
     def sums(self, found, y, weights):
         """Returns `(batch, 5)`: true positives, false ones, misses, right answers, all answers."""
@@ -200,7 +200,7 @@ class Numbers:
     def __init__(self, outputs):
         self.width = int(np.prod(outputs.shape[1:]))
 
-    def answers(self, outputs, inside=None):
+    def answers(self, outputs, probable=None):
         """Returns the numbers, `(batch, numbers)`."""
         return outputs.reshape(len(outputs), -1)
 
@@ -300,9 +300,22 @@ def lies_inside(outputs):
     return bool(outputs.size and ((outputs >= 0) & (outputs <= 1) | np.isnan(outputs)).all())
 
 
-def two_classes(outputs, inside=None):
+def seem_probable(outputs, alone=False):
+    """Returns whether some outputs can be probabilities, or `None` if all of them hold NaN.
+
+    Args:
+        outputs: an array `(batch, ...)`. Rows with NaN tell nothing, also not of the other rows.
+        alone: whether each number is a probability of its own, so rows need not sum to one.
+    """
+    known = outputs[~(np.isnan(outputs) if alone else np.isnan(outputs).any(-1))]
+    if not known.size:
+        return None
+    return lies_inside(known) if alone else answers.are_probabilities(known)
+
+
+def two_classes(outputs, probable=None):
     """Returns the logits of no and yes, `(..., 2)`, for one unit `(..., 1)` of any kind."""
-    if lies_inside(outputs) if inside is None else inside:
+    if lies_inside(outputs) if probable is None else probable:
         outputs = np.log(np.maximum(outputs, TINY)) - np.log(np.maximum(1 - outputs, TINY))
     return np.concatenate([np.zeros_like(outputs), outputs], -1)
 

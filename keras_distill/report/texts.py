@@ -29,7 +29,7 @@ class Texts:
             ) from error
         self.scorer = rouge_scorer.RougeScorer(list(KINDS))
 
-    def answers(self, outputs, inside=None):
+    def answers(self, outputs, probable=None):
         """Returns the texts, an array `(batch,)`."""
         return outputs
 

@@ -376,3 +376,12 @@ def test_onnx_of_a_student_that_augments_its_images_in_training(tmp_path):
     student = keras.Model(image, keras.layers.Dense(3, name="logits")(x), name="flips")
     (found,) = export.write(student, tmp_path, "onnx", inputs=IMAGES)
     assert found.parity.difference < 1e-4
+
+
+def test_arrays_of_any_name_are_written(tmp_path):
+    arrays = {name: np.arange(3) + index for index, name in enumerate(("file", "a/b", "arr_0"))}
+    reload.write_arrays(tmp_path / "x.npz", arrays)
+    with np.load(tmp_path / "x.npz") as found:
+        assert {name: each.tolist() for name, each in found.items()} == {
+            name: each.tolist() for name, each in arrays.items()
+        }
