@@ -141,7 +141,7 @@ def task_of(folder, experiment):
     """
     if experiment is not None:
         return Numbers.name if experiment.task is Numbers else None
-    arms = (_files.read_json(folder / "report.json", {"arms": dict}) or {"arms": {}})["arms"]
+    arms = (_files.read_json(folder / "report.json", {}) or {}).get("arms", {})
     rows = [row for arm in arms.values() for row in arm["seeds"]]
     return Numbers.name if any(Numbers.metric in row for row in rows) else None
 

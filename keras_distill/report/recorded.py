@@ -26,7 +26,8 @@ def recorded(name, arms, sizes, histories, provenance):
         provenance: A dict that JSON can hold.
     """
     columns = list(dict.fromkeys(c for rows in arms.values() for row in rows for c in row))
-    values = {arm: {c: [row.get(c) for row in rows] for c in columns if any(c in row for row in rows)}
+    values = {arm: {c: [row.get(c) for row in rows] for c in columns
+                    if any(c in row for row in rows)}
               for arm, rows in arms.items() if rows}  # fmt: skip
     return {"name": name, "arms": values, "columns": columns, "sizes": sizes,
             "histories": histories, "provenance": provenance}  # fmt: skip

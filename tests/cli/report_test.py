@@ -150,6 +150,36 @@ def test_a_run_of_any_task_is_reported_as_it_measured_itself(run, tmp_path, caps
     assert "<b>small" not in page and "rate: 0.1" in page
 
 
+def test_a_run_tells_its_task_by_its_measures(run, tmp_path, capsys):
+    """Its first examples are all 0 or 1, as the labels of two classes."""
+    folder = tmp_path / "claims"
+    kept = RunFolder(folder)
+    kept.open({"name": "claims", "seeds": [3]})
+    for seed, name in enumerate(("teacher", "alone-3", "distilled-3")):
+        model = keras.Sequential([net(2, seed), keras.layers.Dense(1)])
+        kept.keep(name, model, {"history": {}, "seconds": 1.0})
+    y = np.arange(40) % 2 + np.eye(40)[39] * 2
+    np.savez(folder / "examples.npz", inputs=np.load(run / "examples.npz")["inputs"], targets=y)
+    arms = {"teacher": {"seeds": [{"r2": 0.5}]}, "alone": {"seeds": [{"r2": None}]}}
+    told = {"command": "train it", "seconds": 5.0, "arms": arms}
+    (folder / "report.json").write_text(json.dumps(told))
+    assert main(["report", str(folder), "--timings=1"]) == 0, capsys.readouterr().err
+    found, = json.loads((folder / "comparison.json").read_text())["comparisons"]
+    assert found["task"] == "numbers" and "R²" in capsys.readouterr().out
+
+
+def test_seeds_may_have_columns_of_their_own(tmp_path, capsys):
+    def measure(seed, model, model_of):
+        return {"words": 5 + 2 * seed} | ({"late": 1.5} if seed else {"early": 2.5})
+
+    folder = tmp_path / "any"
+    Runner({"file": Arm(None, measure)}, seeds=[0, 1], folder=folder).run()
+    assert "| file | 6.00 ± 1.41 | 2.50 | 1.50 |" in capsys.readouterr().out
+    assert main(["report", str(folder), f"--out={tmp_path / 'page.html'}"]) == 0
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "| file | 6.000 ± 1.4 | 2.500 | 1.500 |" in text, text
+
+
 def test_counts_of_a_regression_are_no_classes(run, tmp_path, capsys):
     """An experiment knows its task, which small whole numbers do not show."""
     folder = shutil.copytree(run, tmp_path / "counts")

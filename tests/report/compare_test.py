@@ -10,6 +10,7 @@ import pytest
 from keras import layers
 
 from keras_distill import export, report
+from keras_distill.report import answering, tasks
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(60, 6)).astype("float32")
@@ -156,6 +157,52 @@ def test_all_batches_tell_logits_from_probabilities():
     data = batches(both, both > 0, 2)
     found = report.compare(itself["student"], itself, data, task="labels", runs=1)
     assert found.results["rows"]["student"]["value"] == 1
+
+
+def test_few_examples_take_the_kind_of_outputs_that_all_data_show(tmp_path):
+    """The kept examples' logits lie between 0 and 1, the others' do not."""
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1)], name="line")
+    model.set_weights([np.ones((1, 1)), np.zeros(1)])
+    x = np.array([[0.3], [0.4], [-2.0], [3.0]], "float32")
+    file, = export.write(model, tmp_path, inputs=x)
+    found = report.compare(model, {"student": model}, batches(x, x[:, 0] > 0, 2), runs=1,
+                           examples=2, exported=[file.path]).results  # fmt: skip
+    assert found["rows"]["student"]["robustness"]["as it is"] == 1
+    each, = found["exported"]
+    assert (each["quality"]["value"], each["student"], each["quality"]["examples"]) == (1, 1, 2)
+
+
+def test_logits_of_several_classes_may_sum_to_one_in_a_batch():
+    itself = {"student": lambda x: x}
+    x = np.array([[0.4, 0.6], [2, -1], [-3, 4], [0.6, 0.4]], "float32")
+    y = np.array([1, 0, 1, 0])
+    nll = np.mean(np.log(np.exp(x).sum(-1)) - x[np.arange(4), y])
+    for size in (1, 3, 4):
+        found = report.compare(itself["student"], itself, batches(x, y, size), runs=1).results
+        row = found["rows"]["student"]
+        assert row["measures"]["nll"] == pytest.approx(nll), size
+        assert found["examples"] == row["examples"] == 4
+        assert found["knowledge"]["soft_targets"][0]["probabilities"]
+
+
+def test_an_answer_that_is_not_finite_tells_nothing_of_the_others():
+    p = np.array([[np.nan, np.nan], [0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
+    itself = {"student": lambda x: x}
+    found = report.compare(itself["student"], itself, batches(p, np.array([0, 0, 1, 1]), 2), runs=1)
+    measures = found.results["rows"]["student"]["measures"]
+    assert measures["accuracy"] == 0.75
+    assert measures["expected_calibration_error"] == pytest.approx(0.2)
+
+
+def test_kinds_are_told_as_soon_as_the_outputs_show_them():
+    """Long data of many classes are not held until their end."""
+    task, kinds = tasks.Classes(np.zeros((1, 2))), answering.Kinds({})
+    halves = {"sure": np.full((answering.ENOUGH // 2, 2), 0.5)}
+    assert [kinds.settle(task, halves) for _ in range(2)] == [False, True] and kinds["sure"]
+    assert kinds.settle(task, {"logits": np.ones((3, 2))}) and not kinds["logits"]
+    assert not kinds.settle(task, {"unit": np.full((999, 1), 0.5)})
+    kinds.close()
+    assert kinds["unit"]
 
 
 def test_the_calibration_error_is_the_mean_over_the_seeds():
