@@ -1,5 +1,6 @@
 """Runs an exported model in a fresh process, by its own runtime, and compares its answers."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -106,8 +107,9 @@ def outputs_of(kind, path, inputs):
         arrays = inputs if isinstance(inputs, dict) else {"__only__": inputs}
         write_arrays(given, arrays)
         _run_fresh(kind, os.path.abspath(model), given, got)
-        with np.load(got) as outputs:
-            return dict(outputs)
+        with np.load(got) as arrays:
+            names = json.loads(str(arrays["names"]))
+            return {name: arrays[f"arr_{index}"] for index, name in enumerate(names)}
 
 
 def write_arrays(path, arrays):

@@ -6,6 +6,7 @@ for which the model is made, this process can import neither Keras nor keras_dis
 """
 
 import importlib.util
+import json
 import os
 import pathlib
 import sys
@@ -178,7 +179,8 @@ def main(kind, path, inputs, outputs):
     """Runs the model on the inputs and writes the outputs."""
     with np.load(inputs) as given:
         given = dict(given)
-    np.savez(outputs, **RUNTIMES[kind](path)(given))
+    found = RUNTIMES[kind](path)(given)
+    np.savez(outputs, *found.values(), names=json.dumps([*found]))  # a name may be an argument's
 
 
 if __name__ == "__main__":

@@ -50,3 +50,16 @@ def test_costs_and_answers_of_a_format(kind, package, batch, tmp_path):
         assert each["per_second"] == pytest.approx(1e3 * int(size) / each["median_ms"])
     answers, = outputs.values()
     np.testing.assert_allclose(answers, keras.ops.convert_to_numpy(model(x)), atol=1e-5)
+
+
+def test_inputs_and_outputs_named_as_an_argument_of_numpy(tmp_path):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("a SavedModel needs TensorFlow")
+    x, other = keras.Input((2,), name="file"), keras.Input((2,), name="arr_0")
+    sums = keras.layers.Add()([x, other])
+    model = keras.Model({"file": x, "arr_0": other}, {"file": sums, "arr_0": other}, name="named")
+    given = {"file": np.ones((3, 2), "float32"), "arr_0": np.full((3, 2), 2.0, "float32")}
+    found, = export.write(model, tmp_path, inputs=given)  # which reads the outputs back
+    _, outputs = exports.measured(found.path, given, runs=1)
+    assert {name: each.tolist() for name, each in outputs.items()} == {
+        "file": [[3.0, 3.0]] * 3, "arr_0": [[2.0, 2.0]] * 3}  # fmt: skip
